@@ -1,0 +1,82 @@
+"""The pytrees that flow between the stages, and the dimension legend.
+
+Dimension legend, used in every docstring:
+
+| letter | meaning                                               | paper's value |
+|--------|-------------------------------------------------------|---------------|
+| `B`    | batch of requests                                     | 128           |
+| `T`    | behaviours in the user's history                      | 256           |
+| `K`    | slots in a slate (items shown per request)            | 10            |
+| `C`    | codebook layers                                       | 3             |
+| `W`    | codes per layer                                       | 1024          |
+| `P`    | POIs of the catalogue                                 |               |
+| `R`    | creatives of the catalogue                            |               |
+| `M`    | most creatives that one POI owns                      |               |
+| `N`    | candidates of a request: ads and organic items        |               |
+| `S`    | beams = candidate slates                              | 64            |
+| `D`    | model width; `E` width of an item embedding           |               |
+| `J`    | misreports tried per advertiser                       | 10            |
+
+Ids are row numbers; `-1` marks an empty place in any list of ids.
+"""
+
+from typing import Any
+
+import chex
+from flax import struct
+
+Params = Any
+Metrics = dict[str, chex.Array]
+
+
+@struct.dataclass
+class Catalogue:
+    """What the model knows of the items, as device arrays indexed by id.
+
+    A catalogue without creatives has `R = 0` and `poi_creatives` of width 0.
+    """
+
+    poi_codes: chex.Array  # [P, C] int32, in [0, W).
+    creative_codes: chex.Array  # [R, C] int32, in [0, W).
+    poi_creatives: chex.Array  # [P, M] int32 creative ids, -1 where none.
+
+
+@struct.dataclass
+class Sessions:
+    """A batch of histories with the slates that followed: the generator's training data."""
+
+    history_poi: chex.Array  # [B, T] int32, most recent last, -1 padding on the left.
+    history_creative: chex.Array  # [B, T] int32, likewise; all -1 without creatives.
+    target_poi: chex.Array  # [B, K] int32, -1 padding on the right.
+    target_creative: chex.Array  # [B, K] int32, likewise; all -1 without creatives.
+
+
+@struct.dataclass
+class Request:
+    """A batch of requests: who asks, and what may be shown."""
+
+    history_poi: chex.Array  # [B, T] int32, most recent last, -1 padding on the left.
+    history_creative: chex.Array  # [B, T] int32, likewise.
+    item: chex.Array  # [B, N] int32 POI ids, -1 padding; organic ones in upstream order.
+    is_ad: chex.Array  # [B, N] bool.
+    bid: chex.Array  # [B, N] float32, value of one click in currency; 0 for organic items.
+
+
+@struct.dataclass
+class Slate:
+    """What is shown for a batch of requests, and what a click costs."""
+
+    items: chex.Array  # [B, K] int32 POI ids, -1 where the slot is empty.
+    creatives: chex.Array  # [B, K] int32 creative ids, -1 where none.
+    is_ad: chex.Array  # [B, K] bool.
+    price_per_click: chex.Array  # [B, K] float32, currency per click; 0 for organic items.
+    pctr: chex.Array  # [B, K] float32, predicted click probability of the POI.
+
+
+@struct.dataclass
+class Feedback:
+    """What a batch of users did with the slates they saw."""
+
+    click_poi: chex.Array  # [B, K] bool, the POI was clicked.
+    click_image: chex.Array  # [B, K] bool, its creative was clicked.
+    convert: chex.Array  # [B, K] bool, the click led to a conversion.
