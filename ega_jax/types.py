@@ -49,6 +49,7 @@ class Sessions:
     history_creative: chex.Array  # [B, T] int32, likewise; all -1 without creatives.
     target_poi: chex.Array  # [B, K] int32, -1 padding on the right.
     target_creative: chex.Array  # [B, K] int32, likewise; all -1 without creatives.
+    target_weight: chex.Array  # [B, K] float32 weight of the slot in the loss, 0 where empty.
 
 
 @struct.dataclass
