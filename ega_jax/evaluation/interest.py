@@ -1,0 +1,143 @@
+"""How well a pre-trained generator knows what users want: likelihood, retrieval, creatives."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.evaluation.retrieval import recall_ndcg, target_rank
+from ega_jax.generation.beam_search import beam_search
+from ega_jax.generation.candidates import CatalogueCandidates, request_candidates
+from ega_jax.generation.creatives import creative_log_probs
+from ega_jax.generation.generator import Generator, GeneratorConfig, codes_of
+from ega_jax.generation.pretraining import sessions_of, slate_nll
+from ega_jax.types import Catalogue, Params
+
+Batch = dict[str, np.ndarray]
+KS = (5, 10)
+
+
+@dataclasses.dataclass(frozen=True)
+class InterestEvaluator:
+    """Measures a generator without bids; compiled once and reused for every state.
+
+    Attributes:
+      config: the generator's sizes.
+      catalogue: the items' codes.
+      everything: the whole catalogue as candidates, or None to search each request's own.
+      num_beams: `S` of the search, at least 10.
+    """
+
+    config: GeneratorConfig
+    catalogue: Catalogue
+    everything: CatalogueCandidates | None
+    num_beams: int
+
+    def __call__(self, params: Params, batches: Iterable[Batch]) -> dict[str, float]:
+        """Averages over all slots with a target; retrieval looks for the first one that counts.
+
+        Args:
+          params: the generator's parameters.
+          batches: with the fields of `Sessions`, and of `Request` without `everything`.
+
+        Returns:
+          `nll_poi`, `nll_creative` in nats per slot by the slots' weights, `recall@k` and `ndcg@k`
+          over requests whose best-weighted slot was really taken (weight 1), and where there are
+          creatives `creative_mrr` (mean reciprocal rank of the true one) and `creative_top1`.
+        """
+        rows = [jax.device_get(self._measure(params, batch)) for batch in batches]
+        return _means({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+
+    @functools.cached_property
+    def _measure(self) -> Callable[[Params, Batch], dict[str, chex.Array]]:
+        return jax.jit(self._measure_batch)
+
+    def _measure_batch(self, params: Params, batch: Batch) -> dict[str, chex.Array]:
+        """Per-row measurements `[B, ...]` of one batch."""
+        sessions = sessions_of(batch)
+        nll_poi, nll_creative = slate_nll(params, self.config, self.catalogue, sessions)
+        slot = jnp.argmax(sessions.target_weight, axis=-1)[:, None]
+        pick = lambda x: jnp.take_along_axis(x, slot, axis=1)[:, 0]
+        rows = {
+            "weight": sessions.target_weight,
+            "nll_poi": nll_poi,
+            "nll_creative": nll_creative,
+            "has_creative": sessions.target_creative >= 0,
+            "taken": pick(sessions.target_weight) == 1,
+            "target": pick(sessions.target_poi),
+            "ranked": self._retrieve(params, batch),
+        }
+        if self.config.creatives:
+            rows["creative_rank"] = self._creative_ranks(params, sessions)
+        return rows
+
+    def _retrieve(self, params: Params, batch: Batch) -> chex.Array:
+        """Item ids `[B, S]`, best first: single-item search without bids."""
+        model = Generator(self.config)
+
+        def one(history_poi, history_creative, item):
+            memory = model.apply(
+                {"params": params}, history_poi, history_creative, self.catalogue, method="encode"
+            )
+            candidates = self.everything
+            if candidates is None:
+                nothing = jnp.zeros(item.shape)
+                codes = codes_of(self.catalogue.poi_codes, item)
+                candidates = request_candidates(codes, nothing == 0, nothing, item >= 0)
+            beams = beam_search(
+                params, self.config, memory, candidates, num_beams=self.num_beams, num_slots=1
+            )
+            found = jnp.where(beams.where, beams.items[:, 0], -1)
+            return found if self.everything is not None else jnp.where(found >= 0, item[found], -1)
+
+        history = batch["history_poi"]
+        item = batch["item"] if self.everything is None else history
+        return jax.vmap(one)(history, batch["history_creative"], item)
+
+    def _creative_ranks(self, params: Params, sessions) -> chex.Array:
+        """Rank `[B, K]` of each slot's true creative among its POI's.
+
+        Where every POI owns one creative, as in catalogues with one picture per item, the rank is
+        among all the creatives of the catalogue.
+        """
+        poi, true = sessions.target_poi, sessions.target_creative
+        model = Generator(self.config)
+
+        def encode(model: Generator):
+            memory = model.encode(sessions.history_poi, sessions.history_creative, self.catalogue)
+            return memory, model.poi_states(memory, codes_of(self.catalogue.poi_codes, poi))
+
+        memory, states = model.apply({"params": params}, method=encode)
+        options = self.catalogue.poi_creatives[jnp.maximum(poi, 0)]
+        if options.shape[-1] == 1:
+            everyone = jnp.arange(self.catalogue.creative_codes.shape[0], dtype=jnp.int32)
+            options = jnp.broadcast_to(everyone, (*poi.shape, everyone.size))
+        scores = creative_log_probs(
+            params, self.config, memory, states[..., -1, :], poi, options, self.catalogue
+        )
+        ranked = jnp.take_along_axis(options, jnp.argsort(-scores, axis=-1), axis=-1)
+        return target_rank(
+            ranked.reshape(-1, ranked.shape[-1]), true.reshape(-1)
+        ).reshape(true.shape)
+
+
+def _means(rows: dict[str, np.ndarray]) -> dict[str, float]:
+    """Averages per-row measurements of a whole split."""
+    weight = rows["weight"]
+    creative_weight = weight * rows["has_creative"]
+    metrics = {"nll_poi": _average(rows["nll_poi"], weight)}
+    metrics["nll_creative"] = _average(rows["nll_creative"], creative_weight)
+    metrics |= recall_ndcg(rows["ranked"], rows["target"], KS, where=rows["taken"])
+    if "creative_rank" in rows:
+        rank = rows["creative_rank"]
+        metrics["creative_mrr"] = _average(1.0 / (rank + 1.0), creative_weight)
+        metrics["creative_top1"] = _average(rank == 0, creative_weight)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _average(values: np.ndarray, weights: np.ndarray) -> float:
+    return float(np.average(values, weights=weights)) if weights.any() else 0.0

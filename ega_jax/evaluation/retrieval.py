@@ -1,0 +1,55 @@
+"""Retrieval metrics: item-level, full ranking (design: a hit is the item, not its code)."""
+
+from collections.abc import Sequence
+
+import chex
+import jax.numpy as jnp
+
+
+def target_rank(ranked_items: chex.Array, target: chex.Array) -> chex.Array:
+    """Place of the target in each ranking.
+
+    Args:
+      ranked_items: `[B, R]` int item ids, best first, -1 where none.
+      target: `[B]` int item ids, at least 0.
+
+    Returns:
+      `[B]` int32 rank from 0; `R` where the target is not listed.
+    """
+    hit = ranked_items == target[:, None]
+    return jnp.where(hit.any(-1), jnp.argmax(hit, axis=-1), ranked_items.shape[1])
+
+
+def recall_ndcg(
+    ranked_items: chex.Array,
+    target: chex.Array,
+    ks: Sequence[int] = (5, 10),
+    where: chex.Array | None = None,
+) -> dict[str, chex.Array]:
+    """Recall@k and NDCG@k with one relevant item per request.
+
+    Args:
+      ranked_items: `[B, R]` int item ids, best first, -1 where none.
+      target: `[B]` int item ids.
+      ks: cut-offs, each at most R.
+      where: `[B]` bool, requests that count; all by default.
+
+    Returns:
+      `recall@k` and `ndcg@k` for each k: means over the requests that count, 0 if none does.
+
+    Raises:
+      ValueError: where a cut-off exceeds R, since the list is too short to measure it.
+    """
+    ranked_items, target = jnp.asarray(ranked_items), jnp.asarray(target)
+    chex.assert_rank([ranked_items, target], [2, 1])
+    if max(ks) > ranked_items.shape[1]:
+        raise ValueError(f"recall@{max(ks)} needs as many items, got {ranked_items.shape[1]}")
+    rank = target_rank(ranked_items, target)
+    where = jnp.ones(rank.shape, bool) if where is None else jnp.asarray(where)
+    count = jnp.maximum(where.sum(), 1)
+    metrics = {}
+    for k in ks:
+        hit = where & (rank < k)
+        metrics[f"recall@{k}"] = hit.sum() / count
+        metrics[f"ndcg@{k}"] = jnp.where(hit, 1.0 / jnp.log2(rank + 2.0), 0.0).sum() / count
+    return metrics

@@ -1,0 +1,185 @@
+"""Constrained beam search over slates (paper sec. 4.3.2, eq. 23).
+
+A `lax.scan` over slots; within a slot the `C` layers are unrolled, since a layer's options have
+their own static shape. Scores are summed log allocation probabilities. Ties are broken by the
+lower beam and then the lower place, so that results are deterministic. Written for one request;
+`vmap` it over a batch.
+
+Past keys and values stay where they were written: beams that change their parent only change a
+table of pointers, `ancestors`.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from ega_jax.generation.bidding import allocation_log_probs
+from ega_jax.generation.candidates import Candidates, Options
+from ega_jax.generation.generator import Generator, GeneratorConfig, Memory
+from ega_jax.generation.transformer import KeysValues
+from ega_jax.types import Params
+
+_DEAD = -1e30
+
+
+@struct.dataclass
+class BeamState:
+    """`S` partial slates; `L = K * C` decoding steps."""
+
+    log_prob: chex.Array  # [S] float32, below -1e29 for a beam that holds nothing.
+    node: chex.Array  # [S] int32 node of the prefix in the candidates' index, -1 for none.
+    chosen: chex.Array  # [S, K] int32 items so far, -1 where none.
+    codes: chex.Array  # [S, L] int32 codes so far.
+    log_z: chex.Array  # [S, L] float32 log allocation probability of each code.
+    x: chex.Array  # [S, D] input of the next position, before its position embedding.
+    ancestors: chex.Array  # [S, L] int32 the beam that wrote each earlier step of this one.
+    cache: tuple[KeysValues, ...]  # One per block, [L, S, H, D / H], by step and writing beam.
+    states: chex.Array  # [K, S, D] decoder states at each slot's last code, by writing beam.
+
+
+@struct.dataclass
+class Beams:
+    """`S` slates, best first."""
+
+    items: chex.Array  # [S, K] int32 candidates (or catalogue items), -1 where a slot is empty.
+    log_prob: chex.Array  # [S] float32 sum of `log_z`, below -1e29 where there is no slate.
+    log_z: chex.Array  # [S, K, C] float32, 0 where a slot is empty.
+    codes: chex.Array  # [S, K, C] int32, 0 where a slot is empty.
+    states: chex.Array  # [S, K, D] POI decoder states, which the creative decoder reads.
+
+    @property
+    def where(self) -> chex.Array:
+        """`[S]` bool, the beam holds a slate."""
+        return self.log_prob > _DEAD / 2
+
+
+def beam_search(
+    params: Params,
+    config: GeneratorConfig,
+    memory: Memory,
+    candidates: Candidates,
+    *,
+    num_beams: int,
+    num_slots: int | None = None,
+    alpha: chex.Numeric = 1.0,
+    beta: chex.Numeric = 1.0,
+) -> Beams:
+    """Finds the most probable slates of one request.
+
+    Nothing that the candidates do not offer is ever emitted. A slate ends early when nothing is
+    on offer for its next slot.
+
+    Args:
+      params: the generator's parameters.
+      config: its sizes.
+      memory: the encoded history of one request, without a batch axis.
+      candidates: what may be shown.
+      num_beams: `S`, static.
+      num_slots: `K`, length of the slates, static; by default that of the config, at most that.
+      alpha: exponent of token bids (21).
+      beta: floor of token weights (21).
+
+    Returns:
+      The slates, best first. With fewer possible slates than beams, the rest is not `where`.
+    """
+    model = Generator(config).bind({"params": params})
+    num_slots = config.num_slots if num_slots is None else num_slots
+    layers = range(config.num_layers)
+    positions = model.positions(num_slots).reshape(num_slots, config.num_layers, config.width)
+
+    def fill_slot(state: BeamState, inputs) -> tuple[BeamState, None]:
+        t, position = inputs
+        ended = (t > 0) & (state.chosen[:, t - 1] < 0)
+        state = state.replace(node=jnp.where(ended, -1, 0))
+        for layer in layers:
+            step = t * config.num_layers + layer
+            hidden, state = _decode(model, memory, state, position[layer], step)
+            options = candidates.options(layer, state.node, state.chosen)
+            log_z, options = _score(model, hidden, options, layer, alpha, beta)
+            state = _advance(model, state, log_z, options, layer, step)
+        chosen = state.chosen.at[:, t].set(candidates.item(state.node))
+        return state.replace(chosen=chosen, states=state.states.at[t].set(hidden)), None
+
+    start = _start(model, num_beams, num_slots)
+    state, _ = lax.scan(fill_slot, start, (jnp.arange(num_slots), positions))
+    return _finish(state)
+
+
+def _start(model: Generator, num_beams: int, num_slots: int) -> BeamState:
+    """One live beam that holds nothing, and room for the rest."""
+    config = model.config
+    length = num_slots * config.num_layers
+    heads = (length, num_beams, config.num_heads, config.width // config.num_heads)
+    empty = jnp.zeros(heads, config.dtype)
+    return BeamState(
+        log_prob=jnp.full(num_beams, _DEAD).at[0].set(0.0),
+        node=jnp.zeros(num_beams, jnp.int32),
+        chosen=jnp.full((num_beams, num_slots), -1, jnp.int32),
+        codes=jnp.zeros((num_beams, length), jnp.int32),
+        log_z=jnp.zeros((num_beams, length)),
+        x=jnp.broadcast_to(model.begin_input(), (num_beams, config.width)),
+        ancestors=jnp.zeros((num_beams, length), jnp.int32),
+        cache=tuple(KeysValues(empty, empty) for _ in range(config.decoder_blocks)),
+        states=jnp.zeros((num_slots, num_beams, config.width), config.dtype),
+    )
+
+
+def _decode(model, memory, state, position, step) -> tuple[chex.Array, BeamState]:
+    """Runs the decoder at one position; returns its states `[S, D]` and the longer caches."""
+    num_beams, length = state.ancestors.shape
+    ancestors = state.ancestors.at[:, step].set(jnp.arange(num_beams))
+    written = jnp.arange(length) <= step
+    past = lambda cached: cached[jnp.arange(length), ancestors]
+    x = state.x + position
+    cache = []
+    for block, layer_cache in enumerate(state.cache):
+        new = model.block_keys_values(block, x)
+        layer_cache = jax.tree.map(lambda old, row: old.at[step].set(row), layer_cache, new)
+        x = model.block_step(block, x, jax.tree.map(past, layer_cache), written, memory)
+        cache.append(layer_cache)
+    return x, state.replace(ancestors=ancestors, cache=tuple(cache))
+
+
+def _score(model, hidden, options, layer, alpha, beta) -> tuple[chex.Array, Options]:
+    """Log allocation probabilities `[S, F]`; a beam without options carries on with nothing."""
+    stuck = ~options.where.any(-1)
+    where = options.where.at[:, 0].set(options.where[:, 0] | stuck)
+    node = jnp.where(stuck[:, None], -1, options.node)
+    code = jnp.where(stuck[:, None], 0, options.code)
+    logits = jnp.take_along_axis(model.poi_logits(hidden, layer), code, axis=-1)
+    log_z = allocation_log_probs(logits, options.bid, where, alpha, beta)
+    return log_z, options.replace(node=node, code=code, where=where)
+
+
+def _advance(model, state, log_z, options, layer, step) -> BeamState:
+    """Keeps the best `S` of all beams' continuations."""
+    num_beams, places = log_z.shape
+    total = jnp.where(options.where, state.log_prob[:, None] + log_z, 2 * _DEAD)
+    log_prob, flat = lax.top_k(total.reshape(-1), num_beams)
+    parent, place = flat // places, flat % places
+    code = options.code[parent, place]
+    return state.replace(
+        log_prob=jnp.maximum(log_prob, _DEAD),
+        node=options.node[parent, place],
+        chosen=state.chosen[parent],
+        codes=state.codes[parent].at[:, step].set(code),
+        log_z=state.log_z[parent].at[:, step].set(log_z[parent, place]),
+        x=model.code_input(code, layer),
+        ancestors=state.ancestors[parent],
+    )
+
+
+def _finish(state: BeamState) -> Beams:
+    """Lays the finished beams out by slot."""
+    num_beams, num_slots = state.chosen.shape
+    by_slot = (num_beams, num_slots, -1)
+    writer = state.ancestors.reshape(by_slot)[:, :, -1]
+    return Beams(
+        items=state.chosen,
+        log_prob=state.log_prob,
+        log_z=state.log_z.reshape(by_slot),
+        codes=state.codes.reshape(by_slot),
+        states=state.states[jnp.arange(num_slots), writer],
+    )

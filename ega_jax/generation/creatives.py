@@ -1,0 +1,69 @@
+"""Choice of creatives: a POI owns few, so all of them are scored (paper sec. 4.1.3, eq. 16)."""
+
+import chex
+import jax.numpy as jnp
+
+from ega_jax.generation.generator import Generator, GeneratorConfig, Memory, codes_of, log_probs
+from ega_jax.types import Catalogue, Params
+
+_NONE = -1e30
+
+
+def creative_log_probs(
+    params: Params,
+    config: GeneratorConfig,
+    memory: Memory,
+    states: chex.Array,
+    poi: chex.Array,
+    creatives: chex.Array,
+    catalogue: Catalogue,
+) -> chex.Array:
+    """Log-probability of given creatives for the slots of slates.
+
+    Args:
+      params: the generator's parameters.
+      config: its sizes.
+      memory: encoded histories, leading axes as those of the slates or none.
+      states: `[..., K, D]` POI decoder states where each slot's last code is predicted.
+      poi: `[..., K]` POI ids, -1 where empty.
+      creatives: `[..., K, M]` creative ids to score, -1 where none.
+      catalogue: the items' codes.
+
+    Returns:
+      `[..., K, M]` float32 sum over layers of log-probabilities; -1e30 where there is no creative.
+    """
+
+    def score(model: Generator):
+        slots = model.creative_slots(memory, states, codes_of(catalogue.poi_codes, poi))
+        codes = codes_of(catalogue.creative_codes, creatives)
+        return log_probs(model.creative_logits(slots[..., None, :], codes), codes).sum(-1)
+
+    scores = Generator(config).apply({"params": params}, method=score)
+    return jnp.where(creatives >= 0, scores, _NONE)
+
+
+def choose_creatives(
+    params: Params,
+    config: GeneratorConfig,
+    memory: Memory,
+    states: chex.Array,
+    poi: chex.Array,
+    catalogue: Catalogue,
+) -> chex.Array:
+    """The most probable creative among those that each slot's POI owns: exact, no beam.
+
+    Args:
+      params: the generator's parameters.
+      config: its sizes.
+      memory: encoded histories.
+      states: `[..., K, D]` POI decoder states where each slot's last code is predicted.
+      poi: `[..., K]` POI ids, -1 where empty.
+      catalogue: the items' codes and which creatives a POI owns.
+
+    Returns:
+      `[..., K]` int32 creative ids, -1 where the slot is empty or its POI owns none.
+    """
+    owned = jnp.where(poi[..., None] >= 0, catalogue.poi_creatives[jnp.maximum(poi, 0)], -1)
+    scores = creative_log_probs(params, config, memory, states, poi, owned, catalogue)
+    best = jnp.argmax(scores, axis=-1)[..., None]
+    return jnp.take_along_axis(owned, best, axis=-1)[..., 0]

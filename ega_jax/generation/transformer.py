@@ -1,0 +1,152 @@
+"""Transformer blocks with explicit key/value caches.
+
+Blocks are pre-norm with RMSNorm and bias-free projections. Keys and values are plain
+pytrees that callers hold: an encoder's are computed once per request and shared by every
+beam, a decoder's are appended step by step (see `beam_search.py`).
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+
+@struct.dataclass
+class KeysValues:
+    """Keys and values of one attention layer over `L` positions of `H` heads."""
+
+    keys: chex.Array  # [..., L, H, D / H]
+    values: chex.Array  # [..., L, H, D / H]
+
+
+class Attention(nn.Module):
+    """Multi-head dot-product attention whose keys and values are given, not computed inside."""
+
+    width: int
+    num_heads: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        """Declares the four projections."""
+        self.query = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
+        self.key = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
+        self.value = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
+        self.out = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
+
+    def keys_values(self, x: chex.Array) -> KeysValues:
+        """Projects `x [..., L, D]` to the keys and values of its L positions."""
+        heads = (*x.shape[:-1], self.num_heads, self.width // self.num_heads)
+        return KeysValues(self.key(x).reshape(heads), self.value(x).reshape(heads))
+
+    def __call__(self, x: chex.Array, kv: KeysValues, where: chex.Array) -> chex.Array:
+        """Attends from `x [..., Q, D]` to `kv`; a query that may see nothing gets zeros.
+
+        Args:
+          x: `[..., Q, D]` queries' inputs.
+          kv: keys and values, `[..., L, H, D / H]`.
+          where: bool, broadcastable to `[..., H, Q, L]`: what each query may see.
+
+        Returns:
+          `[..., Q, D]`.
+        """
+        query = self.query(x).reshape(*x.shape[:-1], self.num_heads, -1)
+        scores = jnp.einsum("...qhd,...khd->...hqk", query, kv.keys) * query.shape[-1] ** -0.5
+        probs = masked_softmax(scores, where).astype(kv.values.dtype)
+        mixed = jnp.einsum("...hqk,...khd->...qhd", probs, kv.values)
+        return self.out(mixed.reshape(*x.shape[:-1], self.width))
+
+
+def masked_softmax(scores: chex.Array, where: chex.Array) -> chex.Array:
+    """Softmax over the last axis in float32 among `where`; all zeros where nothing is."""
+    scores = jnp.where(where, scores.astype(jnp.float32), -1e30)
+    return jnp.where(where, jax.nn.softmax(scores, axis=-1), 0.0)
+
+
+class Mlp(nn.Module):
+    """Two-layer perceptron with a GELU between, `[..., D] -> [..., D]`."""
+
+    hidden: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: chex.Array) -> chex.Array:
+        """Applies the perceptron to the last axis."""
+        hidden = nn.gelu(nn.Dense(self.hidden, use_bias=False, dtype=self.dtype)(x))
+        return nn.Dense(x.shape[-1], use_bias=False, dtype=self.dtype)(hidden)
+
+
+class Block(nn.Module):
+    """Self-attention, optional cross-attention, perceptron; each pre-norm with a residual.
+
+    The pieces are separate methods because decoding calls them with caches of its own:
+    `self_keys_values` gives what a position adds to the cache, `__call__` takes the whole.
+    """
+
+    width: int
+    num_heads: int
+    hidden: int
+    dtype: jnp.dtype
+    cross: bool = False
+    dropout_rate: float = 0.0
+
+    def setup(self):
+        """Declares the layers of the block."""
+        self.self_norm = nn.RMSNorm(dtype=self.dtype)
+        self.self_attention = Attention(self.width, self.num_heads, self.dtype)
+        if self.cross:
+            self.cross_norm = nn.RMSNorm(dtype=self.dtype)
+            self.cross_attention = Attention(self.width, self.num_heads, self.dtype)
+        self.mlp_norm = nn.RMSNorm(dtype=self.dtype)
+        self.mlp = Mlp(self.hidden, self.dtype)
+        self.dropout = nn.Dropout(self.dropout_rate)
+
+    def self_keys_values(self, x: chex.Array) -> KeysValues:
+        """Keys and values that the positions `x [..., L, D]` offer to this block's queries."""
+        return self.self_attention.keys_values(self.self_norm(x))
+
+    def cross_keys_values(self, memory: chex.Array) -> KeysValues:
+        """Keys and values of the encoder's output `memory [..., L, D]` for this block."""
+        return self.cross_attention.keys_values(memory)
+
+    def __call__(
+        self,
+        x: chex.Array,
+        self_kv: KeysValues,
+        self_where: chex.Array,
+        cross_kv: KeysValues | None = None,
+        cross_where: chex.Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> chex.Array:
+        """Runs the block on `x [..., Q, D]`; masks broadcast to `[..., H, Q, L]`."""
+        drop = lambda y: self.dropout(y, deterministic=deterministic)
+        x = x + drop(self.self_attention(self.self_norm(x), self_kv, self_where))
+        if self.cross:
+            x = x + drop(self.cross_attention(self.cross_norm(x), cross_kv, cross_where))
+        return x + drop(self.mlp(self.mlp_norm(x)))
+
+    def step(
+        self,
+        x: chex.Array,
+        self_kv: KeysValues,
+        self_where: chex.Array,
+        cross_kv: KeysValues,
+        cross_where: chex.Array,
+    ) -> chex.Array:
+        """Runs a decoder block at one position of `S` beams that share their cross-attention.
+
+        Args:
+          x: `[S, D]`.
+          self_kv: `[S, L, H, D / H]` each beam's own keys and values.
+          self_where: `[L]` bool, positions already written.
+          cross_kv: `[T, H, D / H]` keys and values read by all beams.
+          cross_where: `[T]` bool.
+
+        Returns:
+          `[S, D]`.
+        """
+        own = self.self_attention(self.self_norm(x)[:, None], self_kv, self_where)
+        x = x + own[:, 0]
+        x = x + self.cross_attention(self.cross_norm(x), cross_kv, cross_where)
+        return x + self.mlp(self.mlp_norm(x))

@@ -1,0 +1,237 @@
+"""The search against exhaustive enumeration, and what it must never do."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from slates import all_slates, random_request, slate_log_prob
+
+from ega_jax.generation import generator
+from ega_jax.generation.beam_search import beam_search
+from ega_jax.generation.candidates import catalogue_candidates, request_candidates
+from ega_jax.generation.generator import Generator, GeneratorConfig, codes_of
+from ega_jax.quantization.prefix_index import catalogue_index
+from ega_jax.types import Catalogue
+
+N, W, C, K = 5, 3, 2, 3
+ALL = 90  # beams; 5 * 4 * 3 slates at most, and the partial ones on the way.
+CONFIG = GeneratorConfig(
+    num_codes=W, num_layers=C, num_slots=K, history_length=4, width=16, num_heads=2, hidden=16,
+    encoder_blocks=1, decoder_blocks=2, creatives=False,
+)  # fmt: skip
+CATALOGUE = Catalogue(
+    poi_codes=jnp.asarray(np.random.default_rng(0).integers(0, W, (9, C)), jnp.int32),
+    creative_codes=jnp.zeros((0, C), jnp.int32),
+    poi_creatives=jnp.zeros((9, 0), jnp.int32),
+)
+
+
+def sharp(params, scale=4.0):
+    """Larger weights than at initialisation, so that slates differ in probability."""
+    return jax.tree.map(lambda x: x * scale if x.ndim > 1 else x, params)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return sharp(generator.init(jax.random.key(0), CONFIG, CATALOGUE))
+
+
+@jax.jit
+def encode(params, history):
+    model = Generator(CONFIG)
+    return model.apply({"params": params}, history, history, CATALOGUE, method="encode")
+
+
+@jax.jit
+def teacher_forced(params, memory, codes):
+    """Logits `[n, K, C, W]` of many slates of one request by the full pass."""
+    model = Generator(CONFIG)
+    one = lambda slate: model.apply({"params": params}, memory, slate).poi
+    return jax.vmap(one)(codes)
+
+
+@functools.partial(jax.jit, static_argnames=("num_beams", "num_slots"))
+def search(params, memory, codes, is_ad, bid, where, max_ads, min_gap, alpha, beta, num_beams,
+           num_slots=None):  # fmt: skip
+    candidates = request_candidates(codes, is_ad, bid, where, max_ads=max_ads, min_gap=min_gap)
+    return beam_search(
+        params, CONFIG, memory, candidates,
+        num_beams=num_beams, num_slots=num_slots, alpha=alpha, beta=beta,
+    )  # fmt: skip
+
+
+def search_request(params, memory, request, alpha=1.2, beta=2.0, num_beams=ALL):
+    return search(
+        params, memory, request.codes, request.is_ad, request.bid, request.where,
+        request.max_ads, request.min_gap, alpha, beta, num_beams,
+    )  # fmt: skip
+
+
+def exhaustive(params, memory, request, alpha=1.2, beta=2.0):
+    """`{items: log-probability}` of every slate."""
+    slates = list(all_slates(request, K))
+    codes = np.zeros((ALL, K, C), np.int32)
+    codes[: len(slates)] = [codes for _, codes, _ in slates]
+    logits = np.asarray(teacher_forced(params, memory, codes), np.float64)
+    return {
+        tuple(int(i) for i in items): slate_log_prob(logits[n], codes, steps, alpha, beta)
+        for n, (items, codes, steps) in enumerate(slates)
+    }
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.integers(0, 2**31))
+def test_all_beams_are_exhaustive_enumeration(params, seed):
+    rng = np.random.default_rng(seed)
+    request = random_request(rng, N, C, W)
+    memory = encode(params, rng.integers(-1, 9, 4))
+    expected = exhaustive(params, memory, request)
+    beams = jax.device_get(search_request(params, memory, request))
+    found = {
+        tuple(items.tolist()): log_prob
+        for items, log_prob, where in zip(beams.items, beams.log_prob, beams.where, strict=True)
+        if where
+    }
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose([found[k] for k in expected], list(expected.values()), atol=2e-4)
+    assert np.all(np.diff(beams.log_prob) <= 0), "slates come best first"
+    np.testing.assert_allclose(beams.log_z.sum((1, 2))[beams.where], beams.log_prob[beams.where],
+                               atol=1e-4)  # fmt: skip
+    probability = np.exp([found[k] for k in expected]).sum()
+    np.testing.assert_allclose(probability, 1.0, atol=1e-3)
+
+
+def test_equal_scores_are_broken_by_place(params):
+    """With all logits equal every order of the ads ties: the first in row order wins, always."""
+    flat = jax.tree.map(jnp.zeros_like, params)
+    request = random_request(np.random.default_rng(3), N, C, W)
+    codes = np.array([[2, 0], [0, 0], [1, 0], [1, 1], [0, 1]], np.int32)
+    ones = np.ones(N, bool)
+    memory = encode(flat, np.full(4, -1))
+    run = lambda n: search(flat, memory, codes, ones, ones * 1.0, ones, N, 0, 1.0, 1.0, n)
+    first, again = run(ALL), run(ALL)
+    assert request.codes.shape == codes.shape
+    np.testing.assert_array_equal(first.items, again.items)
+    best = np.asarray(first.log_prob == first.log_prob[0])
+    assert best.sum() > 1, "the case has ties"
+    np.testing.assert_array_equal(run(4).log_prob[0], first.log_prob[0])
+
+
+def test_states_and_log_z_are_those_of_the_full_pass(params):
+    """Cached decoding equals the full forward pass, whatever the beams' genealogy."""
+    rng = np.random.default_rng(5)
+    request = random_request(rng, N, C, W)
+    request = type(request)(
+        request.codes, request.is_ad, request.bid, np.ones(N, bool), max_ads=N, min_gap=0
+    )
+    memory = encode(params, rng.integers(0, 9, 4))
+    beams = search_request(params, memory, request, num_beams=8)
+    model = Generator(CONFIG)
+    states = model.apply({"params": params}, memory, beams.codes[0], method="poi_states")
+    for s in np.flatnonzero(beams.where):
+        states = model.apply({"params": params}, memory, beams.codes[s], method="poi_states")
+        np.testing.assert_allclose(beams.states[s], states[:, -1], atol=2e-4)
+
+
+def test_nothing_invalid_over_100_000_requests(params):
+    """No item twice, none unavailable, organic order and limits kept, no slot empty in vain."""
+    n, size = 100_000, 5_000
+    memory = encode(params, np.array([-1, 3, 1, 2]))
+    run = jax.jit(
+        jax.vmap(
+            functools.partial(search, params, memory, num_beams=3),
+            in_axes=(0, 0, 0, 0, 0, 0, None, None),
+        )
+    )
+    rng = np.random.default_rng(11)
+    for _ in range(n // size):
+        codes = rng.integers(0, W, (size, N, C)).astype(np.int32)
+        is_ad = rng.random((size, N)) < rng.random((size, 1))
+        bid = np.where(is_ad, rng.lognormal(size=(size, N)), 0).astype(np.float32)
+        where = rng.random((size, N)) < 0.8
+        max_ads, min_gap = rng.integers(0, 4, size), rng.integers(0, 3, size)
+        beams = run(codes, is_ad, bid, where, max_ads, min_gap, 1.2, 2.0)
+        assert_valid(np.asarray(beams.items), np.asarray(beams.where), is_ad, where, max_ads,
+                     min_gap)  # fmt: skip
+
+
+def assert_valid(items, live, is_ad, where, max_ads, min_gap):
+    """Vectorised rules of a slate over `items [R, S, K]`."""
+    r = np.arange(len(items))[:, None, None]
+    filled = items >= 0
+    assert where[r, items][filled & live[..., None]].all(), "an unavailable item"
+    for i in range(K):
+        for j in range(i):
+            same = filled[..., i] & (items[..., i] == items[..., j])
+            assert not (same & live).any(), "an item twice"
+    ad = filled & is_ad[r, items]
+    organic = filled & ~ad
+    rank = np.cumsum(where & ~is_ad, axis=1) - 1
+    turn = np.where(organic, rank[r, items], 0)
+    assert np.array_equal(turn[organic], (np.cumsum(organic, -1) - 1)[organic]), "upstream order"
+    assert (ad.sum(-1) <= max_ads[:, None])[live].all(), "too many ads"
+    for i in range(K):
+        for j in range(i):
+            between = organic[..., j + 1 : i].sum(-1) >= min_gap[:, None]
+            adjacent = ad[..., i] & ad[..., j] & ~ad[..., j + 1 : i].any(-1)
+            assert between[adjacent & live].all(), "two ads too close"
+    left = (where & ~is_ad).sum(1)[:, None] - organic.sum(-1)
+    empty = ~filled[..., -1] & live
+    assert (left[empty] == 0).all(), "a slot is empty though an organic item is left"
+
+
+def test_one_item_from_a_catalogue(params):
+    """The most probable item of a whole catalogue, by enumeration; bids and masks count."""
+    rng = np.random.default_rng(2)
+    codes = np.unique(rng.integers(0, W, (30, C)), axis=0).astype(np.int32)
+    bid = rng.lognormal(size=len(codes)).astype(np.float32)
+    available = np.arange(len(codes)) != 1
+    memory = encode(params, np.array([0, 3, 1, 2]))
+    index = catalogue_index(codes, W)
+    candidates = catalogue_candidates(index, bid, available)
+    from_all = beam_search(
+        params, CONFIG, memory, candidates, num_beams=9, num_slots=1, alpha=1.2, beta=2.0
+    )
+    ads = np.ones(len(codes), bool)
+    same = search(params, memory, codes, ads, bid, available, 9, 0, 1.2, 2.0, 9, num_slots=1)
+    live = np.asarray(same.where)
+    np.testing.assert_array_equal(from_all.items[live], same.items[live])
+    np.testing.assert_allclose(from_all.log_prob[live], same.log_prob[live], atol=1e-5)
+
+
+def test_a_catalogue_gives_no_slates(params):
+    candidates = catalogue_candidates(catalogue_index(np.zeros((2, C), int), W))
+    memory = encode(params, np.full(4, -1))
+    with pytest.raises(ValueError, match="searched for 1 item, not for slates of 3"):
+        beam_search(params, CONFIG, memory, candidates, num_beams=2)
+
+
+def test_a_shared_code_stands_for_its_highest_bidder(params):
+    codes = np.zeros((N, C), np.int32)
+    ads = np.ones(N, bool)
+    bid = np.array([1, 5, 3, 0, 4], np.float32)
+    memory = encode(params, np.full(4, -1))
+    beams = search(params, memory, codes, ads, bid, ads, N, 0, 1.2, 2.0, 2)
+    assert beams.items[0].tolist() == [1, 4, 2]
+    np.testing.assert_array_equal(beams.where, [True, False])
+
+
+def test_pmap(params):
+    if jax.device_count() < 4:
+        pytest.skip("needs 4 devices")
+    rng = np.random.default_rng(4)
+    codes = rng.integers(0, W, (4, N, C)).astype(np.int32)
+    ones = np.ones((4, N))
+    memory = encode(params, np.array([0, 3, 1, 2]))
+    one = lambda c, a, b: search(params, memory, c, a, b, a, N, 0, 1.2, 2.0, 4).log_prob
+    together = jax.pmap(one)(codes, ones > 0, ones)
+    alone = [one(c, ones[0] > 0, ones[0]) for c in codes]
+    np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)
+
+
+def test_codes_of_no_item_are_harmless():
+    assert codes_of(CATALOGUE.poi_codes, jnp.array([-1])).shape == (1, C)
