@@ -11,10 +11,16 @@ import numpy as np
 
 from ega_jax.evaluation.retrieval import recall_ndcg, target_rank
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import CatalogueCandidates, request_candidates
+from ega_jax.generation.candidates import (
+    CatalogueCandidates,
+    catalogue_candidates,
+    request_candidates,
+)
 from ega_jax.generation.creatives import creative_log_probs
 from ega_jax.generation.generator import Generator, GeneratorConfig, codes_of
 from ega_jax.generation.pretraining import sessions_of, slate_nll
+from ega_jax.quantization.prefix_index import catalogue_index
+from ega_jax.training.pretraining import Pretraining
 from ega_jax.types import Catalogue, Params
 
 Batch = dict[str, np.ndarray]
@@ -120,9 +126,21 @@ class InterestEvaluator:
             params, self.config, memory, states[..., -1, :], poi, options, self.catalogue
         )
         ranked = jnp.take_along_axis(options, jnp.argsort(-scores, axis=-1), axis=-1)
-        return target_rank(
-            ranked.reshape(-1, ranked.shape[-1]), true.reshape(-1)
-        ).reshape(true.shape)
+        return target_rank(ranked.reshape(-1, ranked.shape[-1]), true.reshape(-1)).reshape(
+            true.shape
+        )
+
+
+def evaluator_of(run: Pretraining) -> InterestEvaluator:
+    """The evaluator of a pre-training run.
+
+    Retrieval searches the whole catalogue where requests have no candidates of their own.
+    """
+    config = run.generator_config
+    index = None if run.is_market else catalogue_index(run.tokens["poi"].codes, config.num_codes)
+    everything = None if index is None else catalogue_candidates(index)
+    num_beams = run.config["evaluation"]["num_beams"]
+    return InterestEvaluator(config, run.catalogue, everything, num_beams)
 
 
 def _means(rows: dict[str, np.ndarray]) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import chex
-import jax
 import jax.numpy as jnp
 
 from ega_jax.generation.generator import Generator, GeneratorConfig, codes_of, log_probs

@@ -1,0 +1,179 @@
+"""Ad logs: requests with candidates, slates and feedback, streamed from `sessions/`."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ega_jax.data.ragged import Ragged
+from ega_jax.data.schema import Summary
+from ega_jax.data.session_rules import session_files
+from ega_jax.data.tables import read_matrix, read_texts, to_numpy
+
+Batch = dict[str, np.ndarray]
+
+SPLITS = ("pretrain", "align", "test")
+
+_LISTS = {
+    "history_poi": np.int32,
+    "history_creative": np.int32,
+    "ad_poi": np.int32,
+    "ad_bid": np.float32,
+    "organic_poi": np.int32,
+    "shown_poi": np.int32,
+    "shown_creative": np.int32,
+    "shown_is_ad": bool,
+    "click_poi": bool,
+    "click_image": bool,
+    "convert": bool,
+}
+_SLOTS = {  # what is known of each slot -> its value where the slot is empty.
+    "shown_poi": -1,
+    "shown_creative": -1,
+    "shown_is_ad": False,
+    "click_poi": False,
+    "click_image": False,
+    "convert": False,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RowGroup:
+    """Some rows of one row group of a session file."""
+
+    path: Path
+    index: int  # of the row group in its file.
+    start: int  # first row, within the row group.
+    stop: int  # one past the last.
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionPool:
+    """Decoded sessions."""
+
+    lists: dict[str, Ragged]
+    session: np.ndarray  # [rows] int32 session ids.
+    propensity: np.ndarray  # [rows] float32, 1 where unknown.
+
+
+@dataclasses.dataclass(frozen=True)
+class AdLogDataset:
+    """A folder in the ad-log format: the catalogue in memory, the sessions on disk."""
+
+    summary: Summary
+    item_embedding: np.ndarray  # [P, E] float32.
+    creative_embedding: np.ndarray  # [R, E'] float32.
+    creative_poi: np.ndarray  # [R] int32, the POI that owns each creative.
+    titles: list[str]  # P of them, "" where unknown.
+    row_groups: tuple[RowGroup, ...]  # all sessions, in time order.
+    fractions: tuple[float, float]  # shares of "pretrain" and "align"; "test" is the rest.
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, summary: Summary, fractions: tuple[float, float]
+    ) -> "AdLogDataset":
+        """Opens a folder that `schema.validate` found valid, with the summary it returned."""
+        pois, creatives = Path(folder) / "pois.parquet", Path(folder) / "creatives.parquet"
+        owners = pq.read_table(creatives, columns=["poi_id"])["poi_id"]
+        return cls(
+            summary=summary,
+            item_embedding=read_matrix(pois, "embedding"),
+            creative_embedding=read_matrix(creatives, "embedding"),
+            creative_poi=to_numpy(owners, np.int32),
+            titles=read_texts(pois, "title"),
+            row_groups=tuple(_row_groups(Path(folder) / "sessions")),
+            fractions=fractions,
+        )
+
+    def split(self, name: str) -> tuple[RowGroup, ...]:
+        """The sessions of a time-ordered split: "pretrain", "align" or "test"."""
+        shares = np.array([0.0, self.fractions[0], sum(self.fractions), 1.0])
+        bounds = np.round(shares * self.summary.num_rows).astype(int).tolist()
+        first, last = bounds[SPLITS.index(name)], bounds[SPLITS.index(name) + 1]
+        clipped = []
+        before = 0
+        for group in self.row_groups:
+            start = max(first - before, 0)
+            stop = min(last - before, group.stop)
+            if start < stop:
+                clipped.append(dataclasses.replace(group, start=start, stop=stop))
+            before += group.stop
+        return tuple(clipped)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoggedSessions:
+    """The rows of one split of an ad log, as batches of fixed shapes."""
+
+    row_groups: tuple[RowGroup, ...]
+    history_length: int  # T
+    num_slots: int  # K
+    num_candidates: int  # N
+    exposure_weight: float  # weight of what was shown but not clicked; a click has 1.
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Rows of each row group."""
+        return tuple(group.stop - group.start for group in self.row_groups)
+
+    def load(self, groups: tuple[int, ...]) -> SessionPool:
+        """Reads and joins some row groups."""
+        table = pa.concat_tables([_read(self.row_groups[group]) for group in groups])
+        propensity = np.ones(table.num_rows, np.float32)
+        if "propensity" in table.column_names:
+            propensity = to_numpy(table["propensity"], np.float32)
+        return SessionPool(
+            lists={name: Ragged.from_arrow(table[name], dtype) for name, dtype in _LISTS.items()},
+            session=to_numpy(table["session_id"], np.int32),
+            propensity=propensity,
+        )
+
+    def examples(self, pool: SessionPool, rows: np.ndarray, epoch: int) -> Batch:
+        """Examples of some rows, the same in every epoch."""
+        batch = {
+            name: pool.lists[name].last(rows, self.history_length, -1)
+            for name in ("history_poi", "history_creative")
+        }
+        batch |= _candidates(pool.lists, rows, self.num_candidates)
+        for name, empty in _SLOTS.items():
+            batch[name] = pool.lists[name].first(rows, self.num_slots, empty)
+        batch["session"] = pool.session[rows]
+        batch["propensity"] = pool.propensity[rows]
+        batch["target_poi"] = batch["shown_poi"]
+        batch["target_creative"] = batch["shown_creative"]
+        weight = np.where(batch["click_poi"] | batch["click_image"], 1.0, self.exposure_weight)
+        batch["target_weight"] = (weight * (batch["shown_poi"] >= 0)).astype(np.float32)
+        return batch
+
+
+def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int) -> Batch:
+    """Ads, then organic items in upstream order, `[B, N]`."""
+    ads, organic = lists["ad_poi"], lists["organic_poi"]
+    places = np.broadcast_to(np.arange(num_candidates), (len(rows), num_candidates))
+    num_ads = ads.lengths[rows][:, None]
+    is_ad = places < num_ads
+    paid = ads.gather(rows, places, -1)
+    return {
+        "item": np.where(is_ad, paid, organic.gather(rows, places - num_ads, -1)),
+        "is_ad": is_ad,
+        "bid": lists["ad_bid"].gather(rows, places, 0.0),
+    }
+
+
+def _row_groups(folder: Path) -> list[RowGroup]:
+    groups = []
+    for path in session_files(folder):
+        metadata = pq.read_metadata(path)
+        sizes = (metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
+        groups += [RowGroup(path, index, 0, size) for index, size in enumerate(sizes)]
+    return groups
+
+
+def _read(group: RowGroup) -> pa.Table:
+    file = pq.ParquetFile(group.path)
+    names = [*_LISTS, "session_id", "propensity"]
+    names = [name for name in names if name in file.schema_arrow.names]
+    table = file.read_row_group(group.index, columns=names)
+    return table.slice(group.start, group.stop - group.start)

@@ -1,0 +1,211 @@
+"""The true response model: exact click, image-click and conversion probabilities of any slate.
+
+For log making and evaluation only; nothing that trains may read it. The probability of a click in
+slot `k` is `examination_k * sigmoid(utility_k)`, where the utility adds up interest, intent,
+distance, quality and creative match, and three effects of the slate: similar items above take
+clicks, neighbours contrast, and each ad above tires the user. Clicks of a slate are independent
+given the slate. Conversion is a model of its own, given a click.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ega_jax.data.market.world import Latents
+
+EXAMINATION_FALL = 0.25  # A slot is looked at by 1 / (1 + 0.25 k) of the users.
+INTEREST_SHARPNESS = 4.0  # How much the nearest favourite dominates a user's interest.
+MATCH, APPEAL = 1.0, 0.3  # Of a creative's effect: the user's taste, everyone's.
+CROWDING = 0.4  # Utility lost to an identical item above.
+CONTRAST = 0.3  # Utility gained per unit of being more attractive than the neighbours.
+FATIGUE = 0.12  # Utility lost to each ad above.
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """How much each part of a utility counts for one kind of response."""
+
+    bias: float
+    interest: float
+    intent: float
+    distance: float
+    quality: float
+    creative: float
+
+
+CLICK = Weights(bias=-4.1, interest=1.5, intent=2.0, distance=-0.6, quality=0.5, creative=0.8)
+IMAGE = Weights(bias=-3.85, interest=1.0, intent=1.4, distance=-0.4, quality=0.3, creative=1.6)
+CONVERT = Weights(bias=-3.0, interest=0.5, intent=1.5, distance=-0.3, quality=0.5, creative=0.0)
+
+
+@struct.dataclass
+class Affinity:
+    """What a user in a session makes of each item, whatever stands around it; all `[B, N]`."""
+
+    interest: jax.Array  # In [-1, 1], closeness to the user's favourites.
+    intent: jax.Array  # In [-1, 1], closeness to what is looked for now.
+    distance: jax.Array  # log(1 + kilometres from home).
+    quality: jax.Array  # Standardised.
+
+    def utility(self, weights: Weights) -> jax.Array:
+        """Adds up the parts, `[B, N]`, without creative and slate."""
+        return (
+            weights.bias
+            + weights.interest * self.interest
+            + weights.intent * self.intent
+            + weights.distance * self.distance
+            + weights.quality * self.quality
+        )
+
+
+@struct.dataclass
+class Responses:
+    """True probabilities of each slot's responses, 0 in empty slots; all `[B, K]` float32."""
+
+    click_poi: jax.Array
+    click_image: jax.Array
+    convert: jax.Array  # Given a click of the POI.
+
+
+def affinity(latents: Latents, user: jax.Array, intent: jax.Array, items: jax.Array) -> Affinity:
+    """Compares each item with the session's user and intent.
+
+    Args:
+        latents: the world's.
+        user: `[B]` int32.
+        intent: `[B]` int32, a POI like those looked for.
+        items: `[B, N]` int32 POI ids; what an empty place (-1) gets means nothing.
+
+    Returns:
+        The parts of the utility, `[B, N]`.
+    """
+    z = latents.poi_latent[items]
+    favourites = latents.poi_latent[latents.user_favourite[user]]
+    liking = jnp.einsum("bnl,bfl->bnf", z, favourites, precision="highest")
+    weight = latents.user_weight[user][:, None, :]
+    interest = jax.nn.logsumexp(INTEREST_SHARPNESS * liking, axis=-1, b=weight)
+    gap = latents.poi_place[items] - latents.user_home[user][:, None, :]
+    return Affinity(
+        interest=interest / INTEREST_SHARPNESS,
+        intent=jnp.einsum("bnl,bl->bn", z, latents.poi_latent[intent], precision="highest"),
+        distance=jnp.log1p(jnp.sqrt(jnp.sum(gap**2, axis=-1))),
+        quality=latents.poi_quality[items],
+    )
+
+
+def creative_effect(latents: Latents, user: jax.Array, creatives: jax.Array) -> jax.Array:
+    """How well creatives `[B, N]` please users `[B]`: their taste, and general appeal."""
+    taste = latents.user_taste[user]
+    match = jnp.einsum("bnl,bl->bn", latents.creative_style[creatives], taste, precision="highest")
+    return MATCH * match + APPEAL * latents.creative_appeal[creatives]
+
+
+def examination(num_slots: int) -> jax.Array:
+    """Share of users who look at each slot of a feed, `[K]`."""
+    return 1.0 / (1.0 + EXAMINATION_FALL * jnp.arange(num_slots))
+
+
+def slate_effect(
+    latents: Latents, items: jax.Array, is_ad: jax.Array, attraction: jax.Array
+) -> jax.Array:
+    """What the rest of the slate adds to each slot's utility.
+
+    Args:
+        latents: the world's.
+        items: `[B, K]` int32, -1 where empty.
+        is_ad: `[B, K]` bool.
+        attraction: `[B, K]` what shows at a glance: quality and creative.
+
+    Returns:
+        `[B, K]` float32.
+    """
+    where = items >= 0
+    z = latents.poi_latent[items] * where[..., None]
+    alike = jnp.maximum(jnp.einsum("bsl,btl->bst", z, z, precision="highest"), 0.0) ** 2
+    above = jnp.tril(jnp.ones(alike.shape[-2:]), -1)
+    crowding = jnp.sum(alike * above, axis=-1)
+    ads_above = (where & is_ad) @ above.T
+    beside = jnp.eye(items.shape[1], k=1) + jnp.eye(items.shape[1], k=-1)
+    num_beside = where @ beside
+    mean_beside = (attraction * where) @ beside / jnp.maximum(num_beside, 1)
+    contrast = jnp.where(num_beside > 0, attraction - mean_beside, 0.0)
+    return CONTRAST * contrast - CROWDING * crowding - FATIGUE * ads_above
+
+
+@jax.jit
+def responses(
+    latents: Latents,
+    user: jax.Array,
+    intent: jax.Array,
+    items: jax.Array,
+    creatives: jax.Array,
+    is_ad: jax.Array,
+) -> Responses:
+    """The exact probabilities of every response to a slate.
+
+    Args:
+        latents: the world's.
+        user: `[B]` int32.
+        intent: `[B]` int32, a POI like those looked for.
+        items: `[B, K]` int32 POI ids, -1 where the slot is empty.
+        creatives: `[B, K]` int32, of those POIs, -1 where the slot is empty.
+        is_ad: `[B, K]` bool.
+
+    Returns:
+        Probabilities in (0, 1), and 0 in empty slots.
+    """
+    parts = affinity(latents, user, intent, items)
+    creative = creative_effect(latents, user, creatives)
+    attraction = CLICK.quality * parts.quality + CLICK.creative * creative
+    around = slate_effect(latents, items, is_ad, attraction)
+    seen = jnp.where(items >= 0, examination(items.shape[1]), 0.0)
+
+    def probability(weights):
+        return jax.nn.sigmoid(parts.utility(weights) + weights.creative * creative + around)
+
+    convert = jax.nn.sigmoid(parts.utility(CONVERT))
+    return Responses(
+        click_poi=seen * probability(CLICK),
+        click_image=seen * probability(IMAGE),
+        convert=jnp.where(items >= 0, convert, 0.0),
+    )
+
+
+@struct.dataclass
+class Truth:
+    """The response model of a written log; a session is its row number over all files."""
+
+    latents: Latents
+    session_user: jax.Array  # [sessions] int32.
+    session_intent: jax.Array  # [sessions] int32 POI ids.
+
+    def save(self, folder: str | pathlib.Path) -> None:
+        """Writes the truth into the subfolder `truth` of a dataset folder."""
+        path = pathlib.Path(folder) / "truth"
+        path.mkdir()
+        fields = {f.name: getattr(self.latents, f.name) for f in dataclasses.fields(Latents)}
+        np.savez(path / "latents.npz", **jax.tree.map(np.asarray, fields))
+        user, intent = np.asarray(self.session_user), np.asarray(self.session_intent)
+        np.savez(path / "sessions.npz", user=user, intent=intent)
+
+    @classmethod
+    def load(cls, folder: str | pathlib.Path) -> "Truth":
+        """Reads the truth of a dataset folder; raises FileNotFoundError where it has none."""
+        path = pathlib.Path(folder) / "truth"
+        if not path.is_dir():
+            raise FileNotFoundError(f"{path}: no such folder: this log has no known truth")
+        with np.load(path / "latents.npz") as arrays:
+            latents = Latents(**{name: jnp.asarray(arrays[name]) for name in arrays.files})
+        with np.load(path / "sessions.npz") as arrays:
+            return cls(latents, jnp.asarray(arrays["user"]), jnp.asarray(arrays["intent"]))
+
+    def responses(
+        self, session: jax.Array, items: jax.Array, creatives: jax.Array, is_ad: jax.Array
+    ) -> Responses:
+        """The exact probabilities of slates `[B, K]` shown in sessions `[B]`."""
+        user, intent = self.session_user[session], self.session_intent[session]
+        return responses(self.latents, user, intent, items, creatives, is_ad)

@@ -1,0 +1,135 @@
+"""The logging policy: a noisy eCPM cascade that explores, with known propensities.
+
+1 to 4 ads go to random slots, taken one by one by predicted eCPM; the other slots take the organic
+items in upstream order. With probability 0.3 an ad or a creative is swapped for a uniformly random
+one, so every slate that keeps the organic order has a positive propensity.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ega_jax.data.market.clicks import creative_effect
+from ega_jax.data.market.recall import Candidates
+from ega_jax.data.market.sampling import below, choose
+from ega_jax.data.market.world import Latents, Supply
+
+MAX_ADS = 4
+SWAP = 0.3  # Probability that a choice is uniformly random.
+PREDICTION_NOISE = 0.5  # Standard deviation of the logged ranker's errors in the utility.
+AD_SHARPNESS = 3.0  # Logit of an ad per unit of its predicted log eCPM.
+CREATIVE_SHARPNESS = 2.0  # Logit of a creative per unit of its predicted effect.
+
+
+@struct.dataclass
+class Shown:
+    """The slates of `B` sessions."""
+
+    items: jax.Array  # [B, K] int32 POI ids.
+    creatives: jax.Array  # [B, K] int32, of those POIs.
+    is_ad: jax.Array  # [B, K] bool.
+    log_propensity: jax.Array  # [B] float32, given the ranker's predictions.
+
+
+def cascade(
+    key: jax.Array,
+    latents: Latents,
+    supply: Supply,
+    user: jax.Array,
+    candidates: Candidates,
+    num_slots: int,
+) -> Shown:
+    """Predicts with errors, then draws a slate and its creatives from the policy.
+
+    Args:
+        key: consumed.
+        latents: the world's.
+        supply: the world's.
+        user: `[B]` int32.
+        candidates: at least `num_slots` ads and as many organic items.
+        num_slots: `K`.
+
+    Returns:
+        The slates, full, with their propensities.
+    """
+    slate_key, noise_key, creative_key = jax.random.split(key, 3)
+    b, a = candidates.ad_poi.shape
+    noise = jax.random.normal(noise_key, (b, a + num_slots * supply.poi_creatives.shape[1]))
+    noise *= PREDICTION_NOISE
+    log_ecpm = jnp.log(candidates.ad_bid) + jax.nn.log_sigmoid(candidates.ad_utility + noise[:, :a])
+    items, is_ad, log_slate = draw_slate(
+        slate_key, AD_SHARPNESS * log_ecpm, candidates.ad_poi, candidates.organic_poi, num_slots
+    )
+    options = supply.poi_creatives[items]
+    effect = creative_effect(latents, user, options.reshape(b, -1)) + noise[:, a:]
+    logits = CREATIVE_SHARPNESS * effect.reshape(options.shape)
+    uniform = jax.random.uniform(creative_key, items.shape)
+    choice, log_creative = explore(uniform, logits, options >= 0)
+    creatives = jnp.take_along_axis(options, choice[..., None], axis=-1)[..., 0]
+    return Shown(items, creatives, is_ad, log_slate + log_creative.sum(axis=1))
+
+
+def draw_slate(
+    key: jax.Array, logits: jax.Array, ad_poi: jax.Array, organic_poi: jax.Array, num_slots: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Draws the places of the ads, then the ads; the organic items follow in order.
+
+    Args:
+        key: consumed.
+        logits: `[B, A]` of the ads.
+        ad_poi: `[B, A]` int32.
+        organic_poi: `[B, O]` int32, best first.
+        num_slots: `K`.
+
+    Returns:
+        items `[B, K]`, is_ad `[B, K]`, and the log-probability `[B]` of that slate.
+    """
+    most = min(MAX_ADS, num_slots - 1)
+    uniform = jax.random.uniform(key, (1 + num_slots + most, len(logits)))
+    is_ad, log_propensity = _ad_slots(uniform[0], uniform[1 : 1 + num_slots].T, most)
+
+    def pick(where, uniform):
+        choice, log_pick = explore(uniform, logits, where)
+        return where & (jnp.arange(where.shape[1]) != choice[:, None]), (choice, log_pick)
+
+    everyone = jnp.ones(logits.shape, bool)
+    _, (choices, log_picks) = jax.lax.scan(pick, everyone, uniform[1 + num_slots :])
+    ads = jnp.take_along_axis(ad_poi, choices.T, axis=1)
+    used = jnp.arange(most) < is_ad.sum(axis=1, keepdims=True)
+    log_propensity += jnp.sum(log_picks.T, axis=1, where=used)
+    ad = jnp.take_along_axis(ads, jnp.maximum(jnp.cumsum(is_ad, axis=1) - 1, 0), axis=1)
+    organic = jnp.take_along_axis(
+        organic_poi, jnp.maximum(jnp.cumsum(~is_ad, axis=1) - 1, 0), axis=1
+    )
+    return jnp.where(is_ad, ad, organic), is_ad, log_propensity
+
+
+def explore(uniform: jax.Array, logits: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Draws along the last axis from a softmax mixed with a uniform choice.
+
+    Args:
+        uniform: `[...]` in [0, 1).
+        logits: `[..., N]`.
+        where: `[..., N]` bool, what can be drawn.
+
+    Returns:
+        The choice `[...]` and its log-probability `[...]`.
+    """
+    greedy = jax.nn.softmax(logits, axis=-1, where=where)
+    probabilities = (1 - SWAP) * greedy + SWAP * where / jnp.sum(where, axis=-1, keepdims=True)
+    choice = choose(uniform, probabilities)
+    drawn = jnp.take_along_axis(probabilities, choice[..., None], axis=-1)[..., 0]
+    return choice, jnp.log(drawn)
+
+
+def _ad_slots(
+    count_uniform: jax.Array, slot_uniform: jax.Array, most: int
+) -> tuple[jax.Array, jax.Array]:
+    """Draws how many ads `[B]` and where: `[B, K]` bool and its log-probability `[B]`."""
+    num_slots = slot_uniform.shape[1]
+    count = 1 + below(count_uniform, most)
+    rank = jnp.argsort(jnp.argsort(slot_uniform))
+    arrangements = jnp.array([math.comb(num_slots, n) for n in range(most + 1)], jnp.float32)
+    return rank < count[:, None], -jnp.log(most * arrangements[count])

@@ -1,0 +1,169 @@
+"""Where a market's POIs come from: drawn at random, or a folder of public sequences."""
+
+import collections
+import dataclasses
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ega_jax.data.market.config import MarketConfig
+
+CATEGORY_NAMES = (
+    *("Noodles", "Coffee", "Hotpot", "Bakery", "Barbecue", "Seafood", "Salad", "Pizza"),
+    *("Dessert", "Sushi", "Hotel", "Cinema", "Massage", "Hairdresser", "Gym", "Florist"),
+    *("Pharmacy", "Bookshop", "Karaoke", "Clinic"),
+)
+SUBCATEGORY_SPREAD = 0.7  # Length of the step from a category's centre to a subcategory's.
+POI_SPREAD = 0.6  # Length of the step from a subcategory's centre to a POI.
+MIN_VISITS = 3  # A real user needs this many visits to known POIs.
+COMMON_TAG = 0.1  # A tag on a larger share of POIs is a category, no subcategory.
+RARE_TAG = 0.002  # A tag on a smaller share of POIs is no subcategory either.
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """POIs with their latents and, of a real source, what learners see and who visited them."""
+
+    latent: np.ndarray  # [P, L] float32, unit length.
+    quality: np.ndarray  # [P] float32, standardised.
+    subcategory: np.ndarray  # [P] int32.
+    titles: list[str]
+    categories: list[str]  # "category > subcategory" of each POI.
+    embedding: np.ndarray | None = None  # [P, E] float32.
+    visits: np.ndarray | None = None  # [V] int32 POI ids, users one after another, in time order.
+    visit_offsets: np.ndarray | None = None  # [U + 1] int64, where each user's visits start.
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Scales the last axis to length one; a zero vector stays zero."""
+    norm = np.linalg.norm(x, axis=-1, keepdims=True)
+    return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
+
+
+def standardise(x: np.ndarray) -> np.ndarray:
+    """Moves `[N]` values to mean 0 and standard deviation 1; constant values become 0."""
+    spread = x.std()
+    return (x - x.mean()) / spread if spread > 0 else np.zeros_like(x)
+
+
+def synthetic_source(config: MarketConfig, rng: np.random.Generator) -> Source:
+    """Draws POIs whose latents cluster in a taxonomy of two levels."""
+    p, latent_dim = config.num_pois, config.latent_dim
+    shape = (config.num_categories, config.num_subcategories, latent_dim)
+    tops = unit(rng.normal(size=(shape[0], 1, latent_dim)))
+    subs = unit(tops + SUBCATEGORY_SPREAD * unit(rng.normal(size=shape))).reshape(-1, latent_dim)
+    subcategory = rng.integers(len(subs), size=p).astype(np.int32)
+    latent = unit(subs[subcategory] + POI_SPREAD * unit(rng.normal(size=(p, latent_dim))))
+    names = [_category_names(i, config.num_subcategories) for i in range(len(subs))]
+    return Source(
+        latent=latent.astype(np.float32),
+        quality=standardise(rng.normal(size=p)).astype(np.float32),
+        subcategory=subcategory,
+        titles=[f"{names[sub][1]} no. {i}" for i, sub in enumerate(subcategory)],
+        categories=[" > ".join(names[sub]) for sub in subcategory],
+    )
+
+
+def _category_names(index: int, num_subcategories: int) -> tuple[str, str]:
+    top, sub = divmod(index, num_subcategories)
+    again, name = divmod(top, len(CATEGORY_NAMES))
+    category = CATEGORY_NAMES[name] + (f" {chr(ord('A') + again)}" if again else "")
+    return category, f"{category} {sub + 1}"
+
+
+def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source:
+    """Reads real POIs and visits from a folder in the sequences format.
+
+    The latents are the principal components of the embeddings, the quality is the standardised
+    log of the number of visits, and the taxonomy comes from the POIs' tags.
+
+    Args:
+        config: keeps its `num_pois` most visited POIs and `num_users` users.
+        folder: holds `items.parquet` and `sequences.parquet`.
+
+    Returns:
+        The source, with at most `num_pois` POIs and users of at least `MIN_VISITS` visits.
+
+    Raises:
+        FileNotFoundError: when a file is missing.
+        ValueError: when no user has enough visits.
+    """
+    items = _read(folder, "items.parquet")
+    sequences = _read(folder, "sequences.parquet")["items"].combine_chunks()
+    lengths = np.diff(sequences.offsets.to_numpy())
+    visits = sequences.flatten().to_numpy()
+    counts = np.bincount(visits, minlength=len(items))
+    kept = np.sort(np.argsort(-counts, kind="stable")[: config.num_pois])
+    visits, offsets = _kept_visits(visits, lengths, kept, len(items), config.num_users)
+    if len(offsets) == 1:
+        raise ValueError(
+            f"{folder}/sequences.parquet: no user has {MIN_VISITS} visits to the "
+            f"{len(kept)} most visited POIs"
+        )
+    items = items.take(pa.array(kept))
+    embedding = _matrix(items["embedding"])
+    subcategory, categories = _taxonomy(_column(items, "categories"))
+    return Source(
+        latent=_principal_components(embedding, config.latent_dim),
+        quality=standardise(np.log1p(counts[kept])).astype(np.float32),
+        subcategory=subcategory,
+        titles=[title or f"POI {i}" for i, title in enumerate(_column(items, "title"))],
+        categories=categories,
+        embedding=embedding,
+        visits=visits,
+        visit_offsets=offsets,
+    )
+
+
+def _read(folder: str | pathlib.Path, name: str) -> pa.Table:
+    path = pathlib.Path(folder) / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, needed for the market world `yelp`")
+    return pq.read_table(path)
+
+
+def _column(table: pa.Table, name: str) -> list:
+    return table[name].to_pylist() if name in table.column_names else [None] * len(table)
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.astype(np.float32).reshape(len(column), -1)
+
+
+def _kept_visits(
+    visits: np.ndarray, lengths: np.ndarray, kept: np.ndarray, num_items: int, num_users: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Renumbers the visits to kept POIs and drops the others, then users with too few."""
+    new_id = np.full(num_items, -1, np.int32)
+    new_id[kept] = np.arange(len(kept))
+    visits = new_id[visits]
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    remaining = np.bincount(user[visits >= 0], minlength=len(lengths))
+    chosen = np.flatnonzero(remaining >= MIN_VISITS)[:num_users]
+    where = (visits >= 0) & np.isin(user, chosen)
+    return visits[where], np.concatenate([[0], np.cumsum(remaining[chosen])])
+
+
+def _principal_components(x: np.ndarray, num_components: int) -> np.ndarray:
+    """Projects `[P, E]` rows on their main directions and scales them to unit length."""
+    x = x - x.mean(axis=0)
+    num_components = min(num_components, x.shape[1])
+    _, directions = np.linalg.eigh(x.T @ x)
+    return unit(x @ directions[:, ::-1][:, :num_components]).astype(np.float32)
+
+
+def _taxonomy(tags: list[list[str] | None]) -> tuple[np.ndarray, list[str]]:
+    """Makes two levels of a POI's tags: its commonest tag, and its commonest that is not common."""
+    count = collections.Counter(tag for row in tags for tag in row or [])
+    low, high = RARE_TAG * len(tags), COMMON_TAG * len(tags)
+    pairs = []
+    for row in tags:
+        ordered = sorted(row or ["Other"], key=lambda tag: (-count[tag], tag))
+        specific = [tag for tag in ordered if low <= count[tag] <= high]
+        pairs.append((ordered[0], (specific or ordered)[0]))
+    index = {sub: i for i, sub in enumerate(sorted({sub for _, sub in pairs}))}
+    subcategory = np.array([index[sub] for _, sub in pairs], np.int32)
+    return subcategory, [f"{top} > {sub}" for top, sub in pairs]

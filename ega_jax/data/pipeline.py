@@ -1,0 +1,189 @@
+"""Batches for training and evaluation, through grain, from either input format."""
+
+import dataclasses
+from pathlib import Path
+
+import grain
+import numpy as np
+
+from ega_jax.data import ad_logs, schema, sequences
+from ega_jax.data.batch_source import Batch, BatchSource, Rows
+from ega_jax.data.order import Order
+
+Dataset = sequences.SequenceDataset | ad_logs.AdLogDataset
+
+_READ_AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)
+_FOR_EVER = 2**60  # examples; more than any run reads.
+
+
+def open_dataset(
+    folder: Path | str,
+    num_slots: int | None = None,
+    fractions: tuple[float, float] = (0.8, 0.1),
+    progress: schema.Progress = lambda done, total: None,
+) -> Dataset:
+    """Validates a dataset folder and opens it.
+
+    Args:
+        folder: in either format of `schema`.
+        num_slots: K of an ad log; default: as declared in the folder, else the most items shown.
+        fractions: shares of the splits "pretrain" and "align" of an ad log; "test" is the rest.
+        progress: called with (rows checked, rows in all).
+
+    Raises:
+        DataError: the folder breaks a rule of its format.
+    """
+    summary = schema.validate(folder, num_slots, progress)
+    if summary.format == "sequences":
+        return sequences.SequenceDataset.load(folder, summary)
+    return ad_logs.AdLogDataset.load(folder, summary, fractions)
+
+
+def train_batches(
+    dataset: Dataset,
+    split: str,
+    *,
+    batch_size: int,
+    history_length: int,
+    num_slots: int | None = None,
+    exposure_weight: float = 0.1,
+    seed: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.IterDataset:
+    """Shuffled batches without end; every row comes once per epoch.
+
+    Sequences give `history_poi`, `history_creative` `[B, T]` int32 (most recent last, -1 padding
+    on the left), `target_poi`, `target_creative` `[B, K]` int32 (-1 padding on the right) and
+    `target_weight` `[B, K]` float32. Ad logs also give `item` `[B, N]` int32 (ads, then organic
+    items in upstream order, -1 padding on the right), `is_ad` `[B, N]` bool, `bid` `[B, N]`
+    float32, `shown_poi`, `shown_creative` `[B, K]` int32 (which are the targets), `shown_is_ad`,
+    `click_poi`, `click_image`, `convert` `[B, K]` bool, `propensity` `[B]` float32 (1 where
+    unknown) and `session` `[B]` int32. Creatives are -1 where the dataset has none.
+
+    Args:
+        dataset: what `open_dataset` returned.
+        split: "train" for sequences; "pretrain", "align" or "test" for ad logs.
+        batch_size: B, over all processes.
+        history_length: T; longer histories keep their most recent items.
+        num_slots: K; default: that of the dataset's summary.
+        exposure_weight: target weight of what was shown but not clicked (ad logs); a click has 1.
+        seed: of the order and of the split points.
+        process_index: of this process.
+        process_count: how many share a batch.
+
+    Returns:
+        An iterable dataset; its iterators have `get_state` and `set_state`.
+    """
+    num_slots = num_slots or dataset.summary.num_slots
+    if isinstance(dataset, sequences.SequenceDataset):
+        _require_choice(split, ("train",))
+        rows = sequences.TrainingSequences(dataset, history_length, num_slots, seed)
+    else:
+        rows = _sessions(dataset, split, history_length, num_slots, exposure_weight)
+    order = Order(_sizes(rows, split), seed)
+    share = _share(batch_size, process_index, process_count)
+    return _iterate(BatchSource(rows, order, _FOR_EVER, batch_size, share))
+
+
+def eval_batches(
+    dataset: Dataset,
+    split: str,
+    *,
+    batch_size: int,
+    history_length: int,
+    num_slots: int | None = None,
+    exposure_weight: float = 0.1,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.IterDataset:
+    """One pass over a split in stored order; the last batch is filled up with blank rows.
+
+    Arguments and keys are those of `train_batches`. The splits of sequences are "validation" and
+    "test", whose target is one item, in the first slot. A blank row has ids of -1 and weight 0.
+    """
+    num_slots = num_slots or dataset.summary.num_slots
+    if isinstance(dataset, sequences.SequenceDataset):
+        _require_choice(split, tuple(sequences.HELD_OUT))
+        rows = sequences.HeldOutItems(dataset, split, history_length, num_slots)
+    else:
+        rows = _sessions(dataset, split, history_length, num_slots, exposure_weight)
+    order = Order(_sizes(rows, split), seed=None)
+    share = _share(batch_size, process_index, process_count)
+    return _iterate(BatchSource(rows, order, order.num_rows, batch_size, share))
+
+
+def embedding_batches(
+    embeddings: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> grain.IterDataset:
+    """Shuffled batches `{"embedding": [B, E]}` of a catalogue `[P, E]` without end."""
+    rows = EmbeddingRows(embeddings)
+    order = Order(rows.group_sizes, seed)
+    share = _share(batch_size, process_index, process_count)
+    return _iterate(BatchSource(rows, order, _FOR_EVER, batch_size, share))
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingRows:
+    """The items of a catalogue, for training its tokenizer."""
+
+    embeddings: np.ndarray  # [P, E] float32
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """One group: all is in memory."""
+        return (len(self.embeddings),)
+
+    def load(self, groups: tuple[int, ...]) -> None:
+        """Nothing to read."""
+
+    def examples(self, pool: None, rows: np.ndarray, epoch: int) -> Batch:
+        """Embeddings of some rows."""
+        return {"embedding": self.embeddings[rows]}
+
+
+def _iterate(source: BatchSource) -> grain.IterDataset:
+    return grain.MapDataset.source(source).to_iter_dataset(_READ_AHEAD)
+
+
+def _sessions(
+    dataset: ad_logs.AdLogDataset,
+    split: str,
+    history_length: int,
+    num_slots: int,
+    exposure_weight: float,
+) -> ad_logs.LoggedSessions:
+    _require_choice(split, ad_logs.SPLITS)
+    if num_slots < dataset.summary.num_slots:
+        shown = dataset.summary.num_slots
+        raise ValueError(f"num_slots={num_slots}, but the log's slates have {shown} slots")
+    return ad_logs.LoggedSessions(
+        dataset.split(split),
+        history_length,
+        num_slots,
+        dataset.summary.num_candidates,
+        exposure_weight,
+    )
+
+
+def _require_choice(split: str, valid: tuple[str, ...]):
+    if split not in valid:
+        raise ValueError(f"no split '{split}' here; valid: {', '.join(valid)}")
+
+
+def _sizes(rows: Rows, split: str) -> tuple[int, ...]:
+    if not sum(rows.group_sizes):
+        raise ValueError(f"split '{split}' has no rows")
+    return rows.group_sizes
+
+
+def _share(batch_size: int, process_index: int, process_count: int) -> range:
+    if batch_size % process_count:
+        raise ValueError(f"batch_size={batch_size} does not divide by {process_count} processes")
+    size = batch_size // process_count
+    return range(process_index * size, (process_index + 1) * size)

@@ -1,0 +1,65 @@
+"""Lists of unequal length, held as one flat array and the offsets of its rows."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """A column of lists; row `r` is `values[offsets[r]:offsets[r + 1]]`."""
+
+    values: np.ndarray  # [V] all rows, one after the other.
+    offsets: np.ndarray  # [rows + 1] int64, ascending, from 0 to V.
+
+    @classmethod
+    def from_arrow(cls, column: pa.ChunkedArray, dtype: Any) -> "Ragged":
+        """Decodes a list column without nulls; values are cast to `dtype`."""
+        lists = pa.concat_arrays(column.chunks) if column.num_chunks else column.combine_chunks()
+        offsets = lists.offsets.to_numpy().astype(np.int64)
+        flat = lists.values.slice(offsets[0], offsets[-1] - offsets[0])
+        values = flat.to_numpy(zero_copy_only=False)
+        return cls(values.astype(dtype, copy=False), offsets - offsets[0])
+
+    @property
+    def num_rows(self) -> int:
+        """How many lists there are."""
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """`[rows]` int64 length of each list."""
+        return np.diff(self.offsets)
+
+    def row_of_value(self) -> np.ndarray:
+        """`[V]` int64 row that each value stands in."""
+        return np.repeat(np.arange(self.num_rows), self.lengths)
+
+    def gather(self, rows: np.ndarray, positions: np.ndarray, fill: Any) -> np.ndarray:
+        """Picks values by row and position; a position outside its list gives `fill`.
+
+        Args:
+            rows: `[B]` int, the rows to read.
+            positions: `[B, L]` int, where in its row; may be negative or too large.
+            fill: what an empty place holds.
+
+        Returns:
+            `[B, L]` of the values' dtype.
+        """
+        start = self.offsets[rows][:, None]
+        where = (positions >= 0) & (positions < self.offsets[rows + 1][:, None] - start)
+        result = np.full(positions.shape, fill, self.values.dtype)
+        result[where] = self.values[(start + positions)[where]]
+        return result
+
+    def first(self, rows: np.ndarray, width: int, fill: Any) -> np.ndarray:
+        """`[B, width]` the first values of each row, padded on the right."""
+        positions = np.broadcast_to(np.arange(width), (len(rows), width))
+        return self.gather(rows, positions, fill)
+
+    def last(self, rows: np.ndarray, width: int, fill: Any) -> np.ndarray:
+        """`[B, width]` the last values of each row, padded on the left."""
+        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        return self.gather(rows, lengths[:, None] - width + np.arange(width), fill)

@@ -1,0 +1,129 @@
+"""The two input formats, and the check of a dataset folder before anything is trained on it.
+
+*Sequences*: `items.parquet` and `sequences.parquet`, what users did, item by item.
+*Ad logs*: `pois.parquet`, `creatives.parquet` and `sessions/*.parquet` (files in name order,
+rows in time order), one row per request; `dataset.json` may hold `{"num_slots": K}`.
+Ids are row numbers. Session files are streamed, a row group at a time.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from ega_jax.data import item_rules, sequence_rules, session_rules
+from ega_jax.data.tables import DataError
+
+Progress = Callable[[int, int], None]  # (rows checked, rows in all)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a valid folder holds; counts fix the static shapes of its batches."""
+
+    format: str  # "sequences" or "ad_log".
+    num_items: int  # P.
+    num_creatives: int  # R; 0 where items have none.
+    embedding_width: int  # E of an item.
+    creative_width: int  # E of a creative; 0 without creatives.
+    num_rows: int  # sequences, or sessions.
+    num_actions: int  # items in all sequences, or items shown.
+    num_slots: int  # K; 1 for sequences.
+    num_candidates: int  # N, the most a request has; 0 for sequences.
+    longest_history: int  # items; of a whole sequence for sequences.
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:>16}: {value}" for name, value in vars(self).items())
+
+
+def detect_format(folder: Path | str) -> str:
+    """Tells "sequences" from "ad_log" by the files present.
+
+    Raises:
+        DataError: the folder does not exist, or is neither.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(folder, "the folder does not exist")
+    if (folder / "sequences.parquet").exists() or (folder / "items.parquet").exists():
+        return "sequences"
+    if (folder / "sessions").exists() or (folder / "pois.parquet").exists():
+        return "ad_log"
+    raise DataError(
+        folder,
+        "not a dataset: expected items.parquet and sequences.parquet, "
+        "or pois.parquet, creatives.parquet and sessions/",
+    )
+
+
+def validate(
+    folder: Path | str, num_slots: int | None = None, progress: Progress = lambda done, total: None
+) -> Summary:
+    """Checks every row of a dataset folder against its format.
+
+    Args:
+        folder: the dataset.
+        num_slots: K of an ad log; default: that of `dataset.json`, else the most items shown.
+        progress: called with (rows checked, rows in all).
+
+    Returns:
+        Counts and widths.
+
+    Raises:
+        DataError: at the first row that breaks a rule.
+    """
+    folder = Path(folder)
+    if detect_format(folder) == "sequences":
+        return _validate_sequences(folder, progress)
+    return _validate_ad_log(folder, num_slots or _declared_slots(folder), progress)
+
+
+def _validate_sequences(folder: Path, progress: Progress) -> Summary:
+    items = item_rules.check_items(folder / "items.parquet")
+    path = folder / "sequences.parquet"
+    totals = sequence_rules.check_sequences(path, items.num_rows, progress)
+    return Summary(
+        format="sequences",
+        num_items=items.num_rows,
+        num_creatives=items.num_rows if items.image_width else 0,
+        embedding_width=items.width,
+        creative_width=items.image_width,
+        num_rows=totals.rows,
+        num_actions=totals.actions,
+        num_slots=1,
+        num_candidates=0,
+        longest_history=totals.longest,
+    )
+
+
+def _validate_ad_log(folder: Path, num_slots: int | None, progress: Progress) -> Summary:
+    pois = item_rules.check_pois(folder / "pois.parquet")
+    creatives, creative_poi = item_rules.check_creatives(folder / "creatives.parquet", pois)
+    totals = session_rules.check_sessions(
+        folder / "sessions", pois.num_rows, creative_poi, num_slots, progress
+    )
+    return Summary(
+        format="ad_log",
+        num_items=pois.num_rows,
+        num_creatives=creatives.num_rows,
+        embedding_width=pois.width,
+        creative_width=creatives.width,
+        num_rows=totals.rows,
+        num_actions=totals.shown,
+        num_slots=num_slots or totals.most_shown,
+        num_candidates=totals.most_candidates,
+        longest_history=totals.longest_history,
+    )
+
+
+def _declared_slots(folder: Path) -> int | None:
+    path = folder / "dataset.json"
+    if not path.exists():
+        return None
+    try:
+        num_slots = json.loads(path.read_text()).get("num_slots")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise DataError(path, f"not a JSON object ({error})") from error
+    if num_slots is not None and (not isinstance(num_slots, int) or num_slots < 1):
+        raise DataError(path, f"num_slots must be a positive integer, found {num_slots!r}")
+    return num_slots

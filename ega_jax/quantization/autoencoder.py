@@ -1,0 +1,81 @@
+"""Encoder and decoder of the RQ-VAE, and the standardisation of what they see (sec. 4.1.2)."""
+
+import dataclasses
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ega_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class RQVAEConfig:
+    """The residual-quantised autoencoder."""
+
+    num_layers: int = 3  # C.
+    num_codes: int = 256  # W.
+    hidden: tuple[int, ...] = (512, 256)  # Widths of the encoder; the decoder mirrors them.
+    latent: int = 64  # L, the width that is quantised.
+    commitment: float = 0.25  # Weight of the latent's distance to its codewords.
+    decay: float = 0.99  # Of the codebooks' running means, per step.
+
+
+class MLP(nn.Module):
+    """Dense layers with SiLU between them."""
+
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., in] to [..., widths[-1]]."""
+        for width in self.widths[:-1]:
+            x = nn.silu(nn.Dense(width)(x))
+        return nn.Dense(self.widths[-1])(x)
+
+
+def init_params(key: jax.Array, config: RQVAEConfig, width: int) -> Params:
+    """Draws the parameters of both networks for embeddings of `width` features."""
+    key_encoder, key_decoder = jax.random.split(key)
+    return {
+        "encoder": _encoder(config).init(key_encoder, jnp.zeros((1, width)))["params"],
+        "decoder": _decoder(config, width).init(key_decoder, jnp.zeros((1, config.latent)))[
+            "params"
+        ],
+    }
+
+
+def encode(config: RQVAEConfig, params: Params, x: jax.Array) -> jax.Array:
+    """Standardised embeddings [n, E] to latents [n, L]."""
+    return cast(jax.Array, _encoder(config).apply({"params": params["encoder"]}, x))
+
+
+def decode(config: RQVAEConfig, params: Params, latent: jax.Array, width: int) -> jax.Array:
+    """Latents [n, L] to standardised embeddings [n, E], `E` = `width`."""
+    network = _decoder(config, width)
+    return cast(jax.Array, network.apply({"params": params["decoder"]}, latent))
+
+
+def moments(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation [E] of embeddings [n, E]; 1 in place of a deviation of 0."""
+    deviation = embeddings.std(axis=0)
+    return embeddings.mean(axis=0), jnp.where(deviation > 0, deviation, 1.0)
+
+
+def standardise(embeddings: jax.Array, mean: jax.Array, scale: jax.Array) -> jax.Array:
+    """Embeddings [n, E] in units of `scale` [E] around `mean` [E]."""
+    return (embeddings - mean[None]) / scale[None]
+
+
+def unstandardise(x: jax.Array, mean: jax.Array, scale: jax.Array) -> jax.Array:
+    """The inverse of `standardise`."""
+    return x * scale[None] + mean[None]
+
+
+def _encoder(config: RQVAEConfig) -> MLP:
+    return MLP((*config.hidden, config.latent))
+
+
+def _decoder(config: RQVAEConfig, width: int) -> MLP:
+    return MLP((*reversed(config.hidden), width))

@@ -1,0 +1,78 @@
+"""Items that share all their codes: moved apart within the last layer, or told apart (sec. 4.1.2).
+
+Once per catalogue, on the host: the groups are ragged and the assignment is a combinatorial one.
+"""
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+
+def resolve(codes: np.ndarray, left: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """Gives the items under one prefix distinct codes in the last layer.
+
+    Among the items that share all codes but the last and of which some collide, the sum of squared
+    distances to the codewords is minimised with each codeword used once. Where more than W items
+    share a prefix, the W items of the best such assignment are moved; the others keep their
+    nearest code, and collide.
+
+    Args:
+        codes: [n, C] int nearest codes.
+        left: [n, E] what the last layer was given.
+        codebook: [W, E] codewords of the last layer.
+
+    Returns:
+        [n, C] int32 codes.
+    """
+    resolved = np.array(codes, np.int32)
+    norm = np.sum(codebook**2, axis=-1)
+    for items in _colliding_groups(resolved):
+        given = left[items]
+        distance = np.sum(given**2, axis=-1)[:, None] - 2 * given @ codebook.T + norm
+        rows, columns = linear_sum_assignment(distance)
+        resolved[items[rows], -1] = columns
+    return resolved
+
+
+def disambiguate(codes: np.ndarray, num_codes: int) -> np.ndarray:
+    """Adds a layer that numbers the items of a leaf, so that codes name the item.
+
+    Args:
+        codes: [n, C] int.
+        num_codes: W.
+
+    Returns:
+        [n, C + 1] int32 codes, all different.
+
+    Raises:
+        ValueError: where more than W items share their codes.
+    """
+    codes = np.asarray(codes, np.int32)
+    order, starts = _runs(codes)
+    sizes = np.diff(np.append(starts, len(codes)))
+    if sizes.max() > num_codes:
+        leaf = codes[order[starts[sizes.argmax()]]].tolist()
+        raise ValueError(
+            f"{sizes.max()} items share the codes {leaf}; one more layer tells {num_codes} apart"
+        )
+    number = np.empty(len(codes), np.int32)
+    number[order] = np.arange(len(codes)) - np.repeat(starts, sizes)
+    return np.concatenate([codes, number[:, None]], axis=1)
+
+
+def _colliding_groups(codes: np.ndarray) -> list[np.ndarray]:
+    """Items of each group that shares all codes but the last, if any two share that one too."""
+    order, starts = _runs(codes[:, :-1])
+    _, leaves = _runs(codes)
+    leaves_per_group = np.diff(np.append(np.searchsorted(leaves, starts), leaves.size))
+    sizes = np.diff(np.append(starts, len(codes)))
+    groups = np.split(order, starts[1:])
+    return [groups[g] for g in np.flatnonzero(leaves_per_group < sizes)]
+
+
+def _runs(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorts items [n] by their codes; returns the order and where each run of equals starts."""
+    n, c = codes.shape
+    order = np.lexsort(codes.T[::-1]) if c else np.arange(n)
+    ordered = codes[order]
+    differs = np.any(ordered[1:] != ordered[:-1], axis=1)
+    return order, np.flatnonzero(np.append(True, differs))

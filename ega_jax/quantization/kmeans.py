@@ -1,0 +1,136 @@
+"""k-means and residual k-means: a tokenizer without an encoder (sec. 4.1.2).
+
+Residuals of wide embeddings look like one ball around the origin. A centroid that starts at a row
+of such data attracts that row alone, for all others are nearer to the middle, and most items end
+up with the same code. So centroids start, and start again when they hold few points, only a part
+of the way from the middle of a cluster to one of its points, which splits the cluster.
+"""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ega_jax.quantization import residual
+
+WEAK_SHARE = 0.25  # A code with fewer points than this share of the mean starts again.
+STEP_TO_ROW = 0.3  # How far from the middle of its cluster towards the row that it splits off.
+
+
+@dataclasses.dataclass(frozen=True)
+class KMeansConfig:
+    """Residual k-means."""
+
+    num_layers: int = 3  # C.
+    num_codes: int = 256  # W.
+    num_iterations: int = 25  # Lloyd steps per layer.
+
+
+def code_sums(
+    x: jax.Array, codes: jax.Array, where: jax.Array, num_codes: int
+) -> tuple[jax.Array, jax.Array]:
+    """Number and sum of the vectors of each code.
+
+    Args:
+        x: [n, E] vectors.
+        codes: [n] int32 their codes.
+        where: [n] bool, the vector counts.
+        num_codes: W.
+
+    Returns:
+        [W] numbers and [W, E] sums, float32.
+    """
+    weight = where.astype(x.dtype)
+    add = functools.partial(jax.ops.segment_sum, segment_ids=codes, num_segments=num_codes)
+    return add(weight), add(x * weight[:, None])
+
+
+def split_clusters(
+    key: jax.Array,
+    x: jax.Array,
+    centre: jax.Array,
+    where: jax.Array,
+    num_codes: int,
+    step: float | jax.Array = STEP_TO_ROW,
+) -> jax.Array:
+    """Draws new codewords out of clusters, the larger a cluster the more of them.
+
+    Args:
+        key: PRNG key.
+        x: [n, E] vectors.
+        centre: [n, E] the codeword of each vector.
+        where: [n] bool, the vector may be drawn.
+        num_codes: W, codewords to draw; rows repeat where `n` is less.
+        step: 0 is the centre, 1 the vector drawn.
+
+    Returns:
+        [W, E] codewords.
+    """
+    n = x.shape[0]
+    row = jax.random.choice(key, n, (num_codes,), replace=n < num_codes, p=where.astype(x.dtype))
+    return centre[row] + step * (x[row] - centre[row])
+
+
+@functools.partial(jax.jit, static_argnames=("num_codes", "num_iterations"))
+def kmeans(key: jax.Array, x: jax.Array, num_codes: int, num_iterations: int = 25) -> jax.Array:
+    """Lloyd's algorithm with restarts of weak centroids.
+
+    The last third of the steps settles: only centroids without any point start again, right on a
+    row of the data, so that no code is left empty.
+
+    Args:
+        key: PRNG key.
+        x: [n, E] vectors, `n` at least W.
+        num_codes: W.
+        num_iterations: Lloyd steps.
+
+    Returns:
+        [W, E] centroids.
+    """
+    chex.assert_rank(x, 2)
+    everywhere = jnp.ones(x.shape[0], bool)
+    floor = WEAK_SHARE * x.shape[0] / num_codes
+
+    def step(i: int, centroids: jax.Array) -> jax.Array:
+        settling = 3 * i >= 2 * num_iterations
+        codes = residual.nearest(x, centroids)
+        count, total = code_sums(x, codes, everywhere, num_codes)
+        fresh = split_clusters(
+            jax.random.fold_in(key, i),
+            x,
+            centroids[codes],
+            everywhere,
+            num_codes,
+            step=jnp.where(settling, 1.0, STEP_TO_ROW),
+        )
+        weak = count <= jnp.where(settling, 0, floor)
+        return jnp.where(weak[:, None], fresh, total / jnp.maximum(count, 1)[:, None])
+
+    middle = jnp.broadcast_to(x.mean(axis=0, keepdims=True), x.shape)
+    key_seeds = jax.random.fold_in(key, num_iterations)
+    seeds = split_clusters(key_seeds, x, middle, everywhere, num_codes)
+    return lax.fori_loop(0, num_iterations, step, seeds)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def residual_kmeans(key: jax.Array, x: jax.Array, config: KMeansConfig) -> jax.Array:
+    """Fits k-means layer by layer, each on what the layers before it left over.
+
+    Args:
+        key: PRNG key.
+        x: [n, E] vectors, `n` at least W.
+        config: sizes and steps.
+
+    Returns:
+        [C, W, E] codebooks.
+    """
+
+    def layer(left: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        codebook = kmeans(key, left, config.num_codes, config.num_iterations)
+        return left - codebook[residual.nearest(left, codebook)], codebook
+
+    _, codebooks = lax.scan(layer, x, jax.random.split(key, config.num_layers))
+    return codebooks

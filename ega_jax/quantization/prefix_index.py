@@ -1,0 +1,249 @@
+"""The tree of semantic codes as sorted integer arrays.
+
+Sorted by their codes, the items that share a prefix stand next to each other: a node of the tree
+is a contiguous range of sorted items, so children and validity are gathers and comparisons with
+static shapes (secs. 4.1.2 and 4.3.1). Two builders share one interface:
+
+- `request_index`: the candidates of one request, on device, under `jit` and `vmap`;
+- `catalogue_index`: millions of items, once on the host.
+
+The root has depth 0 and node id 0; an item's full code has depth `C`. Node `-1` is no node: it
+has no children and an empty span. `F` is the number of places for the children of a node.
+"""
+
+from collections.abc import Sequence
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import lax
+
+DENSE_DEPTHS = 2
+DENSE_ENTRIES = 1 << 22
+
+
+@struct.dataclass
+class Children:
+    """The children of `S` nodes."""
+
+    node: jax.Array  # [S, F] int32 node id one level deeper, -1 where there is no child.
+    code: jax.Array  # [S, F] int32 the code that leads there; arbitrary where no child.
+    where: jax.Array  # [S, F] bool, there is a child.
+
+
+@struct.dataclass
+class RequestIndex:
+    """The tree over one request's candidates.
+
+    Each depth has an order of its own: rows are sorted by the codes down to that depth and, where
+    these are equal, by falling priority. So every node is the same range of rows at all depths,
+    and the first row of a node of depth d + 1 in the d-th order is its item of highest priority.
+    Any row of a node serves as its id.
+    """
+
+    order: jax.Array  # [C, N] int32 row -> candidate; the masked ones come last.
+    row: jax.Array  # [C, N] int32 candidate -> row.
+    code: jax.Array  # [C, N] int32 code of the row's item at that depth.
+    low: jax.Array  # [C, N] int32 start of the node of depth d + 1 that holds the row.
+    end: jax.Array  # [C, N] int32 its end.
+    num_items: jax.Array  # [] int32 candidates that are not masked.
+
+    def expand(self, depth: int, node: jax.Array) -> Children:
+        """Children of nodes.
+
+        Args:
+            depth: depth of the nodes, static, below `C`.
+            node: [S] int32 node ids of that depth.
+
+        Returns:
+            The children, with `F = N`; a child's id is its first row.
+        """
+        row = jnp.arange(self.order.shape[1], dtype=jnp.int32)[None]
+        low, high = self.span(depth, node)
+        within = (row >= low[:, None]) & (row < high[:, None])
+        where = within & (self.low[depth][None] == row)
+        code = jnp.broadcast_to(self.code[depth], where.shape)
+        return Children(node=jnp.where(where, row, -1), code=code, where=where)
+
+    def span(self, depth: int, node: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Range `[low, high)` of rows below nodes of a static depth; any shape of `node`."""
+        low = jnp.zeros_like(node) if depth == 0 else self.low[depth - 1][node]
+        end = self.num_items if depth == 0 else self.end[depth - 1][node]
+        return jnp.where(node >= 0, low, 0), jnp.where(node >= 0, end, 0)
+
+
+def request_index(
+    codes: jax.Array, where: jax.Array, priority: jax.Array | None = None
+) -> RequestIndex:
+    """Builds the tree over one request's candidates, on device; `vmap` it over requests.
+
+    Args:
+        codes: [N, C] int32 codes of the candidates.
+        where: [N] bool, the candidate exists.
+        priority: [N] float32, orders the items of a node, highest first; by candidate if absent.
+
+    Returns:
+        The index; its shapes depend on `N` and `C` only.
+    """
+    chex.assert_rank([codes, where], [2, 1])
+    priority = jnp.zeros(where.shape) if priority is None else priority
+    num_items = where.sum(dtype=jnp.int32)
+    orders = [_order(codes[:, : d + 1], where, priority) for d in range(codes.shape[1])]
+    return RequestIndex(
+        order=jnp.stack(orders),
+        row=jnp.stack([jnp.argsort(order).astype(jnp.int32) for order in orders]),
+        num_items=num_items,
+        **_ranges(codes, jnp.stack(orders), num_items),
+    )
+
+
+def _order(codes: jax.Array, where: jax.Array, priority: jax.Array) -> jax.Array:
+    """Candidates `[N]` sorted by existence, codes and falling priority; ties by candidate."""
+    columns = [codes[:, d].astype(jnp.int32) for d in range(codes.shape[1])]
+    candidate = jnp.arange(where.shape[0], dtype=jnp.int32)
+    keys = (~where, *columns, -priority)
+    return lax.sort((*keys, candidate), num_keys=len(keys), is_stable=True)[-1]
+
+
+def _ranges(codes: jax.Array, order: jax.Array, num_items: jax.Array) -> dict[str, jax.Array]:
+    """Code, start and end of the node of depth d + 1 that holds each row: three of `[C, N]`."""
+    c, n = order.shape
+    row = jnp.arange(n, dtype=jnp.int32)[None]
+    by_row = codes[order[-1]].astype(jnp.int32).T
+    differs = jnp.concatenate([jnp.ones((c, 1), jnp.int32), jnp.abs(jnp.diff(by_row))], axis=1)
+    is_start = (lax.cummax(differs, axis=0) > 0) | (row >= num_items)
+    low = lax.cummax(jnp.where(is_start, row, 0), axis=1)
+    next_start = lax.cummin(jnp.where(is_start, row, num_items), axis=1, reverse=True)
+    end = jnp.concatenate([next_start[:, 1:], jnp.full((c, 1), num_items)], axis=1)
+    return {"code": by_row, "low": low, "end": end}
+
+
+@struct.dataclass
+class DenseLevel:
+    """Children as a table over all codes: cheap where nodes are few and full, near the root."""
+
+    table: jax.Array  # [nodes, W] int32 child reached by a code, -1 where none.
+
+    def expand(self, node: jax.Array) -> Children:
+        """Children of `node` [S], with `F = W`."""
+        child = jnp.where(node[:, None] >= 0, self.table[node], -1)
+        code = jnp.arange(self.table.shape[1], dtype=jnp.int32)
+        return Children(node=child, code=jnp.broadcast_to(code, child.shape), where=child >= 0)
+
+
+@struct.dataclass
+class SparseLevel:
+    """Children as consecutive node ids: small where nodes are many and have few children."""
+
+    first_child: jax.Array  # [nodes + 1] int32 id of each node's first child.
+    code: jax.Array  # [nodes of the next level] int16 or int32, the code that leads there.
+    max_children: int = struct.field(pytree_node=False)
+
+    def expand(self, node: jax.Array) -> Children:
+        """Children of `node` [S], with `F = max_children`."""
+        place = jnp.arange(self.max_children, dtype=jnp.int32)[None]
+        child = self.first_child[node][:, None] + place
+        where = (node[:, None] >= 0) & (child < self.first_child[node + 1][:, None])
+        code = self.code[jnp.where(where, child, 0)].astype(jnp.int32)
+        return Children(node=jnp.where(where, child, -1), code=code, where=where)
+
+
+@struct.dataclass
+class CatalogueIndex:
+    """The tree over a whole catalogue; the nodes of a depth are numbered in sorted order."""
+
+    order: jax.Array  # [n] int32 sorted position -> item id.
+    bounds: tuple[jax.Array, ...]  # C + 1 of [nodes + 1] int32: a node starts at bounds[node].
+    levels: tuple[DenseLevel | SparseLevel, ...]  # C: from the nodes of a depth to the next.
+
+    @property
+    def num_items(self) -> int:
+        """Number of items."""
+        return self.order.shape[0]
+
+    def expand(self, depth: int, node: jax.Array) -> Children:
+        """Children of nodes.
+
+        Args:
+            depth: depth of the nodes, static, below `C`.
+            node: [S] int32 node ids of that depth.
+
+        Returns:
+            The children, with `F = W` near the root and the largest number of children of any
+            node of that depth further down.
+        """
+        return self.levels[depth].expand(node)
+
+    def span(self, depth: int, node: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Range `[low, high)` of `order` below nodes of a static depth; any shape of `node`."""
+        bounds = self.bounds[depth]
+        low, high = bounds[node], bounds[node + 1]
+        return jnp.where(node >= 0, low, 0), jnp.where(node >= 0, high, 0)
+
+
+PrefixIndex = RequestIndex | CatalogueIndex
+
+
+def catalogue_index(codes: np.ndarray, num_codes: int) -> CatalogueIndex:
+    """Builds the tree over a catalogue, on the host.
+
+    Args:
+        codes: [n, C] integer codes of the items.
+        num_codes: `W`, codes per layer.
+
+    Returns:
+        The index: about 11 bytes per item of 3 codes once most codes are taken.
+
+    Raises:
+        ValueError: where there is no item or a code is outside `[0, W)`.
+    """
+    codes = np.asarray(codes)
+    if codes.ndim != 2 or not codes.size:
+        raise ValueError(f"codes must be a non-empty [items, layers] array, found {codes.shape}")
+    if codes.min() < 0 or codes.max() >= num_codes:
+        item = int(np.argmax(((codes < 0) | (codes >= num_codes)).any(axis=1)))
+        raise ValueError(f"codes of item {item} are {codes[item]}, outside [0, {num_codes})")
+    narrow = codes.T.astype(np.int16 if num_codes <= 1 << 15 else np.int32)
+    order = np.lexsort(narrow[::-1]).astype(np.int32)
+    ordered = narrow[:, order]
+    starts = _node_starts(ordered)
+    levels = [_level(ordered, starts, depth, num_codes) for depth in range(len(ordered))]
+    bounds = [jnp.asarray(np.append(s, order.size), jnp.int32) for s in starts]
+    return CatalogueIndex(order=jnp.asarray(order), bounds=tuple(bounds), levels=tuple(levels))
+
+
+def _node_starts(ordered: np.ndarray) -> list[np.ndarray]:
+    """Sorted positions [nodes] int32 at which the nodes of each depth 0..C start."""
+    is_start = np.zeros(ordered.shape[1], bool)
+    is_start[0] = True
+    starts = [np.zeros(1, np.int32)]
+    for column in ordered:
+        is_start[1:] |= column[1:] != column[:-1]
+        starts.append(np.flatnonzero(is_start).astype(np.int32))
+    return starts
+
+
+def _level(
+    ordered: np.ndarray, starts: Sequence[np.ndarray], depth: int, num_codes: int
+) -> DenseLevel | SparseLevel:
+    """Links the nodes of `depth` to those of `depth + 1`."""
+    parents, children = starts[depth], starts[depth + 1]
+    code = ordered[depth, children]
+    first_child = np.append(np.searchsorted(children, parents), children.size).astype(np.int32)
+    counts = np.diff(first_child)
+    if depth < DENSE_DEPTHS and parents.size * num_codes <= DENSE_ENTRIES:
+        table = np.full((parents.size, num_codes), -1, np.int32)
+        table[np.repeat(np.arange(parents.size), counts), code] = np.arange(children.size)
+        return DenseLevel(table=jnp.asarray(table))
+    return SparseLevel(
+        first_child=jnp.asarray(first_child),
+        code=jnp.asarray(code),
+        max_children=int(counts.max()),
+    )
+
+
+def size_in_bytes(index: PrefixIndex) -> int:
+    """Memory that an index takes."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(index))

@@ -1,0 +1,202 @@
+"""One interface for residual k-means and the RQ-VAE: embeddings in, semantic tokens out.
+
+A tokenizer is a pytree: fit it, save it like any other state, restore it into `abstract(...)`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ega_jax.quantization import autoencoder, collisions, kmeans, residual, rqvae
+from ega_jax.types import Params
+
+TokenizerConfig = kmeans.KMeansConfig | autoencoder.RQVAEConfig
+
+
+@struct.dataclass
+class Tokenizer:
+    """All it takes to turn embeddings into codes and back.
+
+    `L` is the width that is quantised: the latent's for an RQ-VAE, `E` for k-means.
+    """
+
+    mean: jax.Array  # [E] of the embeddings.
+    scale: jax.Array  # [E] their standard deviation; for k-means one and the same for all features.
+    codebooks: jax.Array  # [C, W, L]
+    params: Params | None  # Of encoder and decoder; None for k-means.
+    config: TokenizerConfig = struct.field(pytree_node=False)
+
+
+def check_embeddings(embeddings: np.ndarray, num_codes: int) -> None:
+    """Checks that a tokenizer can be fitted.
+
+    Args:
+        embeddings: should be [n, E] float, finite, with `n` at least W.
+        num_codes: W.
+
+    Raises:
+        ValueError: names the first rule that is broken, and the row.
+    """
+    if embeddings.ndim != 2 or not embeddings.size:
+        raise ValueError(f"embeddings must be a non-empty [items, width], found {embeddings.shape}")
+    bad = ~np.isfinite(embeddings).all(axis=1)
+    if bad.any():
+        raise ValueError(f"embedding of item {bad.argmax()} is not finite ({bad.sum()} such items)")
+    if len(embeddings) < num_codes:
+        raise ValueError(f"{len(embeddings)} items cannot fill {num_codes} codes: lower num_codes")
+
+
+def fit_kmeans(config: kmeans.KMeansConfig, embeddings: np.ndarray, key: jax.Array) -> Tokenizer:
+    """Fits residual k-means.
+
+    Distances are those of the embeddings as given: they are only centred, and scaled as a whole.
+
+    Args:
+        config: sizes and steps.
+        embeddings: [n, E] float.
+        key: PRNG key.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ValueError: see `check_embeddings`.
+    """
+    check_embeddings(np.asarray(embeddings), config.num_codes)
+    return _fit_kmeans(config, jnp.asarray(embeddings, jnp.float32), key)
+
+
+def _fit_kmeans(config: kmeans.KMeansConfig, embeddings: jax.Array, key: jax.Array) -> Tokenizer:
+    mean, deviation = autoencoder.moments(embeddings)
+    spread = jnp.sqrt(jnp.mean(deviation**2))
+    scale = jnp.full_like(deviation, spread)
+    x = autoencoder.standardise(embeddings, mean, scale)
+    codebooks = kmeans.residual_kmeans(key, x, config)
+    return Tokenizer(mean=mean, scale=scale, codebooks=codebooks, params=None, config=config)
+
+
+def init_rqvae(
+    config: autoencoder.RQVAEConfig, embeddings: np.ndarray, key: jax.Array
+) -> tuple[Params, rqvae.Variables]:
+    """Checks the embeddings and initialises an RQ-VAE, to be trained on `rqvae.make_loss`.
+
+    Args:
+        config: sizes.
+        embeddings: [n, E] float.
+        key: PRNG key.
+
+    Returns:
+        See `rqvae.init`.
+
+    Raises:
+        ValueError: see `check_embeddings`.
+    """
+    check_embeddings(np.asarray(embeddings), config.num_codes)
+    init = jax.jit(rqvae.init, static_argnums=1)
+    return init(key, config, jnp.asarray(embeddings, jnp.float32))
+
+
+def from_rqvae(
+    config: autoencoder.RQVAEConfig, params: Params, variables: rqvae.Variables
+) -> Tokenizer:
+    """The tokenizer of a trained RQ-VAE."""
+    return Tokenizer(
+        mean=variables.mean,
+        scale=variables.scale,
+        codebooks=variables.codebooks,
+        params=params,
+        config=config,
+    )
+
+
+def abstract(config: TokenizerConfig, width: int) -> Tokenizer:
+    """Shapes and dtypes of a tokenizer of embeddings of that width: what to restore into."""
+    embeddings = jax.ShapeDtypeStruct((config.num_codes, width), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    if isinstance(config, kmeans.KMeansConfig):
+        return jax.eval_shape(functools.partial(_fit_kmeans, config), embeddings, key)
+    params, variables = jax.eval_shape(lambda key, x: rqvae.init(key, config, x), key, embeddings)
+    return from_rqvae(config, params, variables)
+
+
+@jax.jit
+def encode(tokenizer: Tokenizer, embeddings: jax.Array) -> jax.Array:
+    """What is quantised, [n, L], for embeddings [n, E]."""
+    x = autoencoder.standardise(embeddings, tokenizer.mean, tokenizer.scale)
+    if isinstance(tokenizer.config, autoencoder.RQVAEConfig):
+        x = autoencoder.encode(tokenizer.config, tokenizer.params, x)
+    return x
+
+
+@jax.jit
+def decode(tokenizer: Tokenizer, codes: jax.Array) -> jax.Array:
+    """The embeddings [n, E] that codes [n, C] stand for."""
+    x = residual.reconstruct(codes, tokenizer.codebooks)
+    if isinstance(tokenizer.config, autoencoder.RQVAEConfig):
+        width = len(tokenizer.mean)
+        x = autoencoder.decode(tokenizer.config, tokenizer.params, x, width)
+    return autoencoder.unstandardise(x, tokenizer.mean, tokenizer.scale)
+
+
+def assign(tokenizer: Tokenizer, embeddings: np.ndarray, resolve: bool = True) -> np.ndarray:
+    """Gives each item its codes; on the host, once per catalogue.
+
+    Args:
+        tokenizer: a fitted tokenizer.
+        embeddings: [P, E] float.
+        resolve: move colliding items apart within the last layer, see `collisions.resolve`.
+
+    Returns:
+        [P, C] int32 codes.
+    """
+    codes, left = _quantize(tokenizer, jnp.asarray(embeddings, jnp.float32))
+    if not resolve:
+        return np.array(codes)
+    return collisions.resolve(*map(np.asarray, (codes, left, tokenizer.codebooks[-1])))
+
+
+@jax.jit
+def _quantize(tokenizer: Tokenizer, embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Nearest codes [n, C] and what the last layer was given [n, L]."""
+    codes, residuals = residual.quantize_layers(encode(tokenizer, embeddings), tokenizer.codebooks)
+    return codes, residuals[-1]
+
+
+def report(
+    tokenizer: Tokenizer, embeddings: np.ndarray, codes: np.ndarray
+) -> dict[str, float | int | list[float]]:
+    """How good a set of codes is.
+
+    Args:
+        tokenizer: the tokenizer that assigned them.
+        embeddings: [P, E] float.
+        codes: [P, C] int; or [P, C + 1] with a layer from `collisions.disambiguate`.
+
+    Returns:
+        For each of the C layers `usage`, the share of its W codes in use, `usage_attainable`, the
+        share of min(W, P / 4), at most 1, and `perplexity`; `r2`, the share of the embeddings'
+        variance that the codes explain; `collision_rate`, the share of items that share all codes
+        with another; `largest_leaf`, the most items with the same codes.
+    """
+    figures = _figures(tokenizer, jnp.asarray(embeddings, jnp.float32), jnp.asarray(codes))
+    return {name: figure.tolist() for name, figure in figures.items()}
+
+
+@jax.jit
+def _figures(tokenizer: Tokenizer, embeddings: jax.Array, codes: jax.Array) -> dict[str, jax.Array]:
+    num_layers, num_codes, _ = tokenizer.codebooks.shape
+    layers = codes[:, :num_layers]
+    usage = residual.usage(layers, num_codes)
+    attainable = min(1.0, len(codes) / 4 / num_codes)
+    sizes = residual.leaf_sizes(codes)
+    return {
+        "usage": usage,
+        "usage_attainable": jnp.minimum(usage / attainable, 1.0),
+        "perplexity": residual.perplexity(layers, num_codes),
+        "r2": residual.r2(embeddings, decode(tokenizer, layers)),
+        "collision_rate": jnp.mean(sizes > 1),
+        "largest_leaf": sizes.max(),
+    }

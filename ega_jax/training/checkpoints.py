@@ -1,0 +1,206 @@
+"""Saving and restoring: the only module that knows orbax.
+
+A saved folder holds a `tree` of arrays and its JSON `metadata`; a phase's checkpoint adds
+`batches`, the data iterator's state. Saves block, and a folder gets its name only when it is
+complete, so what a killed process leaves behind is never taken for a checkpoint.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
+
+KEPT = 2  # checkpoints of a phase that stay on disk.
+
+
+class CheckpointMismatchError(ValueError):
+    """A saved tree does not have the fields, shapes or types that are asked of it."""
+
+
+class ConfigMismatchError(ValueError):
+    """A workdir was created with another config."""
+
+
+class PhaseCheckpoints:
+    """The checkpoints of one phase, one folder per step."""
+
+    def __init__(self, folder: Path):
+        self._folder = Path(folder).absolute()
+
+    def path(self, step: int) -> Path:
+        """Returns the folder of the checkpoint after `step` steps."""
+        return self._folder / str(step)
+
+    def latest_step(self) -> int | None:
+        """Returns the step of the newest complete checkpoint, `None` without one."""
+        return max(self._complete_steps(), default=None)
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        batches: grain.DatasetIterator,
+        metadata: Mapping[str, Any],
+    ) -> None:
+        """Saves the state after `step` steps with its data iterator, and drops old checkpoints."""
+        _save(self.path(step), state, metadata, batches=grain.checkpoint.CheckpointSave(batches))
+        if jax.process_index() == 0:
+            kept = {str(kept) for kept in sorted(self._complete_steps())[-KEPT:]}
+            for child in self._folder.iterdir():
+                if child.name not in kept:
+                    shutil.rmtree(child)
+
+    def restore(
+        self, step: int, target: Any, batches: grain.DatasetIterator
+    ) -> tuple[Any, dict[str, Any]]:
+        """Restores the state and metadata of a step, and moves `batches` to where it stood.
+
+        Raises:
+          CheckpointMismatchError: the checkpoint does not fit `target`.
+        """
+        path = self.path(step)
+        state = restore_tree(path, target)
+        _restore(path, batches=grain.checkpoint.CheckpointRestore(batches))
+        return state, read_metadata(path)
+
+    def _complete_steps(self) -> list[int]:
+        folders = self._folder.iterdir() if self._folder.is_dir() else ()
+        return [int(f.name) for f in folders if f.name.isdecimal() and is_complete(f)]
+
+
+def save_tree(path: str | os.PathLike, tree: Any, metadata: Mapping[str, Any]) -> None:
+    """Saves a tree of arrays with its JSON metadata as the folder `path`, replacing it."""
+    _save(Path(path), tree, metadata)
+
+
+def restore_tree(path: str | os.PathLike, target: Any) -> Any:
+    """Restores a saved tree of arrays.
+
+    Args:
+      path: the folder it was saved as, or a phase's checkpoint.
+      target: the expected tree, of arrays or `jax.ShapeDtypeStruct`s; what has a sharding is
+        restored to it, the rest to the first device.
+
+    Returns:
+      The saved arrays, in the structure of `target`.
+
+    Raises:
+      FileNotFoundError: there is no complete saved tree at `path`.
+      CheckpointMismatchError: a field is missing, or of another shape or type.
+    """
+    path = Path(path).absolute()
+    found = _read_json(path)["fields"]
+    differences = _differences(found, _fields(target))
+    if differences:
+        raise CheckpointMismatchError(
+            f"{path} does not fit what is being restored:\n" + "\n".join(differences)
+        )
+    abstract = jax.tree.map(_abstract, target)
+    return _restore(path, tree=ocp.args.StandardRestore(abstract))["tree"]
+
+
+def is_complete(path: str | os.PathLike) -> bool:
+    """Returns whether a whole saved tree stands at `path`."""
+    return (Path(path) / "tree").is_dir() and (Path(path) / "metadata").is_dir()
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
+    """Returns the JSON metadata that a tree was saved with."""
+    return _read_json(Path(path).absolute())["metadata"]
+
+
+def check_workdir(
+    workdir: str | os.PathLike, config: Mapping[str, Any], free: Iterable[str] = ()
+) -> None:
+    """Binds a workdir to a config: writes `config.json`, or compares with what stands there.
+
+    Args:
+      workdir: the folder, made if absent.
+      config: nested JSON-like settings.
+      free: fields that may change from run to run, by dotted name (`data.path`); the name of
+        a group frees all its fields. Their new values replace the old ones in the file.
+
+    Raises:
+      ConfigMismatchError: another field differs; each is named, with both values.
+    """
+    path = Path(workdir) / "config.json"
+    config = json.loads(json.dumps(config))
+    if path.exists():
+        found, expected = _flatten(json.loads(path.read_text())), _flatten(config)
+        free = tuple(free)
+        differences = _differences(_without(found, free), _without(expected, free))
+        if differences:
+            raise ConfigMismatchError(
+                f"{workdir} was created with another config; restore these fields or choose "
+                "another workdir:\n" + "\n".join(differences)
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".tmp{os.getpid()}")
+    temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
+    """Returns the config that a workdir was created with."""
+    return json.loads((Path(workdir) / "config.json").read_text())
+
+
+def _save(path: Path, tree: Any, metadata: Mapping[str, Any], **items: Any) -> None:
+    described = {"fields": _fields(tree), "metadata": dict(metadata)}
+    items |= {"tree": ocp.args.StandardSave(tree), "metadata": ocp.args.JsonSave(described)}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path.absolute(), ocp.args.Composite(**items), force=True)
+
+
+def _restore(path: Path, **items: Any) -> Any:
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(path, ocp.args.Composite(**items))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not is_complete(path):
+        raise FileNotFoundError(f"no complete checkpoint at {path}")
+    return _restore(path, metadata=ocp.args.JsonRestore())["metadata"]
+
+
+def _fields(tree: Any) -> dict[str, str]:
+    """Describes each leaf by its path: `{"params/dense/kernel": "float32[3, 4]"}`."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{leaf.dtype}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat = {}
+    for name, value in config.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= _flatten(value, f"{prefix}{name}.") if nested else {prefix + name: repr(value)}
+    return flat
+
+
+def _without(fields: Mapping[str, str], free: tuple[str, ...]) -> dict[str, str]:
+    groups = tuple(f"{name}." for name in free)
+    return {k: v for k, v in fields.items() if k not in free and not k.startswith(groups)}
+
+
+def _differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
+    """Names each field that differs, as `field: found X, expected Y`."""
+    return [
+        f"  {name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
+    ]

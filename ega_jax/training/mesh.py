@@ -1,0 +1,47 @@
+"""Data parallelism: the mesh, and how batches and states lie on it."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+
+def join_hosts() -> None:
+    """Joins the processes of a run on several hosts; call it before any other use of JAX."""
+    jax.distributed.initialize()
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of one axis, `data`, over the given devices (default: all of them)."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding that puts a full copy on every device of the mesh."""
+    return NamedSharding(mesh, P())
+
+
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Splits a host batch over the mesh along its leading axis.
+
+    Args:
+      batch: this process's rows of every field, `[B / processes, ...]`.
+      mesh: a mesh from `data_mesh`.
+
+    Returns:
+      The global arrays `[B, ...]`, each device holding `B / devices` rows.
+
+    Raises:
+      ValueError: a field's rows cannot be split evenly over the devices.
+    """
+    for name, value in batch.items():
+        rows = value.shape[0] * jax.process_count()
+        if rows % mesh.size:
+            raise ValueError(
+                f"batch field {name!r} has {rows} rows, which {mesh.size} devices cannot share "
+                f"evenly: choose a batch size divisible by {mesh.size}"
+            )
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, P("data")), dict(batch))

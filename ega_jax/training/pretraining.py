@@ -1,0 +1,235 @@
+"""The main job's first half: from a dataset to a pre-trained generator (paper sec. 4.4.1)."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.data import pipeline
+from ega_jax.data.market.config import SIZES
+from ega_jax.data.market.logs import write_market
+from ega_jax.data.sequences import SequenceDataset
+from ega_jax.generation import generator
+from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.generation.pretraining import pretraining_loss
+from ega_jax.training.checkpoints import PhaseCheckpoints, restore_tree
+from ega_jax.training.loop import Phase, train
+from ega_jax.training.metrics import read_metrics
+from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.progress import ProgressReport
+from ega_jax.training.state import TrainState, make_train_step
+from ega_jax.training.tokenization import TokenizerSettings, Tokens, tokenize
+from ega_jax.types import Catalogue, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """The phases from data to a pre-trained generator, bound to a workdir.
+
+    Each step is made when it is first asked for, and restored from the workdir where an earlier
+    run has made it: dataset, tokens, generator.
+
+    Attributes:
+      config: nested settings, as in `experiments/configs`.
+      workdir: where everything is kept.
+      mesh: the devices to train on.
+    """
+
+    config: Mapping[str, Any]
+    workdir: Path
+    mesh: jax.sharding.Mesh
+
+    @functools.cached_property
+    def dataset(self) -> pipeline.Dataset:
+        """The dataset of `data.path`, or else the market's own, validated.
+
+        Raises:
+          DataError: the folder breaks a rule of its format.
+        """
+        data = self.config["data"]
+        folder = Path(data["path"] or self.workdir / "data")
+        if not data["path"] and not folder.exists():
+            self._make_market(folder)
+        with ProgressReport("validating", 0, 1) as progress:
+            return pipeline.open_dataset(
+                folder, fractions=tuple(data["fractions"]), progress=progress.count
+            )
+
+    def _make_market(self, folder: Path) -> None:
+        market = self.config["data"]["market"]
+        config = dataclasses.replace(
+            SIZES[market["size"]], world=market["world"], seed=market["seed"]
+        )
+        with ProgressReport("simulating", 0, config.num_sessions) as progress:
+            write_market(config, folder, market["sequences"] or None, progress.count)
+
+    @property
+    def is_market(self) -> bool:
+        """Whether the dataset is an ad log, with candidates of its own for each request."""
+        return not isinstance(self.dataset, SequenceDataset)
+
+    @functools.cached_property
+    def tokens(self) -> dict[str, Tokens]:
+        """Tokens of the POIs and, where there are any, of the creatives."""
+        embeddings = {"poi": self.dataset.item_embedding}
+        if self.dataset.summary.num_creatives:
+            embeddings["creative"] = self.dataset.creative_embedding
+        settings = TokenizerSettings(**self.config["tokenizer"])
+        return {
+            name: tokenize(
+                name,
+                embedding,
+                settings,
+                workdir=self.workdir,
+                config=self.config,
+                mesh=self.mesh,
+                seed=self.config["seed"],
+            )
+            for name, embedding in embeddings.items()
+        }
+
+    @functools.cached_property
+    def catalogue(self) -> Catalogue:
+        """The items' codes, and which creatives a POI owns."""
+        summary, tokens = self.dataset.summary, self.tokens
+        num_layers = tokens["poi"].codes.shape[1]
+        no_creatives = np.zeros((0, num_layers), np.int32)
+        creative_codes = tokens["creative"].codes if "creative" in tokens else no_creatives
+        owned = owned_creatives(self.dataset.creative_poi, summary.num_items)
+        return Catalogue(*map(jnp.asarray, (tokens["poi"].codes, creative_codes, owned)))
+
+    @functools.cached_property
+    def generator_config(self) -> GeneratorConfig:
+        """Sizes of the generator, some of which follow from data and tokens."""
+        settings = TokenizerSettings(**self.config["tokenizer"])
+        num_slots = self.dataset.summary.num_slots if self.is_market else 0
+        return GeneratorConfig(
+            num_codes=settings.num_codes,
+            num_layers=settings.code_layers,
+            num_slots=self.config["data"]["num_slots"] or num_slots,
+            history_length=self.config["data"]["history_length"],
+            creatives=self.dataset.summary.num_creatives > 0,
+            **self.config["generator"],
+        )
+
+    @property
+    def validation_split(self) -> str:
+        """The held-out split that is measured during training."""
+        return "align" if self.is_market else "validation"
+
+    def batches(self, split: str, num_rows: int | None = None) -> "HeldOut":
+        """A held-out split as batches, or its first rows; can be iterated over again."""
+        size = self.config["evaluation"]["batch_size"]
+        batches = pipeline.eval_batches(self.dataset, split, batch_size=size, **self._shapes)
+        return HeldOut(batches, None if num_rows is None else -(-num_rows // size))
+
+    @property
+    def _shapes(self) -> dict[str, Any]:
+        data = self.config["data"]
+        return {
+            "history_length": data["history_length"],
+            "num_slots": self.generator_config.num_slots,
+            "exposure_weight": data["exposure_weight"],
+        }
+
+    def train_generator(self, evaluate=None) -> Params:
+        """Trains the generator to the end, from its last checkpoint if there is one.
+
+        Args:
+          evaluate: `params -> {name: value}`, run every `training.evaluate_every` steps.
+
+        Returns:
+          The parameters.
+        """
+        phase = self._generator_phase(evaluate)
+        return train(phase, workdir=self.workdir, config=self.config, mesh=self.mesh).params
+
+    def samples_per_second(self) -> float:
+        """Median speed of the generator's training."""
+        records = read_metrics(self.workdir / "metrics" / "generator.jsonl")
+        return float(np.median([record["samples_per_second"] for record in records]))
+
+    def restore_generator(self) -> Params:
+        """The parameters of the last checkpoint.
+
+        Raises:
+          FileNotFoundError: the workdir has none.
+        """
+        checkpoints = PhaseCheckpoints(self.workdir / "checkpoints" / "generator")
+        step = checkpoints.latest_step()
+        if step is None:
+            raise FileNotFoundError(
+                f"{self.workdir} holds no generator: run experiments.pretrain with it first"
+            )
+        return restore_tree(checkpoints.path(step), jax.eval_shape(self._init)).params
+
+    def _init(self) -> TrainState:
+        key = jax.random.fold_in(jax.random.key(self.config["seed"]), 1)
+        params = generator.init(key, self.generator_config, self.catalogue)
+        return TrainState.create(params, self._optimizer)
+
+    @property
+    def _optimizer(self):
+        settings = OptimizerConfig(**self.config["optimizer"])
+        return make_optimizer(settings, self.config["training"]["num_steps"])
+
+    def _generator_phase(self, evaluate) -> Phase:
+        training, seed = self.config["training"], self.config["seed"]
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        loss = pretraining_loss(self.generator_config, self.catalogue)
+        return Phase(
+            name="generator",
+            init=self._init,
+            step=make_train_step(loss, self._optimizer, key),
+            batches=pipeline.train_batches(
+                self.dataset,
+                "pretrain" if self.is_market else "train",
+                batch_size=training["batch_size"],
+                seed=seed,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                **self._shapes,
+            ),
+            num_steps=training["num_steps"],
+            checkpoint_every=training["checkpoint_every"],
+            log_every=training["log_every"],
+            evaluate=evaluate and (lambda state: evaluate(state.params)),
+            evaluate_every=training["evaluate_every"],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """The first batches of a held-out split, or all."""
+
+    batches: grain.IterDataset
+    num_batches: int | None = None
+
+    def __iter__(self):
+        """Starts a new pass."""
+        return itertools.islice(self.batches, self.num_batches)
+
+
+def owned_creatives(creative_poi: np.ndarray, num_pois: int) -> np.ndarray:
+    """Lists each POI's creatives.
+
+    Args:
+      creative_poi: `[R]` int32, the POI that owns each creative.
+      num_pois: `P`.
+
+    Returns:
+      `[P, M]` int32 creative ids in ascending order, -1 where none; `M` is the most of any POI.
+    """
+    counts = np.bincount(creative_poi, minlength=num_pois)
+    owned = np.full((num_pois, counts.max(initial=0)), -1, np.int32)
+    order = np.argsort(creative_poi, kind="stable").astype(np.int32)
+    place = np.arange(order.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    owned[creative_poi[order], place] = order
+    return owned

@@ -1,0 +1,64 @@
+"""How far a phase is: a bar on a terminal, plain lines elsewhere."""
+
+import datetime
+import time
+from collections.abc import Mapping
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressReport:
+    """Shows step, loss, rate and time left of one phase, as a context manager, on stderr."""
+
+    def __init__(self, name: str, step: int, num_steps: int, console: Console | None = None):
+        self._name = name
+        self._first, self._num_steps = step, num_steps
+        quiet = jax.process_index() != 0
+        self._console = console or Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self._start, self._last_line = time.perf_counter(), -SECONDS_BETWEEN_LINES
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[summary]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(name, total=num_steps, completed=step, summary="")
+
+    def __enter__(self) -> "ProgressReport":
+        """Shows the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.stop()
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows the step reached in training."""
+        loss, speed = metrics["loss"], metrics["samples_per_second"]
+        self.count(step, self._num_steps, f"loss {loss:.4f}  {speed:.0f} samples/s")
+
+    def count(self, step: int, num_steps: int, summary: str = "") -> None:
+        """Shows how many of all steps are done.
+
+        Plain lines come at most every ten seconds, and at the end.
+        """
+        self._num_steps = num_steps
+        self._bar.update(self._task, total=num_steps, completed=step, summary=summary)
+        now = time.perf_counter()
+        due = step == self._num_steps or now - self._last_line >= SECONDS_BETWEEN_LINES
+        if not self._console.is_terminal and due:
+            self._last_line = now
+            left = (now - self._start) / (step - self._first) * (self._num_steps - step)
+            self._console.print(
+                f"{self._name}  {step}/{self._num_steps}  {summary}  "
+                f"{datetime.timedelta(seconds=round(left))} left",
+                highlight=False,
+            )

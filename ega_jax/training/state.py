@@ -1,0 +1,91 @@
+"""The state of a training phase and the factory of its step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from ega_jax.types import Metrics, Params
+
+Batch = Any
+LossFn = Callable[[Params, Any, Batch, chex.PRNGKey], tuple[chex.Array, tuple[Metrics, Any]]]
+
+
+@struct.dataclass
+class TrainState:
+    """All that a phase must remember between two steps.
+
+    Random keys are not part of it: a step derives its key from `step`, so a restored state
+    continues exactly as the original would have.
+    """
+
+    step: chex.Array  # [] int32, steps taken.
+    params: Params  # what the gradient updates.
+    opt_state: optax.OptState
+    variables: Any = ()  # what the loss updates itself: code usage counts, multipliers.
+
+    @classmethod
+    def create(
+        cls, params: Params, optimizer: optax.GradientTransformation, variables: Any = ()
+    ) -> "TrainState":
+        """Returns the state before the first step."""
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            variables=variables,
+        )
+
+
+def make_train_step(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, key: chex.PRNGKey
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the pure function that takes one gradient step.
+
+    Args:
+      loss_fn: `(params, variables, batch, key) -> (loss [], (metrics, new variables))`.
+      optimizer: turns gradients into updates.
+      key: the phase's random key; step `t` gets `fold_in(key, t)`.
+
+    Returns:
+      `step(state, batch) -> (state, metrics)`. The metrics gain `loss` and the global norms
+      `grad_norm` (before clipping), `param_norm` (after the step) and `update_norm`. Where the
+      loss or the gradient is not finite, the state comes back untouched.
+    """
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        step_key = jax.random.fold_in(key, state.step)
+        (loss, (metrics, variables)), grads = grad_fn(
+            state.params, state.variables, batch, step_key
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        new_state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            variables=variables,
+        )
+        metrics = metrics | {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(new_state.params),
+            "update_norm": optax.tree.norm(updates),
+        }
+        return keep_if(is_finite(metrics), new_state, state), metrics
+
+    return step
+
+
+def is_finite(metrics: Metrics) -> jax.Array:
+    """Returns `[] bool`: whether a step's loss, and its gradient where reported, are finite."""
+    return jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics.get("grad_norm", 0.0))
+
+
+def keep_if(condition: jax.Array, new: TrainState, old: TrainState) -> TrainState:
+    """Returns `new` where the scalar `condition` holds, `old` elsewhere."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)

@@ -1,0 +1,143 @@
+"""From embeddings to semantic tokens: fitted once per workdir, then restored (sec. 4.1.2)."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.data.pipeline import embedding_batches
+from ega_jax.quantization import collisions, rqvae, tokenizer
+from ega_jax.quantization.autoencoder import RQVAEConfig
+from ega_jax.quantization.kmeans import KMeansConfig
+from ega_jax.training.checkpoints import is_complete, read_metadata, restore_tree, save_tree
+from ega_jax.training.loop import Phase, train
+from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.state import TrainState, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerSettings:
+    """How a tokenizer is fitted."""
+
+    kind: str = "rqvae"  # One of KINDS.
+    num_layers: int = 3  # C of the quantiser; a disambiguation code comes on top.
+    num_codes: int = 256  # W
+    disambiguate: bool = False  # One more code tells items with the same codes apart.
+    num_iterations: int = 25  # Lloyd steps per layer of k-means.
+    hidden: tuple[int, ...] = (512, 256)  # Widths of the RQ-VAE's encoder.
+    latent: int = 64  # Width that the RQ-VAE quantises.
+    num_steps: int = 2000  # Of the RQ-VAE.
+    batch_size: int = 1024  # Of the RQ-VAE, at most the number of items.
+    learning_rate: float = 1e-3  # Of the RQ-VAE, peak of a cosine.
+    checkpoint_every: int = 1000
+
+    @property
+    def code_layers(self) -> int:
+        """C as the generator sees it, the disambiguation code included."""
+        return self.num_layers + self.disambiguate
+
+    def model(self) -> KMeansConfig | RQVAEConfig:
+        """The config of the tokenizer itself.
+
+        Raises:
+          ValueError: the kind is unknown.
+        """
+        if self.kind not in KINDS:
+            raise ValueError(f"tokenizer kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.kind == "kmeans":
+            return KMeansConfig(self.num_layers, self.num_codes, self.num_iterations)
+        return RQVAEConfig(self.num_layers, self.num_codes, tuple(self.hidden), self.latent)
+
+
+KINDS = ("rqvae", "kmeans")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """The semantic tokens of a catalogue's POIs or creatives."""
+
+    codes: np.ndarray  # [n, C] int32
+    report: dict[str, Any]  # Usage, perplexity, R2 and collisions; see `tokenizer.report`.
+
+
+def tokenize(
+    name: str,
+    embeddings: np.ndarray,
+    settings: TokenizerSettings,
+    *,
+    workdir: Path,
+    config: Mapping[str, Any],
+    mesh: jax.sharding.Mesh,
+    seed: int,
+) -> Tokens:
+    """Fits a tokenizer and assigns codes, or restores what the workdir holds.
+
+    Args:
+      name: "poi" or "creative"; the tokenizer is kept in `workdir/tokenizers/NAME`.
+      embeddings: `[n, E]` float32.
+      settings: how to fit.
+      workdir: where checkpoints and the result go.
+      config: of the whole run, saved with checkpoints.
+      mesh: for the RQ-VAE's training.
+      seed: of initialisation and order.
+
+    Returns:
+      The codes and their report.
+    """
+    path = Path(workdir) / "tokenizers" / name
+    if not is_complete(path):
+        fitted = _fit(name, embeddings, settings, workdir, config, mesh, seed)
+        codes = tokenizer.assign(fitted, embeddings)
+        if settings.disambiguate:
+            codes = collisions.disambiguate(codes, settings.num_codes)
+        before = tokenizer.report(
+            fitted, embeddings, tokenizer.assign(fitted, embeddings, resolve=False)
+        )
+        report = tokenizer.report(fitted, embeddings, codes) | {
+            "collision_rate_before": before["collision_rate"]
+        }
+        save_tree(path, {"tokenizer": fitted, "codes": jnp.asarray(codes)}, report)
+    shape = (len(embeddings), settings.code_layers)
+    target = {
+        "tokenizer": tokenizer.abstract(settings.model(), embeddings.shape[1]),
+        "codes": jax.ShapeDtypeStruct(shape, jnp.int32),
+    }
+    return Tokens(np.asarray(restore_tree(path, target)["codes"]), read_metadata(path))
+
+
+def _fit(name, embeddings, settings, workdir, config, mesh, seed) -> tokenizer.Tokenizer:
+    model = settings.model()
+    tokenizer.check_embeddings(embeddings, settings.num_codes)
+    key = jax.random.key(seed)
+    if isinstance(model, KMeansConfig):
+        return tokenizer.fit_kmeans(model, embeddings, key)
+    optimizer_config = OptimizerConfig(settings.learning_rate, schedule="cosine", clip_norm=10.0)
+    optimizer = make_optimizer(optimizer_config, settings.num_steps)
+    key_init, key_steps = jax.random.split(key)
+
+    def init() -> TrainState:
+        params, variables = rqvae.init(key_init, model, jnp.asarray(embeddings))
+        return TrainState.create(params, optimizer, variables)
+
+    # A batch divides evenly over the devices and is no larger than the catalogue.
+    batch_size = min(settings.batch_size, len(embeddings)) // mesh.size * mesh.size
+    phase = Phase(
+        name=f"rqvae_{name}",
+        init=init,
+        step=make_train_step(rqvae.make_loss(model), optimizer, key_steps),
+        batches=embedding_batches(
+            embeddings,
+            batch_size=batch_size,
+            seed=seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        num_steps=settings.num_steps,
+        checkpoint_every=settings.checkpoint_every,
+    )
+    state = train(phase, workdir=workdir, config=config, mesh=mesh)
+    return tokenizer.from_rqvae(model, state.params, state.variables)

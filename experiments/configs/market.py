@@ -1,0 +1,63 @@
+"""The embedded ad market: made on first use, with a known truth.
+
+    python -m experiments.pretrain --config=experiments/configs/market.py:tiny
+
+`tiny` is the quick start: data, tokens and generator within four minutes on two CPU cores.
+`small` is the size of the tables, `yelp_small` the same with real POIs (set
+`--config.data.market.sequences=DIR` to the folder of the Yelp sequences), `large` wants a GPU
+or TPU. Expected results stand in the README.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs.base import base, choose
+
+TINY = {
+    "data": {"history_length": 16, "market": {"size": "tiny"}},
+    "tokenizer": {
+        "num_codes": 64,
+        "hidden": (128,),
+        "latent": 32,
+        "num_steps": 600,
+        "batch_size": 600,
+        "checkpoint_every": 300,
+    },
+    "generator": {
+        "width": 64,
+        "hidden": 256,
+        "num_heads": 4,
+        "encoder_blocks": 2,
+        "decoder_blocks": 2,
+    },
+    "optimizer": {"learning_rate": 3e-3},
+    "training": {"num_steps": 600, "checkpoint_every": 200, "evaluate_every": 200},
+    "evaluation": {"num_beams": 16},
+}
+SMALL = {
+    "data": {"history_length": 32, "market": {"size": "small"}},
+    "tokenizer": {"num_codes": 256, "latent": 32},
+    "training": {"num_steps": 6000, "checkpoint_every": 1000, "evaluate_every": 1000},
+    "evaluation": {"num_beams": 32},
+}
+YELP_SMALL = SMALL | {"data": {"history_length": 32, "market": {"size": "small", "world": "yelp"}}}
+LARGE = {
+    "data": {"history_length": 128, "market": {"size": "large"}},
+    "tokenizer": {"num_codes": 1024, "num_steps": 10_000, "batch_size": 4096},
+    "generator": {"width": 256, "hidden": 1024, "num_heads": 8, "dtype": "bfloat16"},
+    "training": {
+        "batch_size": 512,
+        "num_steps": 30_000,
+        "checkpoint_every": 2000,
+        "evaluate_every": 5000,
+    },
+    "evaluation": {"num_beams": 64},
+}
+VARIANTS = {"tiny": TINY, "small": SMALL, "yelp_small": YELP_SMALL, "large": LARGE}
+
+
+def get_config(variant: str = "tiny") -> ConfigDict:
+    """Returns the config of a variant: tiny, small, yelp_small or large."""
+    settings = choose(variant, VARIANTS)
+    config = base(f"market-{variant}")
+    config.update(settings)
+    return config

@@ -1,0 +1,39 @@
+"""The paper's sizes (EGA-V2, arXiv 2505.17549, sec. 5.1), for a log of one's own.
+
+    python -m experiments.pretrain --config=experiments/configs/meituan.py --config.data.path=DIR
+
+T=256 behaviours, K=10 slots, C=3 layers of W=1024 codes, 3 encoder and 3 decoder blocks, batch
+128, Adam with learning rate 0.0024. DIR is a folder in the ad-log format. The industrial log
+itself is not public; the paper's results stand in the README beside ours on the market.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs.base import base
+
+SETTINGS = {
+    "data": {"path": "data/ad_log", "history_length": 256, "num_slots": 10},
+    "tokenizer": {"num_codes": 1024, "num_steps": 10_000, "batch_size": 4096},
+    "generator": {"width": 256, "hidden": 1024, "num_heads": 8, "dtype": "bfloat16"},
+    "optimizer": {
+        "learning_rate": 0.0024,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "clip_norm": None,
+    },
+    "training": {
+        "batch_size": 128,
+        "num_steps": 100_000,
+        "checkpoint_every": 5000,
+        "evaluate_every": 10_000,
+    },
+    "evaluation": {"num_beams": 64},
+}
+
+
+def get_config() -> ConfigDict:
+    """Returns the config at the paper's sizes."""
+    config = base("meituan")
+    with config.ignore_type():
+        config.update(SETTINGS)
+    return config

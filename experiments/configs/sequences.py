@@ -1,0 +1,45 @@
+"""Public interaction sequences, leave-one-out: next-item retrieval by generating its codes.
+
+    python -m experiments.pretrain --config=experiments/configs/sequences.py:beauty \
+        --config.data.path=DIR
+
+`experiments.convert` makes the folder from the public files of Amazon reviews, the Yelp Open
+Dataset and MovieLens. Without a variant the config takes any folder in that format, and trains
+for at most two hours on two CPU cores on the size of Amazon Beauty. Expected results stand in the
+README.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs.base import base, choose
+
+DEFAULT = {
+    "data": {"path": "data/sequences", "history_length": 20, "num_slots": 4},
+    "tokenizer": {"kind": "kmeans", "num_codes": 256},
+    "generator": {"dropout_rate": 0.2},
+    "optimizer": {"weight_decay": 0.05, "warmup_steps": 500},
+    "training": {
+        "batch_size": 256,
+        "num_steps": 20_000,
+        "checkpoint_every": 1000,
+        "evaluate_every": 1000,
+    },
+}
+VARIANTS = {
+    "": {},
+    "beauty": {"data": {"path": "data/beauty"}},
+    "yelp": {"data": {"path": "data/yelp"}},
+    "movies": {
+        "data": {"path": "data/movies", "history_length": 50},
+        "tokenizer": {"num_codes": 64},
+    },
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the config of a variant: beauty, yelp, movies or none."""
+    settings = choose(variant, VARIANTS)
+    config = base(f"sequences-{variant}" if variant else "sequences")
+    config.update(DEFAULT)
+    config.update(settings)
+    return config

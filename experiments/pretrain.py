@@ -1,0 +1,46 @@
+"""Data, semantic tokens, generator: the first half of the main job.
+
+Makes the data if the config names none, validates it, fits the tokenizers, pre-trains the
+generator on users' interests, and measures it. Run it again with the same workdir to continue
+where it stopped; Ctrl-C and SIGTERM save first.
+
+    python -m experiments.pretrain                         # The embedded market, tiny.
+    python -m experiments.pretrain --config=experiments/configs/sequences.py:beauty \\
+        --config.data.path=DIR --config.training.num_steps=5000
+
+The workdir then holds config.json, data/ (a market's), tokenizers/, checkpoints/, metrics/ (JSON
+lines), tensorboard/ and results.json.
+"""
+
+import time
+
+from ega_jax.evaluation.interest import evaluator_of
+from ega_jax.evaluation.report import plot_curves, print_table, write_results
+from ega_jax.training.mesh import data_mesh
+from ega_jax.training.pretraining import Pretraining
+from experiments import command
+
+command.define_config()
+
+
+def main() -> None:
+    """Runs the command."""
+    config, workdir = command.open_workdir()
+    start = time.perf_counter()
+    run = Pretraining(config, workdir, data_mesh())
+    measure = evaluator_of(run)
+    held_out = run.batches(run.validation_split, config["evaluation"]["validation_rows"])
+    params = run.train_generator(lambda params: measure(params, held_out))
+    results = {
+        "tokenizer": {name: tokens.report for name, tokens in run.tokens.items()},
+        "test": measure(params, run.batches(config["evaluation"]["split"])),
+        "seconds": time.perf_counter() - start,
+        "samples_per_second": run.samples_per_second(),
+    }
+    write_results(workdir, results)
+    print_table(results, title=config["name"])
+    print(f"results.json and {plot_curves(workdir, 'generator').name} are in {workdir}")
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

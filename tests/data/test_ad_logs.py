@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+from ega_jax.data.pipeline import eval_batches, open_dataset
+
+T, K = 4, 3
+
+
+def pad(values, width, fill):
+    return list(values) + [fill] * (width - len(values))
+
+
+def expected_row(sessions, row, num_candidates, exposure_weight):
+    """One example, by hand."""
+    session = {name: values[row] for name, values in sessions.items()}
+    num_ads = len(session["ad_poi"])
+    shown = session["shown_poi"]
+    history = {
+        name: ([-1] * T + session[name])[-T:] for name in ("history_poi", "history_creative")
+    }
+    flags = ("shown_is_ad", "click_poi", "click_image", "convert")
+    clicks = zip(session["click_poi"], session["click_image"], strict=True)
+    weights = [1.0 if any(pair) else exposure_weight for pair in clicks]
+    return {
+        **history,
+        "item": pad(session["ad_poi"] + session["organic_poi"], num_candidates, -1),
+        "is_ad": pad([True] * num_ads, num_candidates, False),
+        "bid": np.float32(pad(session["ad_bid"], num_candidates, 0.0)),
+        "shown_poi": pad(shown, K, -1),
+        "shown_creative": pad(session["shown_creative"], K, -1),
+        **{name: pad(session[name], K, False) for name in flags},
+        "session": session["session_id"],
+        "propensity": np.float32(session["propensity"]),
+        "target_poi": pad(shown, K, -1),
+        "target_creative": pad(session["shown_creative"], K, -1),
+        "target_weight": np.float32(pad(weights, K, 0.0)),
+    }
+
+
+@pytest.fixture
+def dataset(ad_log, tmp_path):
+    return open_dataset(ad_log.write(tmp_path / "log"))
+
+
+def test_catalogue_as_stored(ad_log, dataset):
+    np.testing.assert_allclose(dataset.item_embedding, ad_log.pois["embedding"], rtol=1e-6)
+    np.testing.assert_allclose(dataset.creative_embedding, ad_log.creatives["embedding"], rtol=1e-6)
+    assert dataset.creative_poi.tolist() == ad_log.creatives["poi_id"]
+    assert dataset.titles == ad_log.pois["title"]
+
+
+def test_examples_equal_those_made_by_hand(ad_log, dataset):
+    """40 sessions: 32 to pre-train on, 4 to align, 4 to test."""
+    batches = {
+        split: list(
+            eval_batches(
+                dataset, split, batch_size=7, history_length=T, num_slots=K, exposure_weight=0.25
+            )
+        )
+        for split in ("pretrain", "align", "test")
+    }
+    sizes = {split: len(found) for split, found in batches.items()}
+    assert sizes == {"pretrain": 5, "align": 1, "test": 1}
+    firsts = {"pretrain": (0, 32), "align": (32, 36), "test": (36, 40)}
+    for split, (start, stop) in firsts.items():
+        joined = {
+            name: np.concatenate([batch[name] for batch in batches[split]])
+            for name in batches[split][0]
+        }
+        for place, row in enumerate(range(start, stop)):
+            expected = expected_row(ad_log.sessions, row, dataset.summary.num_candidates, 0.25)
+            assert expected.keys() == joined.keys()
+            for name, values in expected.items():
+                np.testing.assert_array_equal(joined[name][place], values, err_msg=name)
+        assert (joined["session"][stop - start :] == -1).all()
+
+
+def test_blank_rows_are_empty(dataset):
+    (batch,) = eval_batches(dataset, "test", batch_size=6, history_length=T)
+    for name, values in batch.items():
+        empty = {"propensity": 1}.get(name, -1 if values.dtype == np.int32 else 0)
+        assert (values[4:] == empty).all(), name
+
+
+def test_dtypes(dataset):
+    (batch,) = eval_batches(dataset, "test", batch_size=4, history_length=T)
+    kinds = {name: values.dtype.name for name, values in batch.items()}
+    for name in ("history_poi", "history_creative", "item", "target_poi", "shown_poi", "session"):
+        assert kinds[name] == "int32", name
+    for name in ("bid", "propensity", "target_weight"):
+        assert kinds[name] == "float32", name
+    for name in ("is_ad", "shown_is_ad", "click_poi", "click_image", "convert"):
+        assert kinds[name] == "bool", name
+
+
+def test_fractions_set_the_splits(ad_log, tmp_path):
+    dataset = open_dataset(ad_log.write(tmp_path / "log"), fractions=(0.3, 0.5))
+    for split, first, size in (("pretrain", 100, 12), ("align", 112, 20), ("test", 132, 8)):
+        (batch,) = eval_batches(dataset, split, batch_size=size, history_length=T)
+        assert batch["session"].tolist() == list(range(first, first + size))
+
+
+def test_unknown_propensities_are_one(ad_log, tmp_path):
+    del ad_log.sessions["propensity"]
+    dataset = open_dataset(ad_log.write(tmp_path / "log"))
+    (batch,) = eval_batches(dataset, "test", batch_size=4, history_length=T)
+    assert batch["propensity"].tolist() == [1.0] * 4
+
+
+def test_slots_may_be_added_but_not_taken(dataset):
+    (batch,) = eval_batches(dataset, "test", batch_size=4, history_length=T, num_slots=5)
+    assert batch["shown_poi"].shape == (4, 5)
+    assert (batch["target_weight"][:, 3:] == 0).all()
+    with pytest.raises(ValueError, match="num_slots=2, but the log's slates have 3 slots"):
+        eval_batches(dataset, "test", batch_size=4, history_length=T, num_slots=2)

@@ -1,0 +1,327 @@
+import math
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ega_jax.data import checks, schema
+from ega_jax.data.tables import DataError
+
+FLOATS = pa.list_(pa.float32())
+
+
+def set_value(table, column, row, value):
+    def spoil(dataset):
+        getattr(dataset, table)[column][row] = value
+
+    return spoil
+
+
+def set_first(column, row, value):
+    def spoil(dataset):
+        dataset.sessions[column][row][0] = value
+
+    return spoil
+
+
+def set_type(column, kind):
+    def spoil(dataset):
+        dataset.types[column] = kind
+
+    return spoil
+
+
+def drop(table, column):
+    def spoil(dataset):
+        del getattr(dataset, table)[column]
+
+    return spoil
+
+
+def too_many_shown(dataset):
+    for name in ("shown_poi", "shown_creative", "shown_is_ad", "click_poi", "click_image"):
+        dataset.sessions[name][4] = dataset.sessions[name][4][:1] * 4
+    dataset.sessions["convert"][4] = [False] * 4
+
+
+def no_sessions(dataset):
+    dataset.sessions = {name: [] for name in dataset.sessions}
+
+
+def swap_times(dataset):
+    dataset.sessions["timestamp"][25] = 5
+
+
+def shuffle_ids(dataset):
+    dataset.pois["poi_id"][2:4] = [3, 2]
+
+
+# Files of sessions hold 25 rows: session 30 is row 5 of the second.
+AD_LOG_FAULTS = {
+    "poi id": (
+        set_value("sessions", "ad_poi", 30, [12]),
+        "part-1.parquet, column 'ad_poi', row 5: POI ids must be in 0..11, found 12",
+    ),
+    "negative poi id": (
+        set_value("sessions", "history_poi", 3, [-1]),
+        "part-0.parquet, column 'history_poi', row 3: POI ids must be in 0..11, found -1",
+    ),
+    "creative id": (
+        set_value("sessions", "shown_creative", 0, [24, 0, 0]),
+        "part-0.parquet, column 'shown_creative', row 0: creative ids must be in 0..23, found 24",
+    ),
+    "owner id": (
+        set_value("creatives", "poi_id", 7, 12),
+        "creatives.parquet, column 'poi_id', row 7: POI ids must be in 0..11, found 12",
+    ),
+    "creative of another poi": (
+        set_value("creatives", "poi_id", slice(None), [0] * 24),
+        "part-0.parquet, column 'history_creative', row 0: "
+        "a creative must belong to its 'history_poi'",
+    ),
+    "nan feature": (
+        set_value("pois", "embedding", 5, [0.0, math.nan, 0.0, 0.0]),
+        "pois.parquet, column 'embedding', row 5: features must be finite",
+    ),
+    "infinite feature": (
+        set_value("creatives", "embedding", 9, [0.0, math.inf, 0.0, 0.0]),
+        "creatives.parquet, column 'embedding', row 9: features must be finite",
+    ),
+    "null feature": (
+        set_value("pois", "embedding", 1, [0.0, None, 0.0, 0.0]),
+        "pois.parquet, column 'embedding', row 1: features must be finite",
+    ),
+    "null embedding": (
+        set_value("pois", "embedding", 1, None),
+        "pois.parquet, column 'embedding', row 1: nulls are not allowed",
+    ),
+    "negative bid": (
+        set_first("ad_bid", 7, -0.5),
+        "part-0.parquet, column 'ad_bid', row 7: bids must be finite and not negative, found -0.5",
+    ),
+    "nan bid": (
+        set_first("ad_bid", 7, math.nan),
+        "part-0.parquet, column 'ad_bid', row 7: bids must be finite and not negative, found nan",
+    ),
+    "bids and ads": (
+        set_value("sessions", "ad_bid", 31, [0.5] * 5),
+        "part-1.parquet, column 'ad_bid', row 6: "
+        "a list must be as long as that of 'ad_poi', found 5",
+    ),
+    "histories": (
+        set_value("sessions", "history_creative", 1, [0] * 20),
+        "column 'history_creative', row 1: a list must be as long as that of 'history_poi'",
+    ),
+    "shown creatives": (
+        set_value("sessions", "shown_creative", 1, []),
+        "column 'shown_creative', row 1: a list must be as long as that of 'shown_poi', found 0",
+    ),
+    "ad flags": (
+        set_value("sessions", "shown_is_ad", 1, [True] * 4),
+        "column 'shown_is_ad', row 1: a list must be as long as that of 'shown_poi', found 4",
+    ),
+    "click on nothing": (
+        set_value("sessions", "click_poi", 1, [True] * 4),
+        "column 'click_poi', row 1: a list must be as long as that of 'shown_poi', found 4",
+    ),
+    "conversion without click": (
+        lambda dataset: dataset.sessions.update(click_poi=dataset.sessions["click_image"]),
+        "column 'convert', row 0: a conversion needs a click",
+    ),
+    "too many shown": (
+        too_many_shown,
+        "part-0.parquet, column 'shown_poi', row 4: at most 3 items fit the slots, found 4",
+    ),
+    "time order over files": (
+        swap_times,
+        "part-1.parquet, column 'timestamp', row 0: rows must be in time order, found 5",
+    ),
+    "time order in a file": (
+        set_value("sessions", "timestamp", 8, 5),
+        "part-0.parquet, column 'timestamp', row 8: rows must be in time order, found 5",
+    ),
+    "id order": (
+        shuffle_ids,
+        "pois.parquet, column 'poi_id', row 2: ids must equal the row number, found 3",
+    ),
+    "ad that is no candidate": (
+        set_value("sessions", "organic_poi", 2, []),
+        "column 'shown_poi', row 2: a shown item must be in its 'organic_poi'",
+    ),
+    "organic item as ad": (
+        set_value("sessions", "shown_is_ad", 2, [True] * 3),
+        "column 'shown_poi', row 2: a shown item must be in its 'ad_poi'",
+    ),
+    "propensity": (
+        set_value("sessions", "propensity", 2, 0.0),
+        "column 'propensity', row 2: propensities must be in (0, 1], found 0.0",
+    ),
+    "session id": (
+        set_value("sessions", "session_id", 2, 2**31),
+        "column 'session_id', row 2: session ids must be in 0..2147483647, found 2147483648",
+    ),
+    "null list": (
+        set_value("sessions", "history_poi", 11, None),
+        "column 'history_poi', row 11: nulls are not allowed",
+    ),
+    "null in a list": (
+        set_value("sessions", "organic_poi", 11, [None]),
+        "column 'organic_poi', row 11: a list may not hold nulls",
+    ),
+    "missing column": (
+        drop("sessions", "ad_bid"),
+        "part-0.parquet, column 'ad_bid': the column is missing (a list of floats)",
+    ),
+    "wrong type": (
+        set_type("ad_poi", FLOATS),
+        "column 'ad_poi': the column must be a list of integers, found list<",
+    ),
+    "list embedding": (
+        set_type("embedding", FLOATS),
+        "pois.parquet, column 'embedding': the column must be a fixed-size list of floats",
+    ),
+    "no sessions": (no_sessions, "sessions: the folder does not exist or holds no *.parquet file"),
+}
+
+SEQUENCE_FAULTS = {
+    "item id": (
+        set_value("sequences", "items", 3, [0, 1, 2, 15]),
+        "sequences.parquet, column 'items', row 3: item ids must be in 0..14, found 15",
+    ),
+    "id order": (
+        set_value("items", "item_id", 3, 4),
+        "items.parquet, column 'item_id', row 3: ids must equal the row number, found 4",
+    ),
+    "nan image": (
+        set_value("items", "image_embedding", 3, [math.nan] * 4),
+        "items.parquet, column 'image_embedding', row 3: features must be finite",
+    ),
+    "timestamps of another length": (
+        set_value("sequences", "timestamps", 3, [0] * 5),
+        "column 'timestamps', row 3: a list must be as long as that of 'items', found 5",
+    ),
+    "unsorted timestamps": (
+        set_value("sequences", "timestamps", 3, [0, 2, 1, 3]),
+        "column 'timestamps', row 3: a sequence must be in time order, found 1",
+    ),
+    "empty sequence": (
+        lambda dataset: dataset.sequences.update(items=[[]] * 8, timestamps=[[]] * 8),
+        "sequences.parquet, column 'items', row 0: a sequence may not be empty",
+    ),
+    "no sequences": (
+        lambda dataset: dataset.sequences.update(user_id=[], items=[], timestamps=[]),
+        "sequences.parquet: the file has no rows",
+    ),
+    "missing column": (
+        drop("sequences", "items"),
+        "sequences.parquet, column 'items': the column is missing (a list of integers)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", AD_LOG_FAULTS)
+def test_a_malformed_ad_log_is_named(ad_log, tmp_path, fault):
+    spoil, message = AD_LOG_FAULTS[fault]
+    spoil(ad_log)
+    with pytest.raises(DataError, match=re.escape(message)):
+        schema.validate(ad_log.write(tmp_path / "log"))
+
+
+@pytest.mark.parametrize(
+    "fault", ["nan feature", "bids and ads", "ad flags", "time order in a file"]
+)
+def test_rows_are_numbered_when_read_in_parts(ad_log, tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(checks, "_ROWS_AT_A_TIME", 4)
+    test_a_malformed_ad_log_is_named(ad_log, tmp_path, fault)
+
+
+@pytest.mark.parametrize("fault", SEQUENCE_FAULTS)
+def test_malformed_sequences_are_named(make_sequences, tmp_path, fault):
+    dataset = make_sequences()
+    spoil, message = SEQUENCE_FAULTS[fault]
+    spoil(dataset)
+    with pytest.raises(DataError, match=re.escape(message)):
+        schema.validate(dataset.write(tmp_path / "sequences"))
+
+
+def test_summary_of_an_ad_log(ad_log, tmp_path):
+    calls = []
+    folder = ad_log.write(tmp_path / "log")
+    summary = schema.validate(folder, progress=lambda done, total: calls.append((done, total)))
+    sessions = ad_log.sessions
+    assert summary == schema.Summary(
+        format="ad_log",
+        num_items=12,
+        num_creatives=24,
+        embedding_width=4,
+        creative_width=4,
+        num_rows=40,
+        num_actions=sum(map(len, sessions["shown_poi"])),
+        num_slots=3,
+        num_candidates=max(
+            len(ads) + len(organic)
+            for ads, organic in zip(sessions["ad_poi"], sessions["organic_poi"], strict=True)
+        ),
+        longest_history=max(map(len, sessions["history_poi"])),
+    )
+    assert calls[-1] == (40, 40)
+    assert "num_candidates: " in str(summary)
+
+
+def test_summary_of_sequences(make_sequences, tmp_path):
+    summary = schema.validate(make_sequences(images=False).write(tmp_path / "sequences"))
+    assert (summary.format, summary.num_items, summary.num_creatives) == ("sequences", 15, 0)
+    assert (summary.num_rows, summary.num_actions, summary.longest_history) == (8, 33, 9)
+
+
+def test_slots_are_declared_given_or_inferred(ad_log, tmp_path):
+    folder = ad_log.write(tmp_path / "log", num_slots=7)
+    assert schema.validate(folder).num_slots == 7
+    assert schema.validate(folder, num_slots=5).num_slots == 5
+    with pytest.raises(DataError, match="at most 2 items fit the slots"):
+        schema.validate(folder, num_slots=2)
+    (folder / "dataset.json").unlink()
+    assert schema.validate(folder).num_slots == 3
+
+
+def test_optional_columns_may_be_absent(ad_log, tmp_path):
+    del ad_log.sessions["propensity"], ad_log.pois["title"]
+    assert schema.validate(ad_log.write(tmp_path / "log")).num_rows == 40
+
+
+def test_wide_types_are_accepted(ad_log, tmp_path):
+    ad_log.types |= {"ad_poi": pa.large_list(pa.int64()), "ad_bid": pa.list_(pa.float64())}
+    ad_log.types |= {"embedding": pa.list_(pa.float16(), 4)}
+    for table in (ad_log.pois, ad_log.creatives):
+        table["embedding"] = np.float16(table["embedding"]).tolist()
+    assert schema.validate(ad_log.write(tmp_path / "log")).num_rows == 40
+
+
+def test_missing_folders_and_files(ad_log, tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: the folder does not exist"):
+        schema.validate(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"not a dataset: expected items"):
+        schema.validate(tmp_path)
+    folder = ad_log.write(tmp_path / "log")
+    (folder / "creatives.parquet").unlink()
+    with pytest.raises(DataError, match=r"creatives.parquet: the file does not exist"):
+        schema.validate(folder)
+    (folder / "pois.parquet").write_bytes(b"not parquet")
+    with pytest.raises(DataError, match=r"pois.parquet: not a readable Parquet file"):
+        schema.validate(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"num_slots": "six"}', '{"num_slots": 0}'])
+def test_a_malformed_description_is_named(ad_log, tmp_path, text):
+    folder = ad_log.write(tmp_path / "log")
+    (folder / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match=r"dataset.json: "):
+        schema.validate(folder)
+
+
+def test_validation_writes_nothing(ad_log, tmp_path):
+    folder = ad_log.write(tmp_path / "log")
+    before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    schema.validate(folder)
+    assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before

@@ -1,0 +1,54 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ega_jax.data.schema import validate
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "experiments.convert", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def ratings(tmp_path):
+    lines = [f"{user}\t{item}\t4\t{item}" for user in range(1, 7) for item in range(1, 6)]
+    (tmp_path / "u.data").write_text("\n".join([*lines, "oops"]))
+    return tmp_path / "u.data"
+
+
+def test_converts_with_the_users_own_embeddings(ratings, tmp_path):
+    np.save(tmp_path / "vectors.npy", np.eye(5))
+    (tmp_path / "names.txt").write_text("\n".join("12345"))
+    done = run(
+        "--source=movielens",
+        f"--reviews={ratings}",
+        f"--out={tmp_path / 'out'}",
+        "--embedding=npy",
+        f"--npy={tmp_path / 'vectors.npy'}",
+        f"--npy_ids={tmp_path / 'names.txt'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "31 lines read, 1 malformed and left out" in done.stdout
+    assert f"{ratings}:31: " in done.stdout
+    assert validate(tmp_path / "out").embedding_width == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--embedding=npy"], "--embedding=npy needs --npy and --npy_ids"),
+        (["--embedding=tfidf"], "--embedding=tfidf needs --metadata"),
+        (["--metadata=missing.dat"], "error: missing.dat: the file does not exist"),
+        (["--source=netflix"], "should be one of <amazon|yelp|movielens>"),
+    ],
+)
+def test_mistakes_are_named(ratings, tmp_path, arguments, message):
+    out = tmp_path / "out"
+    done = run("--source=movielens", f"--reviews={ratings}", f"--out={out}", *arguments)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
