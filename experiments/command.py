@@ -4,13 +4,15 @@ Exit codes: 0 done, 1 an error that the message explains, 2 wrong flags, 130 sto
 with everything saved.
 """
 
+import os
+import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from ega_jax.data.tables import DataError
 from ega_jax.training.checkpoints import (
@@ -23,6 +25,9 @@ from ega_jax.training.loop import Interrupted, NonFiniteLossError
 from ega_jax.training.mesh import join_hosts
 
 CONFIGS = Path(__file__).parent / "configs"
+DEFAULT = "market.py:tiny"
+CONFIG = ("--config=", "-config=")  # How the flag of the config file starts,
+FIELD = ("--config.", "-config.")  # and how one that changes a field of it.
 FREE = (  # Fields that may differ from run to run in one workdir.
     "data.path",
     "training.checkpoint_every",
@@ -46,13 +51,17 @@ _SEVERAL_HOSTS = flags.DEFINE_bool(
 )
 
 
-def define_config(default: str = "market.py:tiny") -> None:
-    """Defines the flag `--config`, a file of `experiments/configs` with an optional variant."""
+def define_config() -> None:
+    """Defines the flag `--config`, a file of `experiments/configs` with an optional variant.
+
+    The default is given when flags are parsed, and not here, so that a field that does not exist
+    is answered there.
+    """
     config_flags.DEFINE_config_file(
         "config",
-        str(CONFIGS / default),
-        "Config file and variant, e.g. experiments/configs/market.py:small; a field is changed "
-        "by --config.field=value.",
+        None,
+        f"Config file and variant, e.g. experiments/configs/market.py:small; by default {DEFAULT}. "
+        "A field is changed by --config.field=value, e.g. --config.training.num_steps=100.",
     )
 
 
@@ -111,28 +120,56 @@ def run(main: Callable[[], None], description: str | None) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; an unknown variant or field is answered with the valid ones."""
+    """Parses flags; an unknown config file, variant or field is answered with the valid ones."""
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(_config_first(argv) if "config" in flags.FLAGS else argv)
     except flags.Error as error:
-        message = str(error)
-    except (AttributeError, KeyError, ValueError, TypeError) as error:
-        message = error.args[0] if error.args else str(error)
-    print(f"error: {message}\n{_valid_fields(argv)}", file=sys.stderr)
+        # Of an error within a config file, the flags' own message holds a whole traceback.
+        lines = str(error).strip().splitlines()
+        message = lines[0] if "Traceback" not in str(error) else lines[-1].partition(": ")[2]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = _unknown_fields(argv) or str(error)
+    print(f"error: {message}", file=sys.stderr)
     sys.exit(2)
 
 
-def _valid_fields(argv: list[str]) -> str:
-    """Lists the fields of the config that the flags name, if it can be read."""
-    plain = [arg for arg in argv if not arg.startswith(("--config.", "-config."))]
-    try:
-        flags.FLAGS.unparse_flags()
-        flags.FLAGS(plain)
-        fields = flags.FLAGS.config
-    except (flags.Error, AttributeError, ValueError, FileNotFoundError):
-        return "see --help"
-    lines = []
+def _config_first(argv: list[str]) -> list[str]:
+    """Puts the config file, or the default one, before the fields that change it.
+
+    Raises:
+      flags.Error: there is no such file.
+    """
+    named = _config_named(argv)
+    path = named.partition(":")[0]
+    if not Path(path).is_file():
+        valid = sorted(os.path.relpath(file) for file in CONFIGS.glob("[!_]*.py"))
+        valid.remove(os.path.relpath(CONFIGS / "base.py"))
+        raise flags.Error(f"no config file {path}; there are {', '.join(valid)}")
+    rest = [arg for arg in argv[1:] if not arg.startswith(CONFIG)]
+    return [argv[0], f"--config={named}", *rest]
+
+
+def _config_named(argv: list[str]) -> str:
+    named = [arg.partition("=")[2] for arg in argv if arg.startswith(CONFIG)]
+    return named[-1] if named else str(CONFIGS / DEFAULT)
+
+
+def _unknown_fields(argv: list[str]) -> str:
+    """Names the flags of config fields that do not exist, with all that do; "" if all do."""
+    path, _, variant = _config_named(argv).partition(":")
+    config = runpy.run_path(path)["get_config"](*filter(None, [variant]))
+    valid = [f"config.{name}" for name in _names(config)]
+    named = [arg.lstrip("-").partition("=")[0] for arg in argv if arg.startswith(FIELD)]
+    unknown = [name for name in named if name not in valid]
+    if not unknown:
+        return ""
+    return f"no config field {', '.join(unknown)}; valid fields:\n  " + "\n  ".join(valid)
+
+
+def _names(fields: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of a config's fields."""
+    names = []
     for name, value in sorted(fields.items()):
-        group = hasattr(value, "items")
-        lines.append(f"  config.{name}" + (": " + ", ".join(sorted(value)) if group else ""))
-    return "valid fields:\n" + "\n".join(lines)
+        group = isinstance(value, ConfigDict)
+        names += _names(value, f"{prefix}{name}.") if group else [prefix + name]
+    return names

@@ -14,6 +14,8 @@ lines), tensorboard/ and results.json.
 
 import time
 
+from absl import flags
+
 from ega_jax.evaluation.interest import evaluator_of
 from ega_jax.evaluation.report import plot_curves, print_table, write_results
 from ega_jax.training.mesh import data_mesh
@@ -21,6 +23,7 @@ from ega_jax.training.pretraining import Pretraining
 from experiments import command
 
 command.define_config()
+flags.adopt_module_key_flags(command)
 
 
 def main() -> None:

@@ -36,12 +36,15 @@ class InterestEvaluator:
       catalogue: the items' codes.
       everything: the whole catalogue as candidates, or None to search each request's own.
       num_beams: `S` of the search, at least 10.
+      creative_unigram: `[C, W]` log-probabilities of creative codes regardless of context, the
+        baseline of `nll_creative`; None without creatives.
     """
 
     config: GeneratorConfig
     catalogue: Catalogue
     everything: CatalogueCandidates | None
     num_beams: int
+    creative_unigram: chex.Array | None = None
 
     def __call__(self, params: Params, batches: Iterable[Batch]) -> dict[str, float]:
         """Averages over all slots with a target; retrieval looks for the first one that counts.
@@ -53,7 +56,8 @@ class InterestEvaluator:
         Returns:
           `nll_poi`, `nll_creative` in nats per slot by the slots' weights, `recall@k` and `ndcg@k`
           over requests whose best-weighted slot was really taken (weight 1), and where there are
-          creatives `creative_mrr` (mean reciprocal rank of the true one) and `creative_top1`.
+          creatives `nll_creative_unigram`, the baseline's, `creative_mrr` (mean reciprocal rank of
+          the true one, see `_creative_ranks`) and `creative_top1`.
         """
         rows = [jax.device_get(self._measure(params, batch)) for batch in batches]
         return _means({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
@@ -79,6 +83,9 @@ class InterestEvaluator:
         }
         if self.config.creatives:
             rows["creative_rank"] = self._creative_ranks(params, sessions)
+            codes = codes_of(self.catalogue.creative_codes, sessions.target_creative)
+            layers = jnp.arange(self.config.num_layers)
+            rows["nll_creative_unigram"] = -self.creative_unigram[layers, codes].sum(-1)
         return rows
 
     def _retrieve(self, params: Params, batch: Batch) -> chex.Array:
@@ -140,7 +147,24 @@ def evaluator_of(run: Pretraining) -> InterestEvaluator:
     index = None if run.is_market else catalogue_index(run.tokens["poi"].codes, config.num_codes)
     everything = None if index is None else catalogue_candidates(index)
     num_beams = run.config["evaluation"]["num_beams"]
-    return InterestEvaluator(config, run.catalogue, everything, num_beams)
+    unigram = creative_unigram(run) if config.creatives else None
+    return InterestEvaluator(config, run.catalogue, everything, num_beams, unigram)
+
+
+def creative_unigram(run: Pretraining) -> chex.Array:
+    """Log-probabilities `[C, W]` of creative codes in the targets of one epoch of training.
+
+    Counts are weighted as the loss is; one is added to each, so that none is impossible.
+    """
+    config = run.generator_config
+    codes = run.tokens["creative"].codes
+    counts = np.ones((config.num_layers, config.num_codes))
+    for batch in run.training_epoch():
+        target, weight = batch["target_creative"], batch["target_weight"]
+        known = target >= 0
+        for layer, count in enumerate(counts):
+            np.add.at(count, codes[target[known], layer], weight[known])
+    return jnp.asarray(np.log(counts / counts.sum(-1, keepdims=True)), jnp.float32)
 
 
 def _means(rows: dict[str, np.ndarray]) -> dict[str, float]:
@@ -152,6 +176,8 @@ def _means(rows: dict[str, np.ndarray]) -> dict[str, float]:
     metrics |= recall_ndcg(rows["ranked"], rows["target"], KS, where=rows["taken"])
     if "creative_rank" in rows:
         rank = rows["creative_rank"]
+        unigram = rows["nll_creative_unigram"]
+        metrics["nll_creative_unigram"] = _average(unigram, creative_weight)
         metrics["creative_mrr"] = _average(1.0 / (rank + 1.0), creative_weight)
         metrics["creative_top1"] = _average(rank == 0, creative_weight)
     return {name: float(value) for name, value in metrics.items()}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from ega_jax.generation.transformer import Block, KeysValues, Mlp
+from ega_jax.generation.transformer import Block, KeysValues, Mlp, linear, row_wise_dot
 from ega_jax.types import Catalogue
 
 
@@ -81,14 +81,13 @@ class CodeEmbedding(nn.Module):
 
     def logits(self, states: chex.Array) -> chex.Array:
         """Next-code logits of the states of all layers, `[..., C, D] -> [..., C, W]`."""
-        states = self.norm(states)
-        head = self.head.astype(states.dtype)
-        return jnp.einsum("...cd,cdw->...cw", states, head).astype(jnp.float32)
+        layers = range(self.config.num_layers)
+        return jnp.stack([self.layer_logits(states[..., j, :], j) for j in layers], axis=-2)
 
     def layer_logits(self, state: chex.Array, layer: int) -> chex.Array:
         """Next-code logits of one layer, `[..., D] -> [..., W]`."""
         state = self.norm(state)
-        return (state @ self.head[layer].astype(state.dtype)).astype(jnp.float32)
+        return row_wise_dot(state, self.head[layer].astype(state.dtype)).astype(jnp.float32)
 
 
 class Generator(nn.Module):
@@ -123,7 +122,7 @@ class Generator(nn.Module):
             self.modality = embed(2)
             self.state_norm = nn.RMSNorm(dtype=c.dtype)
             self.item_norm = nn.RMSNorm(dtype=c.dtype)
-            self.creative_in = nn.Dense(c.width, use_bias=False, dtype=c.dtype)
+            self.creative_in = linear(c.width, c.dtype)
             self.creative_block = block(True)
             self.creative_mlp = Mlp(c.hidden, c.dtype)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,18 @@ from ega_jax.types import Catalogue, Params
 
 
 @dataclasses.dataclass(frozen=True)
+class Batches:
+    """The first batches of a dataset, or all; can be iterated over again."""
+
+    batches: grain.IterDataset
+    num_batches: int | None = None
+
+    def __iter__(self):
+        """Starts a new pass."""
+        return itertools.islice(self.batches, self.num_batches)
+
+
+@dataclasses.dataclass(frozen=True)
 class Pretraining:
     """The phases from data to a pre-trained generator, bound to a workdir.
 
@@ -46,29 +58,33 @@ class Pretraining:
     workdir: Path
     mesh: jax.sharding.Mesh
 
+    @property
+    def folder(self) -> Path:
+        """The dataset's folder: `data.path`, or the workdir's own market."""
+        return Path(self.config["data"]["path"] or self.workdir / "data")
+
     @functools.cached_property
     def dataset(self) -> pipeline.Dataset:
-        """The dataset of `data.path`, or else the market's own, validated.
+        """The dataset of the folder, validated; a market is made if it is absent.
 
         Raises:
           DataError: the folder breaks a rule of its format.
         """
         data = self.config["data"]
-        folder = Path(data["path"] or self.workdir / "data")
-        if not data["path"] and not folder.exists():
-            self._make_market(folder)
+        if not data["path"] and not self.folder.exists():
+            self._make_market()
         with ProgressReport("validating", 0, 1) as progress:
             return pipeline.open_dataset(
-                folder, fractions=tuple(data["fractions"]), progress=progress.count
+                self.folder, fractions=tuple(data["fractions"]), progress=progress.count
             )
 
-    def _make_market(self, folder: Path) -> None:
+    def _make_market(self) -> None:
         market = self.config["data"]["market"]
         config = dataclasses.replace(
             SIZES[market["size"]], world=market["world"], seed=market["seed"]
         )
         with ProgressReport("simulating", 0, config.num_sessions) as progress:
-            write_market(config, folder, market["sequences"] or None, progress.count)
+            write_market(config, self.folder, market["sequences"] or None, progress.count)
 
     @property
     def is_market(self) -> bool:
@@ -124,11 +140,11 @@ class Pretraining:
         """The held-out split that is measured during training."""
         return "align" if self.is_market else "validation"
 
-    def batches(self, split: str, num_rows: int | None = None) -> "HeldOut":
+    def batches(self, split: str, num_rows: int | None = None) -> Batches:
         """A held-out split as batches, or its first rows; can be iterated over again."""
         size = self.config["evaluation"]["batch_size"]
         batches = pipeline.eval_batches(self.dataset, split, batch_size=size, **self._shapes)
-        return HeldOut(batches, None if num_rows is None else -(-num_rows // size))
+        return Batches(batches, None if num_rows is None else -(-num_rows // size))
 
     @property
     def _shapes(self) -> dict[str, Any]:
@@ -138,6 +154,23 @@ class Pretraining:
             "num_slots": self.generator_config.num_slots,
             "exposure_weight": data["exposure_weight"],
         }
+
+    @property
+    def _training_batches(self) -> grain.IterDataset:
+        return pipeline.train_batches(
+            self.dataset,
+            "pretrain" if self.is_market else "train",
+            batch_size=self.config["training"]["batch_size"],
+            seed=self.config["seed"],
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            **self._shapes,
+        )
+
+    def training_epoch(self) -> Batches:
+        """The batches of training, as many as the dataset has rows for."""
+        num_batches = -(-self.dataset.summary.num_rows // self.config["training"]["batch_size"])
+        return Batches(self._training_batches, num_batches)
 
     def train_generator(self, evaluate=None) -> Params:
         """Trains the generator to the end, from its last checkpoint if there is one.
@@ -170,10 +203,16 @@ class Pretraining:
             )
         return restore_tree(checkpoints.path(step), jax.eval_shape(self._init)).params
 
-    def _init(self) -> TrainState:
-        key = jax.random.fold_in(jax.random.key(self.config["seed"]), 1)
-        params = generator.init(key, self.generator_config, self.catalogue)
-        return TrainState.create(params, self._optimizer)
+    @property
+    def _init(self) -> Callable[[], TrainState]:
+        """Makes the state before the first step; data and tokens are made before it is traced."""
+        config, catalogue, optimizer = self.generator_config, self.catalogue, self._optimizer
+
+        def init() -> TrainState:
+            key = jax.random.fold_in(jax.random.key(self.config["seed"]), 1)
+            return TrainState.create(generator.init(key, config, catalogue), optimizer)
+
+        return init
 
     @property
     def _optimizer(self):
@@ -181,40 +220,20 @@ class Pretraining:
         return make_optimizer(settings, self.config["training"]["num_steps"])
 
     def _generator_phase(self, evaluate) -> Phase:
-        training, seed = self.config["training"], self.config["seed"]
-        key = jax.random.fold_in(jax.random.key(seed), 2)
+        training = self.config["training"]
+        key = jax.random.fold_in(jax.random.key(self.config["seed"]), 2)
         loss = pretraining_loss(self.generator_config, self.catalogue)
         return Phase(
             name="generator",
             init=self._init,
             step=make_train_step(loss, self._optimizer, key),
-            batches=pipeline.train_batches(
-                self.dataset,
-                "pretrain" if self.is_market else "train",
-                batch_size=training["batch_size"],
-                seed=seed,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-                **self._shapes,
-            ),
+            batches=self._training_batches,
             num_steps=training["num_steps"],
             checkpoint_every=training["checkpoint_every"],
             log_every=training["log_every"],
             evaluate=evaluate and (lambda state: evaluate(state.params)),
             evaluate_every=training["evaluate_every"],
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """The first batches of a held-out split, or all."""
-
-    batches: grain.IterDataset
-    num_batches: int | None = None
-
-    def __iter__(self):
-        """Starts a new pass."""
-        return itertools.islice(self.batches, self.num_batches)
 
 
 def owned_creatives(creative_poi: np.ndarray, num_pois: int) -> np.ndarray:

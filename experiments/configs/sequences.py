@@ -14,13 +14,19 @@ from ml_collections import ConfigDict
 from experiments.configs.base import base, choose
 
 DEFAULT = {
-    "data": {"path": "data/sequences", "history_length": 20, "num_slots": 4},
+    "data": {"path": "data/sequences", "history_length": 12, "num_slots": 4},
     "tokenizer": {"kind": "kmeans", "num_codes": 256},
-    "generator": {"dropout_rate": 0.2},
-    "optimizer": {"weight_decay": 0.05, "warmup_steps": 500},
+    "generator": {
+        "width": 64,
+        "hidden": 256,
+        "encoder_blocks": 2,
+        "decoder_blocks": 2,
+        "dropout_rate": 0.1,
+    },
+    "optimizer": {"learning_rate": 2e-3, "weight_decay": 0.05, "warmup_steps": 300},
     "training": {
         "batch_size": 256,
-        "num_steps": 20_000,
+        "num_steps": 10_000,
         "checkpoint_every": 1000,
         "evaluate_every": 1000,
     },

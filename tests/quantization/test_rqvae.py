@@ -63,16 +63,20 @@ def test_gradient_passes_straight_through(embeddings, state):
     config = dataclasses.replace(CONFIG, commitment=0.0)
     loss = rqvae.make_loss(config)
     batch = {"embedding": embeddings[:6]}
-    found = jax.grad(lambda p: loss(p, variables, batch, KEY)[0])(params)
+    found, _ = jax.jit(jax.grad(loss, has_aux=True))(params, variables, batch, KEY)
 
     x = autoencoder.standardise(batch["embedding"], variables.mean, variables.scale)
-    latent, pullback = jax.vjp(lambda p: autoencoder.encode(config, p, x), params)
-    quantized = residual.quantize(latent, variables.codebooks)[1]
 
     def reconstruction(z):
         return jnp.sum((x - autoencoder.decode(config, params, z, 10)) ** 2, axis=-1).mean()
 
-    (expected,) = pullback(jax.grad(reconstruction)(quantized))
+    @jax.jit
+    def by_hand(params):
+        latent, pullback = jax.vjp(lambda p: autoencoder.encode(config, p, x), params)
+        quantized = residual.quantize(latent, variables.codebooks)[1]
+        return pullback(jax.grad(reconstruction)(quantized))[0]
+
+    expected = by_hand(params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
         found["encoder"],
@@ -84,13 +88,10 @@ def test_gradient_passes_straight_through(embeddings, state):
 def test_commitment_pulls_the_latent_to_its_codewords(embeddings, state):
     params, variables = state
     batch = {"embedding": embeddings[:6]}
-    small, large = (
-        rqvae.make_loss(dataclasses.replace(CONFIG, commitment=weight)) for weight in (0.0, 1.0)
-    )
-    grads = [
-        jax.grad(lambda p, loss=loss: loss(p, variables, batch, KEY)[0])(params)
-        for loss in (small, large)
-    ]
+    grads = []
+    for weight in (0.0, 1.0):
+        loss = rqvae.make_loss(dataclasses.replace(CONFIG, commitment=weight))
+        grads.append(jax.jit(jax.grad(loss, has_aux=True))(params, variables, batch, KEY)[0])
     difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), *grads)
     assert max(jax.tree.leaves(difference["encoder"])) > 1e-3
     assert max(jax.tree.leaves(difference["decoder"])) < 1e-4
@@ -142,7 +143,7 @@ def test_masked_items_count_for_nothing(embeddings, state):
 
 def test_nothing_masked_in_is_finite(embeddings, state):
     batch = {"embedding": embeddings[:8], "where": jnp.zeros(8, bool)}
-    grad, (metrics, variables) = jax.grad(LOSS, has_aux=True)(*state, batch, KEY)
+    grad, (metrics, variables) = jax.jit(jax.grad(LOSS, has_aux=True))(*state, batch, KEY)
     finite = jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), (grad, metrics, variables))
     assert all(jax.tree.leaves(finite))
     assert metrics["reconstruction"] == 0

@@ -30,7 +30,7 @@ def read_sessions(folder: str | pathlib.Path, limit: int) -> pa.Table:
 
 
 def matrix(sessions: pa.Table, column: str) -> np.ndarray:
-    """A column of lists of one length as `[B, N]`; shorter lists are refused."""
+    """A column of lists, all of one length, as `[B, N]`."""
     lists = sessions[column].combine_chunks()
     return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(sessions), -1)
 

@@ -17,11 +17,13 @@ from flax import struct
 
 from ega_jax.data.market.world import Latents
 
+Array = jax.Array | np.ndarray
+
 EXAMINATION_FALL = 0.25  # A slot is looked at by 1 / (1 + 0.25 k) of the users.
 INTEREST_SHARPNESS = 4.0  # How much the nearest favourite dominates a user's interest.
 MATCH, APPEAL = 1.0, 0.3  # Of a creative's effect: the user's taste, everyone's.
 CROWDING = 0.4  # Utility lost to an identical item above.
-CONTRAST = 0.3  # Utility gained per unit of being more attractive than the neighbours.
+CONTRAST = 0.2  # Utility gained per unit of being more attractive than the neighbours.
 FATIGUE = 0.12  # Utility lost to each ad above.
 
 
@@ -37,8 +39,8 @@ class Weights:
     creative: float
 
 
-CLICK = Weights(bias=-4.1, interest=1.5, intent=2.0, distance=-0.6, quality=0.5, creative=0.8)
-IMAGE = Weights(bias=-3.85, interest=1.0, intent=1.4, distance=-0.4, quality=0.3, creative=1.6)
+CLICK = Weights(bias=-3.98, interest=1.5, intent=2.0, distance=-0.6, quality=0.5, creative=0.8)
+IMAGE = Weights(bias=-3.73, interest=1.0, intent=1.4, distance=-0.4, quality=0.3, creative=1.6)
 CONVERT = Weights(bias=-3.0, interest=0.5, intent=1.5, distance=-0.3, quality=0.5, creative=0.0)
 
 
@@ -71,7 +73,7 @@ class Responses:
     convert: jax.Array  # Given a click of the POI.
 
 
-def affinity(latents: Latents, user: jax.Array, intent: jax.Array, items: jax.Array) -> Affinity:
+def affinity(latents: Latents, user: Array, intent: Array, items: Array) -> Affinity:
     """Compares each item with the session's user and intent.
 
     Args:
@@ -97,7 +99,7 @@ def affinity(latents: Latents, user: jax.Array, intent: jax.Array, items: jax.Ar
     )
 
 
-def creative_effect(latents: Latents, user: jax.Array, creatives: jax.Array) -> jax.Array:
+def creative_effect(latents: Latents, user: Array, creatives: Array) -> jax.Array:
     """How well creatives `[B, N]` please users `[B]`: their taste, and general appeal."""
     taste = latents.user_taste[user]
     match = jnp.einsum("bnl,bl->bn", latents.creative_style[creatives], taste, precision="highest")
@@ -109,9 +111,7 @@ def examination(num_slots: int) -> jax.Array:
     return 1.0 / (1.0 + EXAMINATION_FALL * jnp.arange(num_slots))
 
 
-def slate_effect(
-    latents: Latents, items: jax.Array, is_ad: jax.Array, attraction: jax.Array
-) -> jax.Array:
+def slate_effect(latents: Latents, items: Array, is_ad: Array, attraction: Array) -> jax.Array:
     """What the rest of the slate adds to each slot's utility.
 
     Args:
@@ -127,7 +127,7 @@ def slate_effect(
     z = latents.poi_latent[items] * where[..., None]
     alike = jnp.maximum(jnp.einsum("bsl,btl->bst", z, z, precision="highest"), 0.0) ** 2
     above = jnp.tril(jnp.ones(alike.shape[-2:]), -1)
-    crowding = jnp.sum(alike * above, axis=-1)
+    crowding = jnp.sum(alike * above[None], axis=-1)
     ads_above = (where & is_ad) @ above.T
     beside = jnp.eye(items.shape[1], k=1) + jnp.eye(items.shape[1], k=-1)
     num_beside = where @ beside
@@ -139,11 +139,11 @@ def slate_effect(
 @jax.jit
 def responses(
     latents: Latents,
-    user: jax.Array,
-    intent: jax.Array,
-    items: jax.Array,
-    creatives: jax.Array,
-    is_ad: jax.Array,
+    user: Array,
+    intent: Array,
+    items: Array,
+    creatives: Array,
+    is_ad: Array,
 ) -> Responses:
     """The exact probabilities of every response to a slate.
 
@@ -162,7 +162,7 @@ def responses(
     creative = creative_effect(latents, user, creatives)
     attraction = CLICK.quality * parts.quality + CLICK.creative * creative
     around = slate_effect(latents, items, is_ad, attraction)
-    seen = jnp.where(items >= 0, examination(items.shape[1]), 0.0)
+    seen = jnp.where(items >= 0, examination(items.shape[1])[None, :], 0.0)
 
     def probability(weights):
         return jax.nn.sigmoid(parts.utility(weights) + weights.creative * creative + around)
@@ -180,8 +180,8 @@ class Truth:
     """The response model of a written log; a session is its row number over all files."""
 
     latents: Latents
-    session_user: jax.Array  # [sessions] int32.
-    session_intent: jax.Array  # [sessions] int32 POI ids.
+    session_user: Array  # [sessions] int32.
+    session_intent: Array  # [sessions] int32 POI ids.
 
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes the truth into the subfolder `truth` of a dataset folder."""
@@ -203,9 +203,7 @@ class Truth:
         with np.load(path / "sessions.npz") as arrays:
             return cls(latents, jnp.asarray(arrays["user"]), jnp.asarray(arrays["intent"]))
 
-    def responses(
-        self, session: jax.Array, items: jax.Array, creatives: jax.Array, is_ad: jax.Array
-    ) -> Responses:
+    def responses(self, session: Array, items: Array, creatives: Array, is_ad: Array) -> Responses:
         """The exact probabilities of slates `[B, K]` shown in sessions `[B]`."""
         user, intent = self.session_user[session], self.session_intent[session]
         return responses(self.latents, user, intent, items, creatives, is_ad)

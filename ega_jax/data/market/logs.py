@@ -1,7 +1,6 @@
 """Simulates the sessions of a market over time and writes them as an ad log."""
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -17,7 +16,7 @@ from flax import struct
 
 from ega_jax.data.market import behaviour
 from ega_jax.data.market.behaviour import Users
-from ega_jax.data.market.clicks import Responses, Truth, responses
+from ega_jax.data.market.clicks import Array, Responses, Truth, responses
 from ega_jax.data.market.policy import Shown, cascade
 from ega_jax.data.market.recall import Candidates, recall
 from ega_jax.data.market.world import Latents, MarketConfig, Supply, World, make_world
@@ -85,10 +84,16 @@ def simulate(world: World) -> Iterator[Chunk]:
     start_key, key = jax.random.split(jax.random.key(world.config.seed))
     users = behaviour.start(start_key, world)
     size = min(world.config.chunk_size, max(world.config.num_users // 2, 1))
+    play = jax.jit(
+        _chunk,
+        static_argnames=("config", "size"),
+        donate_argnames="users",
+        compiler_options=behaviour.compiler_options(),
+    )
     ready = None
     for i in range(-(-world.config.num_sessions // size)):
         chunk_key = jax.random.fold_in(key, i)
-        users, chunk = _chunk(chunk_key, world.latents, world.supply, users, world.config, size)
+        users, chunk = play(chunk_key, world.latents, world.supply, users, world.config, size)
         if ready is not None:
             yield ready
         ready = chunk
@@ -96,7 +101,6 @@ def simulate(world: World) -> Iterator[Chunk]:
     yield jax.tree.map(lambda x: x[:left], ready)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "size"), donate_argnames="users")
 def _chunk(
     key: jax.Array,
     latents: Latents,
@@ -216,13 +220,12 @@ def _table(chunk: Chunk, first: int, total: int) -> pa.Table:
     return pa.table(columns)
 
 
-def _lists(values: np.ndarray, where: np.ndarray | None = None) -> pa.ListArray:
+def _lists(values: Array, where: Array | None = None) -> pa.ListArray:
     """One list per row of `[B, N]` values, of those `where` holds."""
-    b, n = values.shape
-    sizes = np.full(b, n) if where is None else where.sum(axis=1)
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
-    flat = values.reshape(-1) if where is None else values[where]
-    return pa.ListArray.from_arrays(offsets, pa.array(flat))
+    values = np.asarray(values)
+    kept = np.ones(values.shape, bool) if where is None else np.asarray(where)
+    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values[kept]))
 
 
 def _fixed_lists(values: np.ndarray) -> pa.FixedSizeListArray:

@@ -92,12 +92,12 @@ def draw_slate(
 
     def pick(where, uniform):
         choice, log_pick = explore(uniform, logits, where)
-        return where & (jnp.arange(where.shape[1]) != choice[:, None]), (choice, log_pick)
+        return where & (jnp.arange(where.shape[1])[None, :] != choice[:, None]), (choice, log_pick)
 
     everyone = jnp.ones(logits.shape, bool)
     _, (choices, log_picks) = jax.lax.scan(pick, everyone, uniform[1 + num_slots :])
     ads = jnp.take_along_axis(ad_poi, choices.T, axis=1)
-    used = jnp.arange(most) < is_ad.sum(axis=1, keepdims=True)
+    used = jnp.arange(most)[None, :] < is_ad.sum(axis=1, keepdims=True)
     log_propensity += jnp.sum(log_picks.T, axis=1, where=used)
     ad = jnp.take_along_axis(ads, jnp.maximum(jnp.cumsum(is_ad, axis=1) - 1, 0), axis=1)
     organic = jnp.take_along_axis(

@@ -43,4 +43,4 @@ def distinct(uniform: jax.Array, members: jax.Array, count: int) -> jax.Array:
     n = len(members)
     strides = jnp.array([p % n for p in STRIDES if n % p])
     start, stride = below(uniform[0], n), strides[below(uniform[1], len(strides))]
-    return members[(start[:, None] + stride[:, None] * jnp.arange(count)) % n]
+    return members[(start[:, None] + stride[:, None] * jnp.arange(count)[None, :]) % n]

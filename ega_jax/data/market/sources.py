@@ -23,6 +23,25 @@ RARE_TAG = 0.002  # A tag on a smaller share of POIs is no subcategory either.
 
 
 @dataclasses.dataclass(frozen=True)
+class Visits:
+    """What real users visited."""
+
+    poi: np.ndarray  # [V] int32 POI ids, users one after another, in time order.
+    offsets: np.ndarray  # [U + 1] int64, where each user's visits start.
+
+    def latest(self, count: int) -> np.ndarray:
+        """Cuts each user's last visits: `[U, count]`, -1 padding on the left."""
+        index = self.offsets[1:, None] - count + np.arange(count)
+        known = index >= self.offsets[:-1, None]
+        return np.where(known, self.poi[np.maximum(index, 0)], -1).astype(np.int32)
+
+    def sample(self, uniform: np.ndarray) -> np.ndarray:
+        """Picks visits of each user, one for each uniform `[U, N]` in [0, 1)."""
+        step = (uniform * np.diff(self.offsets)[:, None]).astype(np.int64)
+        return self.poi[self.offsets[:-1, None] + step]
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """POIs with their latents and, of a real source, what learners see and who visited them."""
 
@@ -32,8 +51,7 @@ class Source:
     titles: list[str]
     categories: list[str]  # "category > subcategory" of each POI.
     embedding: np.ndarray | None = None  # [P, E] float32.
-    visits: np.ndarray | None = None  # [V] int32 POI ids, users one after another, in time order.
-    visit_offsets: np.ndarray | None = None  # [U + 1] int64, where each user's visits start.
+    visits: Visits | None = None
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -93,11 +111,11 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
     items = _read(folder, "items.parquet")
     sequences = _read(folder, "sequences.parquet")["items"].combine_chunks()
     lengths = np.diff(sequences.offsets.to_numpy())
-    visits = sequences.flatten().to_numpy()
-    counts = np.bincount(visits, minlength=len(items))
+    flat = sequences.flatten().to_numpy()
+    counts = np.bincount(flat, minlength=len(items))
     kept = np.sort(np.argsort(-counts, kind="stable")[: config.num_pois])
-    visits, offsets = _kept_visits(visits, lengths, kept, len(items), config.num_users)
-    if len(offsets) == 1:
+    visits = _kept_visits(flat, lengths, kept, len(items), config.num_users)
+    if len(visits.offsets) == 1:
         raise ValueError(
             f"{folder}/sequences.parquet: no user has {MIN_VISITS} visits to the "
             f"{len(kept)} most visited POIs"
@@ -113,7 +131,6 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
         categories=categories,
         embedding=embedding,
         visits=visits,
-        visit_offsets=offsets,
     )
 
 
@@ -135,7 +152,7 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 def _kept_visits(
     visits: np.ndarray, lengths: np.ndarray, kept: np.ndarray, num_items: int, num_users: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Visits:
     """Renumbers the visits to kept POIs and drops the others, then users with too few."""
     new_id = np.full(num_items, -1, np.int32)
     new_id[kept] = np.arange(len(kept))
@@ -144,7 +161,7 @@ def _kept_visits(
     remaining = np.bincount(user[visits >= 0], minlength=len(lengths))
     chosen = np.flatnonzero(remaining >= MIN_VISITS)[:num_users]
     where = (visits >= 0) & np.isin(user, chosen)
-    return visits[where], np.concatenate([[0], np.cumsum(remaining[chosen])])
+    return Visits(visits[where], np.concatenate([[0], np.cumsum(remaining[chosen])]))
 
 
 def _principal_components(x: np.ndarray, num_components: int) -> np.ndarray:

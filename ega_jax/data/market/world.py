@@ -110,7 +110,8 @@ def make_world(config: MarketConfig, sequences_folder: str | pathlib.Path | None
         raise ValueError("the market world `yelp` needs sequences_folder")
     else:
         source = sequences_source(config, sequences_folder)
-        num_users = len(source.visit_offsets) - 1
+    if source.visits is not None:
+        num_users = len(source.visits.offsets) - 1
         config = dataclasses.replace(config, num_pois=len(source.titles), num_users=num_users)
     creative_poi, poi_creatives = _owners(config.num_pois, rng)
     latents = _latents(config, source, len(creative_poi), rng)
@@ -120,12 +121,12 @@ def make_world(config: MarketConfig, sequences_folder: str | pathlib.Path | None
         poi_embedding = _embed(features, config.poi_embedding_dim, rng)
     features = (latents.creative_style, latents.creative_appeal / 4)
     return World(
-        latents=jax.tree.map(jnp.asarray, latents),
-        supply=jax.tree.map(jnp.asarray, _supply(config, source, poi_creatives, rng)),
+        latents=latents,
+        supply=_supply(config, source, poi_creatives, rng),
         poi_embedding=poi_embedding,
         creative_embedding=_embed(features, config.creative_embedding_dim, rng),
         creative_poi=creative_poi,
-        visits=None if source.visits is None else _last_visits(source, config.history_length),
+        visits=None if source.visits is None else source.visits.latest(config.history_length),
         titles=source.titles,
         categories=source.categories,
         config=config,
@@ -150,29 +151,27 @@ def _latents(
     district = districts[rng.integers(NUM_DISTRICTS, size=config.num_pois)]
     place = district + DISTRICT_SIZE * rng.normal(size=district.shape)
     favourite = _favourites(config, source, rng)
-    latents = Latents(
-        poi_latent=source.latent,
-        poi_place=place,
-        poi_quality=source.quality,
-        creative_style=unit(rng.normal(size=(num_creatives, config.style_dim))),
-        creative_appeal=standardise(rng.normal(size=num_creatives)),
-        user_favourite=favourite,
-        user_weight=rng.dirichlet([2.0] * NUM_FAVOURITES, size=u),
-        user_home=place[favourite[:, 0]] + rng.normal(size=(u, 2)),
-        user_taste=unit(rng.normal(size=(u, config.style_dim))),
-    )
-    return jax.tree.map(lambda x: x if x.dtype == np.int32 else x.astype(np.float32), latents)
+    fields = {
+        "poi_latent": source.latent,
+        "poi_place": place,
+        "poi_quality": source.quality,
+        "creative_style": unit(rng.normal(size=(num_creatives, config.style_dim))),
+        "creative_appeal": standardise(rng.normal(size=num_creatives)),
+        "user_favourite": favourite,
+        "user_weight": rng.dirichlet([2.0] * NUM_FAVOURITES, size=u),
+        "user_home": place[favourite[:, 0]] + rng.normal(size=(u, 2)),
+        "user_taste": unit(rng.normal(size=(u, config.style_dim))),
+    }
+    return Latents(**_device(fields))
 
 
 def _favourites(config: MarketConfig, source: Source, rng: np.random.Generator) -> np.ndarray:
     """Chooses `[U, 3]` POIs a user likes best: among the user's visits, or by quality."""
     shape = (config.num_users, NUM_FAVOURITES)
-    if source.visits is None:
-        weight = np.exp(0.5 * source.quality)
-        return rng.choice(len(weight), size=shape, p=weight / weight.sum()).astype(np.int32)
-    length = np.diff(source.visit_offsets)[:, None]
-    step = (rng.random(shape) * length).astype(np.int64)
-    return source.visits[source.visit_offsets[:-1, None] + step]
+    if source.visits is not None:
+        return source.visits.sample(rng.random(shape))
+    weight = np.exp(0.5 * source.quality)
+    return rng.choice(len(weight), size=shape, p=weight / weight.sum()).astype(np.int32)
 
 
 def _supply(
@@ -187,35 +186,33 @@ def _supply(
         + VALUE_LOG_SD_CATEGORY * group_value
         + VALUE_LOG_SD_ADVERTISER * standardise(rng.normal(size=config.num_pois))
     )
-    return Supply(
-        subcategory=source.subcategory,
-        pois=_group(source.subcategory, num_groups),
-        advertisers=buyers.astype(np.int32),
-        advertises=np.isin(np.arange(config.num_pois), buyers),
-        log_value=log_value.astype(np.float32),
-        poi_creatives=poi_creatives,
-        log_activity=(0.7 * rng.normal(size=config.num_users)).astype(np.float32),
-    )
+    fields = {
+        "subcategory": source.subcategory,
+        "advertisers": buyers,
+        "advertises": np.isin(np.arange(config.num_pois), buyers),
+        "log_value": log_value,
+        "poi_creatives": poi_creatives,
+        "log_activity": 0.7 * rng.normal(size=config.num_users),
+    }
+    return Supply(pois=_group(source.subcategory, num_groups), **_device(fields))
+
+
+def _device(fields: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Moves arrays to the device, integers as int32 and floats as float32."""
+    dtypes = {"i": jnp.int32, "f": jnp.float32, "b": jnp.bool_}
+    return {name: jnp.asarray(x, dtypes[x.dtype.kind]) for name, x in fields.items()}
 
 
 def _group(group: np.ndarray, num_groups: int) -> Groups:
     """Lists the rows of `group [P]` by their group."""
     start = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=num_groups))])
-    members = np.argsort(group, kind="stable")
-    return Groups(members.astype(np.int32), start.astype(np.int32))
+    return Groups(**_device({"members": np.argsort(group, kind="stable"), "start": start}))
 
 
-def _embed(features: tuple[np.ndarray, ...], width: int, rng: np.random.Generator) -> np.ndarray:
+def _embed(features: tuple[jax.Array, ...], width: int, rng: np.random.Generator) -> np.ndarray:
     """Maps latents through two random layers to `[N, width]`, standardised, plus noise."""
-    x = np.concatenate([f if f.ndim == 2 else f[:, None] for f in features], axis=1)
+    x = np.column_stack([np.asarray(f) for f in features])
     hidden = np.tanh(x @ rng.normal(size=(x.shape[1], 2 * width)) + rng.normal(size=2 * width))
     y = hidden @ rng.normal(size=(2 * width, width))
     y = (y - y.mean(axis=0)) / y.std()
     return (y + EMBEDDING_NOISE * rng.normal(size=y.shape)).astype(np.float32)
-
-
-def _last_visits(source: Source, history_length: int) -> np.ndarray:
-    """Cuts each user's last `T` real visits: `[U, T]`, -1 padding on the left."""
-    index = source.visit_offsets[1:, None] - history_length + np.arange(history_length)
-    known = index >= source.visit_offsets[:-1, None]
-    return np.where(known, source.visits[np.maximum(index, 0)], -1).astype(np.int32)

@@ -1,0 +1,246 @@
+"""Measures speed: training, beam search, prefix index; one JSON line per part.
+
+    python -m experiments.benchmark                          # All parts.
+    python -m experiments.benchmark --parts=train,search
+    python -m experiments.benchmark --peer="ENV/bin/python torch_tiger.py"
+
+Machines are noisy, so every figure is the median of `--rounds` runs. `--peer` names a command that
+takes `--batch --enc --dec` and prints a JSON line with `samples_per_s` and `beam_ms_per_request`;
+it is run in turn with ours at the same work (history items, target codes, width, depth, beams,
+candidates), and the ratios are reported. Shapes: 3 codes (20 items of history) and 30 codes (32
+items), width 128, 3 + 3 blocks, W = 1024, 64 beams, 1,000 candidates.
+"""
+
+import functools
+import json
+import shlex
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from ega_jax.generation import generator
+from ega_jax.generation.beam_search import beam_search
+from ega_jax.generation.bidding import allocation_log_probs
+from ega_jax.generation.candidates import catalogue_candidates, request_candidates
+from ega_jax.generation.generator import Generator, GeneratorConfig
+from ega_jax.generation.pretraining import pretraining_loss
+from ega_jax.quantization.prefix_index import catalogue_index, size_in_bytes
+from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.state import TrainState, make_train_step
+from ega_jax.types import Catalogue
+from experiments import command
+
+PARTS = ("train", "search", "index")
+W, C, S, N = 1024, 3, 64, 1000
+SHAPES = {"3 codes": (20, 1), "30 codes": (32, 10)}  # (T, K)
+
+_PARTS = flags.DEFINE_list("parts", list(PARTS), f"Which parts, of {', '.join(PARTS)}.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Runs of each part; the median is reported.", 1)
+_BATCH = flags.DEFINE_integer("batch", 64, "Batch size of training.", 1)
+_DTYPE = flags.DEFINE_string("dtype", "float32", "Of the computation.")
+_ITEMS = flags.DEFINE_integer("items", 10_000_000, "Items of the large prefix index.", 10_000)
+_PEER = flags.DEFINE_string("peer", None, "Command of a peer to run in turn.")
+
+
+def main() -> None:
+    """Runs the chosen parts."""
+    unknown = set(_PARTS.value) - set(PARTS)
+    if unknown:
+        raise ValueError(f"unknown parts {', '.join(unknown)}; valid: {', '.join(PARTS)}")
+    device = jax.devices()[0]
+    emit({"part": "machine", "device": device.device_kind, "devices": jax.device_count()})
+    if "index" in _PARTS.value:
+        measure_index()
+    for shape, (history_length, num_slots) in SHAPES.items():
+        model = Model(history_length, num_slots)
+        parts = {}
+        if "train" in _PARTS.value:
+            parts["train"] = model.train_step()
+        if "search" in _PARTS.value:
+            parts["search"] = model.search()
+        measure_model(shape, model, parts)
+
+
+def emit(record: dict[str, Any]) -> None:
+    """Prints one JSON line, figures to four digits."""
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in record.items()}
+    print(json.dumps(rounded), flush=True)
+
+
+class Model:
+    """A generator of the benchmark's sizes on random data."""
+
+    def __init__(self, history_length: int, num_slots: int):
+        self.config = GeneratorConfig(
+            num_codes=W,
+            num_slots=num_slots,
+            history_length=history_length,
+            creatives=False,
+            dtype=_DTYPE.value,
+        )
+        self.rng = np.random.default_rng(0)
+        codes = self.rng.integers(0, W, (N, C), dtype=np.int32)
+        none = np.zeros((0, C), np.int32), np.zeros((N, 0), np.int32)
+        self.catalogue = Catalogue(*map(jnp.asarray, (codes, *none)))
+        self.params = generator.init(jax.random.key(0), self.config, self.catalogue)
+
+    def ids(self, *shape: int) -> jax.Array:
+        """Random items."""
+        return jnp.asarray(self.rng.integers(0, N, shape, dtype=np.int32))
+
+    def train_step(self) -> Callable[[], float]:
+        """Returns a function that takes one training step and gives its seconds."""
+        optimizer = make_optimizer(OptimizerConfig(1e-3, weight_decay=1e-2), 1)
+        loss = pretraining_loss(self.config, self.catalogue)
+        step = jax.jit(make_train_step(loss, optimizer, jax.random.key(1)))
+        state = TrainState.create(self.params, optimizer)
+        history = self.ids(_BATCH.value, self.config.history_length)
+        target = self.ids(_BATCH.value, self.config.num_slots)
+        batch = {
+            "history_poi": history,
+            "history_creative": history,
+            "target_poi": target,
+            "target_creative": jnp.full_like(target, -1),
+            "target_weight": jnp.ones(target.shape),
+        }
+        compiled = step.lower(state, batch).compile()
+        self.train_flops = compiled.cost_analysis()["flops"]
+        return functools.partial(seconds, compiled, state, batch)
+
+    def search(self) -> Callable[[], float]:
+        """Returns a function that serves one request, history to slates, and gives its seconds."""
+        model = Generator(self.config)
+
+        @jax.jit
+        def serve(params, history, codes, bid):
+            memory = model.apply(
+                {"params": params}, history, history, self.catalogue, method="encode"
+            )
+            candidates = request_candidates(codes, bid >= 0, bid, bid >= 0)
+            return beam_search(params, self.config, memory, candidates, num_beams=S)
+
+        history = self.ids(self.config.history_length)
+        arguments = self.params, history, self.catalogue.poi_codes, jnp.zeros(N)
+        return functools.partial(seconds, serve, *arguments)
+
+
+def measure_model(shape: str, model: Model, parts: dict[str, Callable[[], float]]) -> None:
+    """Runs training and search in turn with the peer and a large matrix product."""
+    product = matrix_product()
+    ours: dict[str, list[float]] = {name: [] for name in parts}
+    flops, theirs = [], []
+    for run in parts.values():
+        run()
+    for _ in range(_ROUNDS.value):
+        for name, run in parts.items():
+            ours[name] += [run() for _ in range(10)]
+        flops.append(product())
+        if _PEER.value:
+            theirs.append(run_peer(model.config))
+    for name, times in ours.items():
+        median = statistics.median(times)
+        record = {"part": name, "shape": shape, "dtype": _DTYPE.value}
+        if name == "train":
+            record |= {"batch": _BATCH.value, "samples_per_s": _BATCH.value / median}
+            record |= {"gflop_per_s": model.train_flops / median / 1e9}
+            record |= {"share_of_matmul": model.train_flops / median / statistics.median(flops)}
+        else:
+            record |= {"beams": S, "candidates": N, "ms_per_request": 1e3 * median}
+        if theirs:
+            key = "samples_per_s" if name == "train" else "beam_ms_per_request"
+            peer = statistics.median(record[key] for record in theirs)
+            record |= {f"peer_{key}": peer}
+            ratio = record["samples_per_s"] / peer if name == "train" else peer / (1e3 * median)
+            record |= {"times_faster": ratio}
+        emit(record)
+
+
+def matrix_product(size: int = 2048) -> Callable[[], float]:
+    """Returns a function that gives the FLOP/s of a large matrix product in the benchmark dtype."""
+    x = jnp.ones((size, size), _DTYPE.value)
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+    return lambda: 2 * size**3 / min(seconds(product, x, x) for _ in range(5))
+
+
+def run_peer(config: GeneratorConfig) -> dict[str, float]:
+    """Runs the peer once; its history counts tokens, three an item."""
+    arguments = [
+        *(f"--batch={_BATCH.value}", f"--enc={config.history_length * C}"),
+        *(f"--dec={config.num_slots * C}", f"--beams={S}", f"--items={N}"),
+    ]
+    command_line = [*shlex.split(_PEER.value), *arguments]
+    result = subprocess.run(command_line, capture_output=True, text=True, check=True)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def measure_index() -> None:
+    """Builds the index of a small and of a large random catalogue, and masks with both."""
+    sizes = (10_000, _ITEMS.value)
+    masks = {}
+    for size in sizes:
+        codes = np.random.default_rng(0).integers(0, W, (size, C), dtype=np.int32)
+        start = time.perf_counter()
+        index = catalogue_index(codes, W)
+        built = time.perf_counter() - start
+        emit(
+            {
+                "part": "index",
+                "items": size,
+                "build_seconds": built,
+                "megabytes": size_in_bytes(index) / 1e6,
+            }
+        )
+        masks[size] = mask_step(index)
+    times = {size: [] for size in sizes}
+    for _ in range(_ROUNDS.value):
+        for size, run in masks.items():
+            times[size] += [run() for _ in range(20)]
+    small, large = (statistics.median(times[size]) for size in sizes)
+    emit(
+        {
+            "part": "masking",
+            "items": list(sizes),
+            "ms_per_step": [1e3 * small / C, 1e3 * large / C],
+            "growth": large / small,
+        }
+    )
+
+
+def mask_step(index: Any) -> Callable[[], float]:
+    """Returns a function that masks and ranks the options of 64 beams at every depth."""
+    candidates = catalogue_candidates(index)
+    rng = np.random.default_rng(1)
+    nodes = [rng.integers(0, len(bounds) - 1, S, dtype=np.int32) for bounds in index.bounds[:-1]]
+    logits = jnp.asarray(rng.normal(size=(S, W)), jnp.float32)
+
+    @jax.jit
+    def step(candidates, nodes, logits):
+        best = []
+        for depth, node in enumerate(nodes):
+            options = candidates.options(depth, node, jnp.full((S, 1), -1))
+            scores = jnp.take_along_axis(logits, options.code, axis=-1)
+            log_z = allocation_log_probs(scores, options.bid, options.where, 1.0, 1.0)
+            best.append(jax.lax.top_k(log_z.reshape(-1), S))
+        return best
+
+    jax.block_until_ready(step(candidates, nodes, logits))
+    return functools.partial(seconds, step, candidates, nodes, logits)
+
+
+def seconds(function: Callable, *arguments: Any) -> float:
+    """Seconds until the result of a call is there."""
+    start = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

@@ -1,0 +1,93 @@
+"""Reports what an ad market's log looks like, as a table, figures and `calibration.json`.
+
+python -m experiments.calibrate --data=DIR [--ipinyou=CSV] --out=DIR
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import matplotlib
+import numpy as np
+from absl import app, flags
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from ega_jax.data.market.calibration import calibrate, log_sd, real_prices
+
+DATA = flags.DEFINE_string("data", None, "Folder of an ad log with its truth.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
+IPINYOU = flags.DEFINE_string("ipinyou", None, "CSV of real prices: campaign,price,impressions.")
+SESSIONS = flags.DEFINE_integer("sessions", 20_000, "Sessions to read.", lower_bound=1)
+
+
+def main(argv: list[str]) -> None:
+    """Measures, prints, draws."""
+    del argv
+    report = calibrate(DATA.value, SESSIONS.value)
+    prices = real_prices(IPINYOU.value) if IPINYOU.value else {}
+    report |= {f"real.{name}.log_sd": log_sd(*prices[name]) for name in sorted(prices)}
+    out = pathlib.Path(OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    _replace(out / "calibration.json", (json.dumps(report, indent=2) + "\n").encode())
+    matplotlib.use("agg")
+    figures = {"rates": _rates, "slate": _slate, "bids": lambda a, r: _bids(a, r, prices)}
+    for name, draw in figures.items():
+        figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+        draw(axes, report)
+        axes.legend()
+        figure.savefig(out / f".{name}.png", dpi=120)
+        os.replace(out / f".{name}.png", out / f"{name}.png")
+        plt.close(figure)
+    print(_table(report))
+
+
+def _replace(path: pathlib.Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _table(report: dict[str, Any]) -> str:
+    """One figure per line; lists of a few entries in one line, long ones left to the JSON file."""
+    lines = []
+    for name, value in report.items():
+        values = value if isinstance(value, list) else [value]
+        if len(values) <= 20:
+            lines.append(f"{name:32s} {'  '.join(f'{v:.4g}' for v in values)}")
+    return "\n".join(lines)
+
+
+def _rates(axes: Axes, report: dict[str, Any]) -> None:
+    for name, label in (("click_poi", "click of the POI"), ("click_image", "click of the image")):
+        slots = 1 + np.arange(len(report[f"{name}.rate_by_slot"]))
+        axes.plot(slots, report[f"{name}.true_rate_by_slot"], label=f"{label}, truth")
+        axes.plot(slots, report[f"{name}.rate_by_slot"], "o", label=f"{label}, log")
+    axes.set(xlabel="slot", ylabel="rate", ylim=(0, None))
+
+
+def _slate(axes: Axes, report: dict[str, Any]) -> None:
+    for name in ("similar", "random", "random_ads"):
+        rates = report[f"slate.rate_below_{name}"]
+        axes.plot(range(len(rates)), rates, "o-", label=f"below {name.replace('_', ' ')}")
+    axes.set(xlabel="items just above", ylabel="true click rate of the same item", ylim=(0, None))
+
+
+def _bids(
+    axes: Axes, report: dict[str, Any], prices: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """Cumulative shares of the log bids and of real log prices, each less its median."""
+    for i, (price, count) in enumerate(prices.values()):
+        order = np.argsort(price)
+        share = np.cumsum(count[order]) / count.sum()
+        centred = np.log(price[order] / price[order][np.searchsorted(share, 0.5)])
+        axes.plot(centred, share, color="0.7", lw=1, label="" if i else "real campaigns")
+    quantiles = np.array(report["bid.log_quantiles"])
+    shares = np.linspace(0.01, 0.99, len(quantiles))
+    axes.plot(quantiles - np.log(report["bid.median"]), shares, "k", lw=2, label="market")
+    axes.set(xlabel="log of the price, less its median", ylabel="share at most", xlim=(-3, 3))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,61 @@
+r"""Residual k-means and RQ-VAE side by side on one dataset.
+
+    python -m experiments.compare_tokenizers --config=experiments/configs/sequences.py:beauty \
+        --config.data.path=DIR
+
+Fits both kinds on the config's dataset, in `WORKDIR/kmeans` and `WORKDIR/rqvae`, and prints for
+POIs and creatives how many codes are used, how much of the embeddings' variance they explain, and
+how many items collide before and after resolution. Fitted tokenizers are restored, not refitted.
+"""
+
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from ega_jax.evaluation.report import write_results
+from ega_jax.training.mesh import data_mesh
+from ega_jax.training.pretraining import Pretraining
+from ega_jax.training.tokenization import KINDS
+from experiments import command
+
+command.define_config()
+
+COLUMNS = {
+    "usage_attainable": "least usage",
+    "perplexity": "least perplexity",
+    "r2": "R2",
+    "collision_rate_before": "collisions before",
+    "collision_rate": "after",
+    "largest_leaf": "largest leaf",
+}
+
+
+def main() -> None:
+    """Runs the command."""
+    config, workdir = command.open_workdir()
+    first = Pretraining(config, workdir, data_mesh())
+    print(first.dataset.summary)
+    table = Table("tokens", "kind", *COLUMNS.values(), "seconds")
+    results = {}
+    for kind in KINDS:
+        changes = {
+            "data": config["data"] | {"path": str(first.folder)},
+            "tokenizer": config["tokenizer"] | {"kind": kind},
+        }
+        run = Pretraining(config | changes, workdir / kind, first.mesh)
+        start = time.perf_counter()
+        results[kind] = {name: tokens.report for name, tokens in run.tokens.items()}
+        seconds = time.perf_counter() - start
+        for name, report in results[kind].items():
+            table.add_row(name, kind, *(_worst(report[key]) for key in COLUMNS), f"{seconds:.0f}")
+    write_results(workdir, {"tokenizers": results})
+    Console(soft_wrap=True).print(table)
+
+
+def _worst(value: float | list[float]) -> str:
+    return f"{min(value) if isinstance(value, list) else value:.4g}"
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

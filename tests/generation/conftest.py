@@ -1,0 +1,10 @@
+"""The generator broadcasts over any leading axes, so its tests allow rank promotion."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _broadcasting():
+    with jax.numpy_rank_promotion("allow"):
+        yield
