@@ -22,11 +22,11 @@ Ids are row numbers; `-1` marks an empty place in any list of ids.
 
 from typing import Any
 
-import chex
+import jax
 from flax import struct
 
 Params = Any
-Metrics = dict[str, chex.Array]
+Metrics = dict[str, jax.Array]
 
 
 @struct.dataclass
@@ -36,48 +36,48 @@ class Catalogue:
     A catalogue without creatives has `R = 0` and `poi_creatives` of width 0.
     """
 
-    poi_codes: chex.Array  # [P, C] int32, in [0, W).
-    creative_codes: chex.Array  # [R, C] int32, in [0, W).
-    poi_creatives: chex.Array  # [P, M] int32 creative ids, -1 where none.
+    poi_codes: jax.Array  # [P, C] int32, in [0, W).
+    creative_codes: jax.Array  # [R, C] int32, in [0, W).
+    poi_creatives: jax.Array  # [P, M] int32 creative ids, -1 where none.
 
 
 @struct.dataclass
 class Sessions:
     """A batch of histories with the slates that followed: the generator's training data."""
 
-    history_poi: chex.Array  # [B, T] int32, most recent last, -1 padding on the left.
-    history_creative: chex.Array  # [B, T] int32, likewise; all -1 without creatives.
-    target_poi: chex.Array  # [B, K] int32, -1 padding on the right.
-    target_creative: chex.Array  # [B, K] int32, likewise; all -1 without creatives.
-    target_weight: chex.Array  # [B, K] float32 weight of the slot in the loss, 0 where empty.
+    history_poi: jax.Array  # [B, T] int32, most recent last, -1 padding on the left.
+    history_creative: jax.Array  # [B, T] int32, likewise; all -1 without creatives.
+    target_poi: jax.Array  # [B, K] int32, -1 padding on the right.
+    target_creative: jax.Array  # [B, K] int32, likewise; all -1 without creatives.
+    target_weight: jax.Array  # [B, K] float32 weight of the slot in the loss, 0 where empty.
 
 
 @struct.dataclass
 class Request:
     """A batch of requests: who asks, and what may be shown."""
 
-    history_poi: chex.Array  # [B, T] int32, most recent last, -1 padding on the left.
-    history_creative: chex.Array  # [B, T] int32, likewise.
-    item: chex.Array  # [B, N] int32 POI ids, -1 padding; organic ones in upstream order.
-    is_ad: chex.Array  # [B, N] bool.
-    bid: chex.Array  # [B, N] float32, value of one click in currency; 0 for organic items.
+    history_poi: jax.Array  # [B, T] int32, most recent last, -1 padding on the left.
+    history_creative: jax.Array  # [B, T] int32, likewise.
+    item: jax.Array  # [B, N] int32 POI ids, -1 padding; organic ones in upstream order.
+    is_ad: jax.Array  # [B, N] bool.
+    bid: jax.Array  # [B, N] float32, value of one click in currency; 0 for organic items.
 
 
 @struct.dataclass
 class Slate:
     """What is shown for a batch of requests, and what a click costs."""
 
-    items: chex.Array  # [B, K] int32 POI ids, -1 where the slot is empty.
-    creatives: chex.Array  # [B, K] int32 creative ids, -1 where none.
-    is_ad: chex.Array  # [B, K] bool.
-    price_per_click: chex.Array  # [B, K] float32, currency per click; 0 for organic items.
-    pctr: chex.Array  # [B, K] float32, predicted click probability of the POI.
+    items: jax.Array  # [B, K] int32 POI ids, -1 where the slot is empty.
+    creatives: jax.Array  # [B, K] int32 creative ids, -1 where none.
+    is_ad: jax.Array  # [B, K] bool.
+    price_per_click: jax.Array  # [B, K] float32, currency per click; 0 for organic items.
+    pctr: jax.Array  # [B, K] float32, predicted click probability of the POI.
 
 
 @struct.dataclass
 class Feedback:
     """What a batch of users did with the slates they saw."""
 
-    click_poi: chex.Array  # [B, K] bool, the POI was clicked.
-    click_image: chex.Array  # [B, K] bool, its creative was clicked.
-    convert: chex.Array  # [B, K] bool, the click led to a conversion.
+    click_poi: jax.Array  # [B, K] bool, the POI was clicked.
+    click_image: jax.Array  # [B, K] bool, its creative was clicked.
+    convert: jax.Array  # [B, K] bool, the click led to a conversion.

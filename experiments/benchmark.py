@@ -1,4 +1,4 @@
-"""Measures speed: training, beam search, prefix index; one JSON line per part.
+"""Measures speed: training, beam search, prefix index, market; one JSON line per part.
 
     python -m experiments.benchmark                          # All parts.
     python -m experiments.benchmark --parts=train,search
@@ -11,11 +11,13 @@ candidates), and the ratios are reported. Shapes: 3 codes (20 items of history) 
 items), width 128, 3 + 3 blocks, W = 1024, 64 beams, 1,000 candidates.
 """
 
+import dataclasses
 import functools
 import json
 import shlex
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,11 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from ega_jax.data.market.config import SMALL
+from ega_jax.data.market.logs import write_market
 from ega_jax.generation import generator
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.bidding import allocation_log_probs
 from ega_jax.generation.candidates import catalogue_candidates, request_candidates
-from ega_jax.generation.generator import Generator, GeneratorConfig
+from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.generation.pretraining import pretraining_loss
 from ega_jax.quantization.prefix_index import catalogue_index, size_in_bytes
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -37,7 +41,7 @@ from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Catalogue
 from experiments import command
 
-PARTS = ("train", "search", "index")
+PARTS = ("train", "search", "index", "market")
 W, C, S, N = 1024, 3, 64, 1000
 SHAPES = {"3 codes": (20, 1), "30 codes": (32, 10)}  # (T, K)
 
@@ -46,6 +50,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Runs of each part; the median is re
 _BATCH = flags.DEFINE_integer("batch", 64, "Batch size of training.", 1)
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of the computation.")
 _ITEMS = flags.DEFINE_integer("items", 10_000_000, "Items of the large prefix index.", 10_000)
+_SESSIONS = flags.DEFINE_integer("sessions", 100_000, "Sessions of the market.", 1)
 _PEER = flags.DEFINE_string("peer", None, "Command of a peer to run in turn.")
 
 
@@ -58,6 +63,10 @@ def main() -> None:
     emit({"part": "machine", "device": device.device_kind, "devices": jax.device_count()})
     if "index" in _PARTS.value:
         measure_index()
+    if "market" in _PARTS.value:
+        measure_market()
+    if not {"train", "search"} & set(_PARTS.value):
+        return
     for shape, (history_length, num_slots) in SHAPES.items():
         model = Model(history_length, num_slots)
         parts = {}
@@ -111,18 +120,15 @@ class Model:
             "target_weight": jnp.ones(target.shape),
         }
         compiled = step.lower(state, batch).compile()
-        self.train_flops = compiled.cost_analysis()["flops"]
+        self.train_flops = (compiled.cost_analysis() or {})["flops"]
         return functools.partial(seconds, compiled, state, batch)
 
     def search(self) -> Callable[[], float]:
         """Returns a function that serves one request, history to slates, and gives its seconds."""
-        model = Generator(self.config)
 
         @jax.jit
         def serve(params, history, codes, bid):
-            memory = model.apply(
-                {"params": params}, history, history, self.catalogue, method="encode"
-            )
+            memory = generator.encode(params, self.config, history, history, self.catalogue)
             candidates = request_candidates(codes, bid >= 0, bid, bid >= 0)
             return beam_search(params, self.config, memory, candidates, num_beams=S)
 
@@ -233,6 +239,30 @@ def mask_step(index: Any) -> Callable[[], float]:
 
     jax.block_until_ready(step(candidates, nodes, logits))
     return functools.partial(seconds, step, candidates, nodes, logits)
+
+
+def measure_market() -> None:
+    """Simulates and writes a market log at the shapes of `small`."""
+    config = dataclasses.replace(SMALL, num_sessions=_SESSIONS.value)
+    marks = []
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        write_market(
+            config,
+            f"{folder}/market",
+            progress=lambda done, total: marks.append((done, time.perf_counter() - start)),
+        )
+    (first, warm), (last, total) = marks[0], marks[-1]
+    rate = (last - first) / (total - warm) if last > first else last / total
+    emit(
+        {
+            "part": "market",
+            "sessions": last,
+            "seconds": total,
+            "sessions_per_s": rate,
+            "seconds_per_million": warm + (1_000_000 - first) / rate,
+        }
+    )
 
 
 def seconds(function: Callable, *arguments: Any) -> float:

@@ -7,7 +7,7 @@ with everything saved.
 import os
 import runpy
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ def _unknown_fields(argv: list[str]) -> str:
     return f"no config field {', '.join(unknown)}; valid fields:\n  " + "\n  ".join(valid)
 
 
-def _names(fields: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _names(fields: ConfigDict, prefix: str = "") -> list[str]:
     """Dotted names of a config's fields."""
     names = []
     for name, value in sorted(fields.items()):

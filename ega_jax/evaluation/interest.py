@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +17,12 @@ from ega_jax.generation.candidates import (
     request_candidates,
 )
 from ega_jax.generation.creatives import creative_log_probs
-from ega_jax.generation.generator import Generator, GeneratorConfig, codes_of
-from ega_jax.generation.pretraining import sessions_of, slate_nll
-from ega_jax.quantization.prefix_index import catalogue_index
+from ega_jax.generation.generator import Generator, GeneratorConfig, apply, codes_of, encode
+from ega_jax.generation.pretraining import CodeTree, sessions_of, slate_nll
 from ega_jax.training.pretraining import Pretraining
 from ega_jax.types import Catalogue, Params
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 KS = (5, 10)
 
 
@@ -36,6 +35,7 @@ class InterestEvaluator:
       catalogue: the items' codes.
       everything: the whole catalogue as candidates, or None to search each request's own.
       num_beams: `S` of the search, at least 10.
+      tree: what likelihoods are normalised over, as in training; see `item_nll`.
       creative_unigram: `[C, W]` log-probabilities of creative codes regardless of context, the
         baseline of `nll_creative`; None without creatives.
     """
@@ -44,7 +44,8 @@ class InterestEvaluator:
     catalogue: Catalogue
     everything: CatalogueCandidates | None
     num_beams: int
-    creative_unigram: chex.Array | None = None
+    tree: CodeTree | None = None
+    creative_unigram: jax.Array | None = None
 
     def __call__(self, params: Params, batches: Iterable[Batch]) -> dict[str, float]:
         """Averages over all slots with a target; retrieval looks for the first one that counts.
@@ -63,13 +64,13 @@ class InterestEvaluator:
         return _means({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
 
     @functools.cached_property
-    def _measure(self) -> Callable[[Params, Batch], dict[str, chex.Array]]:
+    def _measure(self) -> Callable[[Params, Batch], dict[str, jax.Array]]:
         return jax.jit(self._measure_batch)
 
-    def _measure_batch(self, params: Params, batch: Batch) -> dict[str, chex.Array]:
+    def _measure_batch(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
         """Per-row measurements `[B, ...]` of one batch."""
         sessions = sessions_of(batch)
-        nll_poi, nll_creative = slate_nll(params, self.config, self.catalogue, sessions)
+        nll_poi, nll_creative = slate_nll(params, self.config, self.catalogue, sessions, self.tree)
         slot = jnp.argmax(sessions.target_weight, axis=-1)[:, None]
         pick = lambda x: jnp.take_along_axis(x, slot, axis=1)[:, 0]
         rows = {
@@ -81,21 +82,18 @@ class InterestEvaluator:
             "target": pick(sessions.target_poi),
             "ranked": self._retrieve(params, batch),
         }
-        if self.config.creatives:
+        if self.creative_unigram is not None:
             rows["creative_rank"] = self._creative_ranks(params, sessions)
             codes = codes_of(self.catalogue.creative_codes, sessions.target_creative)
             layers = jnp.arange(self.config.num_layers)
             rows["nll_creative_unigram"] = -self.creative_unigram[layers, codes].sum(-1)
         return rows
 
-    def _retrieve(self, params: Params, batch: Batch) -> chex.Array:
+    def _retrieve(self, params: Params, batch: Batch) -> jax.Array:
         """Item ids `[B, S]`, best first: single-item search without bids."""
-        model = Generator(self.config)
 
         def one(history_poi, history_creative, item):
-            memory = model.apply(
-                {"params": params}, history_poi, history_creative, self.catalogue, method="encode"
-            )
+            memory = encode(params, self.config, history_poi, history_creative, self.catalogue)
             candidates = self.everything
             if candidates is None:
                 nothing = jnp.zeros(item.shape)
@@ -111,20 +109,19 @@ class InterestEvaluator:
         item = batch["item"] if self.everything is None else history
         return jax.vmap(one)(history, batch["history_creative"], item)
 
-    def _creative_ranks(self, params: Params, sessions) -> chex.Array:
+    def _creative_ranks(self, params: Params, sessions) -> jax.Array:
         """Rank `[B, K]` of each slot's true creative among its POI's.
 
         Where every POI owns one creative, as in catalogues with one picture per item, the rank is
         among all the creatives of the catalogue.
         """
         poi, true = sessions.target_poi, sessions.target_creative
-        model = Generator(self.config)
 
-        def encode(model: Generator):
+        def forward(model: Generator):
             memory = model.encode(sessions.history_poi, sessions.history_creative, self.catalogue)
             return memory, model.poi_states(memory, codes_of(self.catalogue.poi_codes, poi))
 
-        memory, states = model.apply({"params": params}, method=encode)
+        memory, states = apply(params, self.config, forward)
         options = self.catalogue.poi_creatives[jnp.maximum(poi, 0)]
         if options.shape[-1] == 1:
             everyone = jnp.arange(self.catalogue.creative_codes.shape[0], dtype=jnp.int32)
@@ -144,14 +141,13 @@ def evaluator_of(run: Pretraining) -> InterestEvaluator:
     Retrieval searches the whole catalogue where requests have no candidates of their own.
     """
     config = run.generator_config
-    index = None if run.is_market else catalogue_index(run.tokens["poi"].codes, config.num_codes)
-    everything = None if index is None else catalogue_candidates(index)
+    everything = None if run.is_market else catalogue_candidates(run.tree.index)
     num_beams = run.config["evaluation"]["num_beams"]
     unigram = creative_unigram(run) if config.creatives else None
-    return InterestEvaluator(config, run.catalogue, everything, num_beams, unigram)
+    return InterestEvaluator(config, run.catalogue, everything, num_beams, run.loss_tree, unigram)
 
 
-def creative_unigram(run: Pretraining) -> chex.Array:
+def creative_unigram(run: Pretraining) -> jax.Array:
     """Log-probabilities `[C, W]` of creative codes in the targets of one epoch of training.
 
     Counts are weighted as the loss is; one is added to each, so that none is impossible.

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import chex
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
-def target_rank(ranked_items: chex.Array, target: chex.Array) -> chex.Array:
+def target_rank(ranked_items: jax.Array, target: jax.Array) -> jax.Array:
     """Place of the target in each ranking.
 
     Args:
@@ -21,11 +23,11 @@ def target_rank(ranked_items: chex.Array, target: chex.Array) -> chex.Array:
 
 
 def recall_ndcg(
-    ranked_items: chex.Array,
-    target: chex.Array,
+    ranked_items: ArrayLike,
+    target: ArrayLike,
     ks: Sequence[int] = (5, 10),
-    where: chex.Array | None = None,
-) -> dict[str, chex.Array]:
+    where: ArrayLike | None = None,
+) -> dict[str, jax.Array]:
     """Recall@k and NDCG@k with one relevant item per request.
 
     Args:

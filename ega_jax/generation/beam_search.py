@@ -9,6 +9,8 @@ Past keys and values stay where they were written: beams that change their paren
 table of pointers, `ancestors`.
 """
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -28,29 +30,29 @@ _DEAD = -1e30
 class BeamState:
     """`S` partial slates; `L = K * C` decoding steps."""
 
-    log_prob: chex.Array  # [S] float32, below -1e29 for a beam that holds nothing.
-    node: chex.Array  # [S] int32 node of the prefix in the candidates' index, -1 for none.
-    chosen: chex.Array  # [S, K] int32 items so far, -1 where none.
-    codes: chex.Array  # [S, L] int32 codes so far.
-    log_z: chex.Array  # [S, L] float32 log allocation probability of each code.
-    x: chex.Array  # [S, D] input of the next position, before its position embedding.
-    ancestors: chex.Array  # [S, L] int32 the beam that wrote each earlier step of this one.
+    log_prob: jax.Array  # [S] float32, below -1e29 for a beam that holds nothing.
+    node: jax.Array  # [S] int32 node of the prefix in the candidates' index, -1 for none.
+    chosen: jax.Array  # [S, K] int32 items so far, -1 where none.
+    codes: jax.Array  # [S, L] int32 codes so far.
+    log_z: jax.Array  # [S, L] float32 log allocation probability of each code.
+    x: jax.Array  # [S, D] input of the next position, before its position embedding.
+    ancestors: jax.Array  # [S, L] int32 the beam that wrote each earlier step of this one.
     cache: tuple[KeysValues, ...]  # One per block, [L, S, H, D / H], by step and writing beam.
-    states: chex.Array  # [K, S, D] decoder states at each slot's last code, by writing beam.
+    states: jax.Array  # [K, S, D] decoder states at each slot's last code, by writing beam.
 
 
 @struct.dataclass
 class Beams:
     """`S` slates, best first."""
 
-    items: chex.Array  # [S, K] int32 candidates (or catalogue items), -1 where a slot is empty.
-    log_prob: chex.Array  # [S] float32 sum of `log_z`, below -1e29 where there is no slate.
-    log_z: chex.Array  # [S, K, C] float32, 0 where a slot is empty.
-    codes: chex.Array  # [S, K, C] int32, 0 where a slot is empty.
-    states: chex.Array  # [S, K, D] POI decoder states, which the creative decoder reads.
+    items: jax.Array  # [S, K] int32 candidates (or catalogue items), -1 where a slot is empty.
+    log_prob: jax.Array  # [S] float32 sum of `log_z`, below -1e29 where there is no slate.
+    log_z: jax.Array  # [S, K, C] float32, 0 where a slot is empty.
+    codes: jax.Array  # [S, K, C] int32, 0 where a slot is empty.
+    states: jax.Array  # [S, K, D] POI decoder states, which the creative decoder reads.
 
     @property
-    def where(self) -> chex.Array:
+    def where(self) -> jax.Array:
         """`[S]` bool, the beam holds a slate."""
         return self.log_prob > _DEAD / 2
 
@@ -92,7 +94,8 @@ def beam_search(
     def fill_slot(state: BeamState, inputs) -> tuple[BeamState, None]:
         t, position = inputs
         ended = (t > 0) & (state.chosen[:, t - 1] < 0)
-        state = state.replace(node=jnp.where(ended, -1, 0))
+        state = dataclasses.replace(state, node=jnp.where(ended, -1, 0))
+        hidden = state.x  # Becomes the state at the slot's last code.
         for layer in layers:
             step = t * config.num_layers + layer
             hidden, state = _decode(model, memory, state, position[layer], step)
@@ -100,7 +103,9 @@ def beam_search(
             log_z, options = _score(model, hidden, options, layer, alpha, beta)
             state = _advance(model, state, log_z, options, layer, step)
         chosen = state.chosen.at[:, t].set(candidates.item(state.node))
-        return state.replace(chosen=chosen, states=state.states.at[t].set(hidden)), None
+        return dataclasses.replace(
+            state, chosen=chosen, states=state.states.at[t].set(hidden)
+        ), None
 
     start = _start(model, num_beams, num_slots)
     state, _ = lax.scan(fill_slot, start, (jnp.arange(num_slots), positions))
@@ -126,7 +131,7 @@ def _start(model: Generator, num_beams: int, num_slots: int) -> BeamState:
     )
 
 
-def _decode(model, memory, state, position, step) -> tuple[chex.Array, BeamState]:
+def _decode(model, memory, state, position, step) -> tuple[jax.Array, BeamState]:
     """Runs the decoder at one position; returns its states `[S, D]` and the longer caches."""
     num_beams, length = state.ancestors.shape
     ancestors = state.ancestors.at[:, step].set(jnp.arange(num_beams))
@@ -139,10 +144,10 @@ def _decode(model, memory, state, position, step) -> tuple[chex.Array, BeamState
         layer_cache = jax.tree.map(lambda old, row: old.at[step].set(row), layer_cache, new)
         x = model.block_step(block, x, jax.tree.map(past, layer_cache), written, memory)
         cache.append(layer_cache)
-    return x, state.replace(ancestors=ancestors, cache=tuple(cache))
+    return x, dataclasses.replace(state, ancestors=ancestors, cache=tuple(cache))
 
 
-def _score(model, hidden, options, layer, alpha, beta) -> tuple[chex.Array, Options]:
+def _score(model, hidden, options, layer, alpha, beta) -> tuple[jax.Array, Options]:
     """Log allocation probabilities `[S, F]`; a beam without options carries on with nothing."""
     stuck = ~options.where.any(-1)
     where = options.where.at[:, 0].set(options.where[:, 0] | stuck)
@@ -150,7 +155,7 @@ def _score(model, hidden, options, layer, alpha, beta) -> tuple[chex.Array, Opti
     code = jnp.where(stuck[:, None], 0, options.code)
     logits = jnp.take_along_axis(model.poi_logits(hidden, layer), code, axis=-1)
     log_z = allocation_log_probs(logits, options.bid, where, alpha, beta)
-    return log_z, options.replace(node=node, code=code, where=where)
+    return log_z, dataclasses.replace(options, node=node, code=code, where=where)
 
 
 def _advance(model, state, log_z, options, layer, step) -> BeamState:
@@ -160,7 +165,8 @@ def _advance(model, state, log_z, options, layer, step) -> BeamState:
     log_prob, flat = lax.top_k(total.reshape(-1), num_beams)
     parent, place = flat // places, flat % places
     code = options.code[parent, place]
-    return state.replace(
+    return dataclasses.replace(
+        state,
         log_prob=jnp.maximum(log_prob, _DEAD),
         node=options.node[parent, place],
         chosen=state.chosen[parent],

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 _IMPOSSIBLE = -1e30
 
 
-def token_weights(token_bids: chex.Array, alpha: chex.Numeric, beta: chex.Numeric) -> chex.Array:
+def token_weights(token_bids: jax.Array, alpha: chex.Numeric, beta: chex.Numeric) -> jax.Array:
     """Weight of a token given its bid (21): `w = bid ** alpha + beta`.
 
     Args:
@@ -22,12 +22,12 @@ def token_weights(token_bids: chex.Array, alpha: chex.Numeric, beta: chex.Numeri
 
 
 def allocation_log_probs(
-    logits: chex.Array,
-    token_bids: chex.Array,
-    valid: chex.Array,
+    logits: jax.Array,
+    token_bids: jax.Array,
+    valid: jax.Array,
     alpha: chex.Numeric,
     beta: chex.Numeric,
-) -> chex.Array:
+) -> jax.Array:
     """Log allocation probability of each token among the valid ones (22).
 
     `z = w * exp(logit) / sum over valid tokens`, i.e. `log_softmax(logit + log w)`.

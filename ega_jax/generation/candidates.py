@@ -10,6 +10,7 @@ rules of a slate: an item is used once, organic items keep their upstream order.
 from typing import Protocol
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -21,20 +22,20 @@ from ega_jax.quantization.prefix_index import CatalogueIndex, RequestIndex, requ
 class Options:
     """The codes that may follow the prefixes of `S` beams, `F` places for each."""
 
-    node: chex.Array  # [S, F] int32 node that the code leads to.
-    code: chex.Array  # [S, F] int32.
-    bid: chex.Array  # [S, F] float32 the token's bid: the highest among its available items.
-    where: chex.Array  # [S, F] bool.
+    node: jax.Array  # [S, F] int32 node that the code leads to.
+    code: jax.Array  # [S, F] int32.
+    bid: jax.Array  # [S, F] float32 the token's bid: the highest among its available items.
+    where: jax.Array  # [S, F] bool.
 
 
 class Candidates(Protocol):
     """What the beam search asks of candidates."""
 
-    def options(self, depth: int, node: chex.Array, chosen: chex.Array) -> Options:
+    def options(self, depth: int, node: jax.Array, chosen: jax.Array) -> Options:
         """Codes that may follow nodes `[S]` of a static depth for beams holding `chosen [S, K]`."""
         ...
 
-    def item(self, leaf: chex.Array) -> chex.Array:
+    def item(self, leaf: jax.Array) -> jax.Array:
         """Item `[S]` int32 that the last chosen nodes `[S]` stand for, -1 for no node."""
         ...
 
@@ -50,14 +51,14 @@ class RequestCandidates:
     """
 
     index: RequestIndex
-    is_ad: chex.Array  # [N] bool by candidate.
-    bid: chex.Array  # [N] float32 by candidate, 0 for organic items.
-    organic: chex.Array  # [N + 1] int32 candidates in upstream order, -1 after the last.
-    num_ads: chex.Array  # [C, N] int32 by row, the ads in the child that holds the row.
-    max_ads: chex.Array  # [] int32 most ads in a slate.
-    min_gap: chex.Array  # [] int32 fewest organic items between two ads.
+    is_ad: jax.Array  # [N] bool by candidate.
+    bid: jax.Array  # [N] float32 by candidate, 0 for organic items.
+    organic: jax.Array  # [N + 1] int32 candidates in upstream order, -1 after the last.
+    num_ads: jax.Array  # [C, N] int32 by row, the ads in the child that holds the row.
+    max_ads: jax.Array  # [] int32 most ads in a slate.
+    min_gap: jax.Array  # [] int32 fewest organic items between two ads.
 
-    def options(self, depth: int, node: chex.Array, chosen: chex.Array) -> Options:
+    def options(self, depth: int, node: jax.Array, chosen: jax.Array) -> Options:
         """Codes that may follow, `F = N`; see `Candidates`."""
         order = self.index.order[depth]
         row = jnp.arange(order.shape[0], dtype=jnp.int32)
@@ -71,11 +72,11 @@ class RequestCandidates:
             where=within & best,
         )
 
-    def item(self, leaf: chex.Array) -> chex.Array:
+    def item(self, leaf: jax.Array) -> jax.Array:
         """Candidate that a node of depth `C` stands for; see `Candidates`."""
         return jnp.where(leaf >= 0, self.index.order[-1][leaf], -1)
 
-    def _best_ads(self, depth: int, chosen: chex.Array) -> chex.Array:
+    def _best_ads(self, depth: int, chosen: jax.Array) -> jax.Array:
         """`[S, N]` bool by row: the highest-bidding ad of its child that a beam may still use."""
         row = jnp.arange(self.is_ad.shape[0], dtype=jnp.int32)
         low = self.index.low[depth]
@@ -85,7 +86,7 @@ class RequestCandidates:
         is_ad = self.is_ad[self.index.order[depth]] & (row < self.index.num_items)
         return is_ad & ~is_taken & (above == row - low) & self._ads_allowed(chosen)[:, None]
 
-    def _best_organic(self, depth: int, chosen: chex.Array) -> chex.Array:
+    def _best_organic(self, depth: int, chosen: jax.Array) -> jax.Array:
         """Row `[S]` of the next organic item where no ad of its child goes before it, else -1."""
         shown = (chosen >= 0) & ~self.is_ad[chosen]
         candidate = self.organic[shown.sum(-1)]
@@ -96,11 +97,11 @@ class RequestCandidates:
         ads_left = self._ads_allowed(chosen) & (same.sum(-1) < self.num_ads[depth][row])
         return jnp.where((candidate >= 0) & ~ads_left, row, -1)
 
-    def _rows(self, depth: int, chosen: chex.Array) -> chex.Array:
+    def _rows(self, depth: int, chosen: jax.Array) -> jax.Array:
         """Rows `[S, K]` of the chosen candidates, -1 where none."""
         return jnp.where(chosen >= 0, self.index.row[depth][chosen], -1)
 
-    def _ads_allowed(self, chosen: chex.Array) -> chex.Array:
+    def _ads_allowed(self, chosen: jax.Array) -> jax.Array:
         """`[S]` bool, the limits let a beam take an ad in its next slot."""
         is_ad = (chosen >= 0) & self.is_ad[chosen]
         slot = jnp.arange(chosen.shape[1], dtype=jnp.int32)
@@ -110,10 +111,10 @@ class RequestCandidates:
 
 
 def request_candidates(
-    codes: chex.Array,
-    is_ad: chex.Array,
-    bid: chex.Array,
-    where: chex.Array,
+    codes: jax.Array,
+    is_ad: jax.Array,
+    bid: jax.Array,
+    where: jax.Array,
     *,
     max_ads: chex.Numeric | None = None,
     min_gap: chex.Numeric = 0,
@@ -157,10 +158,10 @@ class CatalogueCandidates:
     """A whole catalogue, searched for one item; bids and availability are per-node maxima."""
 
     index: CatalogueIndex
-    node_bid: tuple[chex.Array, ...]  # C of [nodes of depth 1..C] float32, -1 if none available.
-    leaf_item: chex.Array  # [leaves] int32 highest-bidding available item of a full code.
+    node_bid: tuple[jax.Array, ...]  # C of [nodes of depth 1..C] float32, -1 if none available.
+    leaf_item: jax.Array  # [leaves] int32 highest-bidding available item of a full code.
 
-    def options(self, depth: int, node: chex.Array, chosen: chex.Array) -> Options:
+    def options(self, depth: int, node: jax.Array, chosen: jax.Array) -> Options:
         """Codes that may follow; see `Candidates` and `CatalogueIndex.expand` for `F`.
 
         Raises:
@@ -181,7 +182,7 @@ class CatalogueCandidates:
             where=children.where & (bid >= 0),
         )
 
-    def item(self, leaf: chex.Array) -> chex.Array:
+    def item(self, leaf: jax.Array) -> jax.Array:
         """Item that a node of depth `C` stands for; see `Candidates`."""
         return jnp.where(leaf >= 0, self.leaf_item[leaf], -1)
 

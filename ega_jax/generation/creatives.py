@@ -1,9 +1,16 @@
 """Choice of creatives: a POI owns few, so all of them are scored (paper sec. 4.1.3, eq. 16)."""
 
-import chex
+import jax
 import jax.numpy as jnp
 
-from ega_jax.generation.generator import Generator, GeneratorConfig, Memory, codes_of, log_probs
+from ega_jax.generation.generator import (
+    Generator,
+    GeneratorConfig,
+    Memory,
+    apply,
+    codes_of,
+    log_probs,
+)
 from ega_jax.types import Catalogue, Params
 
 _NONE = -1e30
@@ -13,11 +20,11 @@ def creative_log_probs(
     params: Params,
     config: GeneratorConfig,
     memory: Memory,
-    states: chex.Array,
-    poi: chex.Array,
-    creatives: chex.Array,
+    states: jax.Array,
+    poi: jax.Array,
+    creatives: jax.Array,
     catalogue: Catalogue,
-) -> chex.Array:
+) -> jax.Array:
     """Log-probability of given creatives for the slots of slates.
 
     Args:
@@ -38,7 +45,7 @@ def creative_log_probs(
         codes = codes_of(catalogue.creative_codes, creatives)
         return log_probs(model.creative_logits(slots[..., None, :], codes), codes).sum(-1)
 
-    scores = Generator(config).apply({"params": params}, method=score)
+    scores = apply(params, config, score)
     return jnp.where(creatives >= 0, scores, _NONE)
 
 
@@ -46,10 +53,10 @@ def choose_creatives(
     params: Params,
     config: GeneratorConfig,
     memory: Memory,
-    states: chex.Array,
-    poi: chex.Array,
+    states: jax.Array,
+    poi: jax.Array,
     catalogue: Catalogue,
-) -> chex.Array:
+) -> jax.Array:
     """The most probable creative among those that each slot's POI owns: exact, no beam.
 
     Args:

@@ -8,6 +8,7 @@ across slots, so that a slate's creatives can all be chosen at once when its POI
 """
 
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -16,7 +17,7 @@ from flax import linen as nn
 from flax import struct
 
 from ega_jax.generation.transformer import Block, KeysValues, Mlp, linear, row_wise_dot
-from ega_jax.types import Catalogue
+from ega_jax.types import Catalogue, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +44,15 @@ class Memory:
 
     poi: tuple[KeysValues, ...]  # One per POI decoder block, each [..., L, H, D / H].
     creative: tuple[KeysValues, ...]  # Of the creative decoder block; empty without creatives.
-    where: chex.Array  # [..., L] bool, the real positions of the history.
+    where: jax.Array  # [..., L] bool, the real positions of the history.
 
 
 @struct.dataclass
 class Logits:
     """Teacher-forced predictions of a batch of slates."""
 
-    poi: chex.Array  # [..., K, C, W] float32.
-    creative: chex.Array | None  # [..., K, C, W] float32; None without creatives.
+    poi: jax.Array  # [..., K, C, W] float32.
+    creative: jax.Array | None  # [..., K, C, W] float32; None without creatives.
 
 
 class CodeEmbedding(nn.Module):
@@ -70,21 +71,21 @@ class CodeEmbedding(nn.Module):
             "head", nn.initializers.normal(c.width**-0.5), (c.num_layers, c.width, c.num_codes)
         )
 
-    def codes(self, codes: chex.Array, layers: chex.Array) -> chex.Array:
+    def codes(self, codes: jax.Array, layers: jax.Array) -> jax.Array:
         """Embeds `codes [..., L]`, each of layer `layers [L]`, as `[..., L, D]`."""
         flat = self.table.reshape(-1, self.config.width)
         return flat[codes + layers * self.config.num_codes].astype(self.config.dtype)
 
-    def items(self, codes: chex.Array) -> chex.Array:
+    def items(self, codes: jax.Array) -> jax.Array:
         """Embeds items by the sum over layers: `[..., C]` codes to `[..., D]`."""
         return self.codes(codes, jnp.arange(self.config.num_layers)).sum(-2)
 
-    def logits(self, states: chex.Array) -> chex.Array:
+    def logits(self, states: jax.Array) -> jax.Array:
         """Next-code logits of the states of all layers, `[..., C, D] -> [..., C, W]`."""
         layers = range(self.config.num_layers)
         return jnp.stack([self.layer_logits(states[..., j, :], j) for j in layers], axis=-2)
 
-    def layer_logits(self, state: chex.Array, layer: int) -> chex.Array:
+    def layer_logits(self, state: jax.Array, layer: int) -> jax.Array:
         """Next-code logits of one layer, `[..., D] -> [..., W]`."""
         state = self.norm(state)
         return row_wise_dot(state, self.head[layer].astype(state.dtype)).astype(jnp.float32)
@@ -128,8 +129,8 @@ class Generator(nn.Module):
 
     def encode(
         self,
-        poi: chex.Array,
-        creative: chex.Array,
+        poi: jax.Array,
+        creative: jax.Array,
         catalogue: Catalogue,
         *,
         deterministic: bool = True,
@@ -171,8 +172,8 @@ class Generator(nn.Module):
     def __call__(
         self,
         memory: Memory,
-        poi_codes: chex.Array,
-        creative_codes: chex.Array | None = None,
+        poi_codes: jax.Array,
+        creative_codes: jax.Array | None = None,
         *,
         deterministic: bool = True,
     ) -> Logits:
@@ -197,8 +198,8 @@ class Generator(nn.Module):
         return Logits(self.poi.logits(states), creative)
 
     def poi_states(
-        self, memory: Memory, poi_codes: chex.Array, *, deterministic: bool = True
-    ) -> chex.Array:
+        self, memory: Memory, poi_codes: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
         """States `[..., K, C, D]` of the POI decoder where each code `[..., K, C]` is predicted."""
         c = self.config
         slots, layers = poi_codes.shape[-2:]
@@ -214,26 +215,26 @@ class Generator(nn.Module):
             x = block(x, kv, causal, cross, seen, deterministic=deterministic)
         return x.reshape(*poi_codes.shape, c.width)
 
-    def positions(self, slots: int) -> chex.Array:
+    def positions(self, slots: int) -> jax.Array:
         """Position embeddings `[slots * C, D]`: a slot's plus a layer's."""
         layer = self.layer(jnp.arange(self.config.num_layers))
         return (self.slot(jnp.arange(slots))[:, None] + layer).reshape(-1, self.config.width)
 
-    def begin_input(self) -> chex.Array:
+    def begin_input(self) -> jax.Array:
         """Input `[D]` of the POI decoder's first position, before its position embedding."""
         return self.begin.astype(self.config.dtype)
 
-    def code_input(self, codes: chex.Array, layer: int) -> chex.Array:
+    def code_input(self, codes: jax.Array, layer: int) -> jax.Array:
         """Inputs `[..., D]` that codes of one layer give the next position."""
         return self.poi.codes(codes[..., None], jnp.array([layer]))[..., 0, :]
 
-    def block_keys_values(self, block: int, x: chex.Array) -> KeysValues:
+    def block_keys_values(self, block: int, x: jax.Array) -> KeysValues:
         """What a position `x [S, D]` adds to the cache of a POI decoder block: `[S, H, D / H]`."""
         return self.decoder[block].self_keys_values(x)
 
     def block_step(
-        self, block: int, x: chex.Array, kv: KeysValues, where: chex.Array, memory: Memory
-    ) -> chex.Array:
+        self, block: int, x: jax.Array, kv: KeysValues, where: jax.Array, memory: Memory
+    ) -> jax.Array:
         """One POI decoder block at one position of each beam.
 
         Args:
@@ -248,18 +249,18 @@ class Generator(nn.Module):
         """
         return self.decoder[block].step(x, kv, where, memory.poi[block], memory.where)
 
-    def poi_logits(self, states: chex.Array, layer: int) -> chex.Array:
+    def poi_logits(self, states: jax.Array, layer: int) -> jax.Array:
         """Logits `[..., W]` of a layer's code from states `[..., D]`."""
         return self.poi.layer_logits(states, layer)
 
     def creative_slots(
         self,
         memory: Memory,
-        states: chex.Array,
-        poi_codes: chex.Array,
+        states: jax.Array,
+        poi_codes: jax.Array,
         *,
         deterministic: bool = True,
-    ) -> chex.Array:
+    ) -> jax.Array:
         """The multi-token-prediction module's state of every slot (16).
 
         Args:
@@ -284,7 +285,7 @@ class Generator(nn.Module):
             deterministic=deterministic,
         )
 
-    def creative_logits(self, slots: chex.Array, creative_codes: chex.Array) -> chex.Array:
+    def creative_logits(self, slots: jax.Array, creative_codes: jax.Array) -> jax.Array:
         """Logits `[..., C, W]` of creatives' codes `[..., C]`, each given the codes before it.
 
         The state of layer j is the slot's state `[..., D]` plus the embeddings of the codes
@@ -308,12 +309,28 @@ def init(key: chex.PRNGKey, config: GeneratorConfig, catalogue: Catalogue) -> ch
     return nn.init(whole, Generator(config))(key)["params"]
 
 
-def codes_of(table: chex.Array, ids: chex.Array) -> chex.Array:
+def apply(params: Params, config: GeneratorConfig, function, **kwargs: Any) -> Any:
+    """Calls `function(generator)` with the parameters bound; further arguments are Flax's."""
+    return Generator(config).apply({"params": params}, method=function, **kwargs)
+
+
+def encode(
+    params: Params,
+    config: GeneratorConfig,
+    history_poi: jax.Array,
+    history_creative: jax.Array,
+    catalogue: Catalogue,
+) -> Memory:
+    """Encodes histories `[..., T]` for the search; see `Generator.encode`."""
+    return apply(params, config, lambda g: g.encode(history_poi, history_creative, catalogue))
+
+
+def codes_of(table: jax.Array, ids: jax.Array) -> jax.Array:
     """Codes `[..., C]` of `ids [...]` from a table `[P, C]`; those of id 0 where ids are -1."""
     return table[jnp.maximum(ids, 0)]
 
 
-def log_probs(logits: chex.Array, codes: chex.Array) -> chex.Array:
+def log_probs(logits: jax.Array, codes: jax.Array) -> jax.Array:
     """Log-probability `[...]` of each code `[...]` under `logits [..., W]`."""
     picked = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
     return picked - jax.nn.logsumexp(logits, axis=-1)

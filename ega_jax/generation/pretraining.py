@@ -3,13 +3,60 @@
 from collections.abc import Callable
 
 import chex
+import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 
-from ega_jax.generation.generator import Generator, GeneratorConfig, codes_of, log_probs
+from ega_jax.generation.generator import Generator, GeneratorConfig, apply, codes_of, log_probs
+from ega_jax.quantization.prefix_index import CatalogueIndex, catalogue_index
 from ega_jax.types import Catalogue, Metrics, Params, Sessions
 
 
-def weighted_mean(values: chex.Array, weights: chex.Array) -> chex.Array:
+@struct.dataclass
+class CodeTree:
+    """Which codes exist after which: those of some item of the catalogue."""
+
+    index: CatalogueIndex
+    nodes: jax.Array  # [C, P] int32 the node of each depth that an item is under.
+
+
+def code_tree(codes: np.ndarray, num_codes: int) -> CodeTree:
+    """Builds the tree of a catalogue's POI codes `[P, C]`, on the host."""
+    index = catalogue_index(codes, num_codes)
+    return CodeTree(index, jnp.asarray(index.nodes()))
+
+
+def item_nll(logits: jax.Array, codes: jax.Array, items: jax.Array, tree: CodeTree | None):
+    """Negative log-likelihood in nats of items, summed over their codes.
+
+    With a tree, a code competes with those that may follow the same prefix in the catalogue, as
+    it does in the search (22): the likelihoods of all items sum to one, and nothing is spent on
+    learning which codes exist. Without, it competes with all codes of its layer, as (27) reads.
+
+    Args:
+      logits: `[..., C, W]` teacher-forced.
+      codes: `[..., C]` of the items.
+      items: `[...]` int32 ids; those below 0 are read as 0.
+      tree: of the catalogue, or None.
+
+    Returns:
+      `[...]` float32.
+    """
+    if tree is None:
+        return -log_probs(logits, codes).sum(-1)
+    rows = logits.reshape(-1, *logits.shape[-2:])
+    nodes = tree.nodes[:, jnp.maximum(items.reshape(-1), 0)]
+    total = jnp.zeros(rows.shape[0])
+    for layer, node in enumerate(nodes):
+        children = tree.index.expand(layer, node)
+        siblings = jnp.take_along_axis(rows[:, layer], children.code, axis=-1)
+        total += jax.nn.logsumexp(siblings, axis=-1, where=children.where)
+    picked = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0].sum(-1)
+    return total.reshape(items.shape) - picked
+
+
+def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
     """Mean of `values` under non-negative `weights` of the same shape; 0 where none weighs."""
     total = weights.sum()
     return jnp.where(total > 0, (values * weights).sum() / jnp.where(total > 0, total, 1.0), 0.0)
@@ -20,8 +67,9 @@ def slate_nll(
     config: GeneratorConfig,
     catalogue: Catalogue,
     sessions: Sessions,
+    tree: CodeTree | None = None,
     dropout_key: chex.PRNGKey | None = None,
-) -> tuple[chex.Array, chex.Array]:
+) -> tuple[jax.Array, jax.Array]:
     """Negative log-likelihood of the slots of logged slates, teacher-forced (27)-(28).
 
     Args:
@@ -29,13 +77,13 @@ def slate_nll(
       config: its sizes.
       catalogue: the items' codes.
       sessions: histories and slates.
+      tree: normalises over the codes that exist; see `item_nll`.
       dropout_key: turns dropout on.
 
     Returns:
       NLL in nats of each slot's POI codes and of its creative codes, both `[B, K]`; the latter is
       0 without creatives. What empty slots hold means nothing.
     """
-    model = Generator(config)
     train = dropout_key is not None
     rngs = {"dropout": dropout_key} if train else {}
     poi_codes = codes_of(catalogue.poi_codes, sessions.target_poi)
@@ -49,19 +97,22 @@ def slate_nll(
         )
         return model(memory, poi_codes, creative_codes, deterministic=not train)
 
-    logits = model.apply({"params": params}, method=forward, rngs=rngs)
-    nll_poi = -log_probs(logits.poi, poi_codes).sum(-1)
-    if logits.creative is None:
+    logits = apply(params, config, forward, rngs=rngs)
+    nll_poi = item_nll(logits.poi, poi_codes, sessions.target_poi, tree)
+    if creative_codes is None:
         return nll_poi, jnp.zeros_like(nll_poi)
     return nll_poi, -log_probs(logits.creative, creative_codes).sum(-1)
 
 
-def pretraining_loss(config: GeneratorConfig, catalogue: Catalogue) -> Callable:
+def pretraining_loss(
+    config: GeneratorConfig, catalogue: Catalogue, tree: CodeTree | None = None
+) -> Callable:
     """The loss of interest pre-training, in the form that the training loop takes (29).
 
     Args:
       config: sizes of the generator.
       catalogue: the items' codes.
+      tree: normalises POI codes over those that exist; see `item_nll`.
 
     Returns:
       `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, where `batch` holds
@@ -69,21 +120,21 @@ def pretraining_loss(config: GeneratorConfig, catalogue: Catalogue) -> Callable:
       in nats of the POI's codes plus that of the creative's.
     """
 
-    def loss(params: Params, variables, batch: dict[str, chex.Array], key: chex.PRNGKey):
+    def loss(params: Params, variables, batch: dict[str, jax.Array], key: chex.PRNGKey):
         sessions = sessions_of(batch)
-        nll_poi, nll_creative = slate_nll(params, config, catalogue, sessions, key)
+        nll_poi, nll_creative = slate_nll(params, config, catalogue, sessions, tree, key)
         metrics = nll_metrics(sessions, nll_poi, nll_creative)
         return metrics["nll_poi"] + metrics["nll_creative"], (metrics, variables)
 
     return loss
 
 
-def sessions_of(batch: dict[str, chex.Array]) -> Sessions:
+def sessions_of(batch: dict[str, jax.Array]) -> Sessions:
     """Picks the fields of `Sessions` from a batch that may hold more."""
     return Sessions(**{name: batch[name] for name in Sessions.__dataclass_fields__})
 
 
-def nll_metrics(sessions: Sessions, nll_poi: chex.Array, nll_creative: chex.Array) -> Metrics:
+def nll_metrics(sessions: Sessions, nll_poi: jax.Array, nll_creative: jax.Array) -> Metrics:
     """Means over slots by their weights; a creative counts where there is one."""
     weight = sessions.target_weight
     return {

@@ -182,6 +182,14 @@ class CatalogueIndex:
         low, high = bounds[node], bounds[node + 1]
         return jnp.where(node >= 0, low, 0), jnp.where(node >= 0, high, 0)
 
+    def nodes(self) -> np.ndarray:
+        """Node `[C, n]` int32 of each depth below `C` that holds an item; on the host."""
+        depths = [np.diff(np.asarray(bounds)) for bounds in self.bounds[:-1]]
+        nodes = np.empty((len(depths), self.num_items), np.int32)
+        for row, sizes in zip(nodes, depths, strict=True):
+            row[np.asarray(self.order)] = np.repeat(np.arange(sizes.size, dtype=np.int32), sizes)
+        return nodes
+
 
 PrefixIndex = RequestIndex | CatalogueIndex
 

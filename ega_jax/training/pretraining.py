@@ -18,7 +18,7 @@ from ega_jax.data.market.logs import write_market
 from ega_jax.data.sequences import SequenceDataset
 from ega_jax.generation import generator
 from ega_jax.generation.generator import GeneratorConfig
-from ega_jax.generation.pretraining import pretraining_loss
+from ega_jax.generation.pretraining import CodeTree, code_tree, pretraining_loss
 from ega_jax.training.checkpoints import PhaseCheckpoints, restore_tree
 from ega_jax.training.loop import Phase, train
 from ega_jax.training.metrics import read_metrics
@@ -122,6 +122,16 @@ class Pretraining:
         return Catalogue(*map(jnp.asarray, (tokens["poi"].codes, creative_codes, owned)))
 
     @functools.cached_property
+    def tree(self) -> CodeTree:
+        """Which POI codes exist after which."""
+        return code_tree(self.tokens["poi"].codes, self.generator_config.num_codes)
+
+    @property
+    def loss_tree(self) -> CodeTree | None:
+        """The tree that the likelihood is normalised over, if it is."""
+        return self.tree if self.config["training"]["existing_codes_only"] else None
+
+    @functools.cached_property
     def generator_config(self) -> GeneratorConfig:
         """Sizes of the generator, some of which follow from data and tokens."""
         settings = TokenizerSettings(**self.config["tokenizer"])
@@ -222,7 +232,7 @@ class Pretraining:
     def _generator_phase(self, evaluate) -> Phase:
         training = self.config["training"]
         key = jax.random.fold_in(jax.random.key(self.config["seed"]), 2)
-        loss = pretraining_loss(self.generator_config, self.catalogue)
+        loss = pretraining_loss(self.generator_config, self.catalogue, self.loss_tree)
         return Phase(
             name="generator",
             init=self._init,

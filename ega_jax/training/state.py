@@ -12,7 +12,7 @@ from flax import struct
 from ega_jax.types import Metrics, Params
 
 Batch = Any
-LossFn = Callable[[Params, Any, Batch, chex.PRNGKey], tuple[chex.Array, tuple[Metrics, Any]]]
+LossFn = Callable[[Params, Any, Batch, chex.PRNGKey], tuple[jax.Array, tuple[Metrics, Any]]]
 
 
 @struct.dataclass
@@ -23,7 +23,7 @@ class TrainState:
     continues exactly as the original would have.
     """
 
-    step: chex.Array  # [] int32, steps taken.
+    step: jax.Array  # [] int32, steps taken.
     params: Params  # what the gradient updates.
     opt_state: optax.OptState
     variables: Any = ()  # what the loss updates itself: code usage counts, multipliers.

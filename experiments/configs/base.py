@@ -58,6 +58,7 @@ def base(name: str) -> ConfigDict:
             },
             "training": {
                 "batch_size": 128,  # B
+                "existing_codes_only": True,  # Softmax over the codes that exist, as in search.
                 "num_steps": 1000,
                 "checkpoint_every": 500,
                 "log_every": 50,

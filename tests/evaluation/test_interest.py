@@ -17,6 +17,7 @@ CONFIG = GeneratorConfig(
     num_codes=W, num_layers=C, num_slots=K, history_length=T, width=16, num_heads=2, hidden=16,
     encoder_blocks=1, decoder_blocks=1,
 )  # fmt: skip
+UNIGRAM = np.log(np.random.default_rng(5).dirichlet(np.ones(W), C)).astype(np.float32)
 POI_CODES = np.stack(np.divmod(np.arange(P) % 13, W), axis=1).astype(np.int32)  # 13 is as 0.
 
 
@@ -96,7 +97,7 @@ def item_scores(params, catalogue, batch, offered):
 
 def expected_metrics(params, catalogue, batches, everything):
     """All of the evaluator's figures by plain loops."""
-    nll_poi, nll_creative, ranks, reciprocal, top = [], [], [], [], []
+    nll_poi, nll_creative, unigram, ranks, reciprocal, top = [], [], [], [], [], []
     everyone = catalogue.poi_creatives.shape[1] == 1
     for batch in batches:
         poi, creative, weight = (batch[f"target_{n}"] for n in ("poi", "creative", "weight"))
@@ -125,6 +126,7 @@ def expected_metrics(params, catalogue, batches, everything):
                 ties = [r for r in owned if r < true and abs(
                     by_creative[r, b, k] - by_creative[true, b, k]) <= 1e-5]  # fmt: skip
                 rank = len(above) + len(ties)
+                unigram.append((w, -picked(UNIGRAM, catalogue.creative_codes[true])))
                 nll_creative.append((w, -by_creative[true, b, k]))
                 reciprocal.append((w, 1 / (rank + 1)))
                 top.append((w, rank == 0))
@@ -136,6 +138,7 @@ def expected_metrics(params, catalogue, batches, everything):
     mean = lambda pairs: sum(w * v for w, v in pairs) / sum(w for w, _ in pairs)
     ranks = np.array(ranks)
     metrics = {"nll_poi": mean(nll_poi), "nll_creative": mean(nll_creative)}
+    metrics["nll_creative_unigram"] = mean(unigram)
     metrics |= {"creative_mrr": mean(reciprocal), "creative_top1": mean(top)}
     for k in (5, 10):
         metrics[f"recall@{k}"] = np.mean(ranks < k)
@@ -148,7 +151,9 @@ def test_all_figures_by_enumeration(params, everything, creatives_each):
     catalogue = catalogue_of(creatives_each)
     batches = [batch_of(0, creatives_each), batch_of(1, creatives_each, blank=2)]
     index = catalogue_candidates(catalogue_index(POI_CODES, W)) if everything else None
-    found = InterestEvaluator(CONFIG, catalogue, index, BEAMS)(params, batches)
+    found = InterestEvaluator(CONFIG, catalogue, index, BEAMS, jnp.asarray(UNIGRAM))(
+        params, batches
+    )
     expected = expected_metrics(params, catalogue, batches, everything)
     assert found.keys() == expected.keys()
     for name, value in expected.items():

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import signal
 
 import chex
@@ -11,6 +12,8 @@ import pytest
 import tiny_runs
 from tiny_runs import NUM_POIS, STEPS, tiny_config
 
+from ega_jax.evaluation.interest import creative_unigram
+from ega_jax.training.checkpoints import CheckpointMismatchError
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
 from ega_jax.training.pretraining import Pretraining, owned_creatives
@@ -52,7 +55,7 @@ def test_results_name_everything(finished):
         assert {"usage", "perplexity", "r2", "collision_rate", "largest_leaf"} <= report.keys()
         assert len(report["usage"]) == 2
     figures = {f"{name}@{k}" for name in ("recall", "ndcg") for k in (5, 10)}
-    figures |= {"nll_poi", "nll_creative", "creative_mrr", "creative_top1"}
+    figures |= {"nll_poi", "nll_creative", "nll_creative_unigram", "creative_mrr", "creative_top1"}
     assert results["test"].keys() == figures
     assert all(np.isfinite(value) for value in results["test"].values())
     assert 0 < results["test"]["nll_poi"] < 2 * 2 * np.log(4)
@@ -90,7 +93,33 @@ def test_evaluate_measures_the_same(finished, capsys):
     for name, value in results["test"].items():
         np.testing.assert_allclose(found["test"][name], value, rtol=1e-6)
     assert found["tokenizer"] == results["tokenizer"]
-    assert "test.recall@10" in capsys.readouterr().out or "recall@10" in path.read_text()
+    assert "test.recall@10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "value", "message"),
+    [
+        ("generator", "width", 16, r"params/begin: found float32\[8\], expected float32\[16\]"),
+        (
+            "tokenizer",
+            "num_codes",
+            5,
+            r"tokenizer/codebooks: found float32\[2, 4, 4\], expected float32\[2, 5, 4\]",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_named(finished, group, field, value, message):
+    config, workdir = finished
+    other = config | {group: config[group] | {field: value}}
+    with pytest.raises(CheckpointMismatchError, match=message):
+        Pretraining(other, workdir, data_mesh()).restore_generator()
+
+
+def test_a_workdir_without_generator_says_what_to_do(finished, tmp_path):
+    config, workdir = finished
+    shutil.copytree(workdir / "tokenizers", tmp_path / "tokenizers")
+    with pytest.raises(FileNotFoundError, match=r"holds no generator: run experiments\.pretrain"):
+        Pretraining(config, tmp_path, data_mesh()).restore_generator()
 
 
 def kill_points():
@@ -148,6 +177,21 @@ def test_public_sequences_without_creatives(tmp_path):
     run = Pretraining(config, tmp_path / "run", data_mesh())
     assert run.generator_config.num_layers == 3
     assert len(np.unique(run.tokens["poi"].codes, axis=0)) == NUM_POIS
+
+
+def test_unigram_counts_the_codes_of_training_targets(finished):
+    """By plain loops; every slot of this log holds a creative."""
+    config, workdir = finished
+    run = Pretraining(config, workdir, data_mesh())
+    counts = np.ones((2, 4))
+    for batch in run.training_epoch():
+        for creative, weight in zip(
+            batch["target_creative"].flat, batch["target_weight"].flat, strict=True
+        ):
+            for layer in range(2):
+                counts[layer, run.tokens["creative"].codes[creative, layer]] += weight
+    expected = np.log(counts / counts.sum(1, keepdims=True))
+    np.testing.assert_allclose(creative_unigram(run), expected, rtol=1e-5)
 
 
 def test_owned_creatives_are_listed_by_poi():
