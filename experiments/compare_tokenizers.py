@@ -50,7 +50,7 @@ def main() -> None:
         for name, report in results[kind].items():
             table.add_row(name, kind, *(_worst(report[key]) for key in COLUMNS), f"{seconds:.0f}")
     write_results(workdir, {"tokenizers": results})
-    Console(soft_wrap=True).print(table)
+    Console(width=120).print(table)
 
 
 def _worst(value: float | list[float]) -> str:

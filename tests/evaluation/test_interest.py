@@ -151,9 +151,9 @@ def test_all_figures_by_enumeration(params, everything, creatives_each):
     catalogue = catalogue_of(creatives_each)
     batches = [batch_of(0, creatives_each), batch_of(1, creatives_each, blank=2)]
     index = catalogue_candidates(catalogue_index(POI_CODES, W)) if everything else None
-    found = InterestEvaluator(CONFIG, catalogue, index, BEAMS, jnp.asarray(UNIGRAM))(
-        params, batches
-    )
+    found = InterestEvaluator(
+        CONFIG, catalogue, index, BEAMS, creative_unigram=jnp.asarray(UNIGRAM)
+    )(params, batches)
     expected = expected_metrics(params, catalogue, batches, everything)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
