@@ -8,6 +8,7 @@ import numpy as np
 
 from ega_jax.data import ad_logs, schema, sequences
 from ega_jax.data.batch_source import Batch, BatchSource, Rows
+from ega_jax.data.length_sorted import LengthSorted
 from ega_jax.data.order import Order
 
 Dataset = sequences.SequenceDataset | ad_logs.AdLogDataset
@@ -48,6 +49,7 @@ def train_batches(
     num_slots: int | None = None,
     exposure_weight: float = 0.1,
     seed: int = 0,
+    sort_by_length: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.IterDataset:
@@ -69,6 +71,8 @@ def train_batches(
         num_slots: K; default: that of the dataset's summary.
         exposure_weight: target weight of what was shown but not clicked (ad logs); a click has 1.
         seed: of the order and of the split points.
+        sort_by_length: of sequences, batch those of like length and drop needless padding: T and
+            K then differ from batch to batch; see `length_sorted`.
         process_index: of this process.
         process_count: how many share a batch.
 
@@ -83,6 +87,9 @@ def train_batches(
         rows = _sessions(dataset, split, history_length, num_slots, exposure_weight)
     order = Order(_sizes(rows, split), seed)
     share = _share(batch_size, process_index, process_count)
+    if sort_by_length and isinstance(dataset, sequences.SequenceDataset):
+        whole = BatchSource(rows, order, _FOR_EVER, batch_size, range(batch_size))
+        return _iterate(LengthSorted(whole, share, seed))
     return _iterate(BatchSource(rows, order, _FOR_EVER, batch_size, share))
 
 
@@ -147,7 +154,7 @@ class EmbeddingRows:
         return {"embedding": self.embeddings[rows]}
 
 
-def _iterate(source: BatchSource) -> grain.IterDataset:
+def _iterate(source: BatchSource | LengthSorted) -> grain.IterDataset:
     return grain.MapDataset.source(source).to_iter_dataset(_READ_AHEAD)
 
 

@@ -171,6 +171,7 @@ class Pretraining:
             self.dataset,
             "pretrain" if self.is_market else "train",
             batch_size=self.config["training"]["batch_size"],
+            sort_by_length=self.config["training"]["sort_by_length"],
             seed=self.config["seed"],
             process_index=jax.process_index(),
             process_count=jax.process_count(),

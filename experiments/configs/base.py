@@ -58,6 +58,7 @@ def base(name: str) -> ConfigDict:
             },
             "training": {
                 "batch_size": 128,  # B
+                "sort_by_length": True,  # Sequences: batches of like length, less padding.
                 "existing_codes_only": True,  # Softmax over the codes that exist, as in search.
                 "num_steps": 1000,
                 "checkpoint_every": 500,

@@ -7,10 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_generator import CATALOGUE, CONFIG, C, K, P, forward, init_params, random_batch
+from tiny_generator import CATALOGUE, CONFIG, C, K, P, W, forward, init_params, random_batch
 
 from ega_jax.generation.generator import codes_of
-from ega_jax.generation.pretraining import pretraining_loss, slate_nll, weighted_mean
+from ega_jax.generation.pretraining import (
+    code_tree,
+    item_nll,
+    pretraining_loss,
+    slate_nll,
+    weighted_mean,
+)
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Sessions
 
@@ -142,3 +148,29 @@ def test_rows_are_measured_alone(params):
     rolled = nll(params, sessions=Sessions(**{k: np.roll(v, 1, 0) for k, v in batch.items()}))
     for found, expected in zip(rolled, together, strict=True):
         np.testing.assert_allclose(np.roll(found, -1, 0), expected, rtol=1e-5)
+
+
+def test_likelihoods_of_all_items_sum_to_one_over_the_tree():
+    """By hand: a code competes with those that follow the same prefix in the catalogue."""
+    rng = np.random.default_rng(7)
+    table = np.array([[0, 1], [0, 3], [2, 1], [4, 4], [4, 0], [4, 1]], np.int32)
+    logits = rng.normal(size=(2, W)).astype(np.float32)
+    expected = []
+    for item in table:
+        nll = 0.0
+        for layer in range(2):
+            under = [t for t in table if tuple(t[:layer]) == tuple(item[:layer])]
+            scores = [np.exp(logits[layer, code]) for code in {int(t[layer]) for t in under}]
+            nll -= np.log(np.exp(logits[layer, item[layer]]) / sum(scores))
+        expected.append(nll)
+    tiled = jnp.broadcast_to(logits, (len(table), 2, W))
+    nll = item_nll(tiled, jnp.asarray(table), jnp.arange(len(table)), code_tree(table, W))
+    np.testing.assert_allclose(nll, expected, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(-nll).sum(), 1.0, rtol=1e-5)
+
+
+def test_a_shared_code_has_the_likelihood_of_its_leaf():
+    table = np.array([[1, 2], [1, 2], [3, 0]], np.int32)
+    logits = jnp.zeros((3, 2, W))
+    nll = item_nll(logits, jnp.asarray(table), jnp.arange(3), code_tree(table, W))
+    np.testing.assert_allclose(nll, np.full(3, np.log(2.0)), rtol=1e-6)
