@@ -35,6 +35,7 @@ class GeneratorConfig:
     decoder_blocks: int = 3
     creatives: bool = True
     dropout_rate: float = 0.0
+    history_dropout: float = 0.0  # Share of the history's behaviours left out in training.
     dtype: str = "float32"  # Of the computation; parameters are float32.
 
 

@@ -78,23 +78,28 @@ def slate_nll(
       catalogue: the items' codes.
       sessions: histories and slates.
       tree: normalises over the codes that exist; see `item_nll`.
-      dropout_key: turns dropout on.
+      dropout_key: turns dropout on, of activations and of the history's behaviours.
 
     Returns:
       NLL in nats of each slot's POI codes and of its creative codes, both `[B, K]`; the latter is
       0 without creatives. What empty slots hold means nothing.
     """
     train = dropout_key is not None
-    rngs = {"dropout": dropout_key} if train else {}
+    rngs = {}
+    history_poi, history_creative = sessions.history_poi, sessions.history_creative
+    if dropout_key is not None:
+        key, history_key = jax.random.split(dropout_key)
+        rngs = {"dropout": key}
+        left_out = jax.random.bernoulli(history_key, config.history_dropout, history_poi.shape)
+        history_poi = jnp.where(left_out, -1, history_poi)
+        history_creative = jnp.where(left_out, -1, history_creative)
     poi_codes = codes_of(catalogue.poi_codes, sessions.target_poi)
     creative_codes = (
         codes_of(catalogue.creative_codes, sessions.target_creative) if config.creatives else None
     )
 
     def forward(model: Generator):
-        memory = model.encode(
-            sessions.history_poi, sessions.history_creative, catalogue, deterministic=not train
-        )
+        memory = model.encode(history_poi, history_creative, catalogue, deterministic=not train)
         return model(memory, poi_codes, creative_codes, deterministic=not train)
 
     logits = apply(params, config, forward, rngs=rngs)

@@ -46,6 +46,7 @@ def base(name: str) -> ConfigDict:
                 "encoder_blocks": 3,
                 "decoder_blocks": 3,
                 "dropout_rate": 0.0,
+                "history_dropout": 0.0,  # Share of behaviours left out in training.
                 "dtype": "float32",  # Of the computation; bfloat16 on GPU and TPU.
             },
             "optimizer": {

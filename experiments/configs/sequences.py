@@ -15,20 +15,19 @@ from experiments.configs.base import base, choose
 
 DEFAULT = {
     "data": {"path": "data/sequences", "history_length": 12, "num_slots": 4},
-    "tokenizer": {"kind": "kmeans", "num_codes": 256},
+    "tokenizer": {"kind": "kmeans", "num_layers": 2, "num_codes": 1024},
     "generator": {
-        "width": 64,
-        "hidden": 256,
         "encoder_blocks": 2,
         "decoder_blocks": 2,
-        "dropout_rate": 0.1,
+        "dropout_rate": 0.3,
+        "history_dropout": 0.5,
     },
-    "optimizer": {"learning_rate": 2e-3, "weight_decay": 0.05, "warmup_steps": 300},
+    "optimizer": {"learning_rate": 1.5e-3, "weight_decay": 0.05, "warmup_steps": 300},
     "training": {
-        "batch_size": 256,
-        "num_steps": 10_000,
+        "batch_size": 128,
+        "num_steps": 60_000,
         "checkpoint_every": 1000,
-        "evaluate_every": 1000,
+        "evaluate_every": 2000,
     },
 }
 VARIANTS = {
@@ -37,7 +36,8 @@ VARIANTS = {
     "yelp": {"data": {"path": "data/yelp"}},
     "movies": {
         "data": {"path": "data/movies", "history_length": 50},
-        "tokenizer": {"num_codes": 64},
+        "tokenizer": {"num_layers": 3, "num_codes": 64},
+        "training": {"num_steps": 6000, "evaluate_every": 500},
     },
 }
 

@@ -1,0 +1,47 @@
+"""Results on disk, in a table, as curves."""
+
+import json
+
+import pytest
+
+from ega_jax.evaluation.report import flatten, plot_curves, print_table, write_results
+
+RESULTS = {"test": {"recall@5": 0.25}, "tokenizer": {"poi": {"usage": [1.0, 0.5]}}, "seconds": 3}
+
+
+def test_results_are_added_to_those_there(tmp_path):
+    write_results(tmp_path, {"test": {"recall@5": 0.1}, "validation": {"nll_poi": 2.0}})
+    path = write_results(tmp_path, RESULTS)
+    assert json.loads(path.read_text()) == RESULTS | {"validation": {"nll_poi": 2.0}}
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_results_that_are_not_json_leave_the_old_file(tmp_path):
+    path = write_results(tmp_path, RESULTS)
+    with pytest.raises(TypeError):
+        write_results(tmp_path, {"test": object()})
+    assert json.loads(path.read_text()) == RESULTS
+
+
+def test_flatten():
+    names = ["test.recall@5", "tokenizer.poi.usage", "seconds"]
+    assert [name for name, _ in flatten(RESULTS)] == names
+
+
+def test_table_shows_every_figure(capsys):
+    print_table(RESULTS, title="a title")
+    shown = capsys.readouterr().out
+    for text in ("a title", "test.recall@5", "0.25", "tokenizer.poi.usage", "1  0.5", "seconds"):
+        assert text in shown
+
+
+def test_curves_are_drawn_with_and_without_evaluations(tmp_path):
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    lines = [{"step": s, "loss": 1.0 / s, "elapsed_seconds": 60.0 * s} for s in (1, 2, 3)]
+    (metrics / "plain.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines[-1] |= {"eval/recall@10": 0.1, "eval/nll_poi": 3.0}
+    (metrics / "measured.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plain, measured = plot_curves(tmp_path, "plain"), plot_curves(tmp_path, "measured")
+    assert plain == tmp_path / "figures" / "plain.png"
+    assert measured.stat().st_size > plain.stat().st_size, "one panel against three"
