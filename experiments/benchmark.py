@@ -50,7 +50,7 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "Runs of each part; the median is re
 _BATCH = flags.DEFINE_integer("batch", 64, "Batch size of training.", 1)
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of the computation.")
 _ITEMS = flags.DEFINE_integer("items", 10_000_000, "Items of the large prefix index.", 10_000)
-_SESSIONS = flags.DEFINE_integer("sessions", 100_000, "Sessions of the market.", 1)
+_SESSIONS = flags.DEFINE_integer("market_sessions", 100_000, "Sessions of the market.", 1)
 _PEER = flags.DEFINE_string("peer", None, "Command of a peer to run in turn.")
 
 
