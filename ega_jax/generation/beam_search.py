@@ -102,9 +102,9 @@ def beam_search(
             options = candidates.options(layer, state.node, state.chosen)
             log_z, options = _score(model, hidden, options, layer, alpha, beta)
             state = _advance(model, state, log_z, options, layer, step)
-        chosen = state.chosen.at[:, t].set(candidates.item(state.node))
+        chosen = _write(state.chosen, candidates.item(state.node), t, axis=1)
         return dataclasses.replace(
-            state, chosen=chosen, states=state.states.at[t].set(hidden)
+            state, chosen=chosen, states=_write(state.states, hidden, t, axis=0)
         ), None
 
     start = _start(model, num_beams, num_slots)
@@ -131,17 +131,22 @@ def _start(model: Generator, num_beams: int, num_slots: int) -> BeamState:
     )
 
 
+def _write(into: jax.Array, value: jax.Array, place: jax.Array, axis: int) -> jax.Array:
+    """Sets one place along an axis, as a slice in place rather than a scatter."""
+    return lax.dynamic_update_index_in_dim(into, value.astype(into.dtype), place, axis)
+
+
 def _decode(model, memory, state, position, step) -> tuple[jax.Array, BeamState]:
     """Runs the decoder at one position; returns its states `[S, D]` and the longer caches."""
     num_beams, length = state.ancestors.shape
-    ancestors = state.ancestors.at[:, step].set(jnp.arange(num_beams))
+    ancestors = _write(state.ancestors, jnp.arange(num_beams), step, axis=1)
     written = jnp.arange(length) <= step
     past = lambda cached: cached[jnp.arange(length), ancestors]
     x = state.x + position
     cache = []
     for block, layer_cache in enumerate(state.cache):
         new = model.block_keys_values(block, x)
-        layer_cache = jax.tree.map(lambda old, row: old.at[step].set(row), layer_cache, new)
+        layer_cache = jax.tree.map(lambda old, row: _write(old, row, step, 0), layer_cache, new)
         x = model.block_step(block, x, jax.tree.map(past, layer_cache), written, memory)
         cache.append(layer_cache)
     return x, dataclasses.replace(state, ancestors=ancestors, cache=tuple(cache))
@@ -170,8 +175,8 @@ def _advance(model, state, log_z, options, layer, step) -> BeamState:
         log_prob=jnp.maximum(log_prob, _DEAD),
         node=options.node[parent, place],
         chosen=state.chosen[parent],
-        codes=state.codes[parent].at[:, step].set(code),
-        log_z=state.log_z[parent].at[:, step].set(log_z[parent, place]),
+        codes=_write(state.codes[parent], code, step, axis=1),
+        log_z=_write(state.log_z[parent], log_z[parent, place], step, axis=1),
         x=model.code_input(code, layer),
         ancestors=state.ancestors[parent],
     )

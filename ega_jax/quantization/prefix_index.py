@@ -88,36 +88,35 @@ def request_index(
         The index; its shapes depend on `N` and `C` only.
     """
     chex.assert_rank([codes, where], [2, 1])
-    priority = jnp.zeros(where.shape) if priority is None else priority
+    n, c = codes.shape
+    priority = jnp.zeros(n) if priority is None else priority
+    candidate = jnp.arange(n, dtype=jnp.int32)
     num_items = where.sum(dtype=jnp.int32)
-    orders = [_order(codes[:, : d + 1], where, priority) for d in range(codes.shape[1])]
-    return RequestIndex(
-        order=jnp.stack(orders),
-        row=jnp.stack([jnp.argsort(order).astype(jnp.int32) for order in orders]),
-        num_items=num_items,
-        **_ranges(codes, jnp.stack(orders), num_items),
-    )
+    num_codes = codes.max() + 1
+    prefix = jnp.zeros(n, jnp.int32)  # Node that holds a candidate, by its first row.
+    depths = []
+    for d in range(c):
+        child = jnp.where(where, prefix * num_codes + codes[:, d], jnp.iinfo(jnp.int32).max)
+        child, _, order = lax.sort((child, -priority, candidate), num_keys=2, is_stable=True)
+        row = jnp.zeros(n, jnp.int32).at[order].set(candidate)
+        low, end = _runs(child, num_items)
+        depths.append((order, row, codes[order, d].astype(jnp.int32), low, end))
+        prefix = low[row]
+    order, row, code, low, end = map(jnp.stack, zip(*depths, strict=True))
+    return RequestIndex(order=order, row=row, code=code, low=low, end=end, num_items=num_items)
 
 
-def _order(codes: jax.Array, where: jax.Array, priority: jax.Array) -> jax.Array:
-    """Candidates `[N]` sorted by existence, codes and falling priority; ties by candidate."""
-    columns = [codes[:, d].astype(jnp.int32) for d in range(codes.shape[1])]
-    candidate = jnp.arange(where.shape[0], dtype=jnp.int32)
-    keys = (~where, *columns, -priority)
-    return lax.sort((*keys, candidate), num_keys=len(keys), is_stable=True)[-1]
+def _runs(values: jax.Array, num_items: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Start and end `[N]` of the run of equal sorted values that holds each row.
 
-
-def _ranges(codes: jax.Array, order: jax.Array, num_items: jax.Array) -> dict[str, jax.Array]:
-    """Code, start and end of the node of depth d + 1 that holds each row: three of `[C, N]`."""
-    c, n = order.shape
-    row = jnp.arange(n, dtype=jnp.int32)[None]
-    by_row = codes[order[-1]].astype(jnp.int32).T
-    differs = jnp.concatenate([jnp.ones((c, 1), jnp.int32), jnp.abs(jnp.diff(by_row))], axis=1)
-    is_start = (lax.cummax(differs, axis=0) > 0) | (row >= num_items)
-    low = lax.cummax(jnp.where(is_start, row, 0), axis=1)
-    next_start = lax.cummin(jnp.where(is_start, row, num_items), axis=1, reverse=True)
-    end = jnp.concatenate([next_start[:, 1:], jnp.full((c, 1), num_items)], axis=1)
-    return {"code": by_row, "low": low, "end": end}
+    Each row from `num_items` on is a run of its own.
+    """
+    row = jnp.arange(values.shape[0], dtype=jnp.int32)
+    differs = jnp.concatenate([jnp.ones(1, bool), values[1:] != values[:-1]])
+    is_start = differs | (row >= num_items)
+    low = lax.cummax(jnp.where(is_start, row, 0))
+    next_start = lax.cummin(jnp.where(is_start, row, num_items), reverse=True)
+    return low, jnp.append(next_start[1:], num_items)
 
 
 @struct.dataclass
