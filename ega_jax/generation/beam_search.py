@@ -5,8 +5,8 @@ their own static shape. Scores are summed log allocation probabilities. Ties are
 lower beam and then the lower place, so that results are deterministic. Written for one request;
 `vmap` it over a batch.
 
-Past keys and values stay where they were written: beams that change their parent only change a
-table of pointers, `ancestors`.
+Each beam holds its own past: beams that change their parent take over its row of every array. Rows
+are long and contiguous, so that this costs less than looking the past up through pointers.
 """
 
 import dataclasses
@@ -20,15 +20,22 @@ from jax import lax
 from ega_jax.generation.bidding import allocation_log_probs
 from ega_jax.generation.candidates import Candidates, Options
 from ega_jax.generation.generator import Generator, GeneratorConfig, Memory
-from ega_jax.generation.transformer import KeysValues
 from ega_jax.types import Params
 
 _DEAD = -1e30
 
 
 @struct.dataclass
+class Cache:
+    """A decoder block's past, laid out for one query per beam: both sums run over outer axes."""
+
+    keys: jax.Array  # [S, H, D / H, L]
+    values: jax.Array  # [S, L, H, D / H]
+
+
+@struct.dataclass
 class BeamState:
-    """`S` partial slates; `L = K * C` decoding steps."""
+    """`S` partial slates; `L = K * C` decoding steps. Row `s` of every array is beam `s`."""
 
     log_prob: jax.Array  # [S] float32, below -1e29 for a beam that holds nothing.
     node: jax.Array  # [S] int32 node of the prefix in the candidates' index, -1 for none.
@@ -36,9 +43,8 @@ class BeamState:
     codes: jax.Array  # [S, L] int32 codes so far.
     log_z: jax.Array  # [S, L] float32 log allocation probability of each code.
     x: jax.Array  # [S, D] input of the next position, before its position embedding.
-    ancestors: jax.Array  # [S, L] int32 the beam that wrote each earlier step of this one.
-    cache: tuple[KeysValues, ...]  # One per block, [L, S, H, D / H], by step and writing beam.
-    states: jax.Array  # [K, S, D] decoder states at each slot's last code, by writing beam.
+    states: jax.Array  # [S, K, D] decoder states at each slot's last code.
+    cache: tuple[Cache, ...]  # One per block.
 
 
 @struct.dataclass
@@ -95,17 +101,16 @@ def beam_search(
         t, position = inputs
         ended = (t > 0) & (state.chosen[:, t - 1] < 0)
         state = dataclasses.replace(state, node=jnp.where(ended, -1, 0))
-        hidden = state.x  # Becomes the state at the slot's last code.
         for layer in layers:
             step = t * config.num_layers + layer
             hidden, state = _decode(model, memory, state, position[layer], step)
             options = candidates.options(layer, state.node, state.chosen)
             log_z, options = _score(model, hidden, options, layer, alpha, beta)
+            # The last layer's states are those that stay.
+            state = dataclasses.replace(state, states=_write(state.states, hidden, t))
             state = _advance(model, state, log_z, options, layer, step)
-        chosen = _write(state.chosen, candidates.item(state.node), t, axis=1)
-        return dataclasses.replace(
-            state, chosen=chosen, states=_write(state.states, hidden, t, axis=0)
-        ), None
+        chosen = _write(state.chosen, candidates.item(state.node), t)
+        return dataclasses.replace(state, chosen=chosen), None
 
     start = _start(model, num_beams, num_slots)
     state, _ = lax.scan(fill_slot, start, (jnp.arange(num_slots), positions))
@@ -116,8 +121,11 @@ def _start(model: Generator, num_beams: int, num_slots: int) -> BeamState:
     """One live beam that holds nothing, and room for the rest."""
     config = model.config
     length = num_slots * config.num_layers
-    heads = (length, num_beams, config.num_heads, config.width // config.num_heads)
-    empty = jnp.zeros(heads, config.dtype)
+    heads = config.num_heads, config.width // config.num_heads
+    cache = Cache(
+        keys=jnp.zeros((num_beams, *heads, length), config.dtype),
+        values=jnp.zeros((num_beams, length, *heads), config.dtype),
+    )
     return BeamState(
         log_prob=jnp.full(num_beams, _DEAD).at[0].set(0.0),
         node=jnp.zeros(num_beams, jnp.int32),
@@ -125,31 +133,30 @@ def _start(model: Generator, num_beams: int, num_slots: int) -> BeamState:
         codes=jnp.zeros((num_beams, length), jnp.int32),
         log_z=jnp.zeros((num_beams, length)),
         x=jnp.broadcast_to(model.begin_input(), (num_beams, config.width)),
-        ancestors=jnp.zeros((num_beams, length), jnp.int32),
-        cache=tuple(KeysValues(empty, empty) for _ in range(config.decoder_blocks)),
-        states=jnp.zeros((num_slots, num_beams, config.width), config.dtype),
+        states=jnp.zeros((num_beams, num_slots, config.width), config.dtype),
+        cache=(cache,) * config.decoder_blocks,
     )
 
 
-def _write(into: jax.Array, value: jax.Array, place: jax.Array, axis: int) -> jax.Array:
+def _write(into: jax.Array, value: jax.Array, place: jax.Array, axis: int = 1) -> jax.Array:
     """Sets one place along an axis, as a slice in place rather than a scatter."""
     return lax.dynamic_update_index_in_dim(into, value.astype(into.dtype), place, axis)
 
 
 def _decode(model, memory, state, position, step) -> tuple[jax.Array, BeamState]:
     """Runs the decoder at one position; returns its states `[S, D]` and the longer caches."""
-    num_beams, length = state.ancestors.shape
-    ancestors = _write(state.ancestors, jnp.arange(num_beams), step, axis=1)
-    written = jnp.arange(length) <= step
-    past = lambda cached: cached[jnp.arange(length), ancestors]
+    written = jnp.arange(state.codes.shape[1]) <= step
     x = state.x + position
     cache = []
-    for block, layer_cache in enumerate(state.cache):
+    for block, past in enumerate(state.cache):
         new = model.block_keys_values(block, x)
-        layer_cache = jax.tree.map(lambda old, row: _write(old, row, step, 0), layer_cache, new)
-        x = model.block_step(block, x, jax.tree.map(past, layer_cache), written, memory)
-        cache.append(layer_cache)
-    return x, dataclasses.replace(state, ancestors=ancestors, cache=tuple(cache))
+        past = Cache(
+            keys=_write(past.keys, new.keys, step, axis=-1),
+            values=_write(past.values, new.values, step),
+        )
+        x = model.block_step(block, x, past.keys, past.values, written, memory)
+        cache.append(past)
+    return x, dataclasses.replace(state, cache=tuple(cache))
 
 
 def _score(model, hidden, options, layer, alpha, beta) -> tuple[jax.Array, Options]:
@@ -170,27 +177,24 @@ def _advance(model, state, log_z, options, layer, step) -> BeamState:
     log_prob, flat = lax.top_k(total.reshape(-1), num_beams)
     parent, place = flat // places, flat % places
     code = options.code[parent, place]
+    state = jax.tree.map(lambda x: x[parent], state)
     return dataclasses.replace(
         state,
         log_prob=jnp.maximum(log_prob, _DEAD),
         node=options.node[parent, place],
-        chosen=state.chosen[parent],
-        codes=_write(state.codes[parent], code, step, axis=1),
-        log_z=_write(state.log_z[parent], log_z[parent, place], step, axis=1),
+        codes=_write(state.codes, code, step),
+        log_z=_write(state.log_z, log_z[parent, place], step),
         x=model.code_input(code, layer),
-        ancestors=state.ancestors[parent],
     )
 
 
 def _finish(state: BeamState) -> Beams:
     """Lays the finished beams out by slot."""
-    num_beams, num_slots = state.chosen.shape
-    by_slot = (num_beams, num_slots, -1)
-    writer = state.ancestors.reshape(by_slot)[:, :, -1]
+    by_slot = (*state.chosen.shape, -1)
     return Beams(
         items=state.chosen,
         log_prob=state.log_prob,
         log_z=state.log_z.reshape(by_slot),
         codes=state.codes.reshape(by_slot),
-        states=state.states[jnp.arange(num_slots), writer],
+        states=state.states,
     )

@@ -234,21 +234,28 @@ class Generator(nn.Module):
         return self.decoder[block].self_keys_values(x)
 
     def block_step(
-        self, block: int, x: jax.Array, kv: KeysValues, where: jax.Array, memory: Memory
+        self,
+        block: int,
+        x: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        where: jax.Array,
+        memory: Memory,
     ) -> jax.Array:
         """One POI decoder block at one position of each beam.
 
         Args:
           block: which block.
           x: `[S, D]` the beams' states.
-          kv: `[S, L, H, D / H]` keys and values of each beam's own past and present.
+          keys: `[S, H, D / H, L]` of each beam's own past and present.
+          values: `[S, L, H, D / H]` likewise.
           where: `[L]` bool, the positions already written.
           memory: one request's history; its keys are read by all beams, never tiled.
 
         Returns:
           `[S, D]`.
         """
-        return self.decoder[block].step(x, kv, where, memory.poi[block], memory.where)
+        return self.decoder[block].step(x, keys, values, where, memory.poi[block], memory.where)
 
     def poi_logits(self, states: jax.Array, layer: int) -> jax.Array:
         """Logits `[..., W]` of a layer's code from states `[..., D]`."""

@@ -73,24 +73,27 @@ class Attention(nn.Module):
         mixed = jnp.einsum("...hqk,...khd->...qhd", probs, kv.values)
         return self.out(mixed.reshape(*x.shape[:-1], self.width))
 
-    def one_query_each(self, x: jax.Array, kv: KeysValues, where: jax.Array) -> jax.Array:
+    def one_query_each(
+        self, x: jax.Array, keys: jax.Array, values: jax.Array, where: jax.Array
+    ) -> jax.Array:
         """Attends from `x [S, D]`, row by row, each to keys and values of its own.
 
-        The same as `__call__` with `Q = 1`, as products and sums that fuse with the gather of the
-        keys rather than as many small matrix-vector products.
+        The same as `__call__` with `Q = 1`. Keys have their positions last and values theirs
+        first, so that both sums run over an outer axis, which compilers vectorise.
 
         Args:
           x: `[S, D]` queries' inputs.
-          kv: `[S, L, H, D / H]`.
+          keys: `[S, H, D / H, L]`.
+          values: `[S, L, H, D / H]`.
           where: `[L]` bool, what the queries may see.
 
         Returns:
           `[S, D]`.
         """
-        query = self.query(x).reshape(x.shape[0], 1, self.num_heads, -1)
-        scores = jnp.sum(query * kv.keys, axis=-1) * query.shape[-1] ** -0.5
-        probs = masked_softmax(jnp.swapaxes(scores, 1, 2), where).astype(kv.values.dtype)
-        mixed = jnp.sum(jnp.swapaxes(probs, 1, 2)[..., None] * kv.values, axis=1)
+        query = self.query(x).reshape(x.shape[0], self.num_heads, -1, 1)
+        scores = jnp.sum(query * keys, axis=2) * query.shape[2] ** -0.5
+        probs = masked_softmax(scores, where).astype(values.dtype)
+        mixed = jnp.sum(jnp.swapaxes(probs, 1, 2)[..., None] * values, axis=1)
         return self.out(mixed.reshape(x.shape))
 
 
@@ -166,7 +169,8 @@ class Block(nn.Module):
     def step(
         self,
         x: jax.Array,
-        self_kv: KeysValues,
+        self_keys: jax.Array,
+        self_values: jax.Array,
         self_where: jax.Array,
         cross_kv: KeysValues,
         cross_where: jax.Array,
@@ -175,7 +179,8 @@ class Block(nn.Module):
 
         Args:
           x: `[S, D]`.
-          self_kv: `[S, L, H, D / H]` each beam's own keys and values.
+          self_keys: `[S, H, D / H, L]` each beam's own keys.
+          self_values: `[S, L, H, D / H]` each beam's own values.
           self_where: `[L]` bool, positions already written.
           cross_kv: `[T, H, D / H]` keys and values read by all beams.
           cross_where: `[T]` bool.
@@ -183,6 +188,7 @@ class Block(nn.Module):
         Returns:
           `[S, D]`.
         """
-        x = x + self.self_attention.one_query_each(self.self_norm(x), self_kv, self_where)
+        normed = self.self_norm(x)
+        x = x + self.self_attention.one_query_each(normed, self_keys, self_values, self_where)
         x = x + self.cross_attention(self.cross_norm(x), cross_kv, cross_where)
         return x + self.mlp(self.mlp_norm(x))
