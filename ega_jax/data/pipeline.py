@@ -1,6 +1,7 @@
 """Batches for training and evaluation, through grain, from either input format."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import grain
@@ -101,13 +102,16 @@ def eval_batches(
     history_length: int,
     num_slots: int | None = None,
     exposure_weight: float = 0.1,
+    max_batches: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.IterDataset:
     """One pass over a split in stored order; the last batch is filled up with blank rows.
 
-    Arguments and keys are those of `train_batches`. The splits of sequences are "validation" and
-    "test", whose target is one item, in the first slot. A blank row has ids of -1 and weight 0.
+    With `max_batches`, at most so many, evenly spread over the split: neighbours in a file are
+    often alike. Other arguments and the keys are those of `train_batches`. The splits of sequences
+    are "validation" and "test", whose target is one item, in the first slot. A blank row has ids of
+    -1 and weight 0.
     """
     num_slots = num_slots or dataset.summary.num_slots
     if isinstance(dataset, sequences.SequenceDataset):
@@ -117,7 +121,8 @@ def eval_batches(
         rows = _sessions(dataset, split, history_length, num_slots, exposure_weight)
     order = Order(_sizes(rows, split), seed=None)
     share = _share(batch_size, process_index, process_count)
-    return _iterate(BatchSource(rows, order, order.num_rows, batch_size, share))
+    source = BatchSource(rows, order, order.num_rows, batch_size, share)
+    return _iterate(source, 1 if max_batches is None else math.ceil(len(source) / max_batches))
 
 
 def embedding_batches(
@@ -154,8 +159,8 @@ class EmbeddingRows:
         return {"embedding": self.embeddings[rows]}
 
 
-def _iterate(source: BatchSource | LengthSorted) -> grain.IterDataset:
-    return grain.MapDataset.source(source).to_iter_dataset(_READ_AHEAD)
+def _iterate(source: BatchSource | LengthSorted, stride: int = 1) -> grain.IterDataset:
+    return grain.MapDataset.source(source)[::stride].to_iter_dataset(_READ_AHEAD)
 
 
 def _sessions(

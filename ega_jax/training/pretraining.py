@@ -31,10 +31,10 @@ from ega_jax.types import Catalogue, Params
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """The first batches of a dataset, or all; can be iterated over again."""
+    """The first batches of a dataset; can be iterated over again."""
 
     batches: grain.IterDataset
-    num_batches: int | None = None
+    num_batches: int
 
     def __iter__(self):
         """Starts a new pass."""
@@ -150,11 +150,13 @@ class Pretraining:
         """The held-out split that is measured during training."""
         return "align" if self.is_market else "validation"
 
-    def batches(self, split: str, num_rows: int | None = None) -> Batches:
-        """A held-out split as batches, or its first rows; can be iterated over again."""
+    def batches(self, split: str, num_rows: int | None = None) -> grain.IterDataset:
+        """A held-out split as batches, or about `num_rows` of its rows, evenly spread."""
         size = self.config["evaluation"]["batch_size"]
-        batches = pipeline.eval_batches(self.dataset, split, batch_size=size, **self._shapes)
-        return Batches(batches, None if num_rows is None else -(-num_rows // size))
+        max_batches = None if num_rows is None else -(-num_rows // size)
+        return pipeline.eval_batches(
+            self.dataset, split, batch_size=size, max_batches=max_batches, **self._shapes
+        )
 
     @property
     def _shapes(self) -> dict[str, Any]:

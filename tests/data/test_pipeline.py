@@ -103,3 +103,12 @@ def test_batches_may_span_epochs(make_ad_log, tmp_path):
 def test_uneven_shards_are_refused(dataset):
     with pytest.raises(ValueError, match="batch_size=6 does not divide by 4 processes"):
         batches_of(dataset, process_count=4)
+
+
+def test_some_batches_of_an_evaluation_are_spread_over_the_split(dataset):
+    arguments = {"batch_size": 1, "history_length": 5}
+    whole = list(eval_batches(dataset, "test", **arguments))
+    some = list(eval_batches(dataset, "test", max_batches=2, **arguments))
+    stride = -(-len(whole) // 2)
+    assert len(whole) > 2
+    assert_same(some, whole[::stride])

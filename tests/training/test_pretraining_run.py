@@ -19,4 +19,3 @@ def test_no_creatives_at_all():
 def test_batches_start_anew_each_time():
     batches = Batches(range(5), 3)
     assert list(batches) == list(batches) == [0, 1, 2]
-    assert list(Batches(range(2))) == [0, 1]
