@@ -111,10 +111,10 @@ def tokenize(
 
 def _fit(name, embeddings, settings, workdir, config, mesh, seed) -> tokenizer.Tokenizer:
     model = settings.model()
-    tokenizer.check_embeddings(embeddings, settings.num_codes)
     key = jax.random.key(seed)
     if isinstance(model, KMeansConfig):
         return tokenizer.fit_kmeans(model, embeddings, key)
+    tokenizer.check_embeddings(embeddings, settings.num_codes)
     optimizer_config = OptimizerConfig(settings.learning_rate, schedule="cosine", clip_norm=10.0)
     optimizer = make_optimizer(optimizer_config, settings.num_steps)
     key_init, key_steps = jax.random.split(key)
