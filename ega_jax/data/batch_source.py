@@ -34,6 +34,23 @@ class Rows(Protocol):
         ...
 
 
+class InMemoryRows:
+    """Rows that need no reading: one group, of `num_rows`."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in all."""
+        raise NotImplementedError
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """One group: all is in memory."""
+        return (self.num_rows,)
+
+    def load(self, groups: tuple[int, ...]) -> None:
+        """Nothing to read."""
+
+
 class BatchSource:
     """A random-access source whose element `i` is one process's share of batch `i`."""
 

@@ -8,7 +8,7 @@ import grain
 import numpy as np
 
 from ega_jax.data import ad_logs, schema, sequences
-from ega_jax.data.batch_source import Batch, BatchSource, Rows
+from ega_jax.data.batch_source import Batch, BatchSource, InMemoryRows, Rows
 from ega_jax.data.length_sorted import LengthSorted
 from ega_jax.data.order import Order
 
@@ -125,38 +125,35 @@ def eval_batches(
     return _iterate(source, 1 if max_batches is None else math.ceil(len(source) / max_batches))
 
 
-def embedding_batches(
-    embeddings: np.ndarray,
+def array_batches(
+    arrays: Batch,
     *,
     batch_size: int,
     seed: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.IterDataset:
-    """Shuffled batches `{"embedding": [B, E]}` of a catalogue `[P, E]` without end."""
-    rows = EmbeddingRows(embeddings)
-    order = Order(rows.group_sizes, seed)
+    """Shuffled batches `[B, ...]` without end of the rows of arrays `[rows, ...]` in memory."""
+    rows = ArrayRows(arrays)
+    order = Order(_sizes(rows, ", ".join(arrays)), seed)
     share = _share(batch_size, process_index, process_count)
     return _iterate(BatchSource(rows, order, _FOR_EVER, batch_size, share))
 
 
 @dataclasses.dataclass(frozen=True)
-class EmbeddingRows:
-    """The items of a catalogue, for training its tokenizer."""
+class ArrayRows(InMemoryRows):
+    """The rows of arrays of one length: a catalogue's embeddings, a table of outcomes."""
 
-    embeddings: np.ndarray  # [P, E] float32
+    arrays: Batch  # Each [rows, ...].
 
     @property
-    def group_sizes(self) -> tuple[int, ...]:
-        """One group: all is in memory."""
-        return (len(self.embeddings),)
-
-    def load(self, groups: tuple[int, ...]) -> None:
-        """Nothing to read."""
+    def num_rows(self) -> int:
+        """Rows that all arrays have."""
+        return len(next(iter(self.arrays.values())))
 
     def examples(self, pool: None, rows: np.ndarray, epoch: int) -> Batch:
-        """Embeddings of some rows."""
-        return {"embedding": self.embeddings[rows]}
+        """Some rows of each array."""
+        return {name: array[rows] for name, array in self.arrays.items()}
 
 
 def _iterate(source: BatchSource | LengthSorted, stride: int = 1) -> grain.IterDataset:

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from ega_jax.data.batch_source import Batch, InMemoryRows
 from ega_jax.data.ragged import Ragged
 from ega_jax.data.schema import Summary
 from ega_jax.data.tables import read_matrix, read_texts
-
-Batch = dict[str, np.ndarray]
 
 HELD_OUT = {"validation": 2, "test": 1}  # split -> place of the target, from the end.
 
@@ -58,7 +57,7 @@ class SequenceDataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSequences:
+class TrainingSequences(InMemoryRows):
     """The rows that training draws from: per epoch, one split point of each sequence.
 
     What lies before the split point is the history, the K items from it are the target: plain
@@ -76,12 +75,9 @@ class TrainingSequences:
         return np.flatnonzero(self.dataset.num_training_items >= 2)
 
     @property
-    def group_sizes(self) -> tuple[int, ...]:
-        """One group: all is in memory."""
-        return (len(self.users),)
-
-    def load(self, groups: tuple[int, ...]) -> None:
-        """Nothing to read."""
+    def num_rows(self) -> int:
+        """One row per sequence."""
+        return len(self.users)
 
     def examples(self, pool: None, rows: np.ndarray, epoch: int) -> Batch:
         """Examples of some rows; the split points depend on (seed, epoch, row) alone."""
@@ -95,7 +91,7 @@ class TrainingSequences:
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOutItems:
+class HeldOutItems(InMemoryRows):
     """The rows of an evaluation: a held-out item is the target, all before it is history."""
 
     dataset: SequenceDataset
@@ -109,12 +105,9 @@ class HeldOutItems:
         return np.flatnonzero(self.dataset.items.lengths >= 3)
 
     @property
-    def group_sizes(self) -> tuple[int, ...]:
-        """One group: all is in memory."""
-        return (len(self.users),)
-
-    def load(self, groups: tuple[int, ...]) -> None:
-        """Nothing to read."""
+    def num_rows(self) -> int:
+        """One row per sequence."""
+        return len(self.users)
 
     def examples(self, pool: None, rows: np.ndarray, epoch: int) -> Batch:
         """Examples of some rows, the same in every epoch."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ega_jax.data.pipeline import embedding_batches
+from ega_jax.data.pipeline import array_batches
 from ega_jax.quantization import collisions, rqvae, tokenizer
 from ega_jax.quantization.autoencoder import RQVAEConfig
 from ega_jax.quantization.kmeans import KMeansConfig
@@ -129,8 +129,8 @@ def _fit(name, embeddings, settings, workdir, config, mesh, seed) -> tokenizer.T
         name=f"rqvae_{name}",
         init=init,
         step=make_train_step(rqvae.make_loss(model), optimizer, key_steps),
-        batches=embedding_batches(
-            embeddings,
+        batches=array_batches(
+            {"embedding": embeddings},
             batch_size=batch_size,
             seed=seed,
             process_index=jax.process_index(),

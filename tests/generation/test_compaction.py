@@ -1,0 +1,38 @@
+"""Only the wanted rows are computed, whatever their number."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ega_jax.generation.compaction import map_where
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8, 20])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_wanted_rows_are_as_if_all_were_computed(chunk, share):
+    rng = np.random.default_rng(int(10 * share) + chunk)
+    values = rng.normal(size=(11, 2)).astype(np.float32)
+    where = rng.random(11) < share
+    found = jax.jit(
+        lambda values, where: map_where(
+            lambda rows: {"double": 2 * values[rows], "row": rows}, where, chunk
+        )
+    )(values, where)
+    chex.assert_trees_all_close(found["double"], np.where(where[:, None], 2 * values, 0.0))
+    chex.assert_trees_all_equal(found["row"], np.where(where, np.arange(11), 0))
+
+
+def test_the_work_follows_the_number_of_wanted_rows():
+    calls = []
+
+    def function(rows):
+        jax.debug.callback(lambda: calls.append(1))
+        return rows
+
+    for wanted, chunks in ((0, 0), (1, 1), (4, 1), (5, 2), (12, 3)):
+        calls.clear()
+        jax.block_until_ready(map_where(function, jnp.arange(12) < wanted, 4))
+        jax.effects_barrier()
+        assert len(calls) == chunks
