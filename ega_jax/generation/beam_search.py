@@ -1,15 +1,17 @@
 """Constrained beam search over slates (paper sec. 4.3.2, eq. 23).
 
 A `lax.scan` over slots; within a slot the `C` layers are unrolled, since a layer's options have
-their own static shape. Scores are summed log allocation probabilities. Ties are broken by the
-lower beam and then the lower place, so that results are deterministic. Written for one request;
-`vmap` it over a batch.
+their own static shape. No step works on what is not there yet: the first slot stands before the
+scan, since it starts from one beam and not from `S`, and caches grow with the slates. Scores are
+summed log allocation probabilities. Ties are broken by the lower beam and then the lower place, so
+that results are deterministic. Written for one request; `vmap` it over a batch.
 
 Each beam holds its own past: beams that change their parent take over its row of every array. Rows
 are long and contiguous, so that this costs less than looking the past up through pointers.
 """
 
 import dataclasses
+from typing import TypeVar
 
 import chex
 import jax
@@ -22,19 +24,14 @@ from ega_jax.generation.candidates import Candidates, Options
 from ega_jax.generation.generator import Generator, GeneratorConfig, Memory
 from ega_jax.types import Params
 
-_DEAD = -1e30
+T = TypeVar("T")
+
+DEAD = -1e30
+GROWTH = 5  # Slots by which caches grow; each time compiles the body of the scan once more.
 
 
 @struct.dataclass
-class Cache:
-    """A decoder block's past, laid out for one query per beam: both sums run over outer axes."""
-
-    keys: jax.Array  # [S, H, D / H, L]
-    values: jax.Array  # [S, L, H, D / H]
-
-
-@struct.dataclass
-class BeamState:
+class Search:
     """`S` partial slates; `L = K * C` decoding steps. Row `s` of every array is beam `s`."""
 
     log_prob: jax.Array  # [S] float32, below -1e29 for a beam that holds nothing.
@@ -42,8 +39,22 @@ class BeamState:
     chosen: jax.Array  # [S, K] int32 items so far, -1 where none.
     codes: jax.Array  # [S, L] int32 codes so far.
     log_z: jax.Array  # [S, L] float32 log allocation probability of each code.
-    x: jax.Array  # [S, D] input of the next position, before its position embedding.
     states: jax.Array  # [S, K, D] decoder states at each slot's last code.
+
+
+@struct.dataclass
+class Cache:
+    """A decoder block's past, laid out for one query per beam: both sums run over outer axes."""
+
+    keys: jax.Array  # [S, H, D / H, L], L positions so far and to come.
+    values: jax.Array  # [S, L, H, D / H]
+
+
+@struct.dataclass
+class Past:
+    """What the decoder knows of each beam."""
+
+    x: jax.Array  # [S, D] input of the next position, before its position embedding.
     cache: tuple[Cache, ...]  # One per block.
 
 
@@ -60,7 +71,7 @@ class Beams:
     @property
     def where(self) -> jax.Array:
         """`[S]` bool, the beam holds a slate."""
-        return self.log_prob > _DEAD / 2
+        return self.log_prob > DEAD / 2
 
 
 def beam_search(
@@ -90,111 +101,156 @@ def beam_search(
       beta: floor of token weights (21).
 
     Returns:
-      The slates, best first. With fewer possible slates than beams, the rest is not `where`.
+      The slates, best first. With fewer possible slates than beams, the rest is not `where` and
+      holds nothing.
     """
     model = Generator(config).bind({"params": params})
     num_slots = config.num_slots if num_slots is None else num_slots
-    layers = range(config.num_layers)
     positions = model.positions(num_slots).reshape(num_slots, config.num_layers, config.width)
 
-    def fill_slot(state: BeamState, inputs) -> tuple[BeamState, None]:
-        t, position = inputs
-        ended = (t > 0) & (state.chosen[:, t - 1] < 0)
-        state = dataclasses.replace(state, node=jnp.where(ended, -1, 0))
-        for layer in layers:
+    def fill_slot(carry: tuple[Search, Past], slot) -> tuple[tuple[Search, Past], None]:
+        search, past = carry
+        t, position = slot
+        ended = (t > 0) & (search.chosen[:, t - 1] < 0)
+        search = dataclasses.replace(search, node=jnp.where(ended, -1, 0))
+        for layer in range(config.num_layers):
             step = t * config.num_layers + layer
-            hidden, state = _decode(model, memory, state, position[layer], step)
-            options = candidates.options(layer, state.node, state.chosen)
-            log_z, options = _score(model, hidden, options, layer, alpha, beta)
+            hidden, past = _decode(model, memory, past, position[layer], step)
             # The last layer's states are those that stay.
-            state = dataclasses.replace(state, states=_write(state.states, hidden, t))
-            state = _advance(model, state, log_z, options, layer, step)
-        chosen = _write(state.chosen, candidates.item(state.node), t)
-        return dataclasses.replace(state, chosen=chosen), None
+            search = dataclasses.replace(search, states=_write(search.states, hidden, t))
+            options = candidates.options(layer, search.node, search.chosen)
+            log_z, options = score(model.poi_logits(hidden, layer), options, alpha, beta)
+            search, parent = advance(search, log_z, options, step, num_beams)
+            x = model.code_input(search.codes[:, step], layer)
+            past = Past(x=x, cache=_rows(past.cache, parent))
+        chosen = _write(search.chosen, candidates.item(search.node), t)
+        return (dataclasses.replace(search, chosen=chosen), past), None
 
-    start = _start(model, num_beams, num_slots)
-    state, _ = lax.scan(fill_slot, start, (jnp.arange(num_slots), positions))
-    return _finish(state)
+    carry = start(config, num_slots), _no_past(model)
+    (search, past), _ = fill_slot(carry, (0, positions[0]))
+    for first in range(1, num_slots, GROWTH):
+        last = min(first + GROWTH, num_slots)
+        carry = search, _with_room(past, last * config.num_layers)
+        slots = jnp.arange(first, last), positions[first:last]
+        (search, past), _ = lax.scan(fill_slot, carry, slots)
+    return finish(search)
 
 
-def _start(model: Generator, num_beams: int, num_slots: int) -> BeamState:
-    """One live beam that holds nothing, and room for the rest."""
-    config = model.config
+def start(config: GeneratorConfig, num_slots: int) -> Search:
+    """The one beam that holds nothing."""
     length = num_slots * config.num_layers
+    return Search(
+        log_prob=jnp.zeros(1),
+        node=jnp.zeros(1, jnp.int32),
+        chosen=jnp.full((1, num_slots), -1, jnp.int32),
+        codes=jnp.zeros((1, length), jnp.int32),
+        log_z=jnp.zeros((1, length)),
+        states=jnp.zeros((1, num_slots, config.width), config.dtype),
+    )
+
+
+def _no_past(model: Generator) -> Past:
+    """The past of the one beam that holds nothing, with room for a slot."""
+    config = model.config
     heads = config.num_heads, config.width // config.num_heads
     cache = Cache(
-        keys=jnp.zeros((num_beams, *heads, length), config.dtype),
-        values=jnp.zeros((num_beams, length, *heads), config.dtype),
+        keys=jnp.zeros((1, *heads, config.num_layers), config.dtype),
+        values=jnp.zeros((1, config.num_layers, *heads), config.dtype),
     )
-    return BeamState(
-        log_prob=jnp.full(num_beams, _DEAD).at[0].set(0.0),
-        node=jnp.zeros(num_beams, jnp.int32),
-        chosen=jnp.full((num_beams, num_slots), -1, jnp.int32),
-        codes=jnp.zeros((num_beams, length), jnp.int32),
-        log_z=jnp.zeros((num_beams, length)),
-        x=jnp.broadcast_to(model.begin_input(), (num_beams, config.width)),
-        states=jnp.zeros((num_beams, num_slots, config.width), config.dtype),
-        cache=(cache,) * config.decoder_blocks,
-    )
+    return Past(x=model.begin_input()[None], cache=(cache,) * config.decoder_blocks)
 
 
-def _write(into: jax.Array, value: jax.Array, place: jax.Array, axis: int = 1) -> jax.Array:
+def _with_room(past: Past, length: int) -> Past:
+    """Makes the caches `length` positions long."""
+    more = (0, length - past.cache[0].values.shape[1])
+    none = (0, 0)
+    longer = lambda cache: Cache(
+        keys=jnp.pad(cache.keys, (none, none, none, more)),
+        values=jnp.pad(cache.values, (none, more, none, none)),
+    )
+    return dataclasses.replace(past, cache=tuple(map(longer, past.cache)))
+
+
+def _write(into: jax.Array, value: jax.Array, place: chex.Numeric, axis: int = 1) -> jax.Array:
     """Sets one place along an axis, as a slice in place rather than a scatter."""
     return lax.dynamic_update_index_in_dim(into, value.astype(into.dtype), place, axis)
 
 
-def _decode(model, memory, state, position, step) -> tuple[jax.Array, BeamState]:
+def _rows(arrays: T, rows: jax.Array) -> T:
+    """Picks rows of every array."""
+    return jax.tree.map(lambda x: x[rows], arrays)
+
+
+def _decode(model, memory, past, position, step) -> tuple[jax.Array, Past]:
     """Runs the decoder at one position; returns its states `[S, D]` and the longer caches."""
-    written = jnp.arange(state.codes.shape[1]) <= step
-    x = state.x + position
+    written = jnp.arange(past.cache[0].values.shape[1]) <= step
+    x = past.x + position
     cache = []
-    for block, past in enumerate(state.cache):
+    for block, before in enumerate(past.cache):
         new = model.block_keys_values(block, x)
-        past = Cache(
-            keys=_write(past.keys, new.keys, step, axis=-1),
-            values=_write(past.values, new.values, step),
-        )
-        x = model.block_step(block, x, past.keys, past.values, written, memory)
-        cache.append(past)
-    return x, dataclasses.replace(state, cache=tuple(cache))
+        keys = _write(before.keys, new.keys, step, axis=-1)
+        values = _write(before.values, new.values, step)
+        x = model.block_step(block, x, keys, values, written, memory)
+        cache.append(Cache(keys=keys, values=values))
+    return x, dataclasses.replace(past, cache=tuple(cache))
 
 
-def _score(model, hidden, options, layer, alpha, beta) -> tuple[jax.Array, Options]:
-    """Log allocation probabilities `[S, F]`; a beam without options carries on with nothing."""
+def score(
+    logits: jax.Array, options: Options, alpha: chex.Numeric, beta: chex.Numeric
+) -> tuple[jax.Array, Options]:
+    """Log allocation probabilities `[S, F]` of options, from logits `[S, W]` of their layer.
+
+    A beam without options carries on with nothing: its first option becomes node -1.
+    """
     stuck = ~options.where.any(-1)
     where = options.where.at[:, 0].set(options.where[:, 0] | stuck)
     node = jnp.where(stuck[:, None], -1, options.node)
     code = jnp.where(stuck[:, None], 0, options.code)
-    logits = jnp.take_along_axis(model.poi_logits(hidden, layer), code, axis=-1)
+    logits = jnp.take_along_axis(logits, code, axis=-1)
     log_z = allocation_log_probs(logits, options.bid, where, alpha, beta)
     return log_z, dataclasses.replace(options, node=node, code=code, where=where)
 
 
-def _advance(model, state, log_z, options, layer, step) -> BeamState:
-    """Keeps the best `S` of all beams' continuations."""
-    num_beams, places = log_z.shape
-    total = jnp.where(options.where, state.log_prob[:, None] + log_z, 2 * _DEAD)
-    log_prob, flat = lax.top_k(total.reshape(-1), num_beams)
-    parent, place = flat // places, flat % places
-    code = options.code[parent, place]
-    state = jax.tree.map(lambda x: x[parent], state)
-    return dataclasses.replace(
-        state,
-        log_prob=jnp.maximum(log_prob, _DEAD),
-        node=options.node[parent, place],
-        codes=_write(state.codes, code, step),
-        log_z=_write(state.log_z, log_z[parent, place], step),
-        x=model.code_input(code, layer),
+def advance(
+    search: Search, log_z: jax.Array, options: Options, step: chex.Numeric, num_beams: int
+) -> tuple[Search, jax.Array]:
+    """Keeps the best `num_beams` continuations of all beams.
+
+    Args:
+      search: the beams, of any number.
+      log_z: `[S, F]` of the options; see `score`.
+      options: what may come next.
+      step: place of the new codes.
+      num_beams: beams to go on with, static; those in excess of all continuations hold nothing.
+
+    Returns:
+      The beams, best first, and the beam `[num_beams]` that each continues.
+    """
+    beams, places = log_z.shape
+    total = jnp.where(options.where, search.log_prob[:, None] + log_z, 2 * DEAD).reshape(-1)
+    total = jnp.pad(total, (0, max(num_beams - total.size, 0)), constant_values=2 * DEAD)
+    log_prob, flat = lax.top_k(total, num_beams)
+    parent, place = jnp.minimum(flat // places, beams - 1), flat % places
+    live = log_prob > DEAD / 2
+    pick = lambda of, nothing: jnp.where(live, of[parent, place], nothing)
+    search = _rows(search, parent)
+    search = dataclasses.replace(
+        search,
+        log_prob=jnp.maximum(log_prob, DEAD),
+        node=pick(options.node, -1),
+        codes=_write(search.codes, pick(options.code, 0), step),
+        log_z=_write(search.log_z, pick(log_z, 0.0), step),
     )
+    return search, parent
 
 
-def _finish(state: BeamState) -> Beams:
+def finish(search: Search) -> Beams:
     """Lays the finished beams out by slot."""
-    by_slot = (*state.chosen.shape, -1)
+    by_slot = (*search.chosen.shape, -1)
     return Beams(
-        items=state.chosen,
-        log_prob=state.log_prob,
-        log_z=state.log_z.reshape(by_slot),
-        codes=state.codes.reshape(by_slot),
-        states=state.states,
+        items=search.chosen,
+        log_prob=search.log_prob,
+        log_z=search.log_z.reshape(by_slot),
+        codes=search.codes.reshape(by_slot),
+        states=search.states,
     )

@@ -1,10 +1,68 @@
-"""Token-level bids and allocation probabilities (paper sec. 4.3.1-2)."""
+"""Token-level bids and allocation probabilities (paper sec. 4.3.1-2).
+
+A token's bid is the highest bid among the items that carry it, or their mean (the ablation
+"EGA-bid"). Which items those are is the scope: the available ones under the prefix decoded so
+far, or the literal reading, all items of the request with that code at that layer.
+"""
 
 import chex
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-_IMPOSSIBLE = -1e30
+TOKEN_BIDS = ("max", "mean")
+SCOPES = ("prefix", "layer")
+IMPOSSIBLE = -1e30
+
+
+def code_bids(codes: jax.Array, bids: jax.Array, where: jax.Array, token_bid: str) -> jax.Array:
+    """One bid per code of a layer, whatever stands before it: the scope `layer`.
+
+    Args:
+      codes: `[N, C]` int32 codes of a request's items.
+      bids: `[N]` bids in currency per click, 0 for organic items.
+      where: `[N]` bool, the item exists.
+      token_bid: one of `TOKEN_BIDS`.
+
+    Returns:
+      `[C, N]` float32 bid of each item's code at each layer.
+    """
+
+    def layer(code: jax.Array) -> jax.Array:
+        carries = (code[:, None] == code) & where
+        carried = jnp.where(carries, bids, 0.0)
+        if token_bid == "max":
+            return carried.max(-1)
+        return carried.sum(-1) / jnp.maximum(carries.sum(-1), 1)
+
+    return jax.vmap(layer, in_axes=1)(codes)
+
+
+def run_means(values: jax.Array, where: jax.Array, low: jax.Array, end: jax.Array) -> jax.Array:
+    """Means over runs of neighbouring rows, the nodes of a prefix index.
+
+    Sums grow within a run only, in a fixed order: unlike differences of running totals, they
+    lose nothing of a small bid that comes after a large one.
+
+    Args:
+      values: `[N]` float32 by row.
+      where: `[S, N]` bool, what counts.
+      low: `[N]` int32 first row of the run that holds each row, never falling.
+      end: `[N]` int32 the row after its last.
+
+    Returns:
+      `[S, N]` float32 mean of the run that holds each row, 0 where nothing of it counts.
+    """
+
+    def extend(before, after):
+        run, total, count = after
+        same = before[0] == run
+        return run, total + jnp.where(same, before[1], 0), count + jnp.where(same, before[2], 0)
+
+    run = jnp.broadcast_to(low, where.shape)
+    start = run, jnp.where(where, values, 0.0), where.astype(jnp.int32)
+    _, total, count = lax.associative_scan(extend, start, axis=1)
+    return (total / jnp.maximum(count, 1))[:, end - 1]
 
 
 def token_weights(token_bids: jax.Array, alpha: chex.Numeric, beta: chex.Numeric) -> jax.Array:
@@ -46,5 +104,5 @@ def allocation_log_probs(
     chex.assert_equal_shape([logits, token_bids, valid])
     weights = token_weights(token_bids, alpha, beta)
     log_weights = jnp.log(jnp.maximum(weights, jnp.finfo(jnp.float32).tiny))
-    scores = jnp.where(valid, logits.astype(jnp.float32) + log_weights, _IMPOSSIBLE)
-    return jnp.where(valid, jax.nn.log_softmax(scores, axis=-1), _IMPOSSIBLE)
+    scores = jnp.where(valid, logits.astype(jnp.float32) + log_weights, IMPOSSIBLE)
+    return jnp.where(valid, jax.nn.log_softmax(scores, axis=-1), IMPOSSIBLE)

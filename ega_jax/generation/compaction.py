@@ -1,4 +1,4 @@
-"""Computing only the rows that are needed, with static shapes."""
+"""Computing only the rows that are needed, and equal ones once, with static shapes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,3 +37,34 @@ def map_where(function: Callable[[jax.Array], Any], where: jax.Array, chunk: int
 
     _, results = lax.while_loop(lambda state: state[0] < count, step, (jnp.int32(0), start))
     return results
+
+
+def first_equal(rows: jax.Array) -> jax.Array:
+    """For each row of `rows [R, L]` int, the number `[R]` int32 of the first row equal to it."""
+    number = jnp.arange(rows.shape[0], dtype=jnp.int32)
+    *columns, order = lax.sort((*rows.T, number), num_keys=rows.shape[1], is_stable=True)
+    differs = [column[1:] != column[:-1] for column in columns]
+    starts = jnp.concatenate([jnp.ones(1, bool), jnp.stack(differs).any(0)])
+    first = order[lax.cummax(jnp.where(starts, number, 0))]
+    return jnp.zeros_like(number).at[order].set(first)
+
+
+def map_distinct(
+    function: Callable[[jax.Array], Any], rows: jax.Array, where: jax.Array, chunk: int
+) -> Any:
+    """Applies a function that depends on `rows [R, L]` alone, once to equal ones; see `map_where`.
+
+    Args:
+      function: `numbers [chunk] int32 -> pytree of [chunk, ...]`, of the rows with these numbers.
+      rows: `[R, L]` int, what tells rows apart.
+      where: `[R]` bool, the rows that are wanted.
+      chunk: static.
+
+    Returns:
+      A pytree of `[R, ...]`; what stands in rows that are not wanted means nothing.
+    """
+    rows = jnp.where(where[:, None], rows, jnp.iinfo(rows.dtype).min)
+    first = first_equal(rows)
+    wanted = where & (first == jnp.arange(rows.shape[0]))
+    found = map_where(function, wanted, chunk)
+    return jax.tree.map(lambda x: x[first], found)

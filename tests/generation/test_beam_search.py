@@ -1,5 +1,6 @@
 """The search against exhaustive enumeration, and what it must never do."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from slates import all_slates, random_request, slate_log_prob
 
 from ega_jax.generation import generator
-from ega_jax.generation.beam_search import beam_search
+from ega_jax.generation.beam_search import GROWTH, beam_search
 from ega_jax.generation.candidates import catalogue_candidates, request_candidates
 from ega_jax.generation.generator import Generator, GeneratorConfig, codes_of
 from ega_jax.quantization.prefix_index import catalogue_index
@@ -102,6 +103,10 @@ def test_all_beams_are_exhaustive_enumeration(params, seed):
     assert np.all(np.diff(beams.log_prob) <= 0), "slates come best first"
     np.testing.assert_allclose(beams.log_z.sum((1, 2))[beams.where], beams.log_prob[beams.where],
                                atol=1e-4)  # fmt: skip
+    dead = ~np.asarray(beams.where)
+    assert (beams.items[dead] == -1).all(), "what is no slate holds nothing"
+    assert not np.any(beams.codes[dead])
+    assert not np.any(beams.log_z[dead])
     probability = np.exp([found[k] for k in expected]).sum()
     np.testing.assert_allclose(probability, 1.0, atol=1e-3)
 
@@ -139,6 +144,30 @@ def test_states_and_log_z_are_those_of_the_full_pass(params):
     for s in range(FEW):
         states = full_pass(beams.codes[s])
         np.testing.assert_allclose(beams.states[s], states[:, -1], atol=2e-4)
+
+
+def test_long_slates_are_those_of_the_full_pass():
+    """Caches that have grown more than once hold what they held before."""
+    items = GROWTH + 6
+    config = dataclasses.replace(CONFIG, num_slots=GROWTH + 2, decoder_blocks=1)
+    rng = np.random.default_rng(6)
+    codes = jnp.asarray(rng.integers(0, W, (items, C)), jnp.int32)
+    ads = jnp.ones(items, bool)
+
+    @jax.jit
+    def run(key):
+        params = sharp(generator.init(key, config, CATALOGUE))
+        model = Generator(config).bind({"params": params})
+        history = jnp.array([0, 3, -1, 2])
+        memory = model.encode(history, history, CATALOGUE)
+        candidates = request_candidates(codes, ads, ads * 1.0, ads)
+        beams = beam_search(params, config, memory, candidates, num_beams=FEW)
+        return beams, jax.vmap(functools.partial(model.poi_states, memory))(beams.codes)
+
+    beams, states = run(jax.random.key(3))
+    assert beams.where.all()
+    assert len({tuple(slate) for slate in beams.items.tolist()}) == FEW
+    np.testing.assert_allclose(beams.states, states[:, :, -1], atol=2e-4)
 
 
 def test_nothing_invalid_over_100_000_requests(params):

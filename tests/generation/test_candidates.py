@@ -15,7 +15,7 @@ CODES = np.array([[0, 0], [0, 1], [0, 0], [1, 0], [1, 0], [2, 1]], np.int32)
 IS_AD = np.array([True, True, False, True, False, True])
 BID = np.array([2.0, 5.0, 7.0, 1.0, 0.0, 5.0], np.float32)  # organic item 2 cannot bid.
 ALL = np.ones(6, bool)
-PREPARE = jax.jit(request_candidates)
+PREPARE = jax.jit(request_candidates, static_argnames=("token_bid", "scope"))
 
 
 def paths(candidates, chosen):
@@ -59,6 +59,111 @@ def test_what_is_used_gives_way_to_the_next():
         (1, 0): ((1.0, 1.0), 3),
         (2, 1): ((5.0, 5.0), 5),
     }
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        # Under code 0: ads 0 (bid 2) and 1 (bid 5), the next organic item 2; item 4 must wait.
+        (
+            [],
+            {
+                (0, 0): ((7 / 3, 2 / 2), 0),
+                (0, 1): ((7 / 3, 5.0), 1),
+                (1, 0): ((1.0, 1.0), 3),
+                (2, 1): ((5.0, 5.0), 5),
+            },
+        ),
+        # Ad 0 is used: its leaf falls to the organic item.
+        (
+            [0],
+            {
+                (0, 0): ((2.5, 0.0), 2),
+                (0, 1): ((2.5, 5.0), 1),
+                (1, 0): ((1.0, 1.0), 3),
+                (2, 1): ((5.0, 5.0), 5),
+            },
+        ),
+        # Item 4 is next: it halves the bid of ad 3, whose codes it shares.
+        (
+            [2, 0],
+            {(0, 1): ((5.0, 5.0), 1), (1, 0): ((0.5, 0.5), 3), (2, 1): ((5.0, 5.0), 5)},
+        ),
+    ],
+)
+def test_means_are_over_what_a_beam_may_still_use(chosen, expected):
+    candidates = PREPARE(CODES, IS_AD, BID, ALL, token_bid="mean")
+    assert paths(candidates, chosen) == {
+        codes: (pytest.approx(bids), item) for codes, (bids, item) in expected.items()
+    }
+
+
+def test_where_no_ad_is_allowed_only_organic_items_count_in_a_mean():
+    candidates = PREPARE(CODES, IS_AD, BID, ALL, max_ads=1, token_bid="mean")
+    assert paths(candidates, [0]) == {(0, 0): ((0.0, 0.0), 2)}
+
+
+@pytest.mark.parametrize(
+    ("token_bid", "first", "second"),
+    [("max", (5.0, 1.0, 5.0), (2.0, 5.0)), ("mean", (7 / 3, 0.5, 5.0), (0.75, 5.0))],
+)
+@pytest.mark.parametrize("chosen", [[], [0], [2]])
+def test_a_layer_bids_alike_under_every_prefix_and_for_every_beam(token_bid, first, second, chosen):
+    """By code: of items 0 to 2, of 3 and 4, of 5; in layer two of 0, 2, 3 and 4, of 1 and 5."""
+    candidates = PREPARE(CODES, IS_AD, BID, ALL, token_bid=token_bid, scope="layer")
+    found = paths(candidates, chosen)
+    assert len(found) >= 4
+    for codes, (bids, _) in found.items():
+        assert bids == pytest.approx((first[codes[0]], second[codes[1]]))
+
+
+@pytest.mark.parametrize("scope", ["prefix", "layer"])
+@pytest.mark.parametrize("token_bid", ["max", "mean"])
+def test_how_tokens_bid_changes_no_item(token_bid, scope):
+    candidates = PREPARE(CODES, IS_AD, BID, ALL, token_bid=token_bid, scope=scope)
+    for chosen in ([], [0], [2, 0], [1, 5]):
+        expected = {
+            codes: item
+            for codes, (_, item) in paths(PREPARE(CODES, IS_AD, BID, ALL), chosen).items()
+        }
+        assert {codes: item for codes, (_, item) in paths(candidates, chosen).items()} == expected
+
+
+@pytest.mark.parametrize("scope", ["prefix", "layer"])
+def test_padding_counts_in_no_mean(scope):
+    kept = np.array([True, False, True, True, True, False])
+    padded = paths(PREPARE(CODES, IS_AD, BID, kept, token_bid="mean", scope=scope), [])
+    shorter = PREPARE(CODES[kept], IS_AD[kept], BID[kept], ALL[kept], token_bid="mean", scope=scope)
+    assert {codes: bids for codes, (bids, _) in padded.items()} == {
+        codes: pytest.approx(bids) for codes, (bids, _) in paths(shorter, []).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"token_bid": "median"}, "'median' is not one of max, mean"),
+        ({"scope": "item"}, "'item' is not one of prefix, layer"),
+    ],
+)
+def test_unknown_ways_to_bid_are_refused(choice, message):
+    with pytest.raises(ValueError, match=message):
+        request_candidates(CODES, IS_AD, BID, ALL, **choice)
+
+
+def test_candidates_know_their_codes_and_nodes():
+    candidates = PREPARE(CODES, IS_AD, BID, ALL)
+    chosen = jnp.array([5, -1, 0, 3])
+    np.testing.assert_array_equal(candidates.codes(chosen), [[2, 1], [0, 0], [0, 0], [1, 0]])
+    for depth in range(C + 1):
+        nodes = candidates.node(depth, chosen)
+        assert nodes[1] == -1
+        for item, node in zip(chosen.tolist(), nodes.tolist(), strict=True):
+            if item >= 0:
+                low, end = (int(x) for x in candidates.index.span(depth, jnp.array(node)))
+                under = np.asarray(candidates.index.order[depth - 1 if depth else 0][low:end])
+                same = (CODES[:, :depth] == CODES[item, :depth]).all(-1)
+                assert sorted(under.tolist()) == np.flatnonzero(same).tolist()
 
 
 def test_organic_items_come_in_upstream_order():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ega_jax.generation.compaction import map_where
+from ega_jax.generation.compaction import first_equal, map_distinct, map_where
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 8, 20])
@@ -36,3 +36,30 @@ def test_the_work_follows_the_number_of_wanted_rows():
         jax.block_until_ready(map_where(function, jnp.arange(12) < wanted, 4))
         jax.effects_barrier()
         assert len(calls) == chunks
+
+
+def test_equal_rows_point_at_the_first():
+    rng = np.random.default_rng(0)
+    for length in (1, 3):
+        rows = rng.integers(-1, 2, (30, length)).astype(np.int32)
+        expected = [
+            next(i for i, r in enumerate(rows.tolist()) if r == row) for row in rows.tolist()
+        ]
+        np.testing.assert_array_equal(jax.jit(first_equal)(rows), expected)
+
+
+def test_equal_rows_are_computed_once():
+    rng = np.random.default_rng(1)
+    rows = rng.integers(0, 2, (20, 2)).astype(np.int32)
+    where = rng.random(20) < 0.7
+    seen = []
+
+    def function(numbers):
+        jax.debug.callback(lambda n: seen.append(np.asarray(n)), numbers)
+        return 10 * rows_[numbers, 0] + rows_[numbers, 1]
+
+    rows_ = jnp.asarray(rows)
+    found = map_distinct(function, rows_, jnp.asarray(where), chunk=1)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(np.asarray(found)[where], (10 * rows[:, 0] + rows[:, 1])[where])
+    assert len(seen) == len({tuple(row) for row in rows[where].tolist()})

@@ -1,0 +1,165 @@
+"""Many searches of one request at once (method sec. 7).
+
+Regret asks what a request would have shown had one advertiser bid otherwise, for every advertiser
+and many bids. Such searches hold much the same beams, and what the decoder makes of a prefix does
+not depend on bids. So each distinct prefix is decoded once for all searches. The decoder's past
+is kept by step and distinct prefix, and found through the trail of prefixes that a beam came along.
+"""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from ega_jax.generation.beam_search import DEAD, Beams, Search, advance, finish, score, start
+from ega_jax.generation.candidates import RequestCandidates
+from ega_jax.generation.compaction import first_equal, map_where
+from ega_jax.generation.generator import Generator, GeneratorConfig, Memory
+from ega_jax.generation.transformer import KeysValues
+from ega_jax.types import Params
+
+
+@struct.dataclass
+class Past:
+    """The decoder's past: by step, and by the first of the `R * S` beams with a prefix."""
+
+    cache: tuple[KeysValues, ...]  # One per block, each [L, R * S, H, D / H].
+    trail: jax.Array  # [R * S, L] int32 where a beam's prefix of each length is found.
+
+
+@struct.dataclass
+class Decoded:
+    """What the decoder makes of the prefixes of some beams."""
+
+    states: jax.Array  # [n, D]
+    logits: jax.Array  # [n, W]
+    new: tuple[KeysValues, ...]  # One per block, each [n, H, D / H].
+
+
+def joint_search(
+    params: Params,
+    config: GeneratorConfig,
+    memory: Memory,
+    candidates: RequestCandidates,
+    *,
+    num_beams: int,
+    alpha: chex.Numeric = 1.0,
+    beta: chex.Numeric = 1.0,
+) -> Beams:
+    """Finds what `beam_search` finds, for `R` variants of one request.
+
+    Args:
+      params: the generator's parameters.
+      config: its sizes.
+      memory: the encoded history of the request, without a batch axis.
+      candidates: what may be shown in each variant; every field has a leading axis `R`.
+      num_beams: `S`, static.
+      alpha: exponent of token bids (21).
+      beta: floor of token weights (21).
+
+    Returns:
+      The slates of each variant; every field has a leading axis `R`.
+    """
+    model = Generator(config).bind({"params": params})
+    num_variants = candidates.bid.shape[0]
+    positions = model.positions(config.num_slots).reshape(
+        config.num_slots, config.num_layers, config.width
+    )
+
+    def fill_slot(carry: tuple[Search, Past], slot) -> tuple[tuple[Search, Past], None]:
+        search, past = carry
+        t, position = slot
+        ended = (t > 0) & (search.chosen[:, :, t - 1] < 0)
+        search = dataclasses.replace(search, node=jnp.where(ended, -1, 0))
+        for layer in range(config.num_layers):
+            step = t * config.num_layers + layer
+            decoded, past = _decode(model, memory, search, past, position[layer], t, layer)
+            search, parent = jax.vmap(
+                lambda c, s, states, logits, layer=layer, step=step: _continue(
+                    c, s, states, logits, t, layer, step, alpha, beta
+                )
+            )(candidates, search, *decoded)
+            rows = (jnp.arange(num_variants)[:, None] * num_beams + parent).reshape(-1)
+            past = dataclasses.replace(past, trail=past.trail[rows])
+        item = jax.vmap(lambda c, node: c.item(node))(candidates, search.node)
+        chosen = lax.dynamic_update_index_in_dim(search.chosen, item, t, 2)
+        return (dataclasses.replace(search, chosen=chosen), past), None
+
+    carry = _start(config, num_variants, num_beams), _no_past(config, num_variants * num_beams)
+    (search, _), _ = lax.scan(fill_slot, carry, (jnp.arange(config.num_slots), positions))
+    return jax.vmap(finish)(search)
+
+
+def _start(config: GeneratorConfig, num_variants: int, num_beams: int) -> Search:
+    """One beam of each variant that holds nothing, and room for the rest."""
+    room = (num_variants, num_beams)
+    search = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (*room, *x.shape[1:])), start(config, config.num_slots)
+    )
+    first = jnp.arange(num_beams) == 0
+    return dataclasses.replace(search, log_prob=jnp.broadcast_to(jnp.where(first, 0.0, DEAD), room))
+
+
+def _no_past(config: GeneratorConfig, rows: int) -> Past:
+    length = config.num_slots * config.num_layers
+    shape = (length, rows, config.num_heads, config.width // config.num_heads)
+    empty = KeysValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+    return Past((empty,) * config.decoder_blocks, jnp.zeros((rows, length), jnp.int32))
+
+
+def _decode(model, memory, search, past, position, t, layer):
+    """Runs the decoder at one position of all distinct prefixes.
+
+    Returns:
+      States `[R, S, D]` and logits `[R, S, W]` of the beams, and the longer past.
+    """
+    config, variants = model.config, search.log_prob.shape
+    step = t * config.num_layers + layer
+    code = search.codes[:, :, step - 1].reshape(-1)
+    live = search.log_prob.reshape(-1) > DEAD / 2
+    before = jnp.where(step > 0, past.trail[:, step - 1], 0)
+    same = jnp.stack([jnp.where(live, before, -1), jnp.where(step > 0, code, 0)], axis=1)
+    first = first_equal(same)
+    distinct = live & (first == jnp.arange(first.shape[0]))
+
+    def decode(rows: jax.Array) -> Decoded:
+        x = model.code_input(code[rows], (layer - 1) % config.num_layers)
+        x = jnp.where(step > 0, x, model.begin_input()) + position
+        return _step(model, memory, past, x, past.trail[rows], step, layer)
+
+    found = map_where(decode, distinct, chunk=variants[1])
+    write = lambda into, x: lax.dynamic_update_index_in_dim(into, x, step, 0)
+    longer = Past(
+        cache=jax.tree.map(write, past.cache, found.new),
+        trail=lax.dynamic_update_index_in_dim(past.trail, first, step, 1),
+    )
+    beams = lambda x: x[first].reshape(*variants, -1)
+    return (beams(found.states), beams(found.logits)), longer
+
+
+def _step(model, memory, past, x, trail, step, layer) -> Decoded:
+    """Runs the decoder at one position of prefixes that came along `trail [n, L]`."""
+    place = jnp.arange(trail.shape[1])
+    new = []
+    for block, cache in enumerate(past.cache):
+        own = model.block_keys_values(block, x)
+        along = jax.tree.map(lambda x: x[place, trail], cache)  # [n, L, H, D / H]
+        now = (place == step)[:, None, None]
+        keys = jnp.where(now, own.keys[:, None], along.keys)
+        values = jnp.where(now, own.values[:, None], along.values)
+        keys = jnp.moveaxis(keys, 1, -1)
+        x = model.block_step(block, x, keys, values, place <= step, memory)
+        new.append(own)
+    return Decoded(x, model.poi_logits(x, layer), tuple(new))
+
+
+def _continue(candidates, search, states, logits, t, layer, step, alpha, beta):
+    """One variant's beams after the next code, and the beams `[S]` that they continue."""
+    kept = lax.dynamic_update_index_in_dim(search.states, states, t, 1)
+    search = dataclasses.replace(search, states=kept)
+    options = candidates.options(layer, search.node, search.chosen)
+    log_z, options = score(logits, options, alpha, beta)
+    return advance(search, log_z, options, step, search.log_prob.shape[0])

@@ -1,0 +1,127 @@
+"""The allocation policy along given slates: what the beam search would say of them.
+
+A slate is a path of `K * C` decoding steps. One teacher-forced pass of the POI decoder gives the
+log allocation probability (22) of all that was on offer at each step, differentiable.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from ega_jax.generation.bidding import IMPOSSIBLE, allocation_log_probs
+from ega_jax.generation.candidates import Options, RequestCandidates
+from ega_jax.generation.generator import GeneratorConfig, Memory, apply
+from ega_jax.types import Params
+
+
+@struct.dataclass
+class Path:
+    """The decoding steps of a slate: what was on offer at each, and what was taken."""
+
+    codes: jax.Array  # [K, C] int32, 0 where a slot is empty.
+    where: jax.Array  # [K] bool, the slot is filled.
+    options: Options  # Fields [K, C, N]; nothing on offer where a slot is empty.
+
+
+def slate_path(candidates: RequestCandidates, items: jax.Array) -> Path:
+    """Lays out the steps that lead to a slate, as the beam search would take them.
+
+    Args:
+      candidates: of one request.
+      items: `[K]` int32 candidates, -1 where a slot is empty.
+
+    Returns:
+      The path: every slot is treated as a beam that holds the slots before it.
+    """
+    codes = candidates.codes(items)
+    before = jnp.tril(jnp.ones((items.size, items.size), bool), -1)
+    chosen = jnp.where(before, items, -1)
+    layers = [
+        candidates.options(layer, candidates.node(layer, items), chosen)
+        for layer in range(codes.shape[-1])
+    ]
+    options = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *layers)
+    return Path(codes=codes, where=items >= 0, options=options)
+
+
+def path_log_probs(
+    params: Params,
+    config: GeneratorConfig,
+    memory: Memory,
+    path: Path,
+    alpha: chex.Numeric,
+    beta: chex.Numeric,
+) -> jax.Array:
+    """Log allocation probability (22) of all that was on offer along paths.
+
+    One teacher-forced pass of the POI decoder.
+
+    Args:
+      params: the generator's parameters.
+      config: its sizes.
+      memory: the encoded histories.
+      path: of slates, with the same leading axes.
+      alpha: exponent of token bids (21).
+      beta: floor of token weights (21).
+
+    Returns:
+      `[..., K, C, N]` float32, about -1e30 for what was not on offer.
+    """
+    logits = apply(
+        params, config, lambda model: model.poi.logits(model.poi_states(memory, path.codes))
+    )
+    options = path.options
+    logits = jnp.take_along_axis(logits, options.code, axis=-1)
+    return allocation_log_probs(logits, options.bid, options.where, alpha, beta)
+
+
+def taken(log_probs: jax.Array, path: Path) -> jax.Array:
+    """Picks the taken codes from `log_probs [..., K, C, N]`: `[..., K, C]`, 0 in empty slots."""
+    is_taken = path.options.where & (path.options.code == path.codes[..., None])
+    log_z = jnp.max(jnp.where(is_taken, log_probs, IMPOSSIBLE), axis=-1)
+    return jnp.where(path.where[..., None], log_z, 0.0)
+
+
+def slate_log_probs(
+    params: Params,
+    config: GeneratorConfig,
+    memory: Memory,
+    candidates: RequestCandidates,
+    items: jax.Array,
+    alpha: chex.Numeric,
+    beta: chex.Numeric,
+) -> jax.Array:
+    """Log allocation probability of each code of a slate: `Beams.log_z`, differentiable.
+
+    Args:
+      params: the generator's parameters.
+      config: its sizes.
+      memory: the encoded history of one request.
+      candidates: of that request.
+      items: `[K]` int32 candidates, -1 where a slot is empty.
+      alpha: exponent of token bids (21).
+      beta: floor of token weights (21).
+
+    Returns:
+      `[K, C]` float32, 0 where a slot is empty, about -1e30 for a code that was not on offer. Of
+      items that share all codes any may stand in the slate: the probability is that of the codes.
+    """
+    path = slate_path(candidates, items)
+    return taken(path_log_probs(params, config, memory, path, alpha, beta), path)
+
+
+def kl_to(reference: jax.Array, log_probs: jax.Array, where: jax.Array) -> jax.Array:
+    """KL divergence of the policy from a reference along a slate, summed over its steps.
+
+    Args:
+      reference: `[..., K, C, N]` log-probabilities under the reference, a constant.
+      log_probs: likewise under the policy.
+      where: likewise bool, what was on offer.
+
+    Returns:
+      `[...]` in nats: `sum over steps of sum p * (log p - log q)`.
+    """
+    difference = jnp.where(where, log_probs - lax.stop_gradient(reference), 0.0)
+    return jnp.sum(jnp.exp(log_probs) * difference, axis=(-3, -2, -1))
