@@ -1,0 +1,182 @@
+"""Training of the payment network: revenue under truthfulness (paper sec. 4.4.2, eqs. 33-35).
+
+The augmented Lagrangian with one multiplier per slot, in units of welfare: revenue and regret
+of a batch are divided by the batch's total bid times clicks, so that multipliers and rho have no
+unit and mean the same whatever the currency and the click rate.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ega_jax.payment import network, regret
+from ega_jax.payment.network import PaymentConfig
+from ega_jax.payment.regret import Outcome, Table
+from ega_jax.types import Metrics, Params
+
+REGRETS = ("rerun", "soft")
+
+
+@dataclasses.dataclass(frozen=True)
+class LagrangianConfig:
+    """Schedule of the multipliers.
+
+    A multiplier of 1 is where a price above the truthful one gains as much revenue as it costs in
+    regret; below it, training leads to first prices. Where an ad's clicks rise smoothly with its
+    bid, regret is of second order in the price, and prices end up above the truthful ones by a
+    share of about 1 / multiplier. So the default starts well above 1.
+
+    Raises:
+      ValueError: `regret` is not one of `REGRETS`.
+    """
+
+    rho: float = 20.0  # penalty of the squared regret, at the start.
+    rho_growth: float = 1.02  # factor per update of the multipliers.
+    rho_max: float = 1000.0
+    multiplier_init: float = 20.0
+    update_every: int = 10  # steps between two updates of the multipliers.
+    regret: str = "rerun"  # one of REGRETS; "soft" counts exposure as clicks, for studies.
+    sampled: int = 0  # misreports drawn per step from those in the table; 0 takes all.
+
+    def __post_init__(self):
+        if self.regret not in REGRETS:
+            raise ValueError(f"regret {self.regret!r} is not one of {', '.join(REGRETS)}")
+
+
+@struct.dataclass
+class LagrangianState:
+    """The dual variables, carried as `variables` of the train state."""
+
+    multipliers: jax.Array  # [K] float32, lambda of each slot, never decreasing.
+    rho: jax.Array  # [] float32.
+    step: jax.Array  # [] int32, steps taken.
+
+
+def start(config: LagrangianConfig, num_slots: int) -> LagrangianState:
+    """Returns the state before the first step."""
+    return LagrangianState(
+        multipliers=jnp.full(num_slots, config.multiplier_init, jnp.float32),
+        rho=jnp.asarray(config.rho, jnp.float32),
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def payment_loss(payment_config: PaymentConfig, config: LagrangianConfig) -> Callable:
+    """The loss of payment training, in the form that the training loop takes (33)-(35).
+
+    Args:
+      payment_config: the payment network.
+      config: the multipliers' schedule.
+
+    Returns:
+      `loss(params, state, batch, key) -> (loss, (metrics, new state))`, where `batch` holds a
+      table of outcomes with one leading batch axis as `table_of` reads it. The loss is
+      `-(revenue - sum_k lambda_k rgt_k - rho / 2 sum_k rgt_k^2)` in units of welfare. Metrics are
+      currency per request, but for `multiplier`, `rho` and `regret_over_utility`.
+    """
+
+    def loss(
+        params: Params, state: LagrangianState, batch: Mapping[str, jax.Array], key: chex.PRNGKey
+    ):
+        table = _counted(config, _sampled(config, regret.table_of(batch), key))
+        charged = settle(params, payment_config, table)
+        totals = {name: jnp.mean(amounts, axis=0) for name, amounts in charged.items()}  # [K]
+        welfare = totals["welfare"].sum()
+        unit = jnp.where(welfare > 0, welfare, 1.0)
+        regrets = totals["regret"] / unit
+        objective = (
+            totals["revenue"].sum() / unit
+            - jnp.sum(state.multipliers * regrets)
+            - 0.5 * state.rho * jnp.sum(regrets**2)
+        )
+        return -objective, (_metrics(totals, state), _updated(config, state, regrets))
+
+    return loss
+
+
+def settle(params: Params, config: PaymentConfig, table: Table) -> dict[str, jax.Array]:
+    """Charges every ad of a table and asks what it would have gained by lying.
+
+    Regret is differentiated as if the true bid did not cap a threshold (see `network.price`): a
+    threshold above the bid is a first price, and what is gained by lying is its fault. With the
+    exact slope, 0, thresholds that have once risen above the bids of their context stay there.
+
+    Args:
+      params: the payment network's parameters.
+      config: the payment network.
+      table: outcomes of ads `[..., K]` and of their misreports `[..., K, J]`.
+
+    Returns:
+      `welfare` (bid times clicks, the most that could be charged), `revenue`, `utility` and
+      `regret`, all `[..., K]`, currency, 0 where there is no ad.
+    """
+    value, clicks = table.truth.bid, table.truth.clicks
+
+    def utility(outcome: Outcome, value: jax.Array, blamed: bool = False) -> jax.Array:
+        price = network.price(params, config, outcome.context, outcome.bid, blamed)
+        return regret.utility(value, outcome, price)
+
+    truthful = utility(table.truth, value)
+    lying = utility(table.misreports, value[..., None])
+    amounts = {
+        "welfare": value * clicks,
+        "revenue": value * clicks - truthful,
+        "utility": truthful,
+        "regret": regret.regret(utility(table.truth, value, blamed=True), lying),
+    }
+    return {name: jnp.where(table.where, amount, 0.0) for name, amount in amounts.items()}
+
+
+def _counted(config: LagrangianConfig, table: Table) -> Table:
+    """Puts the clicks in place that the regret is to count."""
+    if config.regret == "rerun":
+        return table
+    return dataclasses.replace(
+        table, truth=regret.soft(table.truth), misreports=regret.soft(table.misreports)
+    )
+
+
+def _sampled(config: LagrangianConfig, table: Table, key: chex.PRNGKey) -> Table:
+    """Draws misreports without replacement, the same ones for all ads of the batch."""
+    num_reports = table.misreports.bid.shape[-1]
+    if not config.sampled:
+        return table
+    if config.sampled > num_reports:
+        raise ValueError(f"sampled={config.sampled}, but the table has {num_reports} misreports")
+    drawn = jax.random.choice(key, num_reports, (config.sampled,), replace=False)
+    axis = table.misreports.bid.ndim - 1
+    return dataclasses.replace(
+        table, misreports=jax.tree.map(lambda x: jnp.take(x, drawn, axis=axis), table.misreports)
+    )
+
+
+def _updated(
+    config: LagrangianConfig, state: LagrangianState, regrets: jax.Array
+) -> LagrangianState:
+    """The multipliers' turn, every `update_every` steps: `lambda += rho * rgt` (35)."""
+    step = state.step + 1
+    due = step % config.update_every == 0
+    raised = state.multipliers + state.rho * regrets
+    grown = jnp.minimum(state.rho * config.rho_growth, config.rho_max)
+    return LagrangianState(
+        multipliers=jnp.where(due, raised, state.multipliers),
+        rho=jnp.where(due, grown, state.rho),
+        step=step,
+    )
+
+
+def _metrics(totals: Mapping[str, jax.Array], state: LagrangianState) -> Metrics:
+    sums = {name: total.sum() for name, total in totals.items()}
+    positive = sums["utility"] > 0
+    return sums | {
+        "regret_over_utility": jnp.where(
+            positive, sums["regret"] / jnp.where(positive, sums["utility"], 1.0), 0.0
+        ),
+        "multiplier": state.multipliers.mean(),
+        "rho": state.rho,
+        **{f"regret_slot_{k}": total for k, total in enumerate(totals["regret"])},
+    }
