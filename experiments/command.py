@@ -27,14 +27,19 @@ from ega_jax.training.mesh import join_hosts
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT = "market.py:tiny"
 CONFIG = ("--config=", "-config=")  # How the flag of the config file starts,
+WORKDIR = ("--workdir=", "-workdir=")
 FIELD = ("--config.", "-config.")  # and how one that changes a field of it.
+# Groups of fields that pre-training does not read.
+AUCTION = ("reward", "allocation", "alignment", "payment", "auction")
 FREE = (  # Fields that may differ from run to run in one workdir.
     "data.path",
     "training.checkpoint_every",
     "training.log_every",
     "training.evaluate_every",
     "evaluation",
+    *AUCTION,
 )
+FREE_IN_SYSTEM = (*[name for name in FREE if name not in AUCTION], "auction")
 EXPLAINED = (
     DataError,
     CheckpointMismatchError,
@@ -143,15 +148,19 @@ def _config_first(argv: list[str]) -> list[str]:
     path = named.partition(":")[0]
     if not Path(path).is_file():
         valid = sorted(os.path.relpath(file) for file in CONFIGS.glob("[!_]*.py"))
-        valid.remove(os.path.relpath(CONFIGS / "base.py"))
+        valid = [name for name in valid if Path(name).name not in ("base.py", "saved.py")]
         raise flags.Error(f"no config file {path}; there are {', '.join(valid)}")
     rest = [arg for arg in argv[1:] if not arg.startswith(CONFIG)]
     return [argv[0], f"--config={named}", *rest]
 
 
 def _config_named(argv: list[str]) -> str:
-    named = [arg.partition("=")[2] for arg in argv if arg.startswith(CONFIG)]
-    return named[-1] if named else str(CONFIGS / DEFAULT)
+    """The config file and variant: as given, else that of the workdir, else the default."""
+    values = lambda starts: [arg.partition("=")[2] for arg in argv if arg.startswith(starts)]
+    if named := values(CONFIG):
+        return named[-1]
+    workdirs = [folder for folder in values(WORKDIR) if (Path(folder) / "config.json").exists()]
+    return f"{CONFIGS / 'saved.py'}:{workdirs[-1]}" if workdirs else str(CONFIGS / DEFAULT)
 
 
 def _unknown_fields(argv: list[str]) -> str:

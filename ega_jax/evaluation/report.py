@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,33 @@ from ega_jax.training.metrics import read_metrics
 
 
 def write_results(workdir: Path, results: Mapping[str, Any]) -> Path:
-    """Adds results to `workdir/results.json`; its other keys stay as they are."""
+    """Adds results to `workdir/results.json`; its other keys, nested ones too, stay as they are."""
     path = Path(workdir) / "results.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(kept | dict(results), indent=2) + "\n")
+    temporary.write_text(json.dumps(_merged(kept, results), indent=2) + "\n")
     os.replace(temporary, path)
     return path
+
+
+def _merged(kept: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(kept)
+    for name, value in added.items():
+        both = isinstance(value, Mapping) and isinstance(kept.get(name), Mapping)
+        merged[name] = _merged(kept[name], value) if both else value
+    return merged
+
+
+def print_systems(systems: Mapping[str, Mapping[str, Any]], title: str) -> None:
+    """Prints one line per system and judge: money, clicks, and what lying would gain."""
+    columns = ("rpm", "ctr_poi", "ctr_img", "ad_share", "psi", "psi_10", "psi_all")
+    table = Table("system", "judge", *columns, "floor", title=title, title_justify="left")
+    for name, results in systems.items():
+        for judge in ("model", "truth"):
+            if judge in results:
+                shown = [_shown(results[judge][column]) for column in columns]
+                table.add_row(name, judge, *shown, _shown(results["psi_floor"]))
+    Console(soft_wrap=True).print(table)
 
 
 def print_table(results: Mapping[str, Any], title: str) -> None:
@@ -47,17 +67,24 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def plot_curves(workdir: Path, phase: str) -> Path:
-    """Draws a phase's loss and its evaluations over time as `workdir/figures/PHASE.png`."""
+def plot_curves(workdir: Path, phase: str, names: Sequence[str] = ("loss",)) -> Path:
+    """Draws what a phase measured over time as `workdir/figures/PHASE.png`.
+
+    Args:
+      workdir: with the phase's metrics.
+      phase: its name.
+      names: metrics to draw, those of the phase; recall and likelihood are drawn where evaluated.
+
+    Returns:
+      The figure's path.
+    """
     records = read_metrics(Path(workdir) / "metrics" / f"{phase}.jsonl")
-    evaluated = [record for record in records if any(key.startswith("eval/") for key in record)]
-    names = [key for key in evaluated[-1] if key.startswith("eval/")] if evaluated else []
-    shown = [name for name in names if "recall" in name or "nll" in name]
-    figure = Figure(figsize=(4 * (1 + len(shown)), 3), layout="constrained")
-    axes = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
-    _curve(axes[0], records, "loss")
-    for axis, name in zip(axes[1:], shown, strict=True):
-        _curve(axis, evaluated, name)
+    evaluated = [name for name in records[-1] if "recall" in name or "/nll" in name]
+    shown = [*names, *evaluated]
+    figure = Figure(figsize=(4 * len(shown), 3), layout="constrained")
+    axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axis, name in zip(axes, shown, strict=True):
+        _curve(axis, records, name)
     path = Path(workdir) / "figures" / f"{phase}.png"
     path.parent.mkdir(exist_ok=True)
     with mpl.rc_context({"savefig.dpi": 120}):

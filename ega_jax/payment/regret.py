@@ -38,7 +38,12 @@ class Table:
     where: jax.Array  # [..., K] bool, the slots that hold an ad.
 
 
-def rerun(outcomes_of: OutcomesOf, bids: jax.Array, ads: jax.Array, reports: jax.Array) -> Outcome:
+def rerun(
+    outcomes_of: Callable[[jax.Array, jax.Array], Any],
+    bids: jax.Array,
+    ads: jax.Array,
+    reports: jax.Array,
+) -> Any:
     """Runs the allocation of one request again for every report of every ad.
 
     Args:
@@ -63,7 +68,12 @@ def rerun(outcomes_of: OutcomesOf, bids: jax.Array, ads: jax.Array, reports: jax
     return dataclasses.replace(outcome, clicks=jnp.where(there, outcome.clicks, 0.0))
 
 
-def tabulate(outcomes_of: OutcomesOf, bids: jax.Array, ads: jax.Array, reports: jax.Array) -> Table:
+def tabulate(
+    outcomes_of: Callable[[jax.Array, jax.Array], Outcome],
+    bids: jax.Array,
+    ads: jax.Array,
+    reports: jax.Array,
+) -> Table:
     """Tabulates one request: the outcome at true bids and at misreports of every ad.
 
     Args:

@@ -5,6 +5,7 @@ A saved folder holds a `tree` of arrays and its JSON `metadata`; a phase's check
 complete, so what a killed process leaves behind is never taken for a checkpoint.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -105,6 +106,22 @@ def restore_tree(path: str | os.PathLike, target: Any) -> Any:
         )
     abstract = jax.tree.map(_abstract, target)
     return _restore(path, tree=ocp.args.StandardRestore(abstract))["tree"]
+
+
+def read_tree(path: str | os.PathLike) -> Any:
+    """Returns a saved tree as it stands: nested dictionaries of arrays on the first device.
+
+    Raises:
+      FileNotFoundError: there is no complete saved tree at `path`.
+    """
+    path = Path(path).absolute()
+    target: dict[str, Any] = {}
+    for name, described in _read_json(path)["fields"].items():
+        *groups, leaf = name.split("/")
+        dtype, _, shape = described.partition("[")
+        group = functools.reduce(lambda tree, key: tree.setdefault(key, {}), groups, target)
+        group[leaf] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), dtype)
+    return restore_tree(path, target)
 
 
 def is_complete(path: str | os.PathLike) -> bool:

@@ -72,6 +72,75 @@ def base(name: str) -> ConfigDict:
                 "validation_rows": 1024,  # Measured every `training.evaluate_every` steps.
                 "split": "test",  # Measured at the end.
             },
+            "reward": {
+                "width": 64,
+                "num_heads": 4,
+                "hidden": 128,
+                "blocks": 1,
+                "permutation_aware": True,  # False: the pointwise control.
+                "dropout_rate": 0.0,
+                "dtype": "float32",
+                "batch_size": 256,
+                "num_steps": 4000,
+                "learning_rate": 1e-3,
+                "schedule": "cosine",
+                "warmup_steps": 100,
+                "clip_norm": 1.0,
+                "checkpoint_every": 1000,
+                "log_every": 50,
+                "evaluate_every": 1000,
+                "validation_rows": 4096,  # Sessions measured every `evaluate_every` steps.
+            },
+            "allocation": {
+                "num_beams": 32,  # S
+                "token_bid": "max",  # max or mean (the ablation EGA-bid).
+                "scope": "prefix",  # Items that carry a token: prefix or layer.
+                "alpha": 1.2,  # How much bids matter (21).
+                "beta": 2.0,  # Floor of token weights (21).
+                "kappa": 0.0,  # Currency that one expected click is worth beside its price.
+                "reserve": 0.0,  # Least bid and price per click.
+                "max_ads": 0,  # Most ads in a slate; 0: no limit.
+                "min_gap": 0,  # Fewest organic items between two ads.
+                "bid_free": False,  # Search without bids; with Clarke's prices exactly truthful.
+            },
+            "alignment": {
+                "part": "head_and_last_block",  # What is trained, or all.
+                "kl_weight": 0.0,
+                "batch_size": 32,
+                "num_steps": 200,
+                "learning_rate": 1e-4,
+                "clip_norm": 1.0,
+                "checkpoint_every": 50,
+                "log_every": 10,
+            },
+            "payment": {
+                "hidden": (128, 32, 10),
+                "num_sessions": 2048,  # Of the table of reports.
+                "num_reports": 10,  # J
+                "tabulated_at_once": 16,
+                "batch_size": 128,
+                "num_steps": 3000,
+                "learning_rate": 1e-3,
+                "schedule": "cosine",
+                "clip_norm": 1.0,
+                "lagrangian": {
+                    "rho": 10.0,
+                    "rho_growth": 1.0,  # Per update of the multipliers.
+                    "rho_max": 1000.0,
+                    "multiplier_init": 10.0,
+                    "update_every": 10,
+                    "regret": "rerun",  # rerun, or soft for studies.
+                    "sampled": 0,  # Misreports drawn per step; 0: all.
+                },
+                "checkpoint_every": 1000,
+                "log_every": 50,
+            },
+            "auction": {  # How the auction is measured.
+                "rule": "threshold",  # first_price, gsp, clarke, rate, threshold or truthful.
+                "num_sessions": 128,
+                "batch_size": 8,
+                "num_losing": 4,  # Ads outside a slate whose reports are tried too.
+            },
         }
     )
 

@@ -32,6 +32,18 @@ TINY = {
     "optimizer": {"learning_rate": 3e-3},
     "training": {"num_steps": 600, "checkpoint_every": 200, "evaluate_every": 200},
     "evaluation": {"num_beams": 16},
+    "reward": {
+        "width": 32,
+        "hidden": 64,
+        "num_steps": 1000,
+        "learning_rate": 3e-3,
+        "checkpoint_every": 500,
+        "evaluate_every": 500,
+    },
+    "allocation": {"num_beams": 16},
+    "alignment": {"num_steps": 60, "checkpoint_every": 20},
+    "payment": {"num_sessions": 512, "num_steps": 1000, "checkpoint_every": 500},
+    "auction": {"num_sessions": 32},
 }
 SMALL = {
     "data": {"history_length": 32, "market": {"size": "small"}},

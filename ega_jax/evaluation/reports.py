@@ -1,0 +1,154 @@
+"""What every report of an advertiser would lead to: the allocation, run again (method sec. 7)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ega_jax.evaluation.incentives import jump_brackets
+from ega_jax.mechanism import Mechanism
+from ega_jax.payment.pricing import prices, struck_out, without_each
+from ega_jax.payment.regret import rerun
+from ega_jax.reward.allocation import Allocation, Levers, allocate, allocate_each, prepare
+from ega_jax.reward.contributions import values_without
+from ega_jax.types import Request
+
+MULTIPLES = np.arange(81) / 40.0  # Reports as multiples of the value: 0 and 80 in (0, 2].
+NUM_JUMPS = 4  # Largest jumps of an ad's clicks that are looked at closely,
+NUM_BISECTIONS = 5  # and how often the interval around a jump is halved.
+
+
+@struct.dataclass
+class Truthful:
+    """What happens when everyone reports the truth; `A` ads are followed: the slate's, losers."""
+
+    allocation: Allocation  # Of each request, [B, K].
+    prices: jax.Array  # [B, len(RULES), K] currency per click.
+    ad: jax.Array  # [B, A] int32 candidates: those of the slots (-1 where organic), then losers.
+    value: jax.Array  # [B, A] float32 true value of a click, in currency.
+    without: jax.Array  # [B, A] float32 value of the best slate without the ad.
+
+
+@struct.dataclass
+class Reported:
+    """What a report leads to for the ad that reports; leading axes `[...]`."""
+
+    bid: jax.Array  # [...] float32 as reported.
+    clicks: jax.Array  # [...] float32 pctr of the ad, 0 where it is not shown.
+    price: jax.Array  # [..., len(RULES)] currency per click; means nothing where not shown.
+    slot: jax.Array  # [...] int32 where the ad is, -1 where not shown.
+    item: jax.Array  # [..., K] int32 POI ids of the slate.
+    creative: jax.Array  # [..., K] int32.
+    is_ad: jax.Array  # [..., K] bool.
+
+
+def truthful(mechanism: Mechanism, levers: Levers, request: Request, num_losing: int) -> Truthful:
+    """Allocates and prices a batch of requests, and picks the ads whose reports are tried.
+
+    Args:
+      mechanism: what is judged.
+      levers: its run-time settings.
+      request: a batch; its bids are the true values.
+      num_losing: how many ads outside the slate are followed, those of the highest score.
+    """
+    m = mechanism
+    return _truthful(m.models, m.networks, m.config, m.hidden, levers, request, num_losing)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "hidden", "num_losing"))
+def _truthful(models, networks, config, hidden, levers, request, num_losing) -> Truthful:
+    def one(request: Request) -> Truthful:
+        bid = request.bid
+        offer = prepare(models, config, request)
+        allocation, menu = allocate(models, config, offer, bid, levers)
+        without = without_each(models, config, levers, offer, bid, allocation, menu)
+        shown = jnp.isin(jnp.arange(bid.shape[0]), allocation.candidate)
+        score = jnp.where(offer.is_ad & ~shown, bid * offer.quality, -1.0)
+        best, losing = jax.lax.top_k(score, num_losing)
+        losing = jnp.where(best >= 0, losing, -1)
+        search = values_without(models, config, offer, bid, levers, losing)
+        exact = struck_out(menu, bid, losing, levers)
+        losing_without = jnp.where(levers.bid_free, exact, search)
+        ad = jnp.concatenate([jnp.where(allocation.is_ad, allocation.candidate, -1), losing])
+        return Truthful(
+            allocation=allocation,
+            prices=prices(networks, hidden, levers, offer, bid, allocation, menu, without),
+            ad=ad,
+            value=jnp.where(ad >= 0, bid[ad], 0.0),
+            without=jnp.concatenate([without, losing_without]),
+        )
+
+    return jax.lax.map(one, request)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "hidden"))
+def _report(models, networks, config, hidden, levers, request, truth, reports) -> Reported:
+    """Outcomes `[B, A, J]` of reports `[B, A, J]` in currency."""
+
+    def one(x) -> Reported:
+        request, ads, values_without, reports = x
+        offer = prepare(models, config, request)
+        without_of = jnp.zeros_like(request.bid).at[ads].set(values_without)
+
+        def outcomes_of(bids: jax.Array, ads: jax.Array) -> Reported:
+            return jax.vmap(outcome)(bids, ads, *allocate_each(models, config, offer, bids, levers))
+
+        def outcome(bid, ad, allocation, menu) -> Reported:
+            without = jnp.broadcast_to(without_of[ad], allocation.bid.shape)
+            every = prices(networks, hidden, levers, offer, bid, allocation, menu, without)
+            slot = jnp.argmax(allocation.candidate == ad)
+            shown = allocation.candidate[slot] == ad
+            return Reported(
+                bid=bid[ad],
+                clicks=jnp.where(shown, allocation.prediction.click_poi[slot], 0.0),
+                price=every[:, slot],
+                slot=jnp.where(shown, slot, -1),
+                item=allocation.item,
+                creative=allocation.creative,
+                is_ad=allocation.is_ad,
+            )
+
+        return rerun(outcomes_of, request.bid, ads, reports)
+
+    return jax.lax.map(one, (request, truth.ad, truth.without, reports))
+
+
+def explore(mechanism: Mechanism, levers: Levers, request: Request, truth: Truthful) -> Reported:
+    """Tries every ad's reports: 80 multiples of its value, and closely around the largest jumps.
+
+    Args:
+      mechanism: what is judged.
+      levers: its run-time settings.
+      request: a batch.
+      truth: from `truthful`.
+
+    Returns:
+      Outcomes `[B, A, J]` on the host: those of `MULTIPLES` first, then those around jumps.
+    """
+    m = mechanism
+
+    def run(reports: np.ndarray) -> Reported:
+        found = _report(
+            m.models, m.networks, m.config, m.hidden, levers, request, truth, np.float32(reports)
+        )
+        return jax.device_get(found)
+
+    tried = run(MULTIPLES * np.asarray(truth.value)[..., None])
+    low, high, _ = jump_brackets(tried.bid, tried.clicks, NUM_JUMPS)
+    below, above = _clicks_at(tried, low), _clicks_at(tried, high)
+    closer = []
+    for _ in range(NUM_BISECTIONS):
+        middle = run((low + high) / 2)
+        closer.append(middle)
+        like_low = np.abs(middle.clicks - below) <= np.abs(middle.clicks - above)
+        low = np.where(like_low, middle.bid, low)
+        high = np.where(like_low, high, middle.bid)
+    return jax.tree.map(lambda *x: np.concatenate(x, axis=2), tried, *closer)
+
+
+def _clicks_at(tried: Reported, bid: np.ndarray) -> np.ndarray:
+    """Clicks `[B, A, J']` of reports `bid` that are among those tried."""
+    place = np.argmin(np.abs(tried.bid[..., None, :] - bid[..., None]), axis=-1)
+    return np.take_along_axis(np.asarray(tried.clicks), place, axis=-1)

@@ -1,0 +1,138 @@
+"""How well the reward model knows what users do, against the log and against the truth."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from ega_jax.data.market.clicks import Truth
+from ega_jax.reward.model import Items, RewardConfig
+from ega_jax.training.reward import batch_predictor, feedback_report
+from ega_jax.types import Params
+
+Batch = Mapping[str, Any]
+
+CLEAR = 0.1  # Relative change of a true probability from which its direction is asked for.
+SLATE = ("shown_poi", "shown_creative", "shown_is_ad")
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """Slates `[B, K]` in which something was moved, and the slots whose items were not."""
+
+    slate: dict[str, np.ndarray]  # The fields of SLATE, [B, K] each.
+    kept: np.ndarray  # [B, K] bool.
+
+
+def evaluate_response(
+    params: Params,
+    config: RewardConfig,
+    items: Items,
+    batches: Iterable[Batch],
+    truth: Truth | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Measures a reward model on logged sessions.
+
+    Args:
+      params: of the reward model.
+      config: its sizes.
+      items: what it sees of the items.
+      batches: of an ad log.
+      truth: of the log, where it is known.
+      seed: of what is moved.
+
+    Returns:
+      `auc_NAME`, `logloss_NAME`, `ece_NAME` for the responses `poi`, `image` and `conversion`;
+      with a truth also `truth_...`, the same of the true probabilities on the same rows, and the
+      shares of clear cases in which what was moved changes an unmoved item's click probability in
+      the true direction: `direction_swap` (two slots change places), `direction_replace` (a
+      candidate takes the place of an item), `direction` (both), and their number `clear_cases`.
+    """
+    predict = batch_predictor(config, items)
+    batches = [dict(batch) for batch in batches]
+    predicted = [jax.device_get(predict(params, batch)) for batch in batches]
+    figures = feedback_report(predicted, batches)
+    if truth is None:
+        return figures
+    actual = [_respond(truth, batch) for batch in batches]
+    figures |= {f"truth_{k}": v for k, v in feedback_report(actual, batches).items()}
+    known = list(zip(batches, predicted, actual, strict=True))
+    rng = np.random.default_rng(seed)
+    moves = {"swap": swap, "replace": lambda rng, batch: replace(rng, batch, items)}
+    right, clear = {}, {}
+    for name, move in moves.items():
+        counts = [_directions(predict, params, truth, move(rng, row[0]), *row) for row in known]
+        right[name], clear[name] = np.sum(counts, axis=0).tolist()
+        figures[f"direction_{name}"] = right[name] / max(clear[name], 1)
+    figures["direction"] = sum(right.values()) / max(sum(clear.values()), 1)
+    return figures | {"clear_cases": float(sum(clear.values()))}
+
+
+def _directions(predict, params, truth, moved: Moved, batch, predicted, actual) -> np.ndarray:
+    """Right and clear cases, `[2]`, when a batch's slates become the moved ones."""
+    batch = batch | moved.slate
+    found = jax.device_get(predict(params, batch))
+    change = relative_change(predicted.click_poi, found.click_poi)
+    true_change = relative_change(actual.click_poi, _respond(truth, batch).click_poi)
+    return agreement(change, true_change, moved.kept)
+
+
+def swap(rng: np.random.Generator, batch: Batch) -> Moved:
+    """Lets two random filled slots of each slate change places; one alone stays."""
+    shown = np.asarray(batch["shown_poi"])
+    first, second = _random_slots(rng, shown >= 0, 2)
+    rows = np.arange(len(shown))
+    slate = {name: np.array(batch[name]) for name in SLATE}
+    for values in slate.values():
+        values[rows, first], values[rows, second] = values[rows, second], values[rows, first]
+    return Moved(slate, (shown >= 0) & ~_at(shown, first, second))
+
+
+def replace(rng: np.random.Generator, batch: Batch, items: Items) -> Moved:
+    """Lets a random candidate that is not shown, with a creative of its, take a random slot."""
+    shown, offered = np.asarray(batch["shown_poi"]), np.asarray(batch["item"])
+    (slot,) = _random_slots(rng, shown >= 0, 1)
+    free = (offered >= 0) & (offered[:, :, None] != shown[:, None, :]).all(-1)
+    (candidate,) = _random_slots(rng, free, 1)
+    rows = np.arange(len(shown))
+    chosen = offered[rows, candidate]
+    creative = np.asarray(items.catalogue.poi_creatives)[chosen, 0]
+    taken = (chosen, creative, np.asarray(batch["is_ad"])[rows, candidate])
+    possible = free.any(-1) & (shown >= 0).any(-1)
+    slate = {name: np.array(batch[name]) for name in SLATE}
+    for name, value in zip(SLATE, taken, strict=True):
+        slate[name][rows[possible], slot[possible]] = value[possible]
+    return Moved(slate, (shown >= 0) & ~_at(shown, slot) & possible[:, None])
+
+
+def relative_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """`after / before - 1`, 0 where there is nothing before."""
+    return np.where(before > 0, after / np.where(before > 0, before, 1.0) - 1.0, 0.0)
+
+
+def agreement(change: np.ndarray, true_change: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """How many changes have the true sign, and how many true ones are clear, `[2]`."""
+    clear = where & (np.abs(true_change) > CLEAR)
+    return np.array([(clear & (change * true_change > 0)).sum(), clear.sum()])
+
+
+def _respond(truth: Truth, batch: Batch) -> Any:
+    """True `Responses` to a batch's slates, on the host; what blank rows get means nothing."""
+    session = np.maximum(np.asarray(batch["session"]), 0)
+    return jax.device_get(truth.responses(session, *(np.asarray(batch[name]) for name in SLATE)))
+
+
+def _random_slots(rng: np.random.Generator, where: np.ndarray, number: int) -> np.ndarray:
+    """Draws `[number, B]` distinct columns of `where [B, L]` per row, or any where none is left."""
+    order = np.argsort(np.where(where, rng.random(where.shape), 2.0), axis=1)[:, :number].T
+    filled = where.sum(axis=1) > np.arange(number)[:, None]
+    return np.where(filled, order, order[0])
+
+
+def _at(shown: np.ndarray, *slots: np.ndarray) -> np.ndarray:
+    """Where a slot of `shown [B, K]` is one of `slots`, `[B]` each."""
+    columns = np.arange(shown.shape[1])
+    return np.any([columns == slot[:, None] for slot in slots], axis=0)

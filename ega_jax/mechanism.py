@@ -1,0 +1,239 @@
+"""One call from requests to slates, creatives and prices."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ega_jax.explanation import Explanation, explain
+from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.payment.pricing import RULES, prices, without_each
+from ega_jax.reward.allocation import (
+    AllocationConfig,
+    Levers,
+    Models,
+    allocate,
+    prepare,
+)
+from ega_jax.reward.model import Items, RewardConfig
+from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
+from ega_jax.types import Catalogue, Params, Request, Slate
+
+TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
+CHOICES = (*RULES, TRUTHFUL)
+_CLARKE = RULES.index("clarke")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mechanism:
+    """A trained auction: deterministic, batched, compiled once per shape of request.
+
+    Attributes:
+      models: generator, reward model, items.
+      networks: parameters of the payment network, by head.
+      config: sizes of the allocation.
+      hidden: layers of the payment network.
+      levers: default run-time settings.
+      rule: default payment rule, one of `CHOICES`.
+    """
+
+    models: Models
+    networks: dict[str, Params]
+    config: AllocationConfig
+    hidden: tuple[int, ...]
+    levers: Levers
+    rule: str
+
+    def allocate(self, request: Request, rule: str | None = None, **levers: float) -> Slate:
+        """Chooses and prices a slate for each request.
+
+        Args:
+          request: a batch of requests.
+          rule: payment rule instead of the default, one of `CHOICES`.
+          **levers: fields of `Levers` instead of the defaults; none of them recompiles.
+
+        Returns:
+          The slates; a click's price is between 0 and the bid, and 0 for organic items.
+
+        Raises:
+          ValueError: a request breaks a rule; the message names request and candidate.
+        """
+        check_request(request, self.models.items.catalogue)
+        number, settings = self._settings(rule, levers)
+        return _serve(
+            self.models, self.networks, self.config, self.hidden, request, settings, number
+        )
+
+    def explain(
+        self, request: Request, row: int = 0, rule: str | None = None, **levers: float
+    ) -> Explanation:
+        """Explains the slate of one request of a batch; arguments and errors as `allocate`.
+
+        `explain(...).to_dict()` is plain data, `explain(...).plot()` a figure.
+        """
+        check_request(request, self.models.items.catalogue)
+        _, settings = self._settings(rule, levers)
+        single = jax.tree.map(lambda x: jnp.asarray(x[row]), request)
+        return explain(self.models, self.networks, self.config, self.hidden, settings, single)
+
+    def _settings(self, rule: str | None, changes: Mapping[str, Any]) -> tuple[jax.Array, Levers]:
+        """The rule's number and the levers of one call."""
+        rule = self.rule if rule is None else rule
+        if rule not in CHOICES:
+            raise ValueError(f"payment rule {rule!r} is not one of {', '.join(CHOICES)}")
+        if rule == TRUTHFUL:
+            return jnp.int32(_CLARKE), check_levers(self.levers, {**changes, "bid_free": True})
+        return jnp.int32(RULES.index(rule)), check_levers(self.levers, changes)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Saves everything that `restore` needs as one folder."""
+        tree = {
+            "generator": self.models.generator,
+            "reward": self.models.reward,
+            "networks": self.networks,
+            "items": _fields(self.models.items)
+            | {"catalogue": _fields(self.models.items.catalogue)},
+            "levers": _fields(self.levers),
+        }
+        metadata = {
+            "config": dataclasses.asdict(self.config),
+            "hidden": self.hidden,
+            "rule": self.rule,
+        }
+        save_tree(folder, jax.tree.map(jnp.asarray, tree), metadata)
+
+    @classmethod
+    def restore(cls, workdir: str | os.PathLike, system: str = "ega") -> "Mechanism":
+        """Restores a trained mechanism; neither dataset nor tokenizer is needed.
+
+        Args:
+          workdir: where `experiments.auction_align` has trained it.
+          system: which of the workdir's systems.
+
+        Raises:
+          FileNotFoundError: there is none.
+        """
+        folder = mechanism_folder(workdir, system)
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{workdir} holds no mechanism {system!r}: run experiments.auction_align first"
+            )
+        tree, metadata = read_tree(folder), read_metadata(folder)
+        items = tree["items"] | {"catalogue": Catalogue(**tree["items"]["catalogue"])}
+        config = metadata["config"]
+        parts = {
+            "generator": GeneratorConfig(**config["generator"]),
+            "reward": RewardConfig(**config["reward"]),
+        }
+        return cls(
+            models=Models(tree["generator"], tree["reward"], Items(**items)),
+            networks=tree["networks"],
+            config=AllocationConfig(**config | parts),
+            hidden=tuple(metadata["hidden"]),
+            levers=Levers(**tree["levers"]),
+            rule=metadata["rule"],
+        )
+
+
+def mechanism_folder(workdir: str | os.PathLike, system: str) -> Path:
+    """Where a system's mechanism is saved."""
+    return Path(workdir).absolute() / "systems" / system / "mechanism"
+
+
+def _fields(struct: Any) -> dict[str, Any]:
+    return {field.name: getattr(struct, field.name) for field in dataclasses.fields(struct)}
+
+
+@functools.partial(jax.jit, static_argnames=("config", "hidden"))
+def _serve(
+    models: Models,
+    networks: dict[str, Params],
+    config: AllocationConfig,
+    hidden: tuple[int, ...],
+    request: Request,
+    levers: Levers,
+    rule: jax.Array,
+) -> Slate:
+    """Slates of a batch of requests, with the prices of one rule."""
+
+    def one(request: Request):
+        offer = prepare(models, config, request)
+        return offer, *allocate(models, config, offer, request.bid, levers)
+
+    offer, allocation, menu = jax.vmap(one)(request)
+
+    def search_again(_):
+        search = functools.partial(without_each, models, config, levers)
+        return jax.vmap(search)(offer, request.bid, allocation, menu)
+
+    # Only Clarke's price needs the searches without each ad.
+    without = lax.cond(
+        rule == _CLARKE, search_again, lambda _: jnp.zeros_like(allocation.bid), None
+    )
+    price = jax.vmap(functools.partial(prices, networks, hidden, levers))(
+        offer, request.bid, allocation, menu, without
+    )
+    return Slate(
+        items=allocation.item,
+        creatives=allocation.creative,
+        is_ad=allocation.is_ad,
+        price_per_click=price[:, rule],
+        pctr=allocation.prediction.click_poi,
+    )
+
+
+def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
+    """Applies changes to levers, keeping their types so that nothing recompiles.
+
+    Raises:
+      ValueError: there is no such lever, or its value is out of range.
+    """
+    names = [field.name for field in dataclasses.fields(Levers)]
+    for name, value in changes.items():
+        if name not in names:
+            raise ValueError(f"no lever {name!r}; valid levers: {', '.join(names)}")
+        if not np.isfinite(value) or value < 0 or (name == "alpha" and value == 0):
+            raise ValueError(f"lever {name} is {value}: it must be finite and not negative")
+    typed = {
+        name: jnp.asarray(v, jnp.asarray(getattr(defaults, name)).dtype)
+        for name, v in changes.items()
+    }
+    return dataclasses.replace(defaults, **typed)
+
+
+def check_request(request: Request, catalogue: Catalogue) -> None:
+    """Refuses requests that cannot be served, naming the first culprit.
+
+    Raises:
+      ValueError: an id is out of range, a bid is negative, NaN or infinite, or there is nothing
+        to show.
+    """
+    host = jax.device_get(request)
+    chex.assert_equal_shape([host.item, host.is_ad, host.bid])
+    chex.assert_equal_shape([host.history_poi, host.history_creative])
+    pois, creatives = catalogue.poi_codes.shape[0], catalogue.creative_codes.shape[0]
+    limits = {"item": pois, "history_poi": pois, "history_creative": creatives}
+    for name, limit in limits.items():
+        ids = getattr(host, name)
+        _refuse((ids < -1) | (ids >= limit), name, ids, f"outside [0, {limit})")
+    shown = host.item >= 0
+    wrong = shown & host.is_ad & ~(np.isfinite(host.bid) & (host.bid >= 0))
+    _refuse(wrong, "ad", host.bid, "no bid: a bid is finite and at least 0")
+    _refuse(shown & ~host.is_ad & (host.bid != 0), "organic item", host.bid, "no bid of 0")
+    empty = np.flatnonzero(~shown.any(axis=-1))
+    if empty.size:
+        raise ValueError(f"request {empty[0]} has no candidates")
+
+
+def _refuse(wrong: np.ndarray, name: str, values: np.ndarray, rule: str) -> None:
+    if wrong.any():
+        row, place = np.argwhere(wrong)[0]
+        raise ValueError(f"request {row}, {name} {place}: {values[row, place]} is {rule}")

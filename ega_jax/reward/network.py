@@ -1,0 +1,206 @@
+"""The network of the reward model: what a user will do with a slate, slot by slot (paper sec. 4.2).
+
+A slot's input (18) is its item's tokens, the raw embeddings of POI and creative, the slot and
+whether it is an ad, beside how alike the item is to the user's past, to what else the request
+offers, and to what stands around it. Slots then attend to each other (19), and three towers read
+each slot's state beside the mean of the slate: click of the POI, click of the image, conversion.
+
+Choice: slots look at the history, without which no prediction could be personal, and at the
+request's candidates. These were recalled for what the user looks for now: a model blind to them
+reads that from the slate itself, and takes a similar neighbour, which costs clicks, for good news.
+Bids are no input.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from ega_jax.generation.generator import codes_of
+from ega_jax.generation.transformer import Block, linear, masked_softmax
+from ega_jax.reward.likeness import Likeness
+from ega_jax.types import Catalogue
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig:
+    """Sizes of the reward model; letters are those of the legend in `types.py`."""
+
+    num_codes: int  # W
+    num_layers: int = 3  # C
+    num_slots: int = 10  # K
+    history_length: int = 256  # T
+    width: int = 64  # D
+    num_heads: int = 4
+    hidden: int = 128
+    blocks: int = 1
+    permutation_aware: bool = True  # False: a slot sees no other; the pointwise control.
+    dropout_rate: float = 0.0
+    dtype: str = "float32"  # Of the computation; parameters are float32.
+
+
+@struct.dataclass
+class Items:
+    """What the model sees of the items."""
+
+    catalogue: Catalogue
+    poi_embedding: jax.Array  # [P, E] float32, standardised.
+    creative_embedding: jax.Array  # [R, E'] float32, standardised.
+
+    def poi(self, ids: jax.Array) -> jax.Array:
+        """Raw embeddings `[..., E]` of POIs; what an id below 0 gets means nothing."""
+        return self.poi_embedding[jnp.maximum(ids, 0)]
+
+    def creative(self, ids: jax.Array) -> jax.Array:
+        """Raw embeddings `[..., E']` of creatives, 0 (the mean of all) for an id below 0."""
+        return self.creative_embedding[jnp.maximum(ids, 0)] * (ids >= 0)[..., None]
+
+
+@struct.dataclass
+class Memory:
+    """A request as the model reads it: computed once, shared by all its slates, never tiled."""
+
+    poi: jax.Array  # [..., T, H, D / H] places of the POIs in the history; see `Likeness`.
+    creative: jax.Array  # [..., T, H, D / H] of its creatives.
+    candidates: jax.Array  # [..., N, H, D / H] of what may be shown.
+    poi_weight: jax.Array  # [..., H, 1, T] float32, how much each behaviour counts; sums to 1.
+    creative_weight: jax.Array  # [..., H, 1, T] float32, likewise.
+    candidate_weight: jax.Array  # [..., 1, 1, N] float32, likewise.
+
+
+@struct.dataclass
+class Logits:
+    """Log-odds of the responses in each slot; what empty slots hold means nothing."""
+
+    click_poi: jax.Array  # [..., K] float32.
+    click_image: jax.Array  # [..., K] float32.
+    convert: jax.Array  # [..., K] float32, given a click of the POI.
+    states: jax.Array  # [..., K, 2 D] each slot's state beside the mean of the slate.
+
+
+class Tower(nn.Module):
+    """Perceptron from a slot's representation `[..., F]` to the log-odds `[...]` of a response."""
+
+    hidden: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, states: jax.Array) -> jax.Array:
+        """Applies the perceptron to the last axis."""
+        hidden = nn.relu(linear(self.hidden, self.dtype)(states))
+        logit = linear(1, self.dtype)(hidden)[..., 0].astype(jnp.float32)
+        return logit + self.param("bias", nn.initializers.constant(-2.0), ())
+
+
+class RewardModel(nn.Module):
+    """Reads a request once, and judges any number of slates for it."""
+
+    config: RewardConfig
+
+    def setup(self):
+        """Declares embeddings, likenesses, blocks and towers."""
+        c = self.config
+        small = nn.initializers.normal(c.width**-0.5)
+        embed = lambda n: nn.Embed(n, c.width, dtype=c.dtype, embedding_init=small)
+        likeness = lambda: Likeness(c.width, c.num_heads, c.dtype)
+        recency = lambda name: self.param(
+            name, nn.initializers.zeros, (c.num_heads, 1, c.history_length)
+        )
+        self.table = self.param("table", small, (c.num_layers * c.num_codes, c.width))
+        self.slot, self.ad = embed(c.num_slots), embed(2)
+        self.poi_likeness, self.creative_likeness = likeness(), likeness()
+        self.poi_recency, self.creative_recency = (
+            recency("poi_recency"),
+            recency("creative_recency"),
+        )
+        self.inputs = linear(c.width, c.dtype)
+        self.above, self.below, self.beside = (linear(c.width, c.dtype) for _ in range(3))
+        self.blocks = [
+            Block(c.width, c.num_heads, c.hidden, c.dtype, dropout_rate=c.dropout_rate)
+            for _ in range(c.blocks)
+        ]
+        self.norm = nn.RMSNorm(dtype=c.dtype)
+        self.dropout = nn.Dropout(c.dropout_rate)
+        self.towers = [Tower(c.hidden, c.dtype) for _ in range(3)]
+
+    def encode(
+        self, items: Items, poi: jax.Array, creative: jax.Array, candidates: jax.Array
+    ) -> Memory:
+        """Reads histories `[..., T]` of POIs and creatives, and candidates `[..., N]`."""
+        weigh = lambda recency, ids: masked_softmax(
+            recency[..., -ids.shape[-1] :], (ids >= 0)[..., None, None, :]
+        )
+        return Memory(
+            poi=self.poi_likeness.places(items.poi(poi)),
+            creative=self.creative_likeness.places(items.creative(creative)),
+            candidates=self.poi_likeness.places(items.poi(candidates)),
+            poi_weight=weigh(self.poi_recency, poi),
+            creative_weight=weigh(self.creative_recency, creative),
+            candidate_weight=weigh(jnp.zeros((1, 1, candidates.shape[-1])), candidates),
+        )
+
+    def __call__(
+        self,
+        items: Items,
+        memory: Memory,
+        poi: jax.Array,
+        creative: jax.Array,
+        is_ad: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> Logits:
+        """Judges slates; see `predict`."""
+        sight = self._sight(poi >= 0)
+        h = self._inputs(items, memory, poi, creative, is_ad, sight)
+        h = self.dropout(h, deterministic=deterministic)
+        for block in self.blocks:
+            seen = sight[..., None, :, :]
+            h = block(h, block.self_keys_values(h), seen, deterministic=deterministic)
+        h = self.norm(h)
+        states = jnp.concatenate([h, _mean_seen(h, sight)], axis=-1)
+        click_poi, click_image, convert = (tower(states) for tower in self.towers)
+        return Logits(click_poi, click_image, convert, states)
+
+    def _sight(self, where: jax.Array) -> jax.Array:
+        """Which filled slots each slot sees, `[..., K, K]` bool; without others, only itself."""
+        slots = where.shape[-1]
+        shape = (*where.shape, slots)
+        seen = jnp.broadcast_to(where[..., None, :], shape)
+        return seen if self.config.permutation_aware else seen & jnp.eye(slots, dtype=bool)
+
+    def _inputs(self, items, memory, poi, creative, is_ad, sight):
+        """What each slot starts from, `[..., K, D]` (18)."""
+        c = self.config
+        x, y = items.poi(poi), items.creative(creative)
+        here, shown = self.poi_likeness.places(x), self.creative_likeness.places(y)
+        above, below, beside = _relations(sight)
+        likenesses = [
+            self.poi_likeness(here, memory.poi, memory.poi_weight),
+            self.poi_likeness(here, memory.candidates, memory.candidate_weight),
+            self.creative_likeness(shown, memory.creative, memory.creative_weight),
+            self.poi_likeness(here, here, above[..., None, :, :]),
+            self.poi_likeness(here, here, below[..., None, :, :]),
+        ]
+        likenesses = [likeness.astype(c.dtype) for likeness in likenesses]
+        codes = codes_of(items.catalogue.poi_codes, poi)
+        rows = codes + jnp.arange(c.num_layers) * c.num_codes
+        tokens = self.table[rows].sum(-2).astype(c.dtype)
+        h = self.inputs(jnp.concatenate([tokens, x, y, *likenesses], axis=-1))
+        h = h + self.ad(is_ad.astype(jnp.int32))
+        around = above @ self.above(h) + below @ self.below(h) + beside @ self.beside(h)
+        return h + around + self.slot(jnp.arange(poi.shape[-1]))
+
+
+def _relations(sight: jax.Array) -> list[jax.Array]:
+    """Where, of what a slot sees, another slot is above, below or next to it; 0 or 1."""
+    slot = jnp.arange(sight.shape[-1])
+    gap = slot[None, :] - slot[:, None]
+    return [(sight & at).astype(jnp.float32) for at in (gap < 0, gap > 0, jnp.abs(gap) == 1)]
+
+
+def _mean_seen(h: jax.Array, sight: jax.Array) -> jax.Array:
+    """Mean of the states `h [..., K, D]` that each slot sees, 0 where it sees none."""
+    weight = sight.astype(h.dtype)
+    return weight @ h / jnp.maximum(weight.sum(-1, keepdims=True), 1)

@@ -1,0 +1,265 @@
+"""The main job's second half: from a pre-trained generator to a priced auction (sec. 4.4.2).
+
+Four phases, each restored from the workdir where an earlier run has finished it: the reward model
+on logged feedback, the generator's alignment by policy gradient, the table of what every report
+leads to, and the payment network on that table. The reward model belongs to the workdir; the rest
+belongs to a system, a folder below it, so that several systems share what they may.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.data import pipeline
+from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.generation import alignment
+from ega_jax.generation.alignment import AlignmentConfig
+from ega_jax.payment import lagrangian, network, regret
+from ega_jax.payment.lagrangian import LagrangianConfig
+from ega_jax.payment.network import PaymentConfig
+from ega_jax.payment.pricing import tabulate_request
+from ega_jax.reward.allocation import AllocationConfig, Levers, Models, candidates_of, prepare
+from ega_jax.reward.contributions import contributions
+from ega_jax.training.checkpoints import is_complete, restore_tree, save_tree
+from ega_jax.training.loop import Phase, train
+from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.pretraining import Pretraining
+from ega_jax.training.progress import ProgressReport
+from ega_jax.training.reward import items_of, reward_config, reward_phase
+from ega_jax.training.state import TrainState, make_train_step
+from ega_jax.types import Params, Request
+
+NO_LIMIT = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class AuctionTraining:
+    """The phases from a pre-trained generator to a mechanism, bound to a workdir.
+
+    Attributes:
+      pretraining: the first half, finished.
+      system: folder of this system, below the workdir.
+    """
+
+    pretraining: Pretraining
+    system: Path
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Nested settings, as in `experiments/configs`."""
+        return self.pretraining.config
+
+    @property
+    def dataset(self) -> AdLogDataset:
+        """The ad log.
+
+        Raises:
+          ValueError: the workdir is of sequences, which have no auction.
+        """
+        dataset = self.pretraining.dataset
+        if not isinstance(dataset, AdLogDataset):
+            raise ValueError(
+                f"{self.pretraining.folder} holds sequences; an auction needs an ad log"
+            )
+        return dataset
+
+    @property
+    def allocation_config(self) -> AllocationConfig:
+        """What is compiled into the allocation."""
+        settings = self.config["allocation"]
+        return AllocationConfig(
+            generator=self.pretraining.generator_config,
+            reward=reward_config(self.config["reward"], self.pretraining.generator_config),
+            num_beams=settings["num_beams"],
+            token_bid=settings["token_bid"],
+            scope=settings["scope"],
+        )
+
+    @property
+    def levers(self) -> Levers:
+        """The run-time settings that the system is trained and measured with."""
+        settings = self.config["allocation"]
+        return Levers(
+            **{name: jnp.float32(settings[name]) for name in ("alpha", "beta", "kappa", "reserve")},
+            max_ads=jnp.int32(settings["max_ads"] or NO_LIMIT),
+            min_gap=jnp.int32(settings["min_gap"]),
+            bid_free=jnp.asarray(settings["bid_free"]),
+        )
+
+    @functools.cached_property
+    def items(self):
+        """What reward model and allocation know of the items."""
+        return items_of(self.dataset, self.pretraining.catalogue)
+
+    @functools.cached_property
+    def reward(self) -> Params:
+        """The reward model's parameters, trained on logged feedback (30)."""
+        phase = reward_phase(
+            "reward",
+            self.dataset,
+            self.items,
+            self.allocation_config.reward,
+            self.config["reward"],
+            self.config["seed"],
+        )
+        return self._train(phase, self.pretraining.workdir)
+
+    @functools.cached_property
+    def aligned(self) -> Params:
+        """The generator's parameters after the policy gradient (32); as they were without steps."""
+        pretrained = self.pretraining.restore_generator()
+        settings = self.config["alignment"]
+        if not settings["num_steps"]:
+            return pretrained
+        phase = self._alignment_phase(pretrained)
+        trained = self._train(phase, self.system)
+        _, frozen = alignment.split(pretrained, self.allocation_config.generator, settings["part"])
+        return alignment.join(trained, frozen)
+
+    @property
+    def models(self) -> Models:
+        """Aligned generator, reward model, items."""
+        return Models(generator=self.aligned, reward=self.reward, items=self.items)
+
+    @functools.cached_property
+    def networks(self) -> dict[str, Params]:
+        """The payment network's parameters with either head."""
+        return {head: self._train(self._payment_phase(head), self.system) for head in network.HEADS}
+
+    def _train(self, phase: Phase, folder: Path) -> Params:
+        mesh = self.pretraining.mesh
+        return train(phase, workdir=folder, config=self.config, mesh=mesh).params
+
+    def _alignment_phase(self, pretrained: Params) -> Phase:
+        settings, levers = self.config["alignment"], self.levers
+        config, models = self.allocation_config, Models(pretrained, self.reward, self.items)
+        index = candidates_of(config, levers)
+
+        def choose(params: Params, batch: dict[str, jax.Array]):
+            current = dataclasses.replace(models, generator=params)
+            requests = request_of(batch)
+            offers = jax.vmap(lambda request: prepare(current, config, request))(requests)
+            return contributions(current, config, offers, requests.bid, levers)
+
+        loss = alignment.alignment_loss(
+            config.generator,
+            AlignmentConfig(
+                alpha=self.config["allocation"]["alpha"],
+                beta=self.config["allocation"]["beta"],
+                kl_weight=settings["kl_weight"],
+                part=settings["part"],
+            ),
+            self.items.catalogue,
+            choose,
+            index,
+        )
+        trained, _ = alignment.split(pretrained, config.generator, settings["part"])
+        optimizer = _optimizer(settings)
+        return Phase(
+            name="alignment",
+            init=lambda: TrainState.create(trained, optimizer, pretrained),
+            step=make_train_step(loss, optimizer, self._key(4)),
+            batches=pipeline.train_batches(
+                self.dataset,
+                "align",
+                batch_size=settings["batch_size"],
+                history_length=self.config["data"]["history_length"],
+                seed=self.config["seed"],
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            ),
+            num_steps=settings["num_steps"],
+            checkpoint_every=settings["checkpoint_every"],
+            log_every=settings["log_every"],
+        )
+
+    def sessions(self, split: str, num_sessions: int, batch_size: int) -> grain.IterDataset:
+        """About so many sessions of a split, evenly spread over it, as batches."""
+        return pipeline.eval_batches(
+            self.dataset,
+            split,
+            batch_size=batch_size,
+            history_length=self.config["data"]["history_length"],
+            max_batches=-(-num_sessions // batch_size),
+        )
+
+    @functools.cached_property
+    def table(self) -> dict[str, np.ndarray]:
+        """Outcomes of truth and of sampled misreports in the "align" sessions, made once."""
+        settings = self.config["payment"]
+        models, config, levers = self.models, self.allocation_config, self.levers
+        key, num_reports = self._key(5), settings["num_reports"]
+
+        @jax.jit
+        def tabulate(batch: dict[str, jax.Array], keys: jax.Array) -> dict[str, jax.Array]:
+            def one(x: tuple[Request, jax.Array]):
+                request, key = x
+                return tabulate_request(models, config, levers, request, key, num_reports)
+
+            return regret.batch_of(jax.lax.map(one, (request_of(batch), keys)))
+
+        size = settings["tabulated_at_once"]
+        batches = list(self.sessions("align", settings["num_sessions"], size))
+        keys_of = lambda number: jax.random.split(jax.random.fold_in(key, number), size)
+        path = self.system / "tables" / "payment"
+        if is_complete(path):
+            target = jax.eval_shape(tabulate, batches[0], keys_of(0))
+            resized = lambda x: jax.ShapeDtypeStruct((len(batches) * size, *x.shape[1:]), x.dtype)
+            return jax.device_get(restore_tree(path, jax.tree.map(resized, target)))
+        rows = []
+        with ProgressReport("tabulating", 0, len(batches) * size) as progress:
+            for number, batch in enumerate(batches):
+                rows.append(jax.device_get(tabulate(batch, keys_of(number))))
+                progress.count((number + 1) * size, len(batches) * size)
+        table = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        save_tree(path, table, {})
+        return table
+
+    def _payment_phase(self, head: str) -> Phase:
+        settings, table = self.config["payment"], self.table
+        model = PaymentConfig(head, tuple(settings["hidden"]))
+        duals = LagrangianConfig(**settings["lagrangian"])
+        optimizer = _optimizer(settings)
+        num_slots = table["where"].shape[1]
+
+        def init() -> TrainState:
+            sample = regret.table_of({name: jnp.asarray(x[:1]) for name, x in table.items()})
+            params = network.init(self._key(6), model, sample.truth.context)
+            return TrainState.create(params, optimizer, lagrangian.start(duals, num_slots))
+
+        return Phase(
+            name=f"payment_{head}",
+            init=init,
+            step=make_train_step(lagrangian.payment_loss(model, duals), optimizer, self._key(7)),
+            batches=pipeline.array_batches(
+                table,
+                batch_size=settings["batch_size"],
+                seed=self.config["seed"],
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            ),
+            num_steps=settings["num_steps"],
+            checkpoint_every=settings["checkpoint_every"],
+            log_every=settings["log_every"],
+        )
+
+    def _key(self, number: int) -> jax.Array:
+        return jax.random.fold_in(jax.random.key(self.config["seed"]), number)
+
+
+def _optimizer(settings: Mapping[str, Any]):
+    names = {field.name for field in dataclasses.fields(OptimizerConfig)} & settings.keys()
+    config = OptimizerConfig(**{name: settings[name] for name in names})
+    return make_optimizer(config, settings["num_steps"])
+
+
+def request_of(batch: Mapping[str, Any]) -> Request:
+    """Picks the fields of `Request` from a batch that may hold more."""
+    return Request(**{name: batch[name] for name in Request.__dataclass_fields__})

@@ -1,0 +1,109 @@
+"""Reward model, alignment, payment network: the second half of the main job.
+
+Takes a workdir that experiments.pretrain has finished; trains the reward model on logged feedback,
+aligns the generator by policy gradient, tabulates what every report of an advertiser leads to,
+trains the payment network on that table, and scores the auction under every payment rule. Run it
+again with the same workdir to continue where it stopped; Ctrl-C and SIGTERM save first.
+
+    python -m experiments.auction_align --workdir=runs/market-tiny
+    python -m experiments.auction_align --workdir=runs/market-tiny --system=calm \\
+        --config.allocation.beta=8
+
+The reward model is kept in reward/ and the rest in systems/SYSTEM/: checkpoints/, metrics/,
+figures/, tables/ and mechanism/, which `ega_jax.mechanism.Mechanism.restore` reads. The scores are
+added to results.json.
+"""
+
+import time
+from typing import Any
+
+from absl import flags
+
+from ega_jax.data.market.clicks import Truth
+from ega_jax.evaluation.auction import judge, systems
+from ega_jax.evaluation.report import plot_curves, print_systems, print_table, write_results
+from ega_jax.evaluation.response import evaluate_response
+from ega_jax.mechanism import TRUTHFUL, Mechanism, check_levers, mechanism_folder
+from ega_jax.training.auction import AuctionTraining
+from ega_jax.training.checkpoints import check_workdir
+from ega_jax.training.mesh import data_mesh
+from ega_jax.training.pretraining import Pretraining
+from ega_jax.training.progress import ProgressReport
+from experiments import command
+
+command.define_config()
+flags.adopt_module_key_flags(command)
+TEST_ROWS = 20_000  # Most test sessions that the reward model is measured on.
+CURVES = {  # Phase -> what is drawn of it over time.
+    "alignment": ["loss", "contribution", "kl", "slate_log_prob"],
+    "payment_rate": ["loss", "revenue", "regret", "multiplier"],
+    "payment_threshold": ["loss", "revenue", "regret", "multiplier"],
+}
+_SYSTEM = flags.DEFINE_string("system", "ega", "Names the system; several may share a workdir.")
+
+
+def main() -> None:
+    """Runs the command."""
+    config, workdir = command.open_workdir()
+    name, start = _SYSTEM.value, time.perf_counter()
+    run = AuctionTraining(Pretraining(config, workdir, data_mesh()), workdir / "systems" / name)
+    check_workdir(run.system, config, command.FREE_IN_SYSTEM)
+    mechanism = Mechanism(
+        models=run.models,
+        networks=run.networks,
+        config=run.allocation_config,
+        hidden=tuple(config["payment"]["hidden"]),
+        levers=run.levers,
+        rule=config["auction"]["rule"],
+    )
+    mechanism.save(mechanism_folder(workdir, name))
+    results = {
+        "reward": measure_reward(run),
+        "systems": measure_systems(run, mechanism, name),
+        "auction_seconds": time.perf_counter() - start,
+    }
+    write_results(workdir, results)
+    print_table({"reward": results["reward"]}, title=config["name"])
+    print_systems(results["systems"], title=config["name"])
+    for phase, names in CURVES.items():
+        plot_curves(run.system, phase, names)
+    print(f"results.json is in {workdir}, figures and mechanism in {run.system}")
+
+
+def measure_reward(run: AuctionTraining) -> dict[str, float]:
+    """Scores the reward model on the test sessions, and the true probabilities beside it."""
+    config = run.allocation_config.reward
+    batches = run.sessions("test", TEST_ROWS, run.config["reward"]["batch_size"])
+    return evaluate_response(run.reward, config, run.items, batches, truth_of(run))
+
+
+def truth_of(run: AuctionTraining) -> Truth | None:
+    """The log's true response model, where it has one."""
+    folder = run.pretraining.folder
+    return Truth.load(folder) if (folder / "truth").is_dir() else None
+
+
+def measure_systems(run: AuctionTraining, mechanism: Mechanism, name: str) -> dict[str, Any]:
+    """Scores the allocation under every payment rule, and the exactly truthful mode."""
+    settings = run.config["auction"]
+    truth = truth_of(run)
+    modes = {name: (mechanism.levers, mechanism.rule)}
+    modes[f"{name}-{TRUTHFUL}"] = (check_levers(mechanism.levers, {"bid_free": True}), "clarke")
+    results: dict[str, Any] = {}
+    for mode, (levers, rule) in modes.items():
+        with ProgressReport(f"judging {mode}", 0, settings["num_sessions"]) as progress:
+            judged = judge(
+                mechanism,
+                levers,
+                run.sessions("test", settings["num_sessions"], settings["batch_size"]),
+                truth,
+                settings["num_losing"],
+                lambda done, progress=progress: progress.count(done, settings["num_sessions"]),
+            )
+        priced = systems(judged, mode, rule)
+        results |= priced if mode == name else {mode: priced[mode]}
+    return results
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)

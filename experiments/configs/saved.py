@@ -1,0 +1,23 @@
+"""The config that a workdir was made with: `saved.py:WORKDIR`.
+
+Commands take it when they are given a workdir that has one and no `--config`.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ega_jax.training.checkpoints import read_config
+
+
+def get_config(workdir: str = "") -> ConfigDict:
+    """Returns the config saved in a workdir.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if not (Path(workdir) / "config.json").is_file():
+        raise ValueError(
+            f"{workdir or 'no folder'} is not a workdir: run experiments.pretrain first"
+        )
+    return ConfigDict(read_config(workdir), convert_dict=True)

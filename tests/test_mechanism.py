@@ -1,0 +1,143 @@
+"""One call from requests to prices: bounds, messages, levers, and saving."""
+
+import dataclasses
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import CONFIG, LEVERS, K, N, P, R, random_requests, tiny_models
+
+from ega_jax import mechanism
+from ega_jax.mechanism import CHOICES, Mechanism, mechanism_folder
+from ega_jax.payment import network
+from ega_jax.payment.network import Context, PaymentConfig
+
+HIDDEN = (8, 4)
+REQUESTS = random_requests(11, 6)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _broadcasting():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@functools.cache
+def tiny_mechanism(num_beams=6):
+    models = tiny_models()
+    width = 2 * CONFIG.reward.width
+    context = Context(jnp.zeros((K, width)), jnp.zeros((K, N + 1)), jnp.zeros(K), jnp.ones(K))
+    networks = {
+        head: network.init(jax.random.key(1), PaymentConfig(head, HIDDEN), context)
+        for head in network.HEADS
+    }
+    config = dataclasses.replace(CONFIG, num_beams=num_beams)
+    return Mechanism(models, networks, config, HIDDEN, LEVERS, "threshold")
+
+
+@pytest.mark.parametrize("rule", CHOICES)
+def test_every_rule_prices_within_the_bid(rule):
+    slate = tiny_mechanism().allocate(REQUESTS, rule)
+    bid_of = [
+        dict(zip(i.tolist(), b.tolist(), strict=True))
+        for i, b in zip(REQUESTS.item, REQUESTS.bid, strict=True)
+    ]
+    for row in range(6):
+        for slot in range(K):
+            item, price = int(slate.items[row, slot]), float(slate.price_per_click[row, slot])
+            if slate.is_ad[row, slot]:
+                assert 0 <= price <= bid_of[row][item]
+            else:
+                assert price == 0
+            assert 0 < slate.pctr[row, slot] < 1 or item == -1
+    assert slate.is_ad.any()
+
+
+def test_levers_bids_and_rules_change_without_compiling_again():
+    m = tiny_mechanism()
+    first = m.allocate(REQUESTS)
+    compiled = mechanism._serve._cache_size()
+    slates = [first]
+    for rule, changes in (
+        ("threshold", {"alpha": 2.0, "beta": 0.5}),
+        ("gsp", {"reserve": 0.6, "min_gap": 1}),
+        ("clarke", {"kappa": 1.5, "max_ads": 1}),
+        ("truthful", {}),
+    ):
+        request = REQUESTS.replace(bid=REQUESTS.bid * np.float32(1 + len(slates)))
+        slates.append(m.allocate(request, rule, **changes))
+    assert mechanism._serve._cache_size() == compiled
+    chex.assert_trees_all_equal(first, m.allocate(REQUESTS))
+    prices = [slate.price_per_click for slate in slates]
+    assert all((x != y).any() for x, y in itertools.combinations(prices, 2))
+
+
+def test_a_saved_mechanism_serves_the_same_slates(tmp_path):
+    m = tiny_mechanism()
+    m.save(mechanism_folder(tmp_path, "ega"))
+    restored = Mechanism.restore(tmp_path)
+    assert restored.config == m.config
+    for rule in ("threshold", "clarke"):
+        chex.assert_trees_all_equal(restored.allocate(REQUESTS, rule), m.allocate(REQUESTS, rule))
+    with pytest.raises(FileNotFoundError, match=r"no mechanism 'other'.*auction_align"):
+        Mechanism.restore(tmp_path, "other")
+
+
+def changed(name, row, place, value):
+    """The requests with one entry replaced."""
+    array = np.array(getattr(REQUESTS, name))
+    array[row, place] = value
+    return REQUESTS.replace(**{name: array})
+
+
+AD_ROW, AD = np.argwhere(REQUESTS.is_ad)[-1]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (changed("bid", AD_ROW, AD, np.nan), f"request {AD_ROW}, ad {AD}: nan is no bid"),
+        (changed("bid", AD_ROW, AD, -0.5), f"request {AD_ROW}, ad {AD}: -0.5 is no bid"),
+        (changed("bid", AD_ROW, AD, np.inf), f"request {AD_ROW}, ad {AD}: inf is no bid"),
+        (changed("item", 1, 0, P), rf"request 1, item 0: {P} is outside \[0, {P}\)"),
+        (changed("item", 1, 0, -2), r"request 1, item 0: -2 is outside"),
+        (changed("history_poi", 0, 2, P), "request 0, history_poi 2"),
+        (changed("history_creative", 5, 1, R), "request 5, history_creative 1"),
+        (changed("item", 2, slice(None), -1), "request 2 has no candidates"),
+    ],
+)
+def test_a_request_that_breaks_a_rule_is_named(request_, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_mechanism().allocate(request_)
+
+
+def test_an_organic_bid_and_unknown_settings_are_refused():
+    row, place = np.argwhere(~REQUESTS.is_ad & (REQUESTS.item >= 0))[0]
+    with pytest.raises(ValueError, match=f"request {row}, organic item {place}"):
+        tiny_mechanism().allocate(changed("bid", row, place, 1.0))
+    with pytest.raises(ValueError, match=r"'vickrey' is not one of first_price"):
+        tiny_mechanism().allocate(REQUESTS, "vickrey")
+    with pytest.raises(ValueError, match="no lever 'gamma'; valid levers: alpha"):
+        tiny_mechanism().allocate(REQUESTS, gamma=1.0)
+    with pytest.raises(ValueError, match="lever beta is -1"):
+        tiny_mechanism().allocate(REQUESTS, beta=-1.0)
+
+
+def test_extreme_bids_neither_break_prices_nor_order():
+    """0, 1e-9 and 1e9, equal bids, one ad, no ad."""
+    for bids in ([0.0] * N, [1e-9] * N, [1e9] * N, [1e9, 1e-9, 0.0, 1.0, 1.0, 1.0]):
+        bid = np.where(REQUESTS.is_ad, np.float32(bids), np.float32(0))
+        for rule in CHOICES:
+            slate = tiny_mechanism().allocate(REQUESTS.replace(bid=bid), rule)
+            price = np.asarray(slate.price_per_click)
+            assert np.isfinite(price).all()
+            assert (price >= 0).all()
+            assert (price <= np.max(bid, axis=1, keepdims=True)).all()
+    only = np.broadcast_to(np.arange(N) == 0, (6, N))
+    lone = REQUESTS.replace(is_ad=only, bid=only.astype(np.float32))
+    for rule in CHOICES:
+        assert np.isfinite(tiny_mechanism().allocate(lone, rule).price_per_click).all()

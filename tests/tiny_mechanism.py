@@ -1,0 +1,45 @@
+"""A mechanism of random models with a narrow search, and requests whose ads stand last."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tiny_models import CONFIG, LEVERS, K, N, random_requests, tiny_models
+
+from ega_jax.mechanism import Mechanism
+from ega_jax.payment import network
+from ega_jax.payment.network import Context, PaymentConfig
+from ega_jax.types import Request
+
+HIDDEN = (8, 4)
+ROWS = 24  # Of every batch that tests serve: one compilation for all of them.
+
+
+@functools.cache
+def tiny_mechanism() -> Mechanism:
+    """Random networks, moved away from where they start: at one price for all."""
+    width = 2 * CONFIG.reward.width
+    context = Context(jnp.zeros((K, width)), jnp.zeros((K, N + 1)), jnp.zeros(K), jnp.ones(K))
+    key = jax.random.key(1)
+    networks = {
+        head: network.init(key, PaymentConfig(head, HIDDEN), context) for head in network.HEADS
+    }
+    moved = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(key, x.shape), networks)
+    config = dataclasses.replace(CONFIG, num_beams=4)
+    return Mechanism(tiny_models(), moved, config, HIDDEN, LEVERS, "threshold")
+
+
+def requests_with_ads_last(seed: int, rows: int) -> Request:
+    """Random requests in which places stand first, then organic items, then ads."""
+    found = random_requests(seed, rows)
+    flipped = {name: np.flip(getattr(found, name), axis=1) for name in ("item", "is_ad", "bid")}
+    return found.replace(**flipped)
+
+
+def filled_up(request: Request, bids: np.ndarray) -> Request:
+    """One request under each bid vector `[R, N]`, R at most `ROWS`, repeated to `ROWS` rows."""
+    rows = np.resize(np.arange(len(bids)), ROWS)
+    many = jax.tree.map(lambda x: np.repeat(x[None], ROWS, axis=0), request)
+    return many.replace(bid=np.float32(bids)[rows])

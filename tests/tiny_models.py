@@ -1,0 +1,94 @@
+"""Generator and reward model small enough to list every slate of a request, on random requests."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.generation import generator
+from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.reward import model as reward_model
+from ega_jax.reward.allocation import AllocationConfig, Levers, Models, allocate, prepare
+from ega_jax.reward.model import Items, RewardConfig
+from ega_jax.types import Catalogue, Request
+
+P, R, W, C, K, T, N = 10, 14, 4, 2, 3, 4, 6
+GENERATOR = GeneratorConfig(
+    num_codes=W, num_layers=C, num_slots=K, history_length=T, width=8, num_heads=2, hidden=8,
+    encoder_blocks=1, decoder_blocks=1,
+)  # fmt: skip
+REWARD = RewardConfig(
+    num_codes=W, num_layers=C, num_slots=K, history_length=T, width=8, num_heads=2, hidden=8,
+    blocks=1,
+)  # fmt: skip
+ALL_BEAMS = 200  # More than a request of N candidates has slates.
+CONFIG = AllocationConfig(generator=GENERATOR, reward=REWARD, num_beams=ALL_BEAMS)
+LEVERS = Levers(
+    alpha=jnp.float32(1.2), beta=jnp.float32(2.0), kappa=jnp.float32(0.0), reserve=jnp.float32(0.0),
+    max_ads=jnp.int32(99), min_gap=jnp.int32(0), bid_free=jnp.asarray(False),
+)  # fmt: skip
+
+
+def levers(**changes):
+    """Levers with some changed, of the same types."""
+    typed = {name: jnp.asarray(v, getattr(LEVERS, name).dtype) for name, v in changes.items()}
+    return dataclasses.replace(LEVERS, **typed)
+
+
+@functools.cache
+def tiny_models():
+    """Random parameters, scaled up so that predictions differ."""
+    rng = np.random.default_rng(0)
+    owner = np.concatenate([np.arange(P), rng.integers(0, P, R - P)])
+    owned = np.full((P, 1 + R - P), -1, np.int32)
+    for creative, poi in enumerate(owner):
+        owned[poi, np.argmax(owned[poi] < 0)] = creative
+    catalogue = Catalogue(
+        poi_codes=jnp.asarray(rng.integers(0, W, (P, C)), jnp.int32),
+        creative_codes=jnp.asarray(rng.integers(0, W, (R, C)), jnp.int32),
+        poi_creatives=jnp.asarray(owned),
+    )
+    items = Items(
+        catalogue=catalogue,
+        poi_embedding=jnp.asarray(rng.normal(size=(P, 6)), jnp.float32),
+        creative_embedding=jnp.asarray(rng.normal(size=(R, 5)), jnp.float32),
+    )
+    larger = lambda x: x * 2.0 if x.ndim > 1 else x
+    with jax.numpy_rank_promotion("allow"):
+        params = jax.jit(lambda key: generator.init(key, GENERATOR, catalogue))(jax.random.key(0))
+        reward = jax.jit(lambda key: reward_model.init(key, REWARD, items))(jax.random.key(1))
+    return Models(jax.tree.map(larger, params), jax.tree.map(larger, reward), items)
+
+
+def random_requests(seed, rows):
+    """A batch of requests with few candidates, ads first, some of equal bids."""
+    rng = np.random.default_rng(seed)
+    item = np.stack([rng.permutation(P)[:N] for _ in range(rows)])
+    item = np.where(np.arange(N) < rng.integers(1, N + 1, (rows, 1)), item, -1)
+    is_ad = (np.arange(N) < rng.integers(0, N + 1, (rows, 1))) & (item >= 0)
+    bid = np.where(is_ad, rng.choice([0.5, 1.0, 2.0, 5.0], (rows, N)), 0.0)
+    return Request(
+        history_poi=rng.integers(-1, P, (rows, T)).astype(np.int32),
+        history_creative=rng.integers(-1, R, (rows, T)).astype(np.int32),
+        item=item.astype(np.int32),
+        is_ad=is_ad,
+        bid=bid.astype(np.float32),
+    )
+
+
+def one(requests, row):
+    """One request of a batch."""
+    return jax.tree.map(lambda x: x[row], requests)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def serve(config, models, requests, levers):
+    """Offers, allocations and menus of a batch."""
+
+    def serve_one(request):
+        offer = prepare(models, config, request)
+        return offer, *allocate(models, config, offer, request.bid, levers)
+
+    return jax.vmap(serve_one)(requests)
