@@ -40,8 +40,10 @@ from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Catalogue
 from experiments import command
+from experiments.benchmark_auction import SHAPES as AUCTIONS
+from experiments.benchmark_auction import measure_auction
 
-PARTS = ("train", "search", "index", "market")
+PARTS = ("train", "search", "index", "market", "auction")
 W, C, S, N = 1024, 3, 64, 1000
 SHAPES = {"3 codes": (20, 1), "30 codes": (32, 10)}  # (T, K)
 
@@ -51,6 +53,7 @@ _BATCH = flags.DEFINE_integer("batch", 64, "Batch size of training.", 1)
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Of the computation.")
 _ITEMS = flags.DEFINE_integer("items", 10_000_000, "Items of the large prefix index.", 10_000)
 _SESSIONS = flags.DEFINE_integer("market_sessions", 100_000, "Sessions of the market.", 1)
+_AUCTIONS = flags.DEFINE_list("auctions", list(AUCTIONS), "Shapes of the auction that are timed.")
 _PEER = flags.DEFINE_string("peer", None, "Command of a peer to run in turn.")
 
 
@@ -65,6 +68,9 @@ def main() -> None:
         measure_index()
     if "market" in _PARTS.value:
         measure_market()
+    if "auction" in _PARTS.value:
+        for name in _AUCTIONS.value:
+            measure_auction(name, _ROUNDS.value, emit)
     if not {"train", "search"} & set(_PARTS.value):
         return
     for shape, (history_length, num_slots) in SHAPES.items():

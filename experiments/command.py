@@ -60,8 +60,10 @@ def define_config() -> None:
     """Defines the flag `--config`, a file of `experiments/configs` with an optional variant.
 
     The default is given when flags are parsed, and not here, so that a field that does not exist
-    is answered there.
+    is answered there. A process that imports several commands has one such flag.
     """
+    if "config" in flags.FLAGS:
+        return
     config_flags.DEFINE_config_file(
         "config",
         None,

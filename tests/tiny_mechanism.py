@@ -22,13 +22,15 @@ def tiny_mechanism() -> Mechanism:
     """Random networks, moved away from where they start: at one price for all."""
     width = 2 * CONFIG.reward.width
     context = Context(jnp.zeros((K, width)), jnp.zeros((K, N + 1)), jnp.zeros(K), jnp.ones(K))
-    key = jax.random.key(1)
-    networks = {
-        head: network.init(key, PaymentConfig(head, HIDDEN), context) for head in network.HEADS
-    }
-    moved = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(key, x.shape), networks)
+
+    @jax.jit
+    def moved(key: jax.Array):
+        fresh = {h: network.init(key, PaymentConfig(h, HIDDEN), context) for h in network.HEADS}
+        return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(key, x.shape), fresh)
+
+    networks = moved(jax.random.key(1))
     config = dataclasses.replace(CONFIG, num_beams=4)
-    return Mechanism(tiny_models(), moved, config, HIDDEN, LEVERS, "threshold")
+    return Mechanism(tiny_models(), networks, config, HIDDEN, LEVERS, "threshold")
 
 
 def requests_with_ads_last(seed: int, rows: int) -> Request:

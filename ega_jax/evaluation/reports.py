@@ -90,7 +90,9 @@ def _report(models, networks, config, hidden, levers, request, truth, reports) -
     def one(x) -> Reported:
         request, ads, values_without, reports = x
         offer = prepare(models, config, request)
-        without_of = jnp.zeros_like(request.bid).at[ads].set(values_without)
+        nobody = request.bid.size  # Dropped: -1 would be the last candidate.
+        place = jnp.where(ads >= 0, ads, nobody)
+        without_of = jnp.zeros_like(request.bid).at[place].set(values_without, mode="drop")
 
         def outcomes_of(bids: jax.Array, ads: jax.Array) -> Reported:
             return jax.vmap(outcome)(bids, ads, *allocate_each(models, config, offer, bids, levers))

@@ -171,6 +171,7 @@ def find_menu(
     offer: Offer,
     bid: jax.Array,
     levers: Levers,
+    banned: chex.Numeric = -1,
 ) -> Menu:
     """Searches slates and scores them by the reward model (23)-(24).
 
@@ -183,12 +184,14 @@ def find_menu(
       offer: the request.
       bid: `[N]` float32 currency per click, 0 for organic items.
       levers: run-time settings.
+      banned: a candidate that may not be shown.
 
     Returns:
       The menu, in the order of the search.
     """
     codes = codes_of(models.items.catalogue.poi_codes, offer.item)
-    candidates = candidates_of(config, levers)(codes, offer.is_ad, bid, offer.item >= 0)
+    where = (offer.item >= 0) & (jnp.arange(bid.shape[0]) != banned)
+    candidates = candidates_of(config, levers)(codes, offer.is_ad, bid, where)
     beams = beam_search(
         models.generator,
         config.generator,

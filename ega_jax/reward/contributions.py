@@ -54,7 +54,7 @@ def contributions(
     def without(rows):
         request, slot = rows // slots, rows % slots
         offer = jax.tree.map(lambda x: x[request], offers)
-        again = lambda o, b, c: values_without(models, config, o, b, levers, c[None])[0]
+        again = lambda o, b, c: find_menu(models, config, o, b, levers, c).value.max()
         return jax.vmap(again)(offer, bid[request], candidate[request, slot])
 
     missing = (candidate >= 0) & ~found

@@ -1,7 +1,8 @@
-"""How many of the likes of an item there are among others: in a history, a request, a slate.
+"""How an item compares with others: those in a history, in a request, in a slate.
 
-An attention without softmax: as a kernel density it counts, where a mean would not. What a user
-did before, what else could be shown, and what stands above all act on a click through likeness.
+An attention without softmax, so that it counts where a mean would not: what a user did before,
+what else could be shown and what stands above all act on a click through likeness, and through
+how many there are alike.
 """
 
 import jax
@@ -14,7 +15,7 @@ FLOOR = 1e-2  # Of a density; what lies farther than this is simply unlike.
 
 
 class Likeness(nn.Module):
-    """Likeness of items in the eyes of `H` heads, each with a space where near means alike."""
+    """Likeness of items in the eyes of `H` heads, each with a space of its own."""
 
     width: int  # D
     num_heads: int  # H
@@ -29,7 +30,7 @@ class Likeness(nn.Module):
         return self.place(x).reshape(*x.shape[:-1], self.num_heads, -1)
 
     def __call__(self, here: jax.Array, there: jax.Array, weight: jax.Array) -> jax.Array:
-        """Log-density of some items among others.
+        """Compares some items with others by direction and by distance.
 
         Args:
           here: `[..., K, H, D / H]` places of the items in question.
@@ -37,12 +38,16 @@ class Likeness(nn.Module):
           weight: at least 0, broadcastable to `[..., H, K, L]`: how much each of the L counts.
 
         Returns:
-          `[..., K, H]` float32: log of the weighted sum of `exp(-distance)`, where the distance
-          is the mean squared difference of places.
+          `[..., K, 2 H]` float32. Per head the weighted sum of inner products, divided by the
+          root of the width: the match. Then per head the log of the weighted sum of
+          `exp(-distance)`, the distance being the mean squared difference: the log-density.
         """
         here, there = here.astype(jnp.float32), there.astype(jnp.float32)
+        width = here.shape[-1]
         square = lambda x: jnp.moveaxis(jnp.mean(x**2, axis=-1), -1, -2)
-        product = jnp.einsum("...khd,...lhd->...hkl", here, there) / here.shape[-1]
-        distance = square(here)[..., :, None] + square(there)[..., None, :] - 2 * product
+        product = jnp.einsum("...khd,...lhd->...hkl", here, there)
+        distance = square(here)[..., :, None] + square(there)[..., None, :] - 2 * product / width
+        match = jnp.sum(weight * product, axis=-1) * width**-0.5
         density = jnp.sum(weight * jnp.exp(-jnp.maximum(distance, 0.0)), axis=-1)
-        return jnp.log(jnp.moveaxis(density, -2, -1) + FLOOR)
+        both = jnp.concatenate([match, jnp.log(density + FLOOR)], axis=-2)
+        return jnp.moveaxis(both, -2, -1)

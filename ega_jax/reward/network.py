@@ -33,7 +33,7 @@ class RewardConfig:
     num_slots: int = 10  # K
     history_length: int = 256  # T
     width: int = 64  # D
-    num_heads: int = 4
+    num_heads: int = 8
     hidden: int = 128
     blocks: int = 1
     permutation_aware: bool = True  # False: a slot sees no other; the pointwise control.
@@ -81,17 +81,20 @@ class Logits:
 
 
 class Tower(nn.Module):
-    """Perceptron from a slot's representation `[..., F]` to the log-odds `[...]` of a response."""
+    """From a slot's representation `[..., F]` to the log-odds `[...]` of a response.
+
+    A perceptron beside a linear map: what adds up in the log-odds need not be bent.
+    """
 
     hidden: int
     dtype: str
 
     @nn.compact
     def __call__(self, states: jax.Array) -> jax.Array:
-        """Applies the perceptron to the last axis."""
-        hidden = nn.relu(linear(self.hidden, self.dtype)(states))
-        logit = linear(1, self.dtype)(hidden)[..., 0].astype(jnp.float32)
-        return logit + self.param("bias", nn.initializers.constant(-2.0), ())
+        """Adds up both maps of the last axis, and a bias."""
+        bent = linear(1, self.dtype)(nn.relu(linear(self.hidden, self.dtype)(states)))
+        logit = (bent + linear(1, self.dtype)(states))[..., 0]
+        return logit.astype(jnp.float32) + self.param("bias", nn.initializers.constant(-2.0), ())
 
 
 class RewardModel(nn.Module):
@@ -121,7 +124,6 @@ class RewardModel(nn.Module):
             Block(c.width, c.num_heads, c.hidden, c.dtype, dropout_rate=c.dropout_rate)
             for _ in range(c.blocks)
         ]
-        self.norm = nn.RMSNorm(dtype=c.dtype)
         self.dropout = nn.Dropout(c.dropout_rate)
         self.towers = [Tower(c.hidden, c.dtype) for _ in range(3)]
 
@@ -158,7 +160,6 @@ class RewardModel(nn.Module):
         for block in self.blocks:
             seen = sight[..., None, :, :]
             h = block(h, block.self_keys_values(h), seen, deterministic=deterministic)
-        h = self.norm(h)
         states = jnp.concatenate([h, _mean_seen(h, sight)], axis=-1)
         click_poi, click_image, convert = (tower(states) for tower in self.towers)
         return Logits(click_poi, click_image, convert, states)

@@ -27,7 +27,7 @@ from ega_jax.payment.network import PaymentConfig
 from ega_jax.payment.pricing import tabulate_request
 from ega_jax.reward.allocation import AllocationConfig, Levers, Models, candidates_of, prepare
 from ega_jax.reward.contributions import contributions
-from ega_jax.training.checkpoints import is_complete, restore_tree, save_tree
+from ega_jax.training.checkpoints import check_workdir, is_complete, restore_tree, save_tree
 from ega_jax.training.loop import Phase, train
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.pretraining import Pretraining
@@ -100,7 +100,14 @@ class AuctionTraining:
 
     @functools.cached_property
     def reward(self) -> Params:
-        """The reward model's parameters, trained on logged feedback (30)."""
+        """The reward model's parameters, trained on logged feedback (30).
+
+        Raises:
+          ConfigMismatchError: the workdir's was trained with other settings.
+        """
+        folder = self.pretraining.workdir / "reward"
+        settings = {name: self.config[name] for name in ("seed", "data", "tokenizer", "reward")}
+        check_workdir(folder, settings, free=("data.path",))
         phase = reward_phase(
             "reward",
             self.dataset,
@@ -109,7 +116,7 @@ class AuctionTraining:
             self.config["reward"],
             self.config["seed"],
         )
-        return self._train(phase, self.pretraining.workdir)
+        return self._train(phase, folder)
 
     @functools.cached_property
     def aligned(self) -> Params:

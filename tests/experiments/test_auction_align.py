@@ -1,0 +1,161 @@
+"""From a pre-trained workdir to a priced auction: results, kills, devices, systems."""
+
+import json
+import multiprocessing
+import shutil
+import signal
+
+import chex
+import jax
+import numpy as np
+import pytest
+import tiny_auction
+from tiny_auction import PHASES, STEPS, copied, pretrained, training
+from tiny_runs import NUM_SLOTS
+
+from ega_jax.evaluation.report import write_results
+from ega_jax.mechanism import CHOICES, Mechanism
+from ega_jax.payment.pricing import RULES
+from ega_jax.training.auction import request_of
+from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, is_complete
+from ega_jax.training.mesh import data_mesh
+from ega_jax.training.metrics import read_metrics
+from experiments import auction_align, command
+
+FIGURES = {"rpm", "ctr_poi", "ctr_img", "psi", "psi_10", "psi_fine", "psi_all", "ad_share"}
+KILLS = [("reward", 1), ("reward", 5), ("alignment", 3), ("payment_rate", 4)]
+KILLS += [("payment_threshold", 1)]
+
+
+def run_command(config, workdir, system="ega"):
+    """Runs the command as its flags would."""
+
+    def open_workdir():
+        check_workdir(workdir, config, command.FREE)
+        return json.loads(json.dumps(config)), workdir
+
+    class Flag:
+        value = system
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "open_workdir", open_workdir)
+        patch.setattr(auction_align, "_SYSTEM", Flag)
+        auction_align.main()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An undisturbed run of the command: config, workdir."""
+    config, workdir = pretrained(tmp_path_factory.mktemp("ad_log"))
+    write_results(workdir, {"test": {"kept": 1}})
+    run_command(config, workdir)
+    return config, workdir
+
+
+def everything(config, workdir):
+    """What the three phases have trained, on the host."""
+    run = training(config, workdir)
+    return jax.device_get((run.reward, run.aligned, run.networks))
+
+
+def test_results_hold_the_keys_of_the_contract(finished):
+    _, workdir = finished
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["test"] == {"kept": 1}
+    assert {f"{name}_poi" for name in ("auc", "logloss", "ece")} <= results["reward"].keys()
+    others = {"ega-first_price", "ega-gsp", "ega-clarke", "ega-rate", "ega-myerson", "ega-truthful"}
+    assert results["systems"].keys() == {"ega", *others}
+    for name, system in results["systems"].items():
+        assert system.keys() == {"model", "psi_floor", "non_monotone_share"}, "a log has no truth"
+        assert FIGURES <= system["model"].keys()
+        assert system["model"]["psi_fine"] >= system["model"]["psi_10"], name
+    assert results["systems"]["ega-truthful"]["model"]["psi_all"] < 1e-5
+    assert results["auction_seconds"] > 0
+    for phase in auction_align.CURVES:
+        assert (workdir / "systems" / "ega" / "figures" / f"{phase}.png").stat().st_size > 0
+
+
+def test_every_phase_logs_every_step(finished):
+    for phase, folder in PHASES.items():
+        lines = read_metrics(finished[1] / folder / "metrics" / f"{phase}.jsonl")
+        assert [line["step"] for line in lines] == list(range(1, STEPS + 1)), phase
+        assert len({line["loss"] for line in lines}) > 1, phase
+    assert {"revenue", "regret", "multiplier"} <= lines[0].keys()
+
+
+def test_killed_and_resumed_is_as_never_stopped(finished, tmp_path):
+    config, workdir = finished
+    copied(workdir, tmp_path)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ega_jax.training.loop"])
+    for phase, step in KILLS:
+        arguments = (config, str(tmp_path), phase, step)
+        process = context.Process(target=tiny_auction.train_and_die, args=arguments)
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, (phase, step)
+    assert is_complete(tmp_path / "systems" / "ega" / "tables" / "payment")
+    chex.assert_trees_all_equal(everything(config, tmp_path), everything(config, workdir))
+
+
+def test_four_devices_give_the_losses_of_one(finished, tmp_path):
+    """Generator and table of the four, so that both train on the same."""
+    config, workdir = finished
+    copied(workdir, tmp_path)
+    for name in ("checkpoints/alignment", "tables"):
+        shutil.copytree(workdir / "systems" / "ega" / name, tmp_path / "systems" / "ega" / name)
+    alone = training(config, tmp_path, data_mesh(jax.devices()[:1]))
+    assert data_mesh().size == 4
+    assert alone.networks
+    for phase in ("reward", "payment_rate", "payment_threshold"):
+        one, four = (
+            read_metrics(w / PHASES[phase] / "metrics" / f"{phase}.jsonl")
+            for w in (tmp_path, workdir)
+        )
+        losses = [[line["loss"] for line in lines] for lines in (one, four)]
+        assert len(losses[0]) == STEPS
+        np.testing.assert_allclose(*losses, rtol=2e-3, atol=1e-5, err_msg=phase)
+
+
+def test_the_restored_mechanism_serves_what_was_trained(finished):
+    config, workdir = finished
+    mechanism, run = Mechanism.restore(workdir), training(config, workdir)
+    chex.assert_trees_all_equal(mechanism.models.generator, run.aligned)
+    chex.assert_trees_all_equal(mechanism.networks, run.networks)
+    batch = next(iter(run.sessions("test", 2, 2)))
+    for rule in CHOICES:
+        slate = mechanism.allocate(request_of(batch), rule)
+        assert slate.items.shape == (2, NUM_SLOTS)
+        for row, items in enumerate(np.asarray(slate.items)):
+            bid_of = dict(zip(batch["item"][row].tolist(), batch["bid"][row].tolist(), strict=True))
+            for slot, item in enumerate(items.tolist()):
+                assert 0 <= slate.price_per_click[row, slot] <= bid_of[item]
+    assert mechanism.rule in RULES
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_changed_field_is_refused_in_its_system_and_welcome_in_another(finished):
+    config, workdir = finished
+    changed = json.loads(json.dumps(config))
+    changed["alignment"]["num_steps"] = 0
+    changed["allocation"]["beta"] = 9.0
+    before = files_of(workdir / "systems" / "ega")
+    with pytest.raises(ConfigMismatchError) as caught:
+        run_command(changed, workdir)
+    assert "allocation.beta: found 2.0, expected 9.0" in str(caught.value)
+    assert "alignment.num_steps: found 6, expected 0" in str(caught.value)
+    assert str(workdir / "systems" / "ega") in str(caught.value)
+    assert files_of(workdir / "systems" / "ega") == before
+    rewards = files_of(workdir / "checkpoints" / "reward")
+    run_command(changed, workdir, "calm")
+    assert files_of(workdir / "checkpoints" / "reward") == rewards, "shared by all systems"
+    results = json.loads((workdir / "results.json").read_text())["systems"]
+    assert {"ega", "calm", "calm-gsp", "calm-truthful"} <= results.keys()
+    calm = Mechanism.restore(workdir, "calm")
+    assert calm.levers.beta == 9
+    unaligned = training(config, workdir).pretraining.restore_generator()
+    chex.assert_trees_all_equal(calm.models.generator, unaligned)
+    check_workdir(workdir, config, command.FREE)

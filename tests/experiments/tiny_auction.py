@@ -1,0 +1,63 @@
+"""A second half of the main job that takes seconds: its config, its workdir, and its death."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+from tiny_runs import tiny_config, write_ad_log
+
+from ega_jax.training import loop
+from ega_jax.training.auction import AuctionTraining
+from ega_jax.training.mesh import data_mesh
+from ega_jax.training.pretraining import Pretraining
+
+STEPS = 6
+PHASES = {"reward": ".", "alignment": "systems/ega", "payment_rate": "systems/ega"}
+PHASES["payment_threshold"] = "systems/ega"
+_SCHEDULE = {"num_steps": STEPS, "checkpoint_every": 2, "log_every": 1}
+TINY = {
+    "training": {"num_steps": 2, "evaluate_every": 0},
+    "reward": _SCHEDULE
+    | {"width": 8, "num_heads": 2, "hidden": 8, "batch_size": 8, "evaluate_every": 0},
+    "allocation": {"num_beams": 4},
+    "alignment": _SCHEDULE | {"batch_size": 4, "learning_rate": 1e-2},
+    "payment": _SCHEDULE
+    | {"hidden": (8, 4), "num_sessions": 8, "num_reports": 3, "tabulated_at_once": 4}
+    | {"batch_size": 4},
+    "auction": {"num_sessions": 2, "batch_size": 2, "num_losing": 1},
+}
+
+
+def pretrained(root: Path) -> tuple[dict, Path]:
+    """A workdir whose generator is trained, and its config."""
+    config = tiny_config(write_ad_log(root / "data"), kind="kmeans", **TINY)
+    Pretraining(config, root / "run", data_mesh()).train_generator()
+    return config, root / "run"
+
+
+def copied(workdir: Path, to: Path) -> Path:
+    """Another workdir with the same tokens and generator, and nothing else."""
+    for name in ("tokenizers", "checkpoints/generator"):
+        shutil.copytree(workdir / name, to / name)
+    return to
+
+
+def training(config, workdir, mesh=None) -> AuctionTraining:
+    """The second half in the folder of the system `ega`."""
+    workdir = Path(workdir)
+    first = Pretraining(config, workdir, mesh or data_mesh())
+    return AuctionTraining(first, workdir / "systems" / "ega")
+
+
+def train_and_die(config, workdir, phase, step):
+    """Trains all phases, and kills its process when one of them has taken a step."""
+    advance = loop._Run._advance
+
+    def advance_and_die(run):
+        advance(run)
+        if (run._phase.name, run.step) == (phase, step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop._Run._advance = advance_and_die
+    assert training(config, workdir).networks
