@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_mechanism import ROWS, filled_up, tiny_mechanism
+from tiny_mechanism import filled_up, tiny_mechanism
 from tiny_models import GENERATOR, C, K, N, P, R, T, W
 
 from ega_jax.generation import generator
@@ -48,13 +48,10 @@ def explained(row=0):
     return jax.device_get(tiny_mechanism().explain(requests(), row, **SETTINGS))
 
 
-def served(bids, rule=None, item=None):
-    """The first request's slates under bids `[R, N]`, and with other items `[R, N]`."""
-    single = jax.tree.map(lambda x: x[0], requests())
-    many = filled_up(single, bids)
-    if item is not None:
-        many = many.replace(item=item[np.resize(np.arange(len(bids)), ROWS)])
-    return jax.device_get(tiny_mechanism().allocate(many, rule, **SETTINGS))
+def served(bids, rule=None, **changes):
+    """The first request's slates under bids `[R, N]`."""
+    many = filled_up(jax.tree.map(lambda x: x[0], requests()), bids)
+    return jax.device_get(tiny_mechanism().allocate(many, rule, **SETTINGS, **changes))
 
 
 def candidates_shown():
@@ -127,18 +124,22 @@ def test_what_is_explained_is_what_is_served():
 
 
 def test_a_contribution_is_what_the_slate_is_worth_more_than_the_best_without_the_item():
+    """Of ads: a bid below the reserve bans them, and leaves the reward model all it reads."""
     found, request = explained(), jax.tree.map(lambda x: x[0], requests())
-    shown = candidates_shown()
-    without = np.stack([np.where(np.arange(N) == n, -1, request.item) for n in shown])
-    items = np.concatenate([request.item[None], without])
-    slates = served(np.repeat(request.bid[None], K + 1, axis=0), item=items)
+    ads, shown = np.flatnonzero(found.is_ad), np.array(candidates_shown())
+    bids = np.repeat(request.bid[None], 1 + ads.size, axis=0)
+    bids[1 + np.arange(ads.size), shown[ads]] = 0.0
+    slates = served(bids, reserve=0.1)
     bid_of = dict(zip(request.item.tolist(), request.bid.tolist(), strict=True))
     worth = [
         sum((bid_of[i] + KAPPA) * p for i, p in zip(items, pctr, strict=True) if i >= 0)
         for items, pctr in zip(slates.items.tolist(), slates.pctr.tolist(), strict=True)
     ]
-    expected = [worth[0] - worth[1 + slot] for slot in range(K)]
-    np.testing.assert_allclose(found.contribution, expected, rtol=1e-4, atol=1e-5)
+    for number, slot in enumerate(ads):
+        assert found.items[slot] not in slates.items[1 + number]
+        expected = worth[0] - worth[1 + number]
+        np.testing.assert_allclose(found.contribution[slot], expected, rtol=1e-4, atol=1e-5)
+    assert ads.size > 0
 
 
 def test_the_lowest_bid_keeps_the_slot_and_a_lower_one_does_not():

@@ -1,6 +1,7 @@
 """Results as people read them: `results.json`, a table, curves."""
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,15 +14,26 @@ from rich.table import Table
 
 from ega_jax.training.metrics import read_metrics
 
+WIDE = 120  # Columns that a wide table takes, where the terminal has fewer or there is none.
+
 
 def write_results(workdir: Path, results: Mapping[str, Any]) -> Path:
-    """Adds results to `workdir/results.json`; its other keys, nested ones too, stay as they are."""
+    """Adds results to `workdir/results.json`; its other keys, nested ones too, stay as they are.
+
+    A value that is not finite becomes `null`.
+    """
     path = Path(workdir) / "results.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(_merged(kept, results), indent=2) + "\n")
+    temporary.write_text(json.dumps(_finite(_merged(kept, results)), indent=2) + "\n")
     os.replace(temporary, path)
     return path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _merged(kept: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +53,7 @@ def print_systems(systems: Mapping[str, Mapping[str, Any]], title: str) -> None:
             if judge in results:
                 shown = [_shown(results[judge][column]) for column in columns]
                 table.add_row(name, judge, *shown, _shown(results["psi_floor"]))
-    Console(soft_wrap=True).print(table)
+    Console(width=max(Console().width, WIDE)).print(table)
 
 
 def print_table(results: Mapping[str, Any], title: str) -> None:

@@ -142,7 +142,9 @@ class AuctionTraining:
 
     def _train(self, phase: Phase, folder: Path) -> Params:
         mesh = self.pretraining.mesh
-        return train(phase, workdir=folder, config=self.config, mesh=mesh).params
+        trained = train(phase, workdir=folder, config=self.config, mesh=mesh).params
+        # Off the mesh: what one phase trained is used beside what another restored.
+        return jax.tree.map(jnp.asarray, jax.device_get(trained))
 
     def _alignment_phase(self, pretrained: Params) -> Phase:
         settings, levers = self.config["alignment"], self.levers

@@ -4,6 +4,7 @@ Commands take it when they are given a workdir that has one and no `--config`.
 """
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -20,4 +21,11 @@ def get_config(workdir: str = "") -> ConfigDict:
         raise ValueError(
             f"{workdir or 'no folder'} is not a workdir: run experiments.pretrain first"
         )
-    return ConfigDict(read_config(workdir), convert_dict=True)
+    return ConfigDict(_with_tuples(read_config(workdir)))
+
+
+def _with_tuples(value: Any) -> Any:
+    """Turns the lists of a JSON file back into tuples, which flags can change."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(inner) for name, inner in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from ega_jax.evaluation.report import flatten, plot_curves, print_table, write_results
+from ega_jax.evaluation.report import (
+    flatten,
+    plot_curves,
+    print_systems,
+    print_table,
+    write_results,
+)
 
 RESULTS = {"test": {"recall@5": 0.25}, "tokenizer": {"poi": {"usage": [1.0, 0.5]}}, "seconds": 3}
 
@@ -14,6 +20,24 @@ def test_results_are_added_to_those_there(tmp_path):
     path = write_results(tmp_path, RESULTS)
     assert json.loads(path.read_text()) == RESULTS | {"validation": {"nll_poi": 2.0}}
     assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_nested_results_of_others_stay_and_infinity_is_null(tmp_path):
+    write_results(tmp_path, {"systems": {"a": {"psi": 0.1}}})
+    path = write_results(tmp_path, {"systems": {"b": {"psi": float("inf")}}})
+    assert json.loads(path.read_text()) == {"systems": {"a": {"psi": 0.1}, "b": {"psi": None}}}
+
+
+def test_a_system_is_one_line_per_judge(capsys):
+    scores = dict.fromkeys(
+        ("rpm", "ctr_poi", "ctr_img", "ad_share", "psi", "psi_10", "psi_all"), 0.5
+    )
+    systems = {"ega": {"model": scores, "truth": scores | {"rpm": 123.4}, "psi_floor": 0.0125}}
+    print_systems(systems, "market")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "ega" in line]
+    assert [line.split("│")[2].strip() for line in lines] == ["model", "truth"]
+    assert "123.4" in lines[1]
+    assert "0.0125" in lines[1]
 
 
 def test_results_that_are_not_json_leave_the_old_file(tmp_path):

@@ -67,7 +67,7 @@ def test_results_hold_the_keys_of_the_contract(finished):
     assert results["systems"].keys() == {"ega", *others}
     for name, system in results["systems"].items():
         assert system.keys() == {"model", "psi_floor", "non_monotone_share"}, "a log has no truth"
-        assert FIGURES <= system["model"].keys()
+        assert system["model"].keys() >= FIGURES
         assert system["model"]["psi_fine"] >= system["model"]["psi_10"], name
     assert results["systems"]["ega-truthful"]["model"]["psi_all"] < 1e-5
     assert results["auction_seconds"] > 0
@@ -83,6 +83,7 @@ def test_every_phase_logs_every_step(finished):
     assert {"revenue", "regret", "multiplier"} <= lines[0].keys()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_as_never_stopped(finished, tmp_path):
     config, workdir = finished
     copied(workdir, tmp_path)
@@ -98,6 +99,7 @@ def test_killed_and_resumed_is_as_never_stopped(finished, tmp_path):
     chex.assert_trees_all_equal(everything(config, tmp_path), everything(config, workdir))
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_losses_of_one(finished, tmp_path):
     """Generator and table of the four, so that both train on the same."""
     config, workdir = finished
@@ -137,6 +139,7 @@ def files_of(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_changed_field_is_refused_in_its_system_and_welcome_in_another(finished):
     config, workdir = finished
     changed = json.loads(json.dumps(config))
@@ -149,9 +152,9 @@ def test_a_changed_field_is_refused_in_its_system_and_welcome_in_another(finishe
     assert "alignment.num_steps: found 6, expected 0" in str(caught.value)
     assert str(workdir / "systems" / "ega") in str(caught.value)
     assert files_of(workdir / "systems" / "ega") == before
-    rewards = files_of(workdir / "checkpoints" / "reward")
+    rewards = files_of(workdir / "reward" / "checkpoints")
     run_command(changed, workdir, "calm")
-    assert files_of(workdir / "checkpoints" / "reward") == rewards, "shared by all systems"
+    assert files_of(workdir / "reward" / "checkpoints") == rewards, "shared by all systems"
     results = json.loads((workdir / "results.json").read_text())["systems"]
     assert {"ega", "calm", "calm-gsp", "calm-truthful"} <= results.keys()
     calm = Mechanism.restore(workdir, "calm")

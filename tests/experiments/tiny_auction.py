@@ -13,13 +13,15 @@ from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 
 STEPS = 6
-PHASES = {"reward": ".", "alignment": "systems/ega", "payment_rate": "systems/ega"}
+PHASES = {"reward": "reward", "alignment": "systems/ega", "payment_rate": "systems/ega"}
 PHASES["payment_threshold"] = "systems/ega"
 _SCHEDULE = {"num_steps": STEPS, "checkpoint_every": 2, "log_every": 1}
 TINY = {
+    "optimizer": {"warmup_steps": 0},
     "training": {"num_steps": 2, "evaluate_every": 0},
     "reward": _SCHEDULE
-    | {"width": 8, "num_heads": 2, "hidden": 8, "batch_size": 8, "evaluate_every": 0},
+    | {"width": 8, "num_heads": 2, "hidden": 8, "batch_size": 8, "warmup_steps": 1}
+    | {"evaluate_every": 0},
     "allocation": {"num_beams": 4},
     "alignment": _SCHEDULE | {"batch_size": 4, "learning_rate": 1e-2},
     "payment": _SCHEDULE

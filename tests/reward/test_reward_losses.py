@@ -82,9 +82,9 @@ def test_dropout_follows_the_key():
 def test_it_learns_that_an_ad_above_tires():
     """Clicks fall with an ad above: the model finds out, its pointwise control cannot."""
     rng = np.random.default_rng(0)
-    batch = random_batch(rows=256)
+    batch = random_batch(rows=512)
     batch["shown_poi"] = batch["item"][:, :K]
-    batch["shown_is_ad"] = rng.random((256, K)) < 0.5
+    batch["shown_is_ad"] = rng.random((512, K)) < 0.5
     above = np.cumsum(batch["shown_is_ad"], axis=1) - batch["shown_is_ad"]
     batch["click_poi"] = above == 0
 
@@ -107,5 +107,4 @@ def test_it_learns_that_an_ad_above_tires():
 
     aware = final_loss(CONFIG)
     pointwise = final_loss(dataclasses.replace(CONFIG, permutation_aware=False))
-    assert aware < 0.2
-    assert pointwise > 0.25
+    assert aware < 0.1 * pointwise

@@ -17,7 +17,7 @@ from ega_jax.types import Catalogue
 PREDICT = jax.jit(predict, static_argnames="config")
 POINTWISE = dataclasses.replace(CONFIG, permutation_aware=False)
 RESPONSES = ("click_poi", "click_image", "convert")
-same = functools.partial(np.testing.assert_allclose, atol=1e-5)
+same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
