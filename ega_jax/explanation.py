@@ -102,7 +102,7 @@ def explain(
     """
     offer, bid = prepare(models, config, request), request.bid
     shown, menu = allocate(models, config, offer, bid, levers)
-    without = without_each(models, config, levers, offer, bid, shown, menu)
+    without = without_each(models, config, levers, offer, bid, shown.candidate, menu)
     every = prices(networks, hidden, levers, offer, bid, shown, menu, without)
     filled = shown.candidate >= 0
     return Explanation(

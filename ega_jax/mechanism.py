@@ -172,7 +172,7 @@ def _serve(
 
     def search_again(_):
         search = functools.partial(without_each, models, config, levers)
-        return jax.vmap(search)(offer, request.bid, allocation, menu)
+        return jax.vmap(search)(offer, request.bid, allocation.candidate, menu)
 
     # Only Clarke's price needs the searches without each ad.
     without = lax.cond(

@@ -28,6 +28,7 @@ CONFIGS = Path(__file__).parent / "configs"
 DEFAULT = "market.py:tiny"
 CONFIG = ("--config=", "-config=")  # How the flag of the config file starts,
 WORKDIR = ("--workdir=", "-workdir=")
+SYSTEM = ("--system=", "-system=")
 FIELD = ("--config.", "-config.")  # and how one that changes a field of it.
 # Groups of fields that pre-training does not read.
 AUCTION = ("reward", "allocation", "alignment", "payment", "auction")
@@ -157,12 +158,19 @@ def _config_first(argv: list[str]) -> list[str]:
 
 
 def _config_named(argv: list[str]) -> str:
-    """The config file and variant: as given, else that of the workdir, else the default."""
+    """The config file and variant: as given, else those of the workdir, else the default.
+
+    Of a workdir with several systems, the config is the named one's.
+    """
     values = lambda starts: [arg.partition("=")[2] for arg in argv if arg.startswith(starts)]
     if named := values(CONFIG):
         return named[-1]
-    workdirs = [folder for folder in values(WORKDIR) if (Path(folder) / "config.json").exists()]
-    return f"{CONFIGS / 'saved.py'}:{workdirs[-1]}" if workdirs else str(CONFIGS / DEFAULT)
+    system = (values(SYSTEM) or ["ega"])[-1]
+    for workdir in values(WORKDIR)[-1:]:
+        for folder in (Path(workdir) / "systems" / system, Path(workdir)):
+            if (folder / "config.json").exists():
+                return f"{CONFIGS / 'saved.py'}:{folder}"
+    return str(CONFIGS / DEFAULT)
 
 
 def _unknown_fields(argv: list[str]) -> str:

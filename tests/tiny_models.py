@@ -39,7 +39,7 @@ def levers(**changes):
 
 @functools.cache
 def tiny_models():
-    """Random parameters, scaled up so that predictions differ."""
+    """Random parameters; the generator's scaled up so that predictions differ."""
     rng = np.random.default_rng(0)
     owner = np.concatenate([np.arange(P), rng.integers(0, P, R - P)])
     owned = np.full((P, 1 + R - P), -1, np.int32)
@@ -59,7 +59,7 @@ def tiny_models():
     with jax.numpy_rank_promotion("allow"):
         params = jax.jit(lambda key: generator.init(key, GENERATOR, catalogue))(jax.random.key(0))
         reward = jax.jit(lambda key: reward_model.init(key, REWARD, items))(jax.random.key(1))
-    return Models(jax.tree.map(larger, params), jax.tree.map(larger, reward), items)
+    return Models(jax.tree.map(larger, params), reward, items)
 
 
 def random_requests(seed, rows):

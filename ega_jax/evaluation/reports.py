@@ -9,10 +9,9 @@ from flax import struct
 
 from ega_jax.evaluation.incentives import jump_brackets
 from ega_jax.mechanism import Mechanism
-from ega_jax.payment.pricing import prices, struck_out, without_each
+from ega_jax.payment.pricing import prices, without_each
 from ega_jax.payment.regret import rerun
 from ega_jax.reward.allocation import Allocation, Levers, allocate, allocate_each, prepare
-from ega_jax.reward.contributions import values_without
 from ega_jax.types import Request
 
 MULTIPLES = np.arange(81) / 40.0  # Reports as multiples of the value: 0 and 80 in (0, 2].
@@ -63,21 +62,19 @@ def _truthful(models, networks, config, hidden, levers, request, num_losing) -> 
         bid = request.bid
         offer = prepare(models, config, request)
         allocation, menu = allocate(models, config, offer, bid, levers)
-        without = without_each(models, config, levers, offer, bid, allocation, menu)
         shown = jnp.isin(jnp.arange(bid.shape[0]), allocation.candidate)
         score = jnp.where(offer.is_ad & ~shown, bid * offer.quality, -1.0)
         best, losing = jax.lax.top_k(score, num_losing)
-        losing = jnp.where(best >= 0, losing, -1)
-        search = values_without(models, config, offer, bid, levers, losing)
-        exact = struck_out(menu, bid, losing, levers)
-        losing_without = jnp.where(levers.bid_free, exact, search)
-        ad = jnp.concatenate([jnp.where(allocation.is_ad, allocation.candidate, -1), losing])
+        winning = jnp.where(allocation.is_ad, allocation.candidate, -1)
+        ad = jnp.concatenate([winning, jnp.where(best >= 0, losing, -1)])
+        without = without_each(models, config, levers, offer, bid, ad, menu)
+        of_slots = without[: winning.size]
         return Truthful(
             allocation=allocation,
-            prices=prices(networks, hidden, levers, offer, bid, allocation, menu, without),
+            prices=prices(networks, hidden, levers, offer, bid, allocation, menu, of_slots),
             ad=ad,
             value=jnp.where(ad >= 0, bid[ad], 0.0),
-            without=jnp.concatenate([without, losing_without]),
+            without=without,
         )
 
     return jax.lax.map(one, request)

@@ -113,16 +113,16 @@ def without_each(
     levers: Levers,
     offer: Offer,
     bid: jax.Array,
-    allocation: Allocation,
+    candidate: jax.Array,
     menu: Menu,
 ) -> jax.Array:
-    """Value of the best slate without each slot's item, `[K]` in currency, for one request.
+    """Value `[A]`, in currency, of the best slate without each candidate `[A]` (-1 for none).
 
     On a bid-free menu that is the best value of the same menu when the ad bids nothing, elsewhere
     that of another search.
     """
-    search = values_without(models, config, offer, bid, levers, allocation.candidate)
-    return jnp.where(levers.bid_free, struck_out(menu, bid, allocation.candidate, levers), search)
+    search = values_without(models, config, offer, bid, levers, candidate)
+    return jnp.where(levers.bid_free, struck_out(menu, bid, candidate, levers), search)
 
 
 def marginal_values(menu: Menu, without: jax.Array) -> jax.Array:

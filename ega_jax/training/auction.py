@@ -207,7 +207,7 @@ class AuctionTraining:
         key, num_reports = self._key(5), settings["num_reports"]
 
         @jax.jit
-        def tabulate(batch: dict[str, jax.Array], keys: jax.Array) -> dict[str, jax.Array]:
+        def tabulate(models: Models, batch: dict[str, jax.Array], keys: jax.Array):
             def one(x: tuple[Request, jax.Array]):
                 request, key = x
                 return tabulate_request(models, config, levers, request, key, num_reports)
@@ -219,13 +219,13 @@ class AuctionTraining:
         keys_of = lambda number: jax.random.split(jax.random.fold_in(key, number), size)
         path = self.system / "tables" / "payment"
         if is_complete(path):
-            target = jax.eval_shape(tabulate, batches[0], keys_of(0))
+            target = jax.eval_shape(tabulate, models, batches[0], keys_of(0))
             resized = lambda x: jax.ShapeDtypeStruct((len(batches) * size, *x.shape[1:]), x.dtype)
             return jax.device_get(restore_tree(path, jax.tree.map(resized, target)))
         rows = []
         with ProgressReport("tabulating", 0, len(batches) * size) as progress:
             for number, batch in enumerate(batches):
-                rows.append(jax.device_get(tabulate(batch, keys_of(number))))
+                rows.append(jax.device_get(tabulate(models, batch, keys_of(number))))
                 progress.count((number + 1) * size, len(batches) * size)
         table = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
         save_tree(path, table, {})

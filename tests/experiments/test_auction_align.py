@@ -68,7 +68,8 @@ def test_results_hold_the_keys_of_the_contract(finished):
     for name, system in results["systems"].items():
         assert system.keys() == {"model", "psi_floor", "non_monotone_share"}, "a log has no truth"
         assert system["model"].keys() >= FIGURES
-        assert system["model"]["psi_fine"] >= system["model"]["psi_10"], name
+        fine, ten = (system["model"][psi] for psi in ("psi_fine", "psi_10"))
+        assert fine is None or fine >= ten, name  # Without utility any regret is infinite: null.
     assert results["systems"]["ega-truthful"]["model"]["psi_all"] < 1e-5
     assert results["auction_seconds"] > 0
     for phase in auction_align.CURVES:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny_runs
@@ -101,7 +102,8 @@ def test_a_workdir_of_another_config_names_field_found_and_expected(tmp_path):
     workdir = tmp_path / "run"
     check_workdir(workdir, tiny_config("data"))
     before = (workdir / "config.json").read_bytes()
-    code, printed = run(PRETRAIN, [f"--workdir={workdir}"], tmp_path)
+    tiny = f"--config={Path(tiny_runs.market.__file__)}:tiny"
+    code, printed = run(PRETRAIN, [f"--workdir={workdir}", tiny], tmp_path)
     assert code == 1
     assert f"error: {workdir} was created with another config" in printed
     assert "generator.width: found 8, expected 64" in printed

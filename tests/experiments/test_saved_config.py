@@ -18,6 +18,7 @@ def parsed(*arguments):
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "", flag_values=values)
     flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_string("system", "ega", "", flag_values=values)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["a command", *arguments])  # Read for the fields it changes.
         values(command._config_first(sys.argv))
@@ -74,3 +75,12 @@ def test_no_workdir_says_what_to_do(tmp_path):
     for name in ("", str(tmp_path / "nothing")):
         with pytest.raises(ValueError, match=r"is not a workdir: run experiments\.pretrain first"):
             saved.get_config(name)
+
+
+def test_each_system_keeps_its_own(workdir):
+    """Another system's changes, which the workdir's file holds last, are not taken for it."""
+    folder, _ = workdir
+    check_workdir(folder / "systems" / "calm", tiny_config("data", allocation={"beta": 9.0}))
+    calm = parsed(f"--workdir={folder}", "--system=calm")
+    assert calm["allocation"]["beta"] == 9.0
+    assert parsed(f"--workdir={folder}")["allocation"]["beta"] == 3.5
