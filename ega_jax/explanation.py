@@ -14,7 +14,8 @@ from ega_jax.generation import generator
 from ega_jax.generation.bidding import token_weights
 from ega_jax.generation.generator import codes_of
 from ega_jax.generation.slate_policy import slate_path
-from ega_jax.payment.pricing import RULES, marginal_values, prices, without_each
+from ega_jax.payment.elsewhere import look_elsewhere
+from ega_jax.payment.pricing import RULES, PricingConfig, marginal_values, prices
 from ega_jax.reward.allocation import (
     Allocation,
     AllocationConfig,
@@ -78,12 +79,12 @@ class Explanation:
         return figure
 
 
-@functools.partial(jax.jit, static_argnames=("config", "hidden"))
+@functools.partial(jax.jit, static_argnames=("config", "pricing"))
 def explain(
     models: Models,
     networks: dict[str, Params],
     config: AllocationConfig,
-    hidden: tuple[int, ...],
+    pricing: PricingConfig,
     levers: Levers,
     request: Request,
 ) -> Explanation:
@@ -93,7 +94,7 @@ def explain(
       models: generator, reward model, items.
       networks: the payment network's parameters by head.
       config: sizes of the allocation.
-      hidden: layers of the payment network.
+      pricing: sizes of the payment network and of what it sees.
       levers: run-time settings.
       request: the request.
 
@@ -102,8 +103,10 @@ def explain(
     """
     offer, bid = prepare(models, config, request), request.bid
     shown, menu = allocate(models, config, offer, bid, levers)
-    without = without_each(models, config, levers, offer, bid, shown.candidate, menu)
-    every = prices(networks, hidden, levers, offer, bid, shown, menu, without)
+    elsewhere, _, _ = look_elsewhere(
+        models, config, pricing.probes, levers, offer, bid, shown.candidate, menu
+    )
+    every = prices(networks, pricing, levers, offer, bid, shown, menu, elsewhere)
     filled = shown.candidate >= 0
     return Explanation(
         items=shown.item,
@@ -113,7 +116,7 @@ def explain(
         **_tokens(models, config, levers, offer, bid, shown),
         log_z=shown.log_z,
         pctr=shown.prediction.click_poi,
-        contribution=jnp.where(filled, marginal_values(menu, without), 0.0),
+        contribution=jnp.where(filled, marginal_values(menu, elsewhere.without), 0.0),
         price=dict(zip(RULES, every, strict=True)),
         lowest_bid=lowest_bids(models, config, levers, offer, bid, shown),
     )

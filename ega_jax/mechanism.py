@@ -15,7 +15,9 @@ from jax import lax
 
 from ega_jax.explanation import Explanation, explain
 from ega_jax.generation.generator import GeneratorConfig
-from ega_jax.payment.pricing import RULES, prices, without_each
+from ega_jax.payment import network
+from ega_jax.payment.elsewhere import Elsewhere, look_elsewhere
+from ega_jax.payment.pricing import RULES, PricingConfig, prices
 from ega_jax.reward.allocation import (
     AllocationConfig,
     Levers,
@@ -30,6 +32,7 @@ from ega_jax.types import Catalogue, Params, Request, Slate
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
 CHOICES = (*RULES, TRUTHFUL)
 _CLARKE = RULES.index("clarke")
+_LEARNED = [RULES.index(head) for head in network.HEADS]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Mechanism:
       models: generator, reward model, items.
       networks: parameters of the payment network, by head.
       config: sizes of the allocation.
-      hidden: layers of the payment network.
+      pricing: sizes of the payment network and of what it sees.
       levers: default run-time settings.
       rule: default payment rule, one of `CHOICES`.
     """
@@ -48,7 +51,7 @@ class Mechanism:
     models: Models
     networks: dict[str, Params]
     config: AllocationConfig
-    hidden: tuple[int, ...]
+    pricing: PricingConfig
     levers: Levers
     rule: str
 
@@ -69,7 +72,7 @@ class Mechanism:
         check_request(request, self.models.items.catalogue)
         number, settings = self._settings(rule, levers)
         return _serve(
-            self.models, self.networks, self.config, self.hidden, request, settings, number
+            self.models, self.networks, self.config, self.pricing, request, settings, number
         )
 
     def explain(
@@ -82,7 +85,7 @@ class Mechanism:
         check_request(request, self.models.items.catalogue)
         _, settings = self._settings(rule, levers)
         single = jax.tree.map(lambda x: jnp.asarray(x[row]), request)
-        return explain(self.models, self.networks, self.config, self.hidden, settings, single)
+        return explain(self.models, self.networks, self.config, self.pricing, settings, single)
 
     def _settings(self, rule: str | None, changes: Mapping[str, Any]) -> tuple[jax.Array, Levers]:
         """The rule's number and the levers of one call."""
@@ -105,7 +108,7 @@ class Mechanism:
         }
         metadata = {
             "config": dataclasses.asdict(self.config),
-            "hidden": self.hidden,
+            "pricing": dataclasses.asdict(self.pricing),
             "rule": self.rule,
         }
         save_tree(folder, jax.tree.map(jnp.asarray, tree), metadata)
@@ -137,7 +140,7 @@ class Mechanism:
             models=Models(tree["generator"], tree["reward"], Items(**items)),
             networks=tree["networks"],
             config=AllocationConfig(**config | parts),
-            hidden=tuple(metadata["hidden"]),
+            pricing=PricingConfig(**{k: tuple(v) for k, v in metadata["pricing"].items()}),
             levers=Levers(**tree["levers"]),
             rule=metadata["rule"],
         )
@@ -152,12 +155,12 @@ def _fields(struct: Any) -> dict[str, Any]:
     return {field.name: getattr(struct, field.name) for field in dataclasses.fields(struct)}
 
 
-@functools.partial(jax.jit, static_argnames=("config", "hidden"))
+@functools.partial(jax.jit, static_argnames=("config", "pricing"))
 def _serve(
     models: Models,
     networks: dict[str, Params],
     config: AllocationConfig,
-    hidden: tuple[int, ...],
+    pricing: PricingConfig,
     request: Request,
     levers: Levers,
     rule: jax.Array,
@@ -170,16 +173,19 @@ def _serve(
 
     offer, allocation, menu = jax.vmap(one)(request)
 
-    def search_again(_):
-        search = functools.partial(without_each, models, config, levers)
-        return jax.vmap(search)(offer, request.bid, allocation.candidate, menu)
+    nothing = jnp.zeros(allocation.candidate.shape)
+    at_probes = jnp.zeros((*nothing.shape, len(pricing.probes)))
+    unknown = Elsewhere(without=nothing, bid=at_probes, clicks=at_probes)
 
-    # Only Clarke's price needs the searches without each ad.
-    without = lax.cond(
-        rule == _CLARKE, search_again, lambda _: jnp.zeros_like(allocation.bid), None
-    )
-    price = jax.vmap(functools.partial(prices, networks, hidden, levers))(
-        offer, request.bid, allocation, menu, without
+    def search_again(_):
+        search = functools.partial(look_elsewhere, models, config, pricing.probes, levers)
+        return jax.vmap(lambda *x: search(*x)[0])(offer, request.bid, allocation.candidate, menu)
+
+    # Only Clarke's price and the network's need to know what happens elsewhere.
+    is_needed = jnp.isin(rule, jnp.array([_CLARKE, *_LEARNED]))
+    elsewhere = lax.cond(is_needed, search_again, lambda _: unknown, None)
+    price = jax.vmap(functools.partial(prices, networks, pricing, levers))(
+        offer, request.bid, allocation, menu, elsewhere
     )
     return Slate(
         items=allocation.item,

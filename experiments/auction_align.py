@@ -52,7 +52,7 @@ def main() -> None:
         models=run.models,
         networks=run.networks,
         config=run.allocation_config,
-        hidden=tuple(config["payment"]["hidden"]),
+        pricing=run.pricing_config,
         levers=run.levers,
         rule=config["auction"]["rule"],
     )

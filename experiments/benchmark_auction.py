@@ -18,7 +18,7 @@ from ega_jax.mechanism import Mechanism
 from ega_jax.payment import lagrangian, network, regret
 from ega_jax.payment.lagrangian import LagrangianConfig
 from ega_jax.payment.network import PaymentConfig
-from ega_jax.payment.pricing import tabulate_request
+from ega_jax.payment.pricing import PricingConfig, tabulate_request
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.allocation import (
     AllocationConfig,
@@ -39,7 +39,7 @@ from ega_jax.types import Catalogue
 
 NUM_POIS, CREATIVES = 1000, 4
 EMBEDDINGS = 64, 32
-HIDDEN = (128, 32, 10)
+PRICING = PricingConfig()
 NUM_REPORTS = 10  # J
 BATCHES = (1, 8, 32)
 
@@ -129,10 +129,10 @@ class Auction:
         tables = self.table(1)
         context = regret.table_of(tables).truth.context
         networks = {
-            head: network.init(jax.random.key(1), PaymentConfig(head, HIDDEN), context)
+            head: network.init(jax.random.key(1), PaymentConfig(head, PRICING.hidden), context)
             for head in network.HEADS
         }
-        return Mechanism(self.models, networks, self.config, HIDDEN, self.levers, "threshold")
+        return Mechanism(self.models, networks, self.config, PRICING, self.levers, "threshold")
 
     def table(self, rows: int) -> dict[str, jax.Array]:
         """Made-up outcomes of `rows` requests, of the right shapes."""
@@ -140,7 +140,13 @@ class Auction:
         shapes = jax.eval_shape(
             lambda request: regret.batch_of(
                 tabulate_request(
-                    self.models, self.config, self.levers, request, jax.random.key(0), NUM_REPORTS
+                    self.models,
+                    self.config,
+                    PRICING,
+                    self.levers,
+                    request,
+                    jax.random.key(0),
+                    NUM_REPORTS,
                 )
             ),
             request,
@@ -170,7 +176,9 @@ class Auction:
         trained, _ = alignment.split(
             self.models.generator, self.config.generator, AlignmentConfig().part
         )
-        payment = lagrangian.payment_loss(PaymentConfig("threshold", HIDDEN), LagrangianConfig())
+        payment = lagrangian.payment_loss(
+            PaymentConfig("threshold", PRICING.hidden), LagrangianConfig()
+        )
         duals = lagrangian.start(LagrangianConfig(), self.shape.num_slots)
         network_params = self.mechanism().networks["threshold"]
         return {

@@ -86,7 +86,9 @@ class Study:
         """What bidder `ad` gets, and what the network sees of it, at bids `[3]`."""
         clicks = ALLOCATIONS[self.allocation](bids)[ad]
         others = jnp.sort(bids.at[ad].set(0.0), descending=True)[: BIDDERS - 1]
-        return Outcome(bids[ad], clicks, Context(jnp.zeros(0), others, clicks, jnp.ones(())))
+        return Outcome(
+            bids[ad], clicks, Context(jnp.zeros(0), others, jnp.zeros(0), clicks, jnp.ones(()))
+        )
 
     def table(self, bids: jax.Array, reports: jax.Array) -> regret.Table:
         """Outcomes of a profile `[3]` at misreports `[3, J]`; a bidder takes a slot's place."""
@@ -131,7 +133,8 @@ class Study:
         grid = jnp.arange(1, FINE + 1) / FINE
         jumps = jnp.append(bids, RESERVE) + LIMIT  # Just beats another bidder, or the reserve.
         reports = jnp.broadcast_to(jnp.append(grid, jumps), (BIDDERS, FINE + BIDDERS + 1))
-        return lagrangian.settle(params, self.config, self.table(bids, reports)) | {
+        settled = lagrangian.settle(params, self.config, self.table(bids, reports))
+        return {name: amount[:, 0] for name, amount in settled.items()} | {
             "clicks": ALLOCATIONS[self.allocation](bids),
             "myerson": jax.vmap(functools.partial(self.myerson, bids))(jnp.arange(BIDDERS)),
         }

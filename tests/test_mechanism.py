@@ -15,8 +15,9 @@ from ega_jax import mechanism
 from ega_jax.mechanism import CHOICES, Mechanism, mechanism_folder
 from ega_jax.payment import network
 from ega_jax.payment.network import Context, PaymentConfig
+from ega_jax.payment.pricing import PricingConfig
 
-HIDDEN = (8, 4)
+PRICING = PricingConfig(hidden=(8, 4), probes=(0.0, 1.0))
 REQUESTS = random_requests(11, 6)
 
 
@@ -30,13 +31,15 @@ def _broadcasting():
 def tiny_mechanism(num_beams=6):
     models = tiny_models()
     width = 2 * CONFIG.reward.width
-    context = Context(jnp.zeros((K, width)), jnp.zeros((K, N + 1)), jnp.zeros(K), jnp.ones(K))
+    context = Context(
+        jnp.zeros((K, width)), jnp.zeros((K, N + 3)), jnp.zeros((K, 2)), jnp.zeros(K), jnp.ones(K)
+    )
     networks = {
-        head: network.init(jax.random.key(1), PaymentConfig(head, HIDDEN), context)
+        head: network.init(jax.random.key(1), PaymentConfig(head, PRICING.hidden), context)
         for head in network.HEADS
     }
     config = dataclasses.replace(CONFIG, num_beams=num_beams)
-    return Mechanism(models, networks, config, HIDDEN, LEVERS, "threshold")
+    return Mechanism(models, networks, config, PRICING, LEVERS, "threshold")
 
 
 @pytest.mark.parametrize("rule", CHOICES)

@@ -11,9 +11,10 @@ from tiny_models import CONFIG, LEVERS, K, N, random_requests, tiny_models
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment import network
 from ega_jax.payment.network import Context, PaymentConfig
+from ega_jax.payment.pricing import PricingConfig
 from ega_jax.types import Request
 
-HIDDEN = (8, 4)
+PRICING = PricingConfig(hidden=(8, 4), probes=(0.0, 1.0))
 ROWS = 24  # Of every batch that tests serve: one compilation for all of them.
 
 
@@ -21,16 +22,20 @@ ROWS = 24  # Of every batch that tests serve: one compilation for all of them.
 def tiny_mechanism() -> Mechanism:
     """Random networks, moved away from where they start: at one price for all."""
     width = 2 * CONFIG.reward.width
-    context = Context(jnp.zeros((K, width)), jnp.zeros((K, N + 1)), jnp.zeros(K), jnp.ones(K))
+    context = Context(
+        jnp.zeros((K, width)), jnp.zeros((K, N + 3)), jnp.zeros((K, 2)), jnp.zeros(K), jnp.ones(K)
+    )
 
     @jax.jit
     def moved(key: jax.Array):
-        fresh = {h: network.init(key, PaymentConfig(h, HIDDEN), context) for h in network.HEADS}
+        fresh = {
+            h: network.init(key, PaymentConfig(h, PRICING.hidden), context) for h in network.HEADS
+        }
         return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(key, x.shape), fresh)
 
     networks = moved(jax.random.key(1))
     config = dataclasses.replace(CONFIG, num_beams=4)
-    return Mechanism(tiny_models(), networks, config, HIDDEN, LEVERS, "threshold")
+    return Mechanism(tiny_models(), networks, config, PRICING, LEVERS, "threshold")
 
 
 def requests_with_ads_last(seed: int, rows: int) -> Request:

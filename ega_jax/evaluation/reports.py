@@ -9,7 +9,8 @@ from flax import struct
 
 from ega_jax.evaluation.incentives import jump_brackets
 from ega_jax.mechanism import Mechanism
-from ega_jax.payment.pricing import prices, without_each
+from ega_jax.payment.elsewhere import Elsewhere, clicks_of, look_elsewhere
+from ega_jax.payment.pricing import for_every_slot, prices
 from ega_jax.payment.regret import rerun
 from ega_jax.reward.allocation import Allocation, Levers, allocate, allocate_each, prepare
 from ega_jax.types import Request
@@ -27,7 +28,7 @@ class Truthful:
     prices: jax.Array  # [B, len(RULES), K] currency per click.
     ad: jax.Array  # [B, A] int32 candidates: those of the slots (-1 where organic), then losers.
     value: jax.Array  # [B, A] float32 true value of a click, in currency.
-    without: jax.Array  # [B, A] float32 value of the best slate without the ad.
+    elsewhere: Elsewhere  # Of the ads that are followed, [B, A].
 
 
 @struct.dataclass
@@ -53,11 +54,11 @@ def truthful(mechanism: Mechanism, levers: Levers, request: Request, num_losing:
       num_losing: how many ads outside the slate are followed, those of the highest score.
     """
     m = mechanism
-    return _truthful(m.models, m.networks, m.config, m.hidden, levers, request, num_losing)
+    return _truthful(m.models, m.networks, m.config, m.pricing, levers, request, num_losing)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "hidden", "num_losing"))
-def _truthful(models, networks, config, hidden, levers, request, num_losing) -> Truthful:
+@functools.partial(jax.jit, static_argnames=("config", "pricing", "num_losing"))
+def _truthful(models, networks, config, pricing, levers, request, num_losing) -> Truthful:
     def one(request: Request) -> Truthful:
         bid = request.bid
         offer = prepare(models, config, request)
@@ -67,41 +68,42 @@ def _truthful(models, networks, config, hidden, levers, request, num_losing) -> 
         best, losing = jax.lax.top_k(score, num_losing)
         winning = jnp.where(allocation.is_ad, allocation.candidate, -1)
         ad = jnp.concatenate([winning, jnp.where(best >= 0, losing, -1)])
-        without = without_each(models, config, levers, offer, bid, ad, menu)
-        of_slots = without[: winning.size]
+        elsewhere, _, _ = look_elsewhere(
+            models, config, pricing.probes, levers, offer, bid, ad, menu
+        )
+        of_slots = jax.tree.map(lambda x: x[: winning.size], elsewhere)
         return Truthful(
             allocation=allocation,
-            prices=prices(networks, hidden, levers, offer, bid, allocation, menu, of_slots),
+            prices=prices(networks, pricing, levers, offer, bid, allocation, menu, of_slots),
             ad=ad,
             value=jnp.where(ad >= 0, bid[ad], 0.0),
-            without=without,
+            elsewhere=elsewhere,
         )
 
     return jax.lax.map(one, request)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "hidden"))
-def _report(models, networks, config, hidden, levers, request, truth, reports) -> Reported:
+@functools.partial(jax.jit, static_argnames=("config", "pricing"))
+def _report(models, networks, config, pricing, levers, request, truth, reports) -> Reported:
     """Outcomes `[B, A, J]` of reports `[B, A, J]` in currency."""
 
     def one(x) -> Reported:
-        request, ads, values_without, reports = x
+        request, ads, elsewhere, reports = x
         offer = prepare(models, config, request)
-        nobody = request.bid.size  # Dropped: -1 would be the last candidate.
-        place = jnp.where(ads >= 0, ads, nobody)
-        without_of = jnp.zeros_like(request.bid).at[place].set(values_without, mode="drop")
+        of_each = jax.tree.map(lambda x: jnp.repeat(x, reports.shape[1], axis=0), elsewhere)
 
         def outcomes_of(bids: jax.Array, ads: jax.Array) -> Reported:
-            return jax.vmap(outcome)(bids, ads, *allocate_each(models, config, offer, bids, levers))
+            found = allocate_each(models, config, offer, bids, levers)
+            return jax.vmap(outcome)(bids, ads, *found, of_each)
 
-        def outcome(bid, ad, allocation, menu) -> Reported:
-            without = jnp.broadcast_to(without_of[ad], allocation.bid.shape)
-            every = prices(networks, hidden, levers, offer, bid, allocation, menu, without)
+        def outcome(bid, ad, allocation, menu, elsewhere) -> Reported:
+            known = for_every_slot(elsewhere, allocation)
+            every = prices(networks, pricing, levers, offer, bid, allocation, menu, known)
             slot = jnp.argmax(allocation.candidate == ad)
             shown = allocation.candidate[slot] == ad
             return Reported(
                 bid=bid[ad],
-                clicks=jnp.where(shown, allocation.prediction.click_poi[slot], 0.0),
+                clicks=clicks_of(allocation, ad),
                 price=every[:, slot],
                 slot=jnp.where(shown, slot, -1),
                 item=allocation.item,
@@ -111,7 +113,7 @@ def _report(models, networks, config, hidden, levers, request, truth, reports) -
 
         return rerun(outcomes_of, request.bid, ads, reports)
 
-    return jax.lax.map(one, (request, truth.ad, truth.without, reports))
+    return jax.lax.map(one, (request, truth.ad, truth.elsewhere, reports))
 
 
 def explore(mechanism: Mechanism, levers: Levers, request: Request, truth: Truthful) -> Reported:
@@ -130,7 +132,7 @@ def explore(mechanism: Mechanism, levers: Levers, request: Request, truth: Truth
 
     def run(reports: np.ndarray) -> Reported:
         found = _report(
-            m.models, m.networks, m.config, m.hidden, levers, request, truth, np.float32(reports)
+            m.models, m.networks, m.config, m.pricing, levers, request, truth, np.float32(reports)
         )
         return jax.device_get(found)
 

@@ -15,7 +15,7 @@ from flax import struct
 
 from ega_jax.payment import network, regret
 from ega_jax.payment.network import PaymentConfig
-from ega_jax.payment.regret import Outcome, Table
+from ega_jax.payment.regret import Table
 from ega_jax.types import Metrics, Params
 
 REGRETS = ("rerun", "soft")
@@ -30,6 +30,10 @@ class LagrangianConfig:
     bid, regret is of second order in the price, and prices end up above the truthful ones by a
     share of about 1 / multiplier. So the default starts well above 1.
 
+    With `every_report` a table has as many advertisers as reports, each with the same choice of
+    lies. The network then learns prices along the whole range of bids and not at logged ones alone,
+    from J + 1 times the data; the revenue it maximises is that of bids spread as the reports are.
+
     Raises:
       ValueError: `regret` is not one of `REGRETS`.
     """
@@ -41,6 +45,7 @@ class LagrangianConfig:
     update_every: int = 10  # steps between two updates of the multipliers.
     regret: str = "rerun"  # one of REGRETS; "soft" counts exposure as clicks, for studies.
     sampled: int = 0  # misreports drawn per step from those in the table; 0 takes all.
+    every_report: bool = False  # counts each report as the truth of one more advertiser.
 
     def __post_init__(self):
         if self.regret not in REGRETS:
@@ -83,8 +88,8 @@ def payment_loss(payment_config: PaymentConfig, config: LagrangianConfig) -> Cal
         params: Params, state: LagrangianState, batch: Mapping[str, jax.Array], key: chex.PRNGKey
     ):
         table = _counted(config, _sampled(config, regret.table_of(batch), key))
-        charged = settle(params, payment_config, table)
-        totals = {name: jnp.mean(amounts, axis=0) for name, amounts in charged.items()}  # [K]
+        settled = settle(params, payment_config, table, config.every_report)
+        totals = {name: amount.mean((0, -1)) for name, amount in settled.items()}  # [K]
         welfare = totals["welfare"].sum()
         unit = jnp.where(welfare > 0, welfare, 1.0)
         regrets = totals["regret"] / unit
@@ -93,12 +98,14 @@ def payment_loss(payment_config: PaymentConfig, config: LagrangianConfig) -> Cal
             - jnp.sum(state.multipliers * regrets)
             - 0.5 * state.rho * jnp.sum(regrets**2)
         )
-        return -objective, (_metrics(totals, state), _updated(config, state, regrets))
+        return -objective, (_metrics(settled, state), _updated(config, state, regrets))
 
     return loss
 
 
-def settle(params: Params, config: PaymentConfig, table: Table) -> dict[str, jax.Array]:
+def settle(
+    params: Params, config: PaymentConfig, table: Table, every_report: bool = False
+) -> dict[str, jax.Array]:
     """Charges every ad of a table and asks what it would have gained by lying.
 
     Regret is differentiated as if the true bid did not cap a threshold (see `network.price`): a
@@ -109,26 +116,30 @@ def settle(params: Params, config: PaymentConfig, table: Table) -> dict[str, jax
       params: the payment network's parameters.
       config: the payment network.
       table: outcomes of ads `[..., K]` and of their misreports `[..., K, J]`.
+      every_report: takes each report for the true value of one more advertiser.
 
     Returns:
       `welfare` (bid times clicks, the most that could be charged), `revenue`, `utility` and
-      `regret`, all `[..., K]`, currency, 0 where there is no ad.
+      `regret`, all `[..., K, V]`, currency, 0 where there is no ad; `V` is 1, or 1 + J with the
+      advertiser of the true value first.
     """
-    value, clicks = table.truth.bid, table.truth.clicks
-
-    def utility(outcome: Outcome, value: jax.Array, blamed: bool = False) -> jax.Array:
-        price = network.price(params, config, outcome.context, outcome.bid, blamed)
-        return regret.utility(value, outcome, price)
-
-    truthful = utility(table.truth, value)
-    lying = utility(table.misreports, value[..., None])
+    reports = regret.reports_of(table)
+    price, blamed = (
+        network.price(params, config, reports.context, reports.bid, straight_through)
+        for straight_through in (False, True)
+    )
+    advertisers = slice(None) if every_report else slice(1)
+    value, clicks = reports.bid[..., advertisers], reports.clicks[..., advertisers]
+    gain = lambda price: regret.utility(value, clicks, price[..., advertisers])
+    lying = regret.utility(value[..., None], reports.clicks[..., None, :], price[..., None, :])
     amounts = {
         "welfare": value * clicks,
-        "revenue": value * clicks - truthful,
-        "utility": truthful,
-        "regret": regret.regret(utility(table.truth, value, blamed=True), lying),
+        "revenue": price[..., advertisers] * clicks,
+        "utility": gain(price),
+        "regret": regret.regret(gain(blamed), lying),
     }
-    return {name: jnp.where(table.where, amount, 0.0) for name, amount in amounts.items()}
+    where = table.where[..., None]
+    return {name: jnp.where(where, amount, 0.0) for name, amount in amounts.items()}
 
 
 def _counted(config: LagrangianConfig, table: Table) -> Table:
@@ -169,7 +180,9 @@ def _updated(
     )
 
 
-def _metrics(totals: Mapping[str, jax.Array], state: LagrangianState) -> Metrics:
+def _metrics(settled: Mapping[str, jax.Array], state: LagrangianState) -> Metrics:
+    """What there is to log: of the advertisers whose values are the logged bids."""
+    totals = {name: amount[..., 0].mean(0) for name, amount in settled.items()}
     sums = {name: total.sum() for name, total in totals.items()}
     positive = sums["utility"] > 0
     return sums | {

@@ -24,6 +24,7 @@ _LEAST = float(jnp.finfo(jnp.float32).tiny)  # Stands for 0 in quotients and log
 _LARGEST_LOG = 60.0  # Of a quotient of currencies: keeps every price and gradient finite.
 _LARGEST = math.exp(_LARGEST_LOG)
 _LEAST_EXPOSURE = 1e-9  # Exposures below it look the same to the network.
+_SUMMARY = 4  # Numbers that the slate's representation is boiled down to.
 
 
 @struct.dataclass
@@ -32,6 +33,7 @@ class Context:
 
     slate: jax.Array  # [..., F] representation of the ad's slot, free of bids.
     others: jax.Array  # [..., M] currency, at least 0: what the other ads' bids ask of this ad.
+    reach: jax.Array  # [..., G] clicks at other bids of the ad, as multiples of its clicks.
     exposure: jax.Array  # [...] allocation probability times click probability, z * pctr.
     scale: jax.Array  # [...] currency, above 0: of the request, free of the ad's own bid.
 
@@ -53,21 +55,28 @@ class PaymentConfig:
 
 
 class Tower(nn.Module):
-    """An MLP with one output, `[..., I] -> [...]`; it starts out as 0 everywhere."""
+    """An MLP with one output `[...]`; it starts out as 0 everywhere.
+
+    The slate's representation `[..., F]` comes in through few numbers: tables of reports have far
+    fewer sessions than it has features, and sessions would be remembered by it.
+    """
 
     hidden: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> jax.Array:
-        """Applies the layers."""
+    def __call__(self, slate: jax.Array, features: jax.Array) -> jax.Array:
+        """Applies the layers to a slate's representation and other features `[..., I]`."""
+        if slate.shape[-1]:
+            summary = nn.Dense(_SUMMARY, name="summary")(slate)
+            features = jnp.concatenate([summary, features], axis=-1)
         for width in self.hidden:
             features = nn.relu(nn.Dense(width)(features))
-        return nn.Dense(1, kernel_init=nn.initializers.zeros)(features)[..., 0]
+        return nn.Dense(1, name="output", kernel_init=nn.initializers.zeros)(features)[..., 0]
 
 
 def init(key: chex.PRNGKey, config: PaymentConfig, context: Context) -> Params:
-    """Returns parameters for contexts of the same `F` and `M` as `context`, which is a sample."""
-    return Tower(config.hidden).init(key, _features(config, context))["params"]
+    """Returns parameters for contexts of the same `F`, `M` and `G` as `context`, a sample."""
+    return Tower(config.hidden).init(key, context.slate, _features(config, context))["params"]
 
 
 def price(
@@ -90,7 +99,8 @@ def price(
       `[...]` currency per click, between 0 and the bid, both included, with no rounding error.
     """
     chex.assert_equal_shape([bid, context.exposure, context.scale])
-    output = jnp.asarray(Tower(config.hidden).apply({"params": params}, _features(config, context)))
+    tower, features = Tower(config.hidden), _features(config, context)
+    output = jnp.asarray(tower.apply({"params": params}, context.slate, features))
     if config.head == "rate":
         return jax.nn.sigmoid(output) * bid
     relative = jnp.expm1(jnp.minimum(jax.nn.softplus(output), _LARGEST_LOG))
@@ -102,10 +112,10 @@ def price(
 
 
 def _features(config: PaymentConfig, context: Context) -> jax.Array:
-    """Inputs `[..., I]` of the network: bids relative to the scale, on a log scale."""
+    """Inputs `[..., I]` beside the slate: bids relative to the scale, on a log scale."""
     scale = jnp.maximum(context.scale, _LEAST)[..., None]
     others = jnp.log1p(jnp.minimum(context.others / scale, _LARGEST))
-    features = [context.slate, others]
+    features = [others, context.reach]
     if config.head == "rate":
         features.append(jnp.log(jnp.maximum(context.exposure, _LEAST_EXPOSURE))[..., None])
     return jnp.concatenate(features, axis=-1)

@@ -3,11 +3,22 @@
 Written for one request; `vmap` it over a batch.
 """
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 
 from ega_jax.payment import network, rules
+from ega_jax.payment.elsewhere import (
+    Elsewhere,
+    asked_by_rivals,
+    clicks_of,
+    look_elsewhere,
+    owed,
+    posted_price,
+    scale_of,
+)
 from ega_jax.payment.network import Context, PaymentConfig
 from ega_jax.payment.regret import Outcome, Table, tabulate
 from ega_jax.reward.allocation import (
@@ -18,27 +29,37 @@ from ega_jax.reward.allocation import (
     Models,
     Offer,
     allocate,
-    allocate_each,
     prepare,
 )
-from ega_jax.reward.contributions import values_without
 from ega_jax.types import Params, Request
 
 RULES = ("first_price", "gsp", "clarke", *network.HEADS)
-NUM_RIVALS = 10  # Strongest other ads that the network sees.
-_NO_QUALITY = 1e-6  # Below this, an ad's quality is taken for this.
+_NO_CLICKS = 1e-6  # Below this, click probabilities are taken for this.
+_FAR = 3.0  # Multiples of an ad's clicks above it look the same to the network.
+
+
+@dataclasses.dataclass(frozen=True)
+class PricingConfig:
+    """What is compiled into the prices."""
+
+    hidden: tuple[int, ...] = (128, 32, 10)  # Layers of the payment network.
+    probes: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # See `look_elsewhere`.
 
 
 def context_of(
-    offer: Offer, allocation: Allocation, menu: Menu, bid: jax.Array, levers: Levers
+    offer: Offer,
+    allocation: Allocation,
+    menu: Menu,
+    bid: jax.Array,
+    levers: Levers,
+    elsewhere: Elsewhere,
 ) -> Context:
     """What the payment network sees of each slot's ad (25).
 
-    The other ads' bids come as prices that this ad might owe per click. First the bids that it
-    would need to score as they do, `b_j * q_j / q_i` with the qualities of candidates on their own:
-    they hold the losing ads too, which is where the price of a slot comes from. Then what showing
-    this slate, and not the one of the menu that suits the others best, costs them. The mean of the
-    first is the scale. None of this depends on the ad's own bid, but through slate and menu.
+    The other ads' bids come as prices that this ad might owe per click: the bids that it would need
+    to score as its strongest rivals do, what showing it costs the others, and Myerson's price as
+    far as a few other bids of the ad tell. The scale is that of the rivals. None of this depends on
+    the ad's own bid, but through slate and menu.
 
     Args:
       offer: the request.
@@ -46,83 +67,23 @@ def context_of(
       menu: what it was chosen from.
       bid: `[N]` float32 currency per click, 0 for organic items.
       levers: run-time settings.
+      elsewhere: of the slots' ads, `[K]`.
 
     Returns:
       The context, all `[K, ...]`; that of organic items and empty slots means nothing.
     """
-    own = jnp.maximum(allocation.candidate, 0)
-    quality = jnp.maximum(offer.quality, _NO_QUALITY)
-    rival = offer.is_ad & (own[:, None] != jnp.arange(bid.shape[0]))  # [K, N]
-    needed = jnp.where(rival, bid * quality / quality[own][:, None], 0.0)
-    strongest, _ = jax.lax.top_k(needed, min(NUM_RIVALS, bid.shape[0]))
-    pctr = jnp.maximum(menu.pctr[jnp.argmax(menu.value)], _NO_QUALITY)
-    cost = externality(menu, bid, allocation.candidate, levers) / pctr
-    mean = strongest.mean(-1)
+    asked = asked_by_rivals(offer, bid, allocation.candidate)
+    clicks = allocation.prediction.click_poi
+    costs = owed(menu, bid, allocation.candidate, levers, elsewhere.without)
+    prices = jnp.stack([*costs, posted_price(elsewhere, clicks)], axis=-1)
+    reach = elsewhere.clicks / jnp.maximum(clicks, _NO_CLICKS)[:, None]
     return Context(
         slate=allocation.prediction.states,
-        others=jnp.concatenate([strongest, cost[:, None]], axis=-1),
-        exposure=jnp.exp(allocation.log_z) * allocation.prediction.click_poi,
-        scale=jnp.where(mean > 0, mean, 1.0),
+        others=jnp.concatenate([asked, prices], axis=-1),
+        reach=jnp.minimum(reach, _FAR),
+        exposure=jnp.exp(allocation.log_z) * clicks,
+        scale=scale_of(asked),
     )
-
-
-def externality(menu: Menu, bid: jax.Array, candidate: jax.Array, levers: Levers) -> jax.Array:
-    """What the others lose by the chosen slate against the one of the menu that suits them best.
-
-    Args:
-      menu: the slates.
-      bid: `[N]` float32 currency per click.
-      candidate: `[K]` int32 whose others are meant, -1 where none.
-      levers: run-time settings.
-
-    Returns:
-      `[K]` float32 currency, at least 0.
-    """
-    of_others = _value_to_others(menu, bid, candidate, levers)
-    return of_others.max(-1) - of_others[:, jnp.argmax(menu.value)]
-
-
-def _value_to_others(menu, bid, candidate, levers) -> jax.Array:
-    """Values `[K, S]` of the menu's slates when each of some candidates `[K]` bids nothing."""
-    shown = jnp.where(menu.candidate >= 0, bid[menu.candidate], 0.0)
-    own = menu.candidate == candidate[:, None, None]
-    worth = (jnp.where(own, 0.0, shown) + levers.kappa) * menu.pctr
-    return jnp.where(menu.beams.where, worth.sum(-1), 0.0)
-
-
-def struck_out(menu: Menu, bid: jax.Array, candidate: jax.Array, levers: Levers) -> jax.Array:
-    """Value of the best slate of the menu when each of some candidates bids nothing.
-
-    On a menu that bids do not influence this is what Clarke's price needs exactly.
-
-    Args:
-      menu: the slates.
-      bid: `[N]` float32 currency per click.
-      candidate: `[K]` int32, -1 where none.
-      levers: run-time settings.
-
-    Returns:
-      `[K]` float32 currency.
-    """
-    return _value_to_others(menu, bid, candidate, levers).max(-1)
-
-
-def without_each(
-    models: Models,
-    config: AllocationConfig,
-    levers: Levers,
-    offer: Offer,
-    bid: jax.Array,
-    candidate: jax.Array,
-    menu: Menu,
-) -> jax.Array:
-    """Value `[A]`, in currency, of the best slate without each candidate `[A]` (-1 for none).
-
-    On a bid-free menu that is the best value of the same menu when the ad bids nothing, elsewhere
-    that of another search.
-    """
-    search = values_without(models, config, offer, bid, levers, candidate)
-    return jnp.where(levers.bid_free, struck_out(menu, bid, candidate, levers), search)
 
 
 def marginal_values(menu: Menu, without: jax.Array) -> jax.Array:
@@ -132,25 +93,25 @@ def marginal_values(menu: Menu, without: jax.Array) -> jax.Array:
 
 def prices(
     networks: dict[str, Params],
-    hidden: tuple[int, ...],
+    pricing: PricingConfig,
     levers: Levers,
     offer: Offer,
     bid: jax.Array,
     allocation: Allocation,
     menu: Menu,
-    without: jax.Array,
+    elsewhere: Elsewhere,
 ) -> jax.Array:
     """Prices of a slate's clicks under every rule.
 
     Args:
       networks: parameters of the payment network by its head.
-      hidden: its layers.
+      pricing: its sizes.
       levers: run-time settings.
       offer: the request.
       bid: `[N]` float32 currency per click.
       allocation: the slate.
       menu: what it was chosen from.
-      without: `[K]` value of the best slate without each slot's ad, for Clarke's price.
+      elsewhere: of the slots' ads, `[K]`; only Clarke's price and the network read it.
 
     Returns:
       `[len(RULES), K]` float32 currency per click, from 0 to the bid; 0 for organic items.
@@ -161,16 +122,16 @@ def prices(
     best_losing = jnp.max(bid * offer.quality, where=losing, initial=0.0)
     quality = offer.quality[jnp.maximum(allocation.candidate, 0)]
     pctr = menu.pctr[jnp.argmax(menu.value)]
-    context = context_of(offer, allocation, menu, bid, levers)
+    context = context_of(offer, allocation, menu, bid, levers, elsewhere)
     learned = [
-        network.price(networks[head], PaymentConfig(head, hidden), context, own)
+        network.price(networks[head], PaymentConfig(head, pricing.hidden), context, own)
         for head in network.HEADS
     ]
     every = jnp.stack(
         [
             rules.slate_first_price(own, is_ad),
             rules.slate_gsp(own, quality, is_ad, best_losing),
-            rules.slate_clarke(own, pctr, marginal_values(menu, without)),
+            rules.slate_clarke(own, pctr, marginal_values(menu, elsewhere.without)),
             *learned,
         ]
     )
@@ -183,6 +144,7 @@ def prices(
 def tabulate_request(
     models: Models,
     config: AllocationConfig,
+    pricing: PricingConfig,
     levers: Levers,
     request: Request,
     key: chex.PRNGKey,
@@ -192,7 +154,8 @@ def tabulate_request(
 
     Args:
       models: generator, reward model, items.
-      config: sizes.
+      config: sizes of the allocation.
+      pricing: sizes of what the network sees.
       levers: run-time settings.
       request: one request; its bids are taken for the true values.
       key: of the misreports.
@@ -202,23 +165,36 @@ def tabulate_request(
       The table, `[K]` and `[K, J]`.
     """
     offer = prepare(models, config, request)
-    truthful, _ = allocate(models, config, offer, request.bid, levers)
-    slots = truthful.candidate.shape[0]
-    spread = jnp.arange(num_reports) + jax.random.uniform(key, (slots, num_reports))
-    reports = truthful.bid[:, None] * spread * (2.0 / num_reports)
-
-    def outcomes_of(bids: jax.Array, ads: jax.Array) -> Outcome:
-        shown = allocate_each(models, config, offer, bids, levers)
-        return jax.vmap(lambda *x: _outcome(offer, levers, *x))(*shown, bids, ads)
-
+    truthful, menu = allocate(models, config, offer, request.bid, levers)
     ads = jnp.where(truthful.is_ad, truthful.candidate, -1)
-    return tabulate(outcomes_of, request.bid, ads, reports)
+    spread = jnp.arange(num_reports) + jax.random.uniform(key, (ads.size, num_reports))
+    reports = truthful.bid[:, None] * spread * (2.0 / num_reports)
+    bid, each = request.bid, num_reports + 1
+
+    def outcomes_of(bids: jax.Array, reporting: jax.Array) -> Outcome:
+        elsewhere, shown, menus = look_elsewhere(
+            models, config, pricing.probes, levers, offer, bid, ads, menu, beside=bids
+        )
+        of_each = jax.tree.map(lambda x: jnp.repeat(x, each, axis=0), elsewhere)
+        outcome = lambda *x: _outcome(offer, levers, *x)
+        return jax.vmap(outcome)(shown, menus, bids, reporting, of_each)
+
+    return tabulate(outcomes_of, bid, ads, reports)
 
 
-def _outcome(offer, levers, allocation, menu, bid, ad) -> Outcome:
+def _outcome(offer, levers, allocation, menu, bid, ad, elsewhere) -> Outcome:
     """What an allocation means for one ad."""
     slot = jnp.argmax(allocation.candidate == ad)
-    shown = allocation.candidate[slot] == ad
-    context = jax.tree.map(lambda x: x[slot], context_of(offer, allocation, menu, bid, levers))
-    clicks = jnp.where(shown, allocation.prediction.click_poi[slot], 0.0)
-    return Outcome(bid=bid[ad], clicks=clicks, context=context)
+    at_every_slot = for_every_slot(elsewhere, allocation)
+    context = context_of(offer, allocation, menu, bid, levers, at_every_slot)
+    return Outcome(
+        bid=bid[ad],
+        clicks=clicks_of(allocation, ad),
+        context=jax.tree.map(lambda x: x[slot], context),
+    )
+
+
+def for_every_slot(elsewhere: Elsewhere, allocation: Allocation) -> Elsewhere:
+    """Repeats what is known of one ad for each slot of a slate, where it means the ad's alone."""
+    slots = allocation.candidate.shape[0]
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (slots, *x.shape)), elsewhere)

@@ -57,15 +57,17 @@ def rerun(
     Returns:
       Outcomes `[A, J]`; `clicks` is 0 where there is no ad.
     """
-    candidate = jnp.maximum(ads, 0)
-    every = jax.vmap(lambda ad, row: jax.vmap(lambda report: bids.at[ad].set(report))(row))(
-        candidate, reports
-    )
-    flat = every.reshape(-1, bids.shape[0])
-    found = outcomes_of(flat, jnp.repeat(candidate, reports.shape[1]))
+    reporting = jnp.repeat(jnp.maximum(ads, 0), reports.shape[1])
+    found = outcomes_of(with_reports(bids, ads, reports), reporting)
     outcome = jax.tree.map(lambda x: x.reshape(*reports.shape, *x.shape[1:]), found)
     there = (ads >= 0)[:, None]
     return dataclasses.replace(outcome, clicks=jnp.where(there, outcome.clicks, 0.0))
+
+
+def with_reports(bids: jax.Array, ads: jax.Array, reports: jax.Array) -> jax.Array:
+    """Bid vectors `[A * J, N]`: `bids [N]` with one report `[A, J]` of one ad `[A]` in each."""
+    reporting = jnp.repeat(jnp.maximum(ads, 0), reports.shape[1])
+    return jax.vmap(lambda ad, report: bids.at[ad].set(report))(reporting, reports.reshape(-1))
 
 
 def tabulate(
@@ -94,15 +96,22 @@ def tabulate(
     )
 
 
+def reports_of(table: Table) -> Outcome:
+    """Outcomes `[..., K, 1 + J]` of all reports in a table, the truth first."""
+    axis = table.where.ndim
+    join = lambda truth, others: jnp.concatenate([jnp.expand_dims(truth, axis), others], axis)
+    return jax.tree.map(join, table.truth, table.misreports)
+
+
 def soft(outcome: Outcome) -> Outcome:
     """Counts exposure as clicks: a differentiable stand-in, for studies and never for reports."""
     present = outcome.clicks > 0
     return dataclasses.replace(outcome, clicks=jnp.where(present, outcome.context.exposure, 0.0))
 
 
-def utility(value: jax.Array, outcome: Outcome, price: jax.Array) -> jax.Array:
-    """Utility of an ad (3) `(value - price) * clicks`, in currency; all shapes `[...]`."""
-    return (value - price) * outcome.clicks
+def utility(value: jax.Array, clicks: jax.Array, price: jax.Array) -> jax.Array:
+    """Utility of an ad (3) `(value - price) * clicks`, in currency; shapes broadcast."""
+    return (value - price) * clicks
 
 
 def regret(utility_truthful: jax.Array, utility_misreport: jax.Array) -> jax.Array:

@@ -295,13 +295,16 @@ def allocate_each(
     offer: Offer,
     bid: jax.Array,
     levers: Levers,
+    banned: jax.Array | None = None,
 ) -> tuple[Allocation, Menu]:
     """What `allocate` gives for `R` bid vectors `[R, N]`, sharing what they have in common.
+
+    Args as `allocate`'s and, for each bid vector, a candidate `[R]` that may not be shown.
 
     Returns:
       The allocations and menus; every field has a leading axis `R`.
     """
-    menu = find_menus(models, config, offer, bid, levers)
+    menu = find_menus(models, config, offer, bid, levers, banned)
     best = jnp.argmax(menu.value, axis=-1)
     variant = jnp.arange(bid.shape[0])
     slates, states = menu.candidate[variant, best], menu.beams.states[variant, best]

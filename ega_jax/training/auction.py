@@ -24,7 +24,7 @@ from ega_jax.generation.alignment import AlignmentConfig
 from ega_jax.payment import lagrangian, network, regret
 from ega_jax.payment.lagrangian import LagrangianConfig
 from ega_jax.payment.network import PaymentConfig
-from ega_jax.payment.pricing import tabulate_request
+from ega_jax.payment.pricing import PricingConfig, tabulate_request
 from ega_jax.reward.allocation import AllocationConfig, Levers, Models, candidates_of, prepare
 from ega_jax.reward.contributions import contributions
 from ega_jax.training.checkpoints import check_workdir, is_complete, restore_tree, save_tree
@@ -81,6 +81,12 @@ class AuctionTraining:
             token_bid=settings["token_bid"],
             scope=settings["scope"],
         )
+
+    @property
+    def pricing_config(self) -> PricingConfig:
+        """What is compiled into the prices."""
+        settings = self.config["payment"]
+        return PricingConfig(tuple(settings["hidden"]), tuple(settings["probes"]))
 
     @property
     def levers(self) -> Levers:
@@ -204,13 +210,14 @@ class AuctionTraining:
         """Outcomes of truth and of sampled misreports in the "align" sessions, made once."""
         settings = self.config["payment"]
         models, config, levers = self.models, self.allocation_config, self.levers
+        pricing = self.pricing_config
         key, num_reports = self._key(5), settings["num_reports"]
 
         @jax.jit
         def tabulate(models: Models, batch: dict[str, jax.Array], keys: jax.Array):
             def one(x: tuple[Request, jax.Array]):
                 request, key = x
-                return tabulate_request(models, config, levers, request, key, num_reports)
+                return tabulate_request(models, config, pricing, levers, request, key, num_reports)
 
             return regret.batch_of(jax.lax.map(one, (request_of(batch), keys)))
 
@@ -233,7 +240,7 @@ class AuctionTraining:
 
     def _payment_phase(self, head: str) -> Phase:
         settings, table = self.config["payment"], self.table
-        model = PaymentConfig(head, tuple(settings["hidden"]))
+        model = PaymentConfig(head, self.pricing_config.hidden)
         duals = LagrangianConfig(**settings["lagrangian"])
         optimizer = _optimizer(settings)
         num_slots = table["where"].shape[1]

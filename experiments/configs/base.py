@@ -116,6 +116,8 @@ def base(name: str) -> ConfigDict:
             },
             "payment": {
                 "hidden": (128, 32, 10),
+                # Multiples of what its rivals ask of an ad at which its clicks are looked up.
+                "probes": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
                 "num_sessions": 2048,  # Of the table of reports.
                 "num_reports": 10,  # J
                 "tabulated_at_once": 16,
@@ -125,13 +127,14 @@ def base(name: str) -> ConfigDict:
                 "schedule": "cosine",
                 "clip_norm": 1.0,
                 "lagrangian": {
-                    "rho": 10.0,
+                    "rho": 5.0,
                     "rho_growth": 1.0,  # Per update of the multipliers.
                     "rho_max": 1000.0,
-                    "multiplier_init": 10.0,
+                    "multiplier_init": 5.0,
                     "update_every": 10,
                     "regret": "rerun",  # rerun, or soft for studies.
                     "sampled": 0,  # Misreports drawn per step; 0: all.
+                    "every_report": True,  # Each is the truth of one more advertiser.
                 },
                 "checkpoint_every": 1000,
                 "log_every": 50,

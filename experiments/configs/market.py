@@ -48,7 +48,15 @@ TINY = {
 SMALL = {
     "data": {"history_length": 32, "market": {"size": "small"}},
     "tokenizer": {"num_codes": 256, "latent": 32},
-    "training": {"num_steps": 6000, "checkpoint_every": 1000, "evaluate_every": 1000},
+    "generator": {
+        "width": 64,
+        "hidden": 256,
+        "num_heads": 4,
+        "encoder_blocks": 2,
+        "decoder_blocks": 2,
+    },
+    "optimizer": {"learning_rate": 3e-3},
+    "training": {"num_steps": 3000, "checkpoint_every": 500, "evaluate_every": 1000},
     "evaluation": {"num_beams": 32},
 }
 YELP_SMALL = SMALL | {"data": {"history_length": 32, "market": {"size": "small", "world": "yelp"}}}

@@ -14,7 +14,7 @@ from ega_jax.payment.network import Context, PaymentConfig
 from ega_jax.payment.regret import Outcome, Table
 from ega_jax.training.state import TrainState, make_train_step
 
-B, K, J, F, M = 4, 3, 5, 2, 2
+B, K, J, F, M, G = 4, 3, 5, 2, 2, 2
 NETWORK = PaymentConfig("rate", hidden=(8,))
 CONFIG = LagrangianConfig(rho=3.0, rho_growth=2.0, rho_max=5.0, multiplier_init=2.0, update_every=2)
 KEY = jax.random.key(0)
@@ -23,7 +23,7 @@ KEY = jax.random.key(0)
 def random_outcome(random, *shape):
     """Outcomes of which about a third get no click."""
     draw = lambda *width: np.float32(random.random((*shape, *width)))
-    context = Context(draw(F), draw(M), draw(), draw() + 0.5)
+    context = Context(draw(F), draw(M), draw(G), draw(), draw() + 0.5)
     return Outcome(draw(), draw() * (draw() > 0.3), context)
 
 
@@ -85,6 +85,25 @@ def test_loss_and_multipliers_by_hand():
     ratio = regrets.sum() / (welfare - revenue).sum()
     np.testing.assert_allclose(metrics["regret_over_utility"], ratio, rtol=1e-4)
     assert metrics["multiplier"] == 2.0
+
+
+def test_every_report_can_be_the_truth_of_one_more_advertiser():
+    """The same as a table with those advertisers in rows of their own."""
+    table = random_table()
+    reports = regret.reports_of(table)
+    of = lambda v: jax.tree.map(lambda x: x[:, :, v], reports)
+    rows = [Table(of(v), reports, table.where) for v in range(1 + J)]
+    apart = jax.tree.map(lambda *x: np.concatenate(x), *rows)
+    every = lagrangian.settle(PARAMS, NETWORK, table, every_report=True)
+    single = lagrangian.settle(PARAMS, NETWORK, apart)
+    for name, amounts in every.items():
+        by_value = single[name][..., 0].reshape(1 + J, B, K)
+        np.testing.assert_allclose(np.moveaxis(amounts, -1, 0), by_value, rtol=1e-5, atol=1e-6)
+    config = dataclasses.replace(CONFIG, every_report=True)
+    loss = jax.jit(lagrangian.payment_loss(NETWORK, config))
+    found, (metrics, _) = loss(PARAMS, STATE, regret.batch_of(table), KEY)
+    np.testing.assert_allclose(found, loss_of(apart)[0], rtol=1e-5)
+    np.testing.assert_allclose(metrics["revenue"], loss_of(table)[1]["revenue"], rtol=1e-5)
 
 
 def test_multipliers_and_rho_move_every_second_step_and_rho_stops_at_its_limit():
@@ -176,7 +195,8 @@ def posted_price_table(random):
 
     def outcome(bid):
         one, others = np.ones_like(bid), np.broadcast_to(other, bid.shape)[..., None]
-        context = Context(np.zeros((*bid.shape, 0), np.float32), others, one, one)
+        nothing = np.zeros((*bid.shape, 0), np.float32)
+        context = Context(nothing, others, nothing, one, one)
         return Outcome(bid, np.float32(bid >= 0.6 * other), context)
 
     truth = jax.tree.map(lambda x: x[:, :, 0], outcome(value))

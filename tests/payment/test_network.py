@@ -7,7 +7,7 @@ import pytest
 
 from ega_jax.payment.network import HEADS, Context, PaymentConfig, init, price
 
-F, M = 3, 4
+F, M, G = 3, 4, 2
 PRICE = jax.jit(price, static_argnums=(1, 4))
 EXTREMES = [0.0, 1e-9, 1e-3, 1.0, 1e3, 1e9]
 
@@ -17,6 +17,7 @@ def random_context(random, *shape):
     return Context(
         slate=jnp.asarray(random.normal(size=(*shape, F)), jnp.float32),
         others=jnp.asarray(-np.sort(-others, axis=-1), jnp.float32),
+        reach=jnp.asarray(3 * random.random((*shape, G)), jnp.float32),
         exposure=jnp.asarray(random.choice([0.0, 1e-20, 1.0], shape) * random.random(shape), "f4"),
         scale=jnp.asarray(random.choice([1e-9, 1.0, 1e9], shape), jnp.float32),
     )
@@ -82,7 +83,9 @@ def test_prices_scale_with_the_currency(config):
 
 
 def test_works_without_slate_features_or_other_ads(config):
-    context = Context(jnp.zeros((2, 0)), jnp.ones((2, 1)), jnp.ones(2), jnp.ones(2))
+    context = Context(
+        jnp.zeros((2, 0)), jnp.ones((2, 1)), jnp.zeros((2, 0)), jnp.ones(2), jnp.ones(2)
+    )
     params = start(config, context)
     assert PRICE(params, config, context, jnp.ones(2)).shape == (2,)
 
@@ -110,7 +113,9 @@ def test_gradients_are_finite_at_extremes(config):
 
 def test_straight_through_moves_a_capped_threshold_and_changes_no_price():
     config = PaymentConfig("threshold", (8,))
-    context = Context(jnp.zeros((1, F)), jnp.ones((1, M)), jnp.ones(1), jnp.ones(1))
+    context = Context(
+        jnp.zeros((1, F)), jnp.ones((1, M)), jnp.ones((1, G)), jnp.ones(1), jnp.ones(1)
+    )
     params = start(config, context)  # A threshold of 1.
     slope = jax.jit(jax.grad(lambda p, b, s: price(p, config, context, b, s)[0]), static_argnums=2)
     for bid, exact in ((1e-9, 0.0), (0.25, 0.0), (4.0, 1.0)):
@@ -119,7 +124,7 @@ def test_straight_through_moves_a_capped_threshold_and_changes_no_price():
             np.testing.assert_allclose(
                 PRICE(params, config, context, bids, through), [min(bid, 1.0)], rtol=1e-6
             )
-        found = [slope(params, bids, s)["Dense_1"]["bias"][0] for s in (False, True)]
+        found = [slope(params, bids, s)["output"]["bias"][0] for s in (False, True)]
         np.testing.assert_allclose(found, [exact, 1.0], rtol=1e-5)  # expm1(softplus)' at 0.
 
 

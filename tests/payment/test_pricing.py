@@ -10,23 +10,32 @@ import pytest
 from tiny_models import CONFIG, K, N, levers, one, random_requests, serve, tiny_models
 
 from ega_jax.payment import network, rules
+from ega_jax.payment.elsewhere import Elsewhere, look_elsewhere, struck_out
 from ega_jax.payment.network import PaymentConfig
-from ega_jax.payment.pricing import RULES, context_of, prices, struck_out, tabulate_request
+from ega_jax.payment.pricing import RULES, PricingConfig, context_of, prices, tabulate_request
 from ega_jax.reward.allocation import allocate, prepare
-from ega_jax.reward.contributions import values_without
 
-HIDDEN = (8, 4)
+PRICING = PricingConfig(hidden=(8, 4), probes=(0.0, 1.0, 2.0))
 FEW = dataclasses.replace(CONFIG, num_beams=6)
 REQUESTS = random_requests(7, 16)
+
+
+def unknown(shape):
+    """Nothing happens elsewhere."""
+    at_probes = jnp.zeros((*shape, len(PRICING.probes)))
+    return Elsewhere(jnp.zeros(shape), at_probes, at_probes)
 
 
 @functools.cache
 def networks():
     """Fresh networks of both heads."""
     served = serve(FEW, tiny_models(), one(REQUESTS, slice(0, 1)), levers())
-    context = jax.vmap(lambda *x: context_of(*x, levers()))(*served, REQUESTS.bid[:1])
+    some = unknown((1, K))
+    context = jax.vmap(lambda *x: context_of(*x[:-1], levers(), x[-1]))(
+        *served, REQUESTS.bid[:1], some
+    )
     key = jax.random.key(3)
-    trees = {h: network.init(key, PaymentConfig(h, HIDDEN), context) for h in network.HEADS}
+    trees = {h: network.init(key, PaymentConfig(h, PRICING.hidden), context) for h in network.HEADS}
     shift = lambda x: x + 0.1 * jax.random.normal(key, x.shape)
     return jax.tree.map(shift, trees)
 
@@ -36,16 +45,18 @@ def priced(models, networks, requests, levers):
     def one(request):
         offer = prepare(models, FEW, request)
         shown, menu = allocate(models, FEW, offer, request.bid, levers)
-        without = values_without(models, FEW, offer, request.bid, levers, shown.candidate)
-        every = prices(networks, HIDDEN, levers, offer, request.bid, shown, menu, without)
-        return shown, menu, every, context_of(offer, shown, menu, request.bid, levers)
+        elsewhere, _, _ = look_elsewhere(
+            models, FEW, PRICING.probes, levers, offer, request.bid, shown.candidate, menu
+        )
+        given = offer, request.bid, shown, menu, elsewhere
+        return shown, menu, prices(networks, PRICING, levers, *given)
 
     return jax.vmap(one)(requests)
 
 
 @pytest.mark.parametrize("reserve", [0.0, 0.8])
 def test_every_rule_charges_between_the_reserve_and_the_bid(reserve):
-    shown, _, every, _ = priced(tiny_models(), networks(), REQUESTS, levers(reserve=reserve))
+    shown, _, every = priced(tiny_models(), networks(), REQUESTS, levers(reserve=reserve))
     for number, rule in enumerate(RULES):
         price = np.asarray(every[:, number])
         assert (price[~shown.is_ad] == 0).all(), rule
@@ -64,7 +75,8 @@ def test_the_network_sees_the_rivals_and_not_the_own_bid():
     slot = int(np.argmax(shown.is_ad))
     assert shown.is_ad[slot]
     own, bid = int(shown.candidate[slot]), jnp.asarray(request.bid)
-    contexts = jax.jit(lambda *x: context_of(*x, levers()))
+    elsewhere = unknown((K,)).replace(without=jnp.full(K, 0.9 * menu.value.max()))
+    contexts = jax.jit(lambda *x: context_of(*x, levers(), elsewhere))
     louder = bid.at[own].mul(9.0)
     before, after = contexts(offer, shown, menu, bid), contexts(offer, shown, menu, louder)
     for name in network.Context.__dataclass_fields__:
@@ -74,7 +86,8 @@ def test_the_network_sees_the_rivals_and_not_the_own_bid():
     rivals = [
         float(bid[j]) * quality[j] / quality[own] for j in range(N) if j != own and request.is_ad[j]
     ]
-    *seen, cost = np.asarray(before.others[slot])
+    *seen, cost, clarke, posted = np.asarray(before.others[slot])
+    assert posted == 0
     expected = sorted(rivals, reverse=True) + [0.0] * N
     np.testing.assert_allclose(seen, expected[: len(seen)], rtol=1e-5)
     to_others = [
@@ -84,6 +97,8 @@ def test_the_network_sees_the_rivals_and_not_the_own_bid():
     best = int(np.argmax(menu.value))
     lost = max(to_others) - to_others[best]
     np.testing.assert_allclose(cost, lost / float(menu.pctr[best, slot]), rtol=1e-4, atol=1e-5)
+    lost = max(*to_others, 0.9 * float(menu.value[best])) - to_others[best]
+    np.testing.assert_allclose(clarke, lost / float(menu.pctr[best, slot]), rtol=1e-4, atol=1e-5)
 
 
 def test_clarke_on_a_bid_free_menu_is_the_rule_on_its_click_rates():
@@ -114,7 +129,9 @@ def test_a_table_holds_what_each_report_leads_to():
     models, request = tiny_models(), one(REQUESTS, 3)
     num_reports = 5
     table = jax.jit(
-        lambda request, key: tabulate_request(models, FEW, levers(), request, key, num_reports)
+        lambda request, key: tabulate_request(
+            models, FEW, PRICING, levers(), request, key, num_reports
+        )
     )(request, jax.random.key(0))
     alone = one(REQUESTS, slice(3, 4))
     shown = serve_bids(models, alone, request.bid[None])[0]

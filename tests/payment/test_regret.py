@@ -23,7 +23,8 @@ def outcome_of(bids, ad):
     place = jnp.sum(scores > scores[ad])
     others = -jnp.sort(-bids.at[ad].set(0.0))[: N - 1]
     clicks = jnp.asarray(QUALITY)[ad] * jnp.append(CLICKS, jnp.zeros(N - 2))[place]
-    context = Context(jnp.stack([ad, place]).astype(jnp.float32), others, clicks, jnp.ones(()))
+    seen = jnp.stack([ad, place]).astype(jnp.float32)
+    context = Context(seen, others, jnp.zeros(0), clicks, jnp.ones(()))
     return Outcome(bids[ad], clicks, context)
 
 
@@ -90,10 +91,10 @@ def test_with_the_slate_held_fixed_regret_would_be_something_else():
     reports = jnp.linspace(0.0, 2.0, 38)[None] * BIDS[:, None]
     table = TABULATE(OUTCOMES_OF, bids, ads, reports)
     value, truth, lies = table.truth.bid, table.truth, table.misreports
-    truthful = regret.utility(value, truth, value / 2)
-    rerun = regret.regret(truthful, regret.utility(value[:, None], lies, lies.bid / 2))
+    truthful = regret.utility(value, truth.clicks, value / 2)
+    rerun = regret.regret(truthful, regret.utility(value[:, None], lies.clicks, lies.bid / 2))
     held = lies.replace(clicks=jnp.broadcast_to(truth.clicks[:, None], lies.clicks.shape))
-    fixed = regret.regret(truthful, regret.utility(value[:, None], held, lies.bid / 2))
+    fixed = regret.regret(truthful, regret.utility(value[:, None], held.clicks, lies.bid / 2))
     np.testing.assert_allclose(fixed, value / 2 * truth.clicks, rtol=1e-5)
     shown = np.asarray(truth.clicks) > 0
     assert (np.asarray(rerun)[shown] < 0.9 * np.asarray(fixed)[shown]).all()
@@ -109,10 +110,12 @@ def test_with_the_slate_held_fixed_regret_would_be_something_else():
 
 @pytest.mark.parametrize("name", ["clicks", "exposure"])
 def test_soft_counts_exposure_where_the_ad_is_shown(name):
-    context = Context(jnp.zeros((2, 0)), jnp.ones((2, 1)), jnp.array([0.3, 0.7]), jnp.ones(2))
+    context = Context(
+        jnp.zeros((2, 0)), jnp.ones((2, 1)), jnp.zeros((2, 0)), jnp.array([0.3, 0.7]), jnp.ones(2)
+    )
     outcome = Outcome(jnp.ones(2), jnp.array([0.5, 0.0]), context)
     counted = regret.soft(outcome) if name == "exposure" else outcome
     expected = [0.3, 0.0] if name == "exposure" else [0.5, 0.0]
     np.testing.assert_allclose(
-        regret.utility(jnp.full(2, 3.0), counted, jnp.full(2, 2.0)), expected
+        regret.utility(jnp.full(2, 3.0), counted.clicks, jnp.full(2, 2.0)), expected
     )

@@ -45,7 +45,8 @@ def test_reward_predictions():
 def outcome(rng, *shape):
     """Outcomes of which about a third get no click."""
     draw = lambda *width: np.float32(rng.random((*shape, *width)))
-    return Outcome(draw(), draw() * (draw() > 0.3), Context(draw(2), draw(4), draw(), draw() + 0.5))
+    context = Context(draw(2), draw(4), draw(3), draw(), draw() + 0.5)
+    return Outcome(draw(), draw() * (draw() > 0.3), context)
 
 
 def random_table():
@@ -68,7 +69,7 @@ def test_prices_and_what_lying_gains():
 
         def amounts(params, table, config=config):
             price = network.price(params, config, table.truth.context, table.truth.bid)
-            return price, lagrangian.settle(params, config, table)
+            return price, lagrangian.settle(params, config, table, every_report=True)
 
         assert_equal_to_jit(amounts, params, random_table())
 
