@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.data import pipeline
+from ega_jax.data.interactions import with_interactions
 from ega_jax.data.market.config import SIZES
 from ega_jax.data.market.logs import write_market
 from ega_jax.data.sequences import SequenceDataset
@@ -94,7 +95,7 @@ class Pretraining:
     @functools.cached_property
     def tokens(self) -> dict[str, Tokens]:
         """Tokens of the POIs and, where there are any, of the creatives."""
-        embeddings = {"poi": self.dataset.item_embedding}
+        embeddings = {"poi": self._item_embedding()}
         if self.dataset.summary.num_creatives:
             embeddings["creative"] = self.dataset.creative_embedding
         settings = TokenizerSettings(**self.config["tokenizer"])
@@ -110,6 +111,19 @@ class Pretraining:
             )
             for name, embedding in embeddings.items()
         }
+
+    def _item_embedding(self) -> np.ndarray:
+        """What the POI tokens are made of.
+
+        Raises:
+          ValueError: interactions are wanted of an ad log.
+        """
+        share, dataset = self.config["data"]["interactions"], self.dataset
+        if not share:
+            return dataset.item_embedding
+        if not isinstance(dataset, SequenceDataset):
+            raise ValueError(f"data.interactions={share} is for sequences; this is an ad log")
+        return with_interactions(dataset, share)
 
     @functools.cached_property
     def catalogue(self) -> Catalogue:

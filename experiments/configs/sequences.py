@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from experiments.configs.base import base, choose
 
 DEFAULT = {
-    "data": {"path": "data/sequences", "history_length": 12, "num_slots": 4},
+    "data": {"path": "data/sequences", "history_length": 12, "num_slots": 4, "interactions": 0.7},
     "tokenizer": {"kind": "kmeans", "num_layers": 2, "num_codes": 1024},
     "generator": {
         "encoder_blocks": 2,
