@@ -17,7 +17,7 @@ def base(name: str) -> ConfigDict:
                 "path": "",  # Folder in one of the two formats; empty: the market below.
                 "history_length": 20,  # T
                 "num_slots": 0,  # K; 0: as the ad log says.
-                "interactions": 0.0,  # Share of co-occurrences in the embeddings of sequences' items.
+                "interactions": 0.0,  # Share of co-occurrence in embeddings (sequences).
                 "exposure_weight": 0.1,  # Loss weight of what was shown but not clicked.
                 "fractions": (0.8, 0.1),  # Ad logs: shares of "pretrain" and "align" in time.
                 "market": {
