@@ -128,10 +128,10 @@ def base(name: str) -> ConfigDict:
                 "schedule": "cosine",
                 "clip_norm": 1.0,
                 "lagrangian": {
-                    "rho": 5.0,
+                    "rho": 10.0,
                     "rho_growth": 1.0,  # Per update of the multipliers.
                     "rho_max": 1000.0,
-                    "multiplier_init": 5.0,
+                    "multiplier_init": 10.0,
                     "update_every": 10,
                     "regret": "rerun",  # rerun, or soft for studies.
                     "sampled": 0,  # Misreports drawn per step; 0: all.
