@@ -20,7 +20,7 @@ from ega_jax.training.auction import request_of
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, is_complete
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
-from experiments import auction_align, command
+from experiments import auction_align, command, sweep
 
 FIGURES = {"rpm", "ctr_poi", "ctr_img", "psi", "psi_10", "psi_fine", "psi_all", "ad_share"}
 KILLS = [("reward", 1), ("reward", 5), ("alignment", 3), ("payment_rate", 4)]
@@ -134,6 +134,28 @@ def test_the_restored_mechanism_serves_what_was_trained(finished):
             for slot, item in enumerate(items.tolist()):
                 assert 0 <= slate.price_per_click[row, slot] <= bid_of[item]
     assert mechanism.rule in RULES
+
+
+def test_a_sweep_serves_each_point_once(finished, monkeypatch):
+    config, workdir = finished
+    monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
+    flag = lambda value: type("Flag", (), {"value": value})
+    for name, value in {"ALPHAS": [], "BETAS": ["0", "8"], "RULE": "gsp", "SESSIONS": 4}.items():
+        monkeypatch.setattr(sweep, f"_{name}", flag(value))
+    points = []
+    served = lambda *args, **levers: points.append(levers) or real(*args, **levers)
+    real = sweep.served
+    monkeypatch.setattr(sweep, "served", served)
+    for _ in range(2):
+        sweep.main()
+    assert points == [{"beta": 0.0}, {"beta": 8.0}]
+    place = json.loads((workdir / "results.json").read_text())["sweep"]["ega"]["gsp, 4 sessions"]
+    for figures in place["beta"].values():
+        assert figures.keys() == {"model"}, "a log has no truth"
+        assert 0 <= figures["model"]["rpm"] <= figures["model"]["bid_rpm"]
+        assert 0 < figures["model"]["ctr_poi"] < 1
+    assert place["beta"]["0"]["model"]["ad_share"] >= place["beta"]["8"]["model"]["ad_share"]
+    assert (workdir / "systems" / "ega" / "figures" / "sweep-gsp.png").stat().st_size > 0
 
 
 def files_of(folder):

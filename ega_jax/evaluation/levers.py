@@ -1,0 +1,61 @@
+"""What an operator's levers do to money and clicks (paper fig. 5)."""
+
+from collections.abc import Iterable, Mapping
+
+import jax
+import numpy as np
+
+from ega_jax.data.market.clicks import Truth
+from ega_jax.mechanism import Mechanism
+from ega_jax.training.auction import request_of
+from ega_jax.types import Request, Slate
+
+
+def served(
+    mechanism: Mechanism,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    truth: Truth | None,
+    rule: str | None = None,
+    **levers: float,
+) -> dict[str, dict[str, float]]:
+    """Serves sessions whose bids are the true values, and counts.
+
+    Args:
+      mechanism: what serves.
+      batches: with the fields of `Request` and `session`; blank rows are skipped.
+      truth: of the log, where it has one.
+      rule: payment rule instead of the mechanism's.
+      **levers: instead of the mechanism's.
+
+    Returns:
+      What `model` and, with a truth, `truth` see: `rpm`, currency per 1000 impressions, and
+      `bid_rpm`, the same of bids instead of prices; `ctr_poi` and `ad_share` per impression.
+    """
+    seen: dict[str, list[np.ndarray]] = {}
+    for batch in batches:
+        real = (batch["item"] >= 0).any(axis=-1)
+        request = jax.tree.map(lambda x, real=real: np.asarray(x)[real], request_of(batch))
+        slate = jax.tree.map(np.asarray, mechanism.allocate(request, rule, **levers))
+        clicks = {"model": slate.pctr}
+        if truth is not None:
+            shown = slate.items, slate.creatives, slate.is_ad
+            clicks["truth"] = np.asarray(truth.responses(batch["session"][real], *shown).click_poi)
+        for judge, click in clicks.items():
+            seen.setdefault(judge, []).append(_sums(slate, request, click))
+    return {judge: _figures(*np.sum(parts, axis=0)) for judge, parts in seen.items()}
+
+
+def _sums(slate: Slate, request: Request, click: np.ndarray) -> np.ndarray:
+    """Payments, bids of clicks, clicks, ads and impressions of a batch of slates."""
+    is_own = (slate.items[:, :, None] == request.item[:, None]) & slate.is_ad[:, :, None]
+    bid = np.max(np.where(is_own, request.bid[:, None], 0.0), axis=-1)
+    parts = click * slate.price_per_click, click * bid, click, slate.is_ad, slate.items >= 0
+    return np.array([part.sum(dtype=np.float64) for part in parts])
+
+
+def _figures(
+    paid: float, offered: float, clicks: float, ads: float, impressions: float
+) -> dict[str, float]:
+    shown = max(impressions, 1.0)
+    per_thousand = {"rpm": 1000 * paid / shown, "bid_rpm": 1000 * offered / shown}
+    return per_thousand | {"ctr_poi": clicks / shown, "ad_share": ads / shown}

@@ -1,0 +1,68 @@
+"""What is served, counted with loops, by the model and by a truth of one's own."""
+
+import dataclasses
+
+import numpy as np
+from tiny_mechanism import requests_with_ads_last, tiny_mechanism
+
+from ega_jax.data.market.clicks import Responses
+from ega_jax.evaluation.levers import served
+
+B = 6
+
+
+class HalfOfAll:
+    """Every item shown is clicked half of the time."""
+
+    def responses(self, session, items, creatives, is_ad):
+        assert len(session) == len(items) == len(creatives) == len(is_ad)
+        click = np.where(items >= 0, 0.5, 0.0)
+        return Responses(**{field.name: click for field in dataclasses.fields(Responses)})
+
+
+def test_money_and_clicks_by_a_loop():
+    requests, mechanism = requests_with_ads_last(3, B), tiny_mechanism()
+    batch = vars(requests) | {"session": np.arange(B)}
+    found = served(mechanism, [batch, batch], HalfOfAll(), rule="gsp", beta=3.0)
+    slate = mechanism.allocate(requests, "gsp", beta=3.0)
+    sums = {judge: np.zeros(3) for judge in ("model", "truth")}
+    ads = shown = 0
+    for row in range(B):
+        for slot, item in enumerate(np.asarray(slate.items[row])):
+            if item < 0:
+                continue
+            shown += 1
+            is_ad = bool(slate.is_ad[row, slot])
+            ads += is_ad
+            candidates = zip(
+                requests.item[row], requests.is_ad[row], requests.bid[row], strict=True
+            )
+            bids = [float(bid) for i, ad, bid in candidates if i == item and ad]
+            bid = max(bids) if is_ad else 0.0
+            for judge, click in (("model", float(slate.pctr[row, slot])), ("truth", 0.5)):
+                price = float(slate.price_per_click[row, slot])
+                sums[judge] += np.array([click * price, click * bid, click])
+    assert 0 < ads < shown
+    for judge, (paid, offered, clicks) in sums.items():
+        expected = {
+            "rpm": 1000 * paid / shown,
+            "bid_rpm": 1000 * offered / shown,
+            "ctr_poi": clicks / shown,
+            "ad_share": ads / shown,
+        }
+        assert found[judge].keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[judge][name], value, rtol=1e-5, err_msg=name)
+
+
+def test_blank_rows_count_for_nothing():
+    requests = requests_with_ads_last(3, B)
+    batch = vars(requests) | {"session": np.arange(B)}
+    blank = {name: np.array(x) for name, x in batch.items()}
+    for name in ("history_poi", "history_creative", "item"):
+        blank[name][:] = -1
+    blank["is_ad"][:], blank["bid"][:] = False, 0.0
+    half = {name: np.concatenate([batch[name], blank[name]]) for name in batch}
+    kept, alone = (served(tiny_mechanism(), [b], None, rule="gsp") for b in (half, batch))
+    assert kept == alone
+    assert kept.keys() == {"model"}
