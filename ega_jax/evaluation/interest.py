@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ega_jax.evaluation.retrieval import recall_ndcg, target_rank
+from ega_jax.evaluation.retrieval import recall_ndcg, target_rank, without_seen
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.candidates import (
     CatalogueCandidates,
@@ -56,7 +56,8 @@ class InterestEvaluator:
 
         Returns:
           `nll_poi`, `nll_creative` in nats per slot by the slots' weights, `recall@k` and `ndcg@k`
-          over requests whose best-weighted slot was really taken (weight 1), and where there are
+          over requests whose best-weighted slot was really taken (weight 1), in a whole catalogue
+          also `unseen_*`, of rankings without the items of the history; and where there are
           creatives `nll_creative_unigram`, the baseline's, `creative_mrr` (mean reciprocal rank of
           the true one, see `_creative_ranks`) and `creative_top1`.
         """
@@ -82,6 +83,8 @@ class InterestEvaluator:
             "target": pick(sessions.target_poi),
             "ranked": self._retrieve(params, batch),
         }
+        if self.everything is not None:
+            rows["unseen"] = without_seen(rows["ranked"], batch["history_poi"])
         if self.creative_unigram is not None:
             rows["creative_rank"] = self._creative_ranks(params, sessions)
             codes = codes_of(self.catalogue.creative_codes, sessions.target_creative)
@@ -170,6 +173,9 @@ def _means(rows: dict[str, np.ndarray]) -> dict[str, float]:
     metrics = {"nll_poi": _average(rows["nll_poi"], weight)}
     metrics["nll_creative"] = _average(rows["nll_creative"], creative_weight)
     metrics |= recall_ndcg(rows["ranked"], rows["target"], KS, where=rows["taken"])
+    if "unseen" in rows:
+        unseen = recall_ndcg(rows["unseen"], rows["target"], KS, where=rows["taken"])
+        metrics |= {f"unseen_{name}": value for name, value in unseen.items()}
     if "creative_rank" in rows:
         rank = rows["creative_rank"]
         unigram = rows["nll_creative_unigram"]

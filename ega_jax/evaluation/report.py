@@ -91,7 +91,7 @@ def plot_curves(workdir: Path, phase: str, names: Sequence[str] = ("loss",)) -> 
       The figure's path.
     """
     records = read_metrics(Path(workdir) / "metrics" / f"{phase}.jsonl")
-    evaluated = [name for name in records[-1] if "recall" in name or "/nll" in name]
+    evaluated = [name for name in records[-1] if "/recall" in name or "/nll" in name]
     shown = [*names, *evaluated]
     figure = Figure(figsize=(4 * len(shown), 3), layout="constrained")
     axes = figure.subplots(1, len(shown), squeeze=False)[0]

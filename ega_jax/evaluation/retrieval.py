@@ -22,6 +22,18 @@ def target_rank(ranked_items: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.where(hit.any(-1), jnp.argmax(hit, axis=-1), ranked_items.shape[1])
 
 
+def without_seen(ranked_items: jax.Array, history: jax.Array) -> jax.Array:
+    """Drops from rankings `[B, R]` what stands in the histories `[B, T]`; places at the end go -1.
+
+    Args:
+      ranked_items: int item ids, best first, -1 where none.
+      history: int item ids, -1 where none.
+    """
+    seen = (ranked_items[:, :, None] == history[:, None]).any(-1)
+    order = jnp.argsort(seen, axis=-1, stable=True)
+    return jnp.take_along_axis(jnp.where(seen, -1, ranked_items), order, axis=-1)
+
+
 def recall_ndcg(
     ranked_items: ArrayLike,
     target: ArrayLike,

@@ -1,5 +1,7 @@
 """The evaluator against enumeration of every item and every creative, user by user."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,7 +99,7 @@ def item_scores(params, catalogue, batch, offered):
 
 def expected_metrics(params, catalogue, batches, everything):
     """All of the evaluator's figures by plain loops."""
-    nll_poi, nll_creative, unigram, ranks, reciprocal, top = [], [], [], [], [], []
+    nll_poi, nll_creative, unigram, ranks, unseen, reciprocal, top = ([] for _ in range(7))
     everyone = catalogue.poi_creatives.shape[1] == 1
     for batch in batches:
         poi, creative, weight = (batch[f"target_{n}"] for n in ("poi", "creative", "weight"))
@@ -135,14 +137,16 @@ def expected_metrics(params, catalogue, batches, everything):
             if weight[b, k] == 1:
                 best = sorted(scores[b], key=lambda i, b=b: -scores[b][i])[:BEAMS]
                 ranks.append(best.index(poi[b, k]) if poi[b, k] in best else np.inf)
+                new = [i for i in best if i not in np.asarray(batch["history_poi"][b])]
+                unseen.append(new.index(poi[b, k]) if poi[b, k] in new else np.inf)
     mean = lambda pairs: sum(w * v for w, v in pairs) / sum(w for w, _ in pairs)
-    ranks = np.array(ranks)
+    ranks = {"": np.array(ranks)} | ({"unseen_": np.array(unseen)} if everything else {})
     metrics = {"nll_poi": mean(nll_poi), "nll_creative": mean(nll_creative)}
     metrics["nll_creative_unigram"] = mean(unigram)
     metrics |= {"creative_mrr": mean(reciprocal), "creative_top1": mean(top)}
-    for k in (5, 10):
-        metrics[f"recall@{k}"] = np.mean(ranks < k)
-        metrics[f"ndcg@{k}"] = np.mean(np.where(ranks < k, 1 / np.log2(ranks + 2), 0))
+    for k, (kind, rank) in itertools.product((5, 10), ranks.items()):
+        metrics[f"{kind}recall@{k}"] = np.mean(rank < k)
+        metrics[f"{kind}ndcg@{k}"] = np.mean(np.where(rank < k, 1 / np.log2(rank + 2), 0))
     return metrics
 
 

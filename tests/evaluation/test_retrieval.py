@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ega_jax.evaluation.retrieval import recall_ndcg, target_rank
+from ega_jax.evaluation.retrieval import recall_ndcg, target_rank, without_seen
 
 RANKED = np.array([[7, 3, 1, 9], [2, 0, 5, -1], [4, -1, -1, -1], [8, 6, 2, 1], [-1, -1, -1, -1]])
 TARGET = np.array([3, 5, 4, 0, 6])
@@ -29,6 +29,12 @@ def test_against_a_loop(where):
         recall, ndcg = by_loop(RANKED, TARGET, k, where or [1] * 5)
         np.testing.assert_allclose(metrics[f"recall@{k}"], recall, rtol=1e-6)
         np.testing.assert_allclose(metrics[f"ndcg@{k}"], ndcg, rtol=1e-6)
+
+
+def test_what_was_seen_leaves_the_ranking():
+    history = np.array([[-1, 3], [-1, -1], [4, 9], [2, 8], [1, 2]])
+    expected = [[7, 1, 9, -1], [2, 0, 5, -1], [-1] * 4, [6, 1, -1, -1], [-1] * 4]
+    np.testing.assert_array_equal(without_seen(RANKED, history), expected)
 
 
 def test_random_rankings():
