@@ -17,6 +17,7 @@ STAGES = (  # In order of flow.
     "training",
     "mechanism",
     "evaluation",
+    "baselines",
 )
 METHOD = STAGES[1:5]
 TRUTH = "ega_jax.data.market.clicks"

@@ -1,0 +1,1 @@
+"""The systems to beat, each as its authors would build it."""

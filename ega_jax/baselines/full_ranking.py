@@ -1,0 +1,57 @@
+"""How every retrieval baseline is measured: all items of the catalogue are ranked."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from ega_jax.evaluation.retrieval import recall_ndcg
+
+KS = (5, 10)
+Scores = Callable[[np.ndarray], ArrayLike]  # Histories [B, T] -> scores of all items [B, P].
+
+
+def full_ranking(scores: Scores, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Recall and NDCG over the whole catalogue, leave-one-out (design: method, sec. 8).
+
+    Of equal scores the item with the lower id comes first. What stands in the history may be
+    recommended again, as a generator may; the figures `unseen_*` are those of a ranking from
+    which the items of the `[B, T]` history are removed, as many published figures are.
+
+    Args:
+      scores: `history [B, T] -> [B, P]`, higher is better; P is at least the largest cut-off.
+      batches: with `history_poi` `[B, T]` and the target in the first column of `target_poi`;
+        rows without one are left out.
+
+    Returns:
+      `recall@k`, `ndcg@k`, `unseen_recall@k` and `unseen_ndcg@k` for each k of `KS`.
+    """
+    rows = [_ranked(scores, np.asarray(batch["history_poi"])) for batch in batches]
+    target = np.concatenate([batch["target_poi"][:, 0] for batch in batches])
+    ranked, unseen = (np.concatenate(part) for part in zip(*rows, strict=True))
+    figures = recall_ndcg(ranked, target, KS, where=target >= 0)
+    without = recall_ndcg(unseen, target, KS, where=target >= 0)
+    figures |= {f"unseen_{name}": value for name, value in without.items()}
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _ranked(scores: Scores, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best items `[B, max(KS)]`: of all, and of those that are not in the history."""
+    scored = jnp.asarray(scores(history))
+    return jax.device_get((_best(scored), _best(_without(scored, history))))
+
+
+@jax.jit
+def _best(scored: jax.Array) -> jax.Array:
+    return jax.lax.top_k(scored, max(KS))[1]
+
+
+@jax.jit
+def _without(scored: jax.Array, history: jax.Array) -> jax.Array:
+    """Scores `[B, P]`, minus infinity at the items of the history `[B, T]`."""
+    place = jnp.where(history >= 0, history, scored.shape[1])  # Outside: dropped.
+    rows = jnp.arange(history.shape[0])[:, None]
+    return scored.at[rows, place].set(-jnp.inf, mode="drop")

@@ -1,0 +1,119 @@
+"""Popularity, item kNN and SASRec on public sequences: what a generator's retrieval must beat.
+
+Validates the data, trains SASRec, and ranks the whole catalogue for every user of the held-out
+split with each of the three. Run it again with the same workdir to continue where it stopped;
+Ctrl-C and SIGTERM save first.
+
+    python -m experiments.retrieval_baselines --config=experiments/configs/retrieval.py:beauty \\
+        --config.data.path=DIR --workdir=DIR
+    python -m experiments.retrieval_baselines --config=experiments/configs/retrieval.py:beauty \\
+        --config.data.path=DIR --config.sasrec.loss=binary
+
+The workdir then holds config.json, checkpoints/, metrics/ (JSON lines), tensorboard/ and
+results.json, with the figures under `retrieval`. Those named `unseen_*` are measured without the
+items of the user's history, the others with them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from ega_jax.baselines import sasrec
+from ega_jax.baselines.full_ranking import Scores, full_ranking
+from ega_jax.baselines.item_knn import ItemKnn
+from ega_jax.baselines.popularity import Popularity
+from ega_jax.baselines.sasrec import SasrecConfig
+from ega_jax.data import pipeline
+from ega_jax.data.sequences import SequenceDataset
+from ega_jax.evaluation.report import write_results
+from ega_jax.training.loop import train
+from ega_jax.training.mesh import data_mesh
+from ega_jax.training.optimizer import OptimizerConfig
+from ega_jax.training.progress import ProgressReport
+from experiments import command
+
+command.define_config()
+flags.adopt_module_key_flags(command)
+
+
+def main() -> None:
+    """Runs the command."""
+    config, workdir = command.open_workdir()
+    dataset = open_sequences(config["data"]["path"])
+    systems = {
+        "popularity": Popularity.fit(dataset).scores,
+        "item_knn": ItemKnn.fit(dataset, **config["item_knn"]).scores,
+        "sasrec": train_sasrec(dataset, config, workdir),
+    }
+    held_out = held_out_batches(dataset, config, config["evaluation"]["split"])
+    figures = {name: full_ranking(scores, held_out) for name, scores in systems.items()}
+    write_results(workdir, {"retrieval": figures})
+    print_figures(figures, title=config["name"])
+
+
+def open_sequences(folder: str) -> SequenceDataset:
+    """Validates and reads a folder of sequences.
+
+    Raises:
+      DataError: the folder breaks a rule of its format.
+      ValueError: it holds an ad log.
+    """
+    with ProgressReport("validating", 0, 1) as progress:
+        dataset = pipeline.open_dataset(folder, progress=progress.count)
+    if not isinstance(dataset, SequenceDataset):
+        raise ValueError(f"{folder} holds an ad log; retrieval baselines take sequences")
+    return dataset
+
+
+def held_out_batches(
+    dataset: SequenceDataset, config: Mapping[str, Any], split: str, num_rows: int | None = None
+) -> list[dict[str, Any]]:
+    """The batches of a held-out split, or about `num_rows` of its rows, evenly spread."""
+    size = config["evaluation"]["batch_size"]
+    batches = pipeline.eval_batches(
+        dataset,
+        split,
+        batch_size=size,
+        history_length=config["data"]["history_length"],
+        num_slots=1,
+        max_batches=None if num_rows is None else -(-num_rows // size),
+    )
+    return list(batches)
+
+
+def train_sasrec(dataset: SequenceDataset, config: Mapping[str, Any], workdir: Path) -> Scores:
+    """Trains SASRec to the end, from its last checkpoint if there is one."""
+    sizes = SasrecConfig(
+        num_items=dataset.summary.num_items,
+        history_length=config["data"]["history_length"],
+        **config["sasrec"],
+    )
+    rows = config["evaluation"]["validation_rows"]
+    validation = held_out_batches(dataset, config, "validation", rows)
+    scores_of = sasrec.make_scores(sizes)
+    phase = sasrec.sasrec_phase(
+        dataset,
+        sizes,
+        OptimizerConfig(**config["optimizer"]),
+        config["training"],
+        config["seed"],
+        evaluate=lambda params: full_ranking(scores_of(params), validation),
+    )
+    state = train(phase, workdir=workdir, config=config, mesh=data_mesh())
+    return scores_of(state.params)
+
+
+def print_figures(figures: Mapping[str, Mapping[str, float]], title: str) -> None:
+    """Prints one column per system."""
+    table = Table("measure", *figures, title=title, title_justify="left")
+    for measure in next(iter(figures.values())):
+        table.add_row(measure, *(f"{figures[name][measure]:.4f}" for name in figures))
+    Console(soft_wrap=True).print(table)
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)
