@@ -30,7 +30,7 @@ TINY = {
         "decoder_blocks": 2,
     },
     "optimizer": {"learning_rate": 3e-3},
-    "training": {"num_steps": 600, "checkpoint_every": 200, "evaluate_every": 200},
+    "training": {"num_steps": 500, "checkpoint_every": 250, "evaluate_every": 250},
     "evaluation": {"num_beams": 16},
     "reward": {
         "width": 32,
@@ -41,9 +41,9 @@ TINY = {
         "evaluate_every": 400,
     },
     "allocation": {"num_beams": 16},
-    "alignment": {"num_steps": 60, "checkpoint_every": 20},
-    "payment": {"num_sessions": 512, "num_steps": 1000, "checkpoint_every": 500},
-    "auction": {"num_sessions": 32},
+    "alignment": {"num_steps": 40, "checkpoint_every": 20},
+    "payment": {"num_sessions": 512, "num_steps": 600, "checkpoint_every": 300},
+    "auction": {"num_sessions": 24},
 }
 SMALL = {
     "data": {"history_length": 32, "market": {"size": "small"}},

@@ -1,0 +1,40 @@
+"""How the stages of a cascade see items: by their semantic codes and their raw features."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ega_jax.generation.generator import codes_of
+from ega_jax.generation.transformer import linear
+from ega_jax.reward.network import Items
+
+
+class ItemEmbedding(nn.Module):
+    """Embeds POIs and creatives from their codes and their raw features."""
+
+    num_codes: int
+    num_layers: int
+    width: int
+    dtype: str
+
+    def setup(self):
+        """Declares a table of codes and a projection for either kind of item."""
+        small = nn.initializers.normal(self.width**-0.5)
+        shape = (self.num_layers * self.num_codes, self.width)
+        self.poi_table = self.param("poi_table", small, shape)
+        self.creative_table = self.param("creative_table", small, shape)
+        self.poi_in, self.creative_in = (linear(self.width, self.dtype) for _ in range(2))
+
+    def poi(self, items: Items, ids: jax.Array) -> jax.Array:
+        """Embeds POIs `[...]` as `[..., D]`; what an id below 0 gets means nothing."""
+        tokens = self._tokens(self.poi_table, codes_of(items.catalogue.poi_codes, ids))
+        return tokens + self.poi_in(items.poi(ids))
+
+    def creative(self, items: Items, ids: jax.Array) -> jax.Array:
+        """Embeds creatives `[...]` as `[..., D]`, 0 for an id below 0."""
+        tokens = self._tokens(self.creative_table, codes_of(items.catalogue.creative_codes, ids))
+        return (tokens + self.creative_in(items.creative(ids))) * (ids >= 0)[..., None]
+
+    def _tokens(self, table: jax.Array, codes: jax.Array) -> jax.Array:
+        rows = codes + jnp.arange(self.num_layers) * self.num_codes
+        return table[rows].sum(-2).astype(self.dtype)

@@ -1,0 +1,153 @@
+"""What the stages of a cascade share that learn from the logged feedback of an ad log."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ega_jax.data import pipeline
+from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.generation.pretraining import weighted_mean
+from ega_jax.reward import calibration
+from ega_jax.training.loop import Phase
+from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.reward import NAMES, VALIDATION_SESSIONS
+from ega_jax.training.state import LossFn, TrainState, make_train_step
+from ega_jax.types import Metrics, Params
+
+Batch = Mapping[str, Any]
+SHARED = ("num_codes", "num_layers", "num_slots", "history_length")  # With the generator.
+
+
+def sizes_of(kind: Any, settings: Mapping[str, Any], generator: GeneratorConfig) -> Any:
+    """Sizes of a model: from its settings, and from the generator where they are shared.
+
+    Args:
+      kind: the dataclass of its sizes.
+      settings: those named like a field of `kind` are taken.
+      generator: of the tokens and sessions that all systems see.
+    """
+    names = {field.name for field in dataclasses.fields(kind)} & settings.keys()
+    return kind(
+        **{name: getattr(generator, name) for name in SHARED},
+        **{name: settings[name] for name in names},
+    )
+
+
+def feedback_loss(
+    logits: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]
+) -> tuple[jax.Array, Metrics]:
+    """Masked binary cross-entropy of what users did with the shown items.
+
+    As in the reward model (30) all responses are divided by the number of shown items, and a
+    conversion is seen only after a click of the POI.
+
+    Args:
+      logits: `[..., K]` log-odds of some of the responses `click_poi`, `click_image`, `convert`.
+      batch: of an ad log, with the outcomes under the same names.
+
+    Returns:
+      The loss `[]` in nats per shown item, and the mean `nll_RESPONSE` of each.
+    """
+    shown = batch["shown_poi"] >= 0
+    total, metrics = jnp.zeros(shown.shape), {}
+    for name, logit in logits.items():
+        where = shown & batch["click_poi"] if name == "convert" else shown
+        nll = optax.sigmoid_binary_cross_entropy(logit, batch[name].astype(logit.dtype)) * where
+        metrics[f"nll_{name}"] = weighted_mean(nll, where.astype(nll.dtype))
+        total += nll
+    return weighted_mean(total, shown.astype(total.dtype)), metrics
+
+
+def feedback_report(
+    predict: Callable[[Params, Batch], Mapping[str, jax.Array]],
+    params: Params,
+    batches: Iterable[Batch],
+) -> dict[str, float]:
+    """Ranking, likelihood and calibration on logged feedback, as of the reward model.
+
+    Args:
+      predict: gives the probabilities `[B, K]` of some responses to the slates of a batch.
+      params: its first argument.
+      batches: of an ad log.
+
+    Returns:
+      `auc_NAME`, `logloss_NAME` and `ece_NAME` for each response that is predicted.
+    """
+    rows = [(jax.device_get(predict(params, batch)), batch) for batch in batches]
+    join = lambda arrays: np.concatenate([np.asarray(array) for array in arrays])
+    shown = join(batch["shown_poi"] for _, batch in rows) >= 0
+    clicked = shown & join(batch["click_poi"] for _, batch in rows)
+    figures = {}
+    for response in rows[0][0]:
+        found = calibration.report(
+            join(prediction[response] for prediction, _ in rows),
+            join(batch[response] for _, batch in rows),
+            clicked if response == "convert" else shown,
+        )
+        figures |= {f"{measure}_{NAMES[response]}": value for measure, value in found.items()}
+    return figures
+
+
+def logged_phase(
+    name: str,
+    dataset: AdLogDataset,
+    shapes: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    seed: int,
+    *,
+    init: Callable[[jax.Array], Params],
+    loss: LossFn,
+    evaluate: Callable[[Params, Iterable[Batch]], dict[str, float]],
+) -> Phase:
+    """Training on the split "pretrain" of an ad log, measured on "align".
+
+    Args:
+      name: of the phase.
+      dataset: an ad log.
+      shapes: `history_length`, and `num_slots` of the logged slates.
+      settings: of the training, and of the optimizer by the names in `OptimizerConfig`.
+      seed: of parameters, order of the sessions and dropout.
+      init: makes the parameters.
+      loss: in the form that the training loop takes.
+      evaluate: measures parameters on held-out batches.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    init_key, step_key = jax.random.split(key)
+    names = {field.name for field in dataclasses.fields(OptimizerConfig)} & settings.keys()
+    optimizer = make_optimizer(
+        OptimizerConfig(**{name: settings[name] for name in names}), settings["num_steps"]
+    )
+    size = settings["batch_size"]
+    held_out = pipeline.eval_batches(
+        dataset,
+        "align",
+        batch_size=size,
+        max_batches=-(-VALIDATION_SESSIONS // size),
+        **shapes,
+    )
+    return Phase(
+        name=name,
+        init=lambda: TrainState.create(init(init_key), optimizer),
+        step=make_train_step(loss, optimizer, step_key),
+        batches=pipeline.train_batches(
+            dataset,
+            "pretrain",
+            batch_size=size,
+            seed=seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            **shapes,
+        ),
+        num_steps=settings["num_steps"],
+        checkpoint_every=settings["checkpoint_every"],
+        log_every=settings["log_every"],
+        evaluate=lambda state: evaluate(state.params, held_out),
+        evaluate_every=settings["evaluate_every"],
+    )
