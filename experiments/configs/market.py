@@ -30,7 +30,7 @@ TINY = {
         "decoder_blocks": 2,
     },
     "optimizer": {"learning_rate": 3e-3},
-    "training": {"num_steps": 500, "checkpoint_every": 250, "evaluate_every": 250},
+    "training": {"num_steps": 600, "checkpoint_every": 200, "evaluate_every": 200},
     "evaluation": {"num_beams": 16},
     "reward": {
         "width": 32,
