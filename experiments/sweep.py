@@ -33,7 +33,7 @@ FIGURES = ("rpm", "bid_rpm", "ctr_poi", "ad_share")
 _ALPHAS = flags.DEFINE_list("alphas", ["0.3", "0.6", "1.2", "1.8", "2.4"], "Values of alpha.")
 _BETAS = flags.DEFINE_list("betas", ["0", "1", "2", "8", "32"], "Values of beta.")
 _RULE = flags.DEFINE_string("rule", None, "Payment rule; by default the system's.")
-_SESSIONS = flags.DEFINE_integer("sessions", 512, "Test sessions to serve.", 1)
+_SESSIONS = flags.DEFINE_integer("num_sessions", 512, "Test sessions to serve.", 1)
 
 
 def main() -> None:

@@ -211,7 +211,7 @@ def test_a_threshold_learns_the_price_that_wins(start_at):
     random = np.random.default_rng(0)
     context = posted_price_table(random).truth.context
     params = jax.jit(network.init, static_argnums=1)(KEY, config, context)
-    params["Dense_2"]["bias"] += start_at
+    params["output"]["bias"] += start_at
     adam = optax.adam(optax.cosine_decay_schedule(0.01, 300), b2=0.99)
     optimizer = optax.chain(optax.clip_by_global_norm(0.1), adam)
     step = jax.jit(make_train_step(lagrangian.payment_loss(config, lagrange), optimizer, KEY))
