@@ -26,13 +26,11 @@ from ega_jax.reward.allocation import (
     Models,
     allocate,
     allocate_each,
-    candidates_of,
     prepare,
 )
-from ega_jax.reward.contributions import contributions
 from ega_jax.reward.losses import reward_loss
 from ega_jax.reward.model import Items, RewardConfig
-from ega_jax.training.auction import request_of
+from ega_jax.training.auction import policy_loss, request_of
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Catalogue
@@ -173,6 +171,7 @@ class Auction:
     def steps(self) -> dict[str, tuple[int, Callable[[], Any]]]:
         """A training step of each phase, with its batch size."""
         reward = reward_loss(self.config.reward, self.models.items)
+        policy = policy_loss(self.models, self.config, self.levers, AlignmentConfig())
         trained, _ = alignment.split(
             self.models.generator, self.config.generator, AlignmentConfig().part
         )
@@ -185,23 +184,10 @@ class Auction:
             "reward": (256, self._step(reward, self.models.reward, self.batch(256))),
             "alignment": (
                 32,
-                self._step(self._policy_loss(), trained, self.batch(32), self.models.generator),
+                self._step(policy, trained, self.batch(32), self.models.generator),
             ),
             "payment": (128, self._step(payment, network_params, self.table(128), duals)),
         }
-
-    def _policy_loss(self) -> Callable:
-        def choose(params, batch):
-            models = dataclasses.replace(self.models, generator=params)
-            requests = request_of(batch)
-            offers = jax.vmap(lambda request: prepare(models, self.config, request))(requests)
-            return contributions(models, self.config, offers, requests.bid, self.levers)
-
-        index = candidates_of(self.config, self.levers)
-        catalogue = self.models.items.catalogue
-        return alignment.alignment_loss(
-            self.config.generator, AlignmentConfig(), catalogue, choose, index
-        )
 
     def _step(self, loss, params, batch, variables=()) -> Callable[[], Any]:
         optimizer = make_optimizer(OptimizerConfig(1e-3), 1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from ega_jax.evaluation.retrieval import recall_ndcg
+from ega_jax.evaluation.retrieval import recall_ndcg, without_seen
 
 KS = (5, 10)
 Scores = Callable[[np.ndarray], ArrayLike]  # Histories [B, T] -> scores of all items [B, P].
@@ -40,18 +40,11 @@ def full_ranking(scores: Scores, batches: Iterable[Mapping[str, Any]]) -> dict[s
 
 def _ranked(scores: Scores, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The best items `[B, max(KS)]`: of all, and of those that are not in the history."""
-    scored = jnp.asarray(scores(history))
-    return jax.device_get((_best(scored), _best(_without(scored, history))))
+    return jax.device_get(_best(jnp.asarray(scores(history)), history))
 
 
 @jax.jit
-def _best(scored: jax.Array) -> jax.Array:
-    return jax.lax.top_k(scored, max(KS))[1]
-
-
-@jax.jit
-def _without(scored: jax.Array, history: jax.Array) -> jax.Array:
-    """Scores `[B, P]`, minus infinity at the items of the history `[B, T]`."""
-    place = jnp.where(history >= 0, history, scored.shape[1])  # Outside: dropped.
-    rows = jnp.arange(history.shape[0])[:, None]
-    return scored.at[rows, place].set(-jnp.inf, mode="drop")
+def _best(scored: jax.Array, history: jax.Array) -> tuple[jax.Array, jax.Array]:
+    enough = min(max(KS) + history.shape[1], scored.shape[1])
+    ranked = jax.lax.top_k(scored, enough)[1]
+    return ranked[:, : max(KS)], without_seen(ranked, history)[:, : max(KS)]

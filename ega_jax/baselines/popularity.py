@@ -16,10 +16,8 @@ class Popularity:
     @classmethod
     def fit(cls, dataset: SequenceDataset) -> "Popularity":
         """Counts the items for training."""
-        sequences = dataset.items
-        place = np.arange(len(sequences.values)) - sequences.offsets[sequences.row_of_value()]
-        known = place < dataset.num_training_items[sequences.row_of_value()]
-        counts = np.bincount(sequences.values[known], minlength=dataset.summary.num_items)
+        taken = dataset.training_items.values
+        counts = np.bincount(taken, minlength=dataset.summary.num_items)
         return cls(counts.astype(np.float32))
 
     def scores(self, history: np.ndarray) -> np.ndarray:

@@ -6,13 +6,9 @@ import grain
 import jax
 import numpy as np
 
-from ega_jax.data.batch_source import Batch, BatchSource
-from ega_jax.data.length_sorted import LengthSorted
-from ega_jax.data.order import Order
-from ega_jax.data.pipeline import ArrayRows
+from ega_jax.data.batch_source import Batch
+from ega_jax.data.pipeline import array_batches
 from ega_jax.data.sequences import SequenceDataset
-
-_FOR_EVER = 2**60  # examples; more than any run reads.
 
 
 def training_batches(
@@ -23,12 +19,14 @@ def training_batches(
     Keys: `history_poi` `[B, T]`, all items for training but the last (padding on the left, as
     much as the longest of the batch needs), and `target_poi` `[B, 1]`, the last.
     """
-    rows = ArrayRows(_whole_sequences(dataset, history_length))
-    order = Order(rows.group_sizes, seed)
-    whole = BatchSource(rows, order, _FOR_EVER, batch_size, range(batch_size))
-    size = batch_size // jax.process_count()
-    share = range(jax.process_index() * size, (jax.process_index() + 1) * size)
-    return grain.MapDataset.source(LengthSorted(whole, share, seed)).to_iter_dataset()
+    return array_batches(
+        _whole_sequences(dataset, history_length),
+        batch_size=batch_size,
+        seed=seed,
+        sort_by_length=True,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
 
 
 def _whole_sequences(dataset: SequenceDataset, history_length: int) -> Batch:

@@ -57,10 +57,8 @@ def interaction_embedding(dataset: SequenceDataset) -> np.ndarray:
 
 def cooccurrence(dataset: SequenceDataset) -> sparse.coo_matrix:
     """`[P, P]` symmetric weights of items taken together, in the training part of sequences."""
-    user, item = dataset.items.row_of_value(), dataset.items.values
-    place = np.arange(item.size) - dataset.items.offsets[user]
-    trains = place < dataset.num_training_items[user]
-    user, item = user[trains], item[trains]
+    trained = dataset.training_items
+    user, item = trained.row_of_value(), trained.values
     shape = (len(dataset.item_embedding),) * 2
     total = sparse.csr_matrix(shape)
     for gap in range(1, WINDOW + 1):

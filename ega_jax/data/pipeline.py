@@ -86,12 +86,9 @@ def train_batches(
         rows = sequences.TrainingSequences(dataset, history_length, num_slots, seed)
     else:
         rows = _sessions(dataset, split, history_length, num_slots, exposure_weight)
-    order = Order(_sizes(rows, split), seed)
     share = _share(batch_size, process_index, process_count)
-    if sort_by_length and isinstance(dataset, sequences.SequenceDataset):
-        whole = BatchSource(rows, order, _FOR_EVER, batch_size, range(batch_size))
-        return _iterate(LengthSorted(whole, share, seed))
-    return _iterate(BatchSource(rows, order, _FOR_EVER, batch_size, share))
+    by_length = sort_by_length and isinstance(dataset, sequences.SequenceDataset)
+    return _without_end(rows, split, batch_size, share, seed, by_length)
 
 
 def eval_batches(
@@ -130,14 +127,17 @@ def array_batches(
     *,
     batch_size: int,
     seed: int = 0,
+    sort_by_length: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.IterDataset:
-    """Shuffled batches `[B, ...]` without end of the rows of arrays `[rows, ...]` in memory."""
-    rows = ArrayRows(arrays)
-    order = Order(_sizes(rows, ", ".join(arrays)), seed)
+    """Shuffled batches `[B, ...]` without end of the rows of arrays `[rows, ...]` in memory.
+
+    With `sort_by_length` the arrays are histories and targets, batched as in `train_batches`.
+    """
     share = _share(batch_size, process_index, process_count)
-    return _iterate(BatchSource(rows, order, _FOR_EVER, batch_size, share))
+    name = ", ".join(arrays)
+    return _without_end(ArrayRows(arrays), name, batch_size, share, seed, sort_by_length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +154,17 @@ class ArrayRows(InMemoryRows):
     def examples(self, pool: None, rows: np.ndarray, epoch: int) -> Batch:
         """Some rows of each array."""
         return {name: array[rows] for name, array in self.arrays.items()}
+
+
+def _without_end(
+    rows: Rows, name: str, batch_size: int, share: range, seed: int, sort_by_length: bool
+) -> grain.IterDataset:
+    """Shuffled batches of rows, every row once per epoch."""
+    order = Order(_sizes(rows, name), seed)
+    if not sort_by_length:
+        return _iterate(BatchSource(rows, order, _FOR_EVER, batch_size, share))
+    whole = BatchSource(rows, order, _FOR_EVER, batch_size, range(batch_size))
+    return _iterate(LengthSorted(whole, share, seed))
 
 
 def _iterate(source: BatchSource | LengthSorted, stride: int = 1) -> grain.IterDataset:

@@ -55,6 +55,14 @@ class SequenceDataset:
         lengths = self.items.lengths
         return np.where(lengths >= 3, lengths - 2, lengths)
 
+    @property
+    def training_items(self) -> Ragged:
+        """The items of each sequence that are for training."""
+        place = np.arange(self.items.values.size) - self.items.offsets[self.items.row_of_value()]
+        kept = place < self.num_training_items[self.items.row_of_value()]
+        offsets = np.concatenate([[0], np.cumsum(self.num_training_items)])
+        return Ragged(self.items.values[kept], offsets)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSequences(InMemoryRows):

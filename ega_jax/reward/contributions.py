@@ -5,20 +5,7 @@ import jax.numpy as jnp
 
 from ega_jax.generation.alignment import marginal_contributions
 from ega_jax.generation.compaction import map_where
-from ega_jax.reward.allocation import AllocationConfig, Levers, Models, Offer, find_menu, find_menus
-
-
-def values_without(
-    models: Models,
-    config: AllocationConfig,
-    offer: Offer,
-    bid: jax.Array,
-    levers: Levers,
-    candidate: jax.Array,
-) -> jax.Array:
-    """Values `[A]` in currency of the best slates without candidates `[A]`, searched again."""
-    bids = jnp.broadcast_to(bid, (candidate.shape[0], bid.shape[0]))
-    return find_menus(models, config, offer, bids, levers, candidate).value.max(-1)
+from ega_jax.reward.allocation import AllocationConfig, Levers, Models, Offer, find_menu
 
 
 def contributions(

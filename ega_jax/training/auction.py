@@ -8,7 +8,7 @@ belongs to a system, a folder below it, so that several systems share what they 
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,26 +155,13 @@ class AuctionTraining:
     def _alignment_phase(self, pretrained: Params) -> Phase:
         settings, levers = self.config["alignment"], self.levers
         config, models = self.allocation_config, Models(pretrained, self.reward, self.items)
-        index = candidates_of(config, levers)
-
-        def choose(params: Params, batch: dict[str, jax.Array]):
-            current = dataclasses.replace(models, generator=params)
-            requests = request_of(batch)
-            offers = jax.vmap(lambda request: prepare(current, config, request))(requests)
-            return contributions(current, config, offers, requests.bid, levers)
-
-        loss = alignment.alignment_loss(
-            config.generator,
-            AlignmentConfig(
-                alpha=self.config["allocation"]["alpha"],
-                beta=self.config["allocation"]["beta"],
-                kl_weight=settings["kl_weight"],
-                part=settings["part"],
-            ),
-            self.items.catalogue,
-            choose,
-            index,
+        weights = AlignmentConfig(
+            alpha=self.config["allocation"]["alpha"],
+            beta=self.config["allocation"]["beta"],
+            kl_weight=settings["kl_weight"],
+            part=settings["part"],
         )
+        loss = policy_loss(models, config, levers, weights)
         trained, _ = alignment.split(pretrained, config.generator, settings["part"])
         optimizer = _optimizer(settings)
         return Phase(
@@ -268,6 +255,29 @@ class AuctionTraining:
 
     def _key(self, number: int) -> jax.Array:
         return jax.random.fold_in(jax.random.key(self.config["seed"]), number)
+
+
+def policy_loss(
+    models: Models, config: AllocationConfig, levers: Levers, settings: AlignmentConfig
+) -> Callable:
+    """The loss of the alignment phase: slates of the current policy, credited by (31).
+
+    Args:
+      models: generator, reward model, items.
+      config: sizes of the allocation.
+      levers: run-time settings that slates are chosen with.
+      settings: of the loss; see `alignment.alignment_loss`.
+    """
+
+    def choose(params: Params, batch: dict[str, jax.Array]):
+        current = dataclasses.replace(models, generator=params)
+        requests = request_of(batch)
+        offers = jax.vmap(lambda request: prepare(current, config, request))(requests)
+        return contributions(current, config, offers, requests.bid, levers)
+
+    index = candidates_of(config, levers)
+    catalogue = models.items.catalogue
+    return alignment.alignment_loss(config.generator, settings, catalogue, choose, index)
 
 
 def _optimizer(settings: Mapping[str, Any]):

@@ -12,6 +12,13 @@ from ml_collections import ConfigDict
 
 from experiments.configs.base import base, choose
 
+NARROW = {  # A generator that two CPU cores can train.
+    "width": 64,
+    "hidden": 256,
+    "num_heads": 4,
+    "encoder_blocks": 2,
+    "decoder_blocks": 2,
+}
 TINY = {
     "data": {"history_length": 16, "market": {"size": "tiny"}},
     "tokenizer": {
@@ -22,13 +29,7 @@ TINY = {
         "batch_size": 600,
         "checkpoint_every": 300,
     },
-    "generator": {
-        "width": 64,
-        "hidden": 256,
-        "num_heads": 4,
-        "encoder_blocks": 2,
-        "decoder_blocks": 2,
-    },
+    "generator": NARROW,
     "optimizer": {"learning_rate": 3e-3},
     "training": {"num_steps": 600, "checkpoint_every": 200, "evaluate_every": 200},
     "evaluation": {"num_beams": 16},
@@ -48,13 +49,7 @@ TINY = {
 SMALL = {
     "data": {"history_length": 32, "market": {"size": "small"}},
     "tokenizer": {"num_codes": 256, "latent": 32},
-    "generator": {
-        "width": 64,
-        "hidden": 256,
-        "num_heads": 4,
-        "encoder_blocks": 2,
-        "decoder_blocks": 2,
-    },
+    "generator": NARROW,
     "optimizer": {"learning_rate": 3e-3},
     "training": {"num_steps": 3000, "checkpoint_every": 500, "evaluate_every": 1000},
     "evaluation": {"num_beams": 32},

@@ -9,7 +9,7 @@ test items of Amazon Beauty: popularity .011, item kNN .057, SASRec above .060.
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import choose
+from experiments.configs.base import base, choose
 
 VARIANTS = {
     "": {},
@@ -40,14 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
                 "dropout_rate": 0.4,
                 "dtype": "float32",  # Of the computation.
             },
-            "optimizer": {
-                "learning_rate": 2e-3,
-                "schedule": "cosine",  # constant or cosine.
-                "warmup_steps": 100,
-                "final_fraction": 0.01,  # Of the peak, where the cosine ends.
-                "weight_decay": 0.0,
-                "clip_norm": 1.0,
-            },
+            "optimizer": base("").optimizer.to_dict() | {"learning_rate": 2e-3},
             "training": {
                 "batch_size": 128,  # B
                 "num_steps": 3000,

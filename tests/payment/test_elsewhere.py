@@ -9,7 +9,7 @@ from tiny_models import CONFIG, K, N, levers, one, random_requests, serve, tiny_
 
 from ega_jax.payment import rules
 from ega_jax.payment.elsewhere import Elsewhere, look_elsewhere, posted_price
-from ega_jax.reward.contributions import values_without
+from ega_jax.reward.allocation import find_menu
 
 FEW = dataclasses.replace(CONFIG, num_beams=6)
 PROBES = (0.0, 0.5, 2.0)
@@ -49,7 +49,8 @@ def test_clicks_at_probes_are_those_of_an_allocation_under_that_bid():
             place = np.flatnonzero(np.asarray(again.candidate) == ad)
             expected = again.prediction.click_poi[place[0]] if place.size else 0.0
             np.testing.assert_allclose(clicks, expected, rtol=1e-5)
-    without = values_without(models, FEW, offer, bid, levers(), ads)
+    best_without = jax.jit(lambda ad: find_menu(models, FEW, offer, bid, levers(), ad).value.max())
+    without = [best_without(ad) for ad in ads]
     np.testing.assert_allclose(found.without, without, rtol=1e-5)
     for number, bids in enumerate(beside):
         np.testing.assert_array_equal(also.candidate[number], at_bid(bids)[1].candidate)

@@ -9,7 +9,7 @@ import numpy as np
 from tiny_models import CONFIG, LEVERS, one, random_requests, tiny_models
 
 from ega_jax.reward.allocation import find_menu, prepare
-from ega_jax.reward.contributions import contributions, values_without
+from ega_jax.reward.contributions import contributions
 
 REQUESTS = random_requests(5, 12)
 
@@ -24,8 +24,8 @@ def run(config, models, requests):
 def best_value(config, models, request, banned):
     offer = prepare(models, config, request)
     free = find_menu(models, config, offer, request.bid, LEVERS)
-    without = values_without(models, config, offer, request.bid, LEVERS, banned[None])
-    return free.value.max(), without[0]
+    without = find_menu(models, config, offer, request.bid, LEVERS, banned)
+    return free.value.max(), without.value.max()
 
 
 def test_with_all_beams_both_ways_agree():
