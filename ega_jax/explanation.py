@@ -15,7 +15,7 @@ from ega_jax.generation.bidding import token_weights
 from ega_jax.generation.generator import codes_of
 from ega_jax.generation.slate_policy import slate_path
 from ega_jax.payment.elsewhere import look_elsewhere
-from ega_jax.payment.pricing import RULES, PricingConfig, marginal_values, prices
+from ega_jax.payment.pricing import PricingConfig, marginal_values, prices
 from ega_jax.reward.allocation import (
     Allocation,
     AllocationConfig,
@@ -117,7 +117,7 @@ def explain(
         log_z=shown.log_z,
         pctr=shown.prediction.click_poi,
         contribution=jnp.where(filled, marginal_values(menu, elsewhere.without), 0.0),
-        price=dict(zip(RULES, every, strict=True)),
+        price=dict(zip(pricing.rules, every, strict=True)),
         lowest_bid=lowest_bids(models, config, levers, offer, bid, shown),
     )
 

@@ -15,13 +15,14 @@ from jax import lax
 
 from ega_jax.explanation import Explanation, explain
 from ega_jax.generation.generator import GeneratorConfig
-from ega_jax.payment import network
 from ega_jax.payment.elsewhere import Elsewhere, look_elsewhere
 from ega_jax.payment.pricing import RULES, PricingConfig, prices
 from ega_jax.reward.allocation import (
     AllocationConfig,
     Levers,
     Models,
+    SystemConfig,
+    SystemModels,
     allocate,
     prepare,
 )
@@ -32,7 +33,6 @@ from ega_jax.types import Catalogue, Params, Request, Slate
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
 CHOICES = (*RULES, TRUTHFUL)
 _CLARKE = RULES.index("clarke")
-_LEARNED = [RULES.index(head) for head in network.HEADS]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,27 +40,32 @@ class Mechanism:
     """A trained auction: deterministic, batched, compiled once per shape of request.
 
     Attributes:
-      models: generator, reward model, items.
+      models: of a system: for EGA generator, reward model, items.
       networks: parameters of the payment network, by head.
-      config: sizes of the allocation.
+      config: its sizes.
       pricing: sizes of the payment network and of what it sees.
       levers: default run-time settings.
-      rule: default payment rule, one of `CHOICES`.
+      rule: default payment rule, one of `choices`.
     """
 
-    models: Models
+    models: SystemModels
     networks: dict[str, Params]
-    config: AllocationConfig
+    config: SystemConfig
     pricing: PricingConfig
     levers: Levers
     rule: str
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The payment rules that it can serve with."""
+        return (*self.pricing.rules, TRUTHFUL)
 
     def allocate(self, request: Request, rule: str | None = None, **levers: float) -> Slate:
         """Chooses and prices a slate for each request.
 
         Args:
           request: a batch of requests.
-          rule: payment rule instead of the default, one of `CHOICES`.
+          rule: payment rule instead of the default, one of `choices`.
           **levers: fields of `Levers` instead of the defaults; none of them recompiles.
 
         Returns:
@@ -82,6 +87,8 @@ class Mechanism:
 
         `explain(...).to_dict()` is plain data, `explain(...).plot()` a figure.
         """
+        if not isinstance(self.models, Models):
+            raise TypeError(f"{type(self.models).__name__} has no generator to explain")
         check_request(request, self.models.items.catalogue)
         _, settings = self._settings(rule, levers)
         single = jax.tree.map(lambda x: jnp.asarray(x[row]), request)
@@ -90,20 +97,26 @@ class Mechanism:
     def _settings(self, rule: str | None, changes: Mapping[str, Any]) -> tuple[jax.Array, Levers]:
         """The rule's number and the levers of one call."""
         rule = self.rule if rule is None else rule
-        if rule not in CHOICES:
-            raise ValueError(f"payment rule {rule!r} is not one of {', '.join(CHOICES)}")
+        if rule not in self.choices:
+            raise ValueError(f"payment rule {rule!r} is not one of {', '.join(self.choices)}")
         if rule == TRUTHFUL:
             return jnp.int32(_CLARKE), check_levers(self.levers, {**changes, "bid_free": True})
-        return jnp.int32(RULES.index(rule)), check_levers(self.levers, changes)
+        return jnp.int32(self.pricing.rules.index(rule)), check_levers(self.levers, changes)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Saves everything that `restore` needs as one folder."""
+        """Saves everything that `restore` needs as one folder.
+
+        Raises:
+          TypeError: it is not EGA's; other systems are restored from their phases' checkpoints.
+        """
+        models = self.models
+        if type(models) is not Models:
+            raise TypeError(f"a mechanism of {type(models).__name__} cannot be saved as EGA's")
         tree = {
-            "generator": self.models.generator,
-            "reward": self.models.reward,
+            "generator": models.generator,
+            "reward": models.reward,
             "networks": self.networks,
-            "items": _fields(self.models.items)
-            | {"catalogue": _fields(self.models.items.catalogue)},
+            "items": _fields(models.items) | {"catalogue": _fields(models.items.catalogue)},
             "levers": _fields(self.levers),
         }
         metadata = {
@@ -137,7 +150,7 @@ class Mechanism:
             "reward": RewardConfig(**config["reward"]),
         }
         return cls(
-            models=Models(tree["generator"], tree["reward"], Items(**items)),
+            models=Models(reward=tree["reward"], items=Items(**items), generator=tree["generator"]),
             networks=tree["networks"],
             config=AllocationConfig(**config | parts),
             pricing=PricingConfig(**{k: tuple(v) for k, v in metadata["pricing"].items()}),
@@ -157,9 +170,9 @@ def _fields(struct: Any) -> dict[str, Any]:
 
 @functools.partial(jax.jit, static_argnames=("config", "pricing"))
 def _serve(
-    models: Models,
+    models: SystemModels,
     networks: dict[str, Params],
-    config: AllocationConfig,
+    config: SystemConfig,
     pricing: PricingConfig,
     request: Request,
     levers: Levers,
@@ -182,7 +195,7 @@ def _serve(
         return jax.vmap(lambda *x: search(*x)[0])(offer, request.bid, allocation.candidate, menu)
 
     # Only Clarke's price and the network's need to know what happens elsewhere.
-    is_needed = jnp.isin(rule, jnp.array([_CLARKE, *_LEARNED]))
+    is_needed = rule >= _CLARKE
     elsewhere = lax.cond(is_needed, search_again, lambda _: unknown, None)
     price = jax.vmap(functools.partial(prices, networks, pricing, levers))(
         offer, request.bid, allocation, menu, elsewhere
@@ -193,6 +206,7 @@ def _serve(
         is_ad=allocation.is_ad,
         price_per_click=price[:, rule],
         pctr=allocation.prediction.click_poi,
+        pctr_image=allocation.prediction.click_image,
     )
 
 

@@ -72,12 +72,4 @@ class Slate:
     is_ad: jax.Array  # [B, K] bool.
     price_per_click: jax.Array  # [B, K] float32, currency per click; 0 for organic items.
     pctr: jax.Array  # [B, K] float32, predicted click probability of the POI.
-
-
-@struct.dataclass
-class Feedback:
-    """What a batch of users did with the slates they saw."""
-
-    click_poi: jax.Array  # [B, K] bool, the POI was clicked.
-    click_image: jax.Array  # [B, K] bool, its creative was clicked.
-    convert: jax.Array  # [B, K] bool, the click led to a conversion.
+    pctr_image: jax.Array  # [B, K] float32, likewise of the creative.

@@ -15,17 +15,25 @@ added to results.json.
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from ega_jax.baselines.systems import mechanism_of, training_of
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.auction import judge, systems
-from ega_jax.evaluation.report import plot_curves, print_systems, print_table, write_results
+from ega_jax.evaluation.report import (
+    plot_curves,
+    print_systems,
+    print_table,
+    read_results,
+    write_results,
+)
 from ega_jax.evaluation.response import evaluate_response
 from ega_jax.mechanism import TRUTHFUL, Mechanism, check_levers, mechanism_folder
 from ega_jax.training.auction import AuctionTraining
-from ega_jax.training.checkpoints import check_workdir
+from ega_jax.training.checkpoints import check_workdir, read_config
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from ega_jax.training.progress import ProgressReport
@@ -45,34 +53,58 @@ _SYSTEM = flags.DEFINE_string("system", "ega", "Names the system; several may sh
 def main() -> None:
     """Runs the command."""
     config, workdir = command.open_workdir()
-    name, start = _SYSTEM.value, time.perf_counter()
-    run = AuctionTraining(Pretraining(config, workdir, data_mesh()), workdir / "systems" / name)
+    results = train_and_measure(config, workdir, _SYSTEM.value)
+    print_table({"reward": results["reward"]}, title=config["name"])
+    print_systems(results["systems"], title=config["name"])
+    print(f"results.json is in {workdir}, figures and mechanism in {workdir / 'systems'}")
+
+
+def train_and_measure(config: dict[str, Any], workdir: Path, name: str) -> dict[str, Any]:
+    """Trains a system to its end, or restores it, scores it, and adds that to `results.json`.
+
+    Args:
+      config: of the system; `auction.system` says of which kind.
+      workdir: with a pre-trained generator.
+      name: of the system, and of its folder.
+
+    Returns:
+      What was added: `reward`, `systems` and `auction_seconds`.
+    """
+    start = time.perf_counter()
+    run = training_of(Pretraining(config, workdir, data_mesh()), workdir / "systems" / name)
     check_workdir(run.system, config, command.FREE_IN_SYSTEM)
-    mechanism = Mechanism(
-        models=run.models,
-        networks=run.networks,
-        config=run.allocation_config,
-        pricing=run.pricing_config,
-        levers=run.levers,
-        rule=config["auction"]["rule"],
-    )
-    mechanism.save(mechanism_folder(workdir, name))
+    mechanism = mechanism_of(run)
+    if config["auction"]["system"] == "ega":
+        mechanism.save(mechanism_folder(workdir, name))
     results = {
-        "reward": measure_reward(run),
+        "reward": read_results(workdir).get("reward") or measure_reward(run),
         "systems": measure_systems(run, mechanism, name),
         "auction_seconds": time.perf_counter() - start,
     }
     write_results(workdir, results)
-    print_table({"reward": results["reward"]}, title=config["name"])
-    print_systems(results["systems"], title=config["name"])
-    for phase, names in CURVES.items():
-        plot_curves(run.system, phase, names)
-    print(f"results.json is in {workdir}, figures and mechanism in {run.system}")
+    for path in sorted((run.system / "metrics").glob("*.jsonl")):
+        plot_curves(run.system, path.stem, CURVES.get(path.stem, ["loss"]))
+    return results
+
+
+def find_system() -> AuctionTraining:
+    """The trained system that `--workdir` and `--system` name, by its own config.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    _, workdir = command.find_workdir()
+    folder = workdir / "systems" / _SYSTEM.value
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"{workdir} holds no system {_SYSTEM.value!r}: run experiments.auction_align first"
+        )
+    return training_of(Pretraining(read_config(folder), workdir, data_mesh()), folder)
 
 
 def measure_reward(run: AuctionTraining) -> dict[str, float]:
     """Scores the reward model on the test sessions, and the true probabilities beside it."""
-    config = run.allocation_config.reward
+    config = run.reward_config
     batches = run.sessions("test", TEST_ROWS, run.config["reward"]["batch_size"])
     return evaluate_response(run.reward, config, run.items, batches, truth_of(run))
 
@@ -88,7 +120,9 @@ def measure_systems(run: AuctionTraining, mechanism: Mechanism, name: str) -> di
     settings = run.config["auction"]
     truth = truth_of(run)
     modes = {name: (mechanism.levers, mechanism.rule)}
-    modes[f"{name}-{TRUTHFUL}"] = (check_levers(mechanism.levers, {"bid_free": True}), "clarke")
+    if run.config["auction"]["system"] == "ega":
+        bid_free = check_levers(mechanism.levers, {"bid_free": True})
+        modes[f"{name}-{TRUTHFUL}"] = (bid_free, "clarke")
     results: dict[str, Any] = {}
     for mode, (levers, rule) in modes.items():
         with ProgressReport(f"judging {mode}", 0, settings["num_sessions"]) as progress:

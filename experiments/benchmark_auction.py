@@ -30,7 +30,8 @@ from ega_jax.reward.allocation import (
 )
 from ega_jax.reward.losses import reward_loss
 from ega_jax.reward.model import Items, RewardConfig
-from ega_jax.training.auction import policy_loss, request_of
+from ega_jax.training.auction import request_of
+from ega_jax.training.ega import policy_loss
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Catalogue
@@ -87,7 +88,7 @@ class Auction:
             lambda k: generator.init(k, self.config.generator, items.catalogue)
         )
         make_reward = jax.jit(lambda k: reward_model.init(k, self.config.reward, items))
-        self.models = Models(make_generator(key), make_reward(key), items)
+        self.models = Models(generator=make_generator(key), reward=make_reward(key), items=items)
         self.levers = Levers(*(jnp.float32(x) for x in (1.2, 2.0, 0.0, 0.0)))
         self.levers = jax.tree.map(jnp.asarray, self.levers)
 

@@ -31,7 +31,7 @@ WORKDIR = ("--workdir=", "-workdir=")
 SYSTEM = ("--system=", "-system=")
 FIELD = ("--config.", "-config.")  # and how one that changes a field of it.
 # Groups of fields that pre-training does not read.
-AUCTION = ("reward", "allocation", "alignment", "payment", "auction")
+AUCTION = ("reward", "allocation", "alignment", "payment", "one_rec", "cascade", "auction")
 FREE = (  # Fields that may differ from run to run in one workdir.
     "data.path",
     "training.checkpoint_every",
@@ -40,7 +40,13 @@ FREE = (  # Fields that may differ from run to run in one workdir.
     "evaluation",
     *AUCTION,
 )
-FREE_IN_SYSTEM = (*[name for name in FREE if name not in AUCTION], "auction")
+FREE_IN_SYSTEM = (
+    *[name for name in FREE if name not in AUCTION],
+    *[
+        f"auction.{name}"
+        for name in ("rule", "num_sessions", "num_served", "batch_size", "num_losing")
+    ],
+)
 EXPLAINED = (
     DataError,
     CheckpointMismatchError,
@@ -73,8 +79,8 @@ def define_config() -> None:
     )
 
 
-def open_workdir() -> tuple[dict[str, Any], Path]:
-    """Reads the config flag and binds the workdir to it.
+def open_workdir(free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
+    """Reads the config flag and binds the workdir to it, but for some fields that are free.
 
     Returns:
       The config as a plain dictionary, and the workdir.
@@ -84,7 +90,7 @@ def open_workdir() -> tuple[dict[str, Any], Path]:
     """
     config = flags.FLAGS.config.to_dict()
     workdir = Path(_WORKDIR.value or Path("runs") / config["name"]).absolute()
-    check_workdir(workdir, config, FREE)
+    check_workdir(workdir, config, free)
     return config, workdir
 
 

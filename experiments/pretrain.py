@@ -13,6 +13,8 @@ lines), tensorboard/ and results.json.
 """
 
 import time
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -29,6 +31,17 @@ flags.adopt_module_key_flags(command)
 def main() -> None:
     """Runs the command."""
     config, workdir = command.open_workdir()
+    results = pretrain(config, workdir)
+    print_table(results, title=config["name"])
+    print(f"results.json and figures are in {workdir}")
+
+
+def pretrain(config: dict[str, Any], workdir: Path) -> dict[str, Any]:
+    """Pre-trains to the end, or restores, measures, and adds that to `results.json`.
+
+    Returns:
+      What was added: `tokenizer`, `test`, `seconds` and `samples_per_second`.
+    """
     start = time.perf_counter()
     run = Pretraining(config, workdir, data_mesh())
     measure = evaluator_of(run)
@@ -41,8 +54,8 @@ def main() -> None:
         "samples_per_second": run.samples_per_second(),
     }
     write_results(workdir, results)
-    print_table(results, title=config["name"])
-    print(f"results.json and {plot_curves(workdir, 'generator').name} are in {workdir}")
+    plot_curves(workdir, "generator")
+    return results
 
 
 if __name__ == "__main__":

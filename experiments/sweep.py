@@ -10,7 +10,6 @@ Writes a figure, sweep-RULE.png, into systems/SYSTEM/figures, and adds the numbe
 A point that is there already is not served again.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.levers import served
-from ega_jax.evaluation.report import write_results
-from ega_jax.mechanism import Mechanism
-from ega_jax.training.auction import AuctionTraining
-from ega_jax.training.mesh import data_mesh
-from ega_jax.training.pretraining import Pretraining
+from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.training.progress import ProgressReport
 from experiments import auction_align, command
 
@@ -38,12 +34,11 @@ _SESSIONS = flags.DEFINE_integer("num_sessions", 512, "Test sessions to serve.",
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.find_workdir()
-    system = flags.FLAGS.system
-    run = AuctionTraining(Pretraining(config, workdir, data_mesh()), workdir / "systems" / system)
-    mechanism = Mechanism.restore(workdir, system)
+    run = auction_align.find_system()
+    system, workdir = run.system.name, run.pretraining.workdir
+    mechanism = mechanism_of(run)
     rule, num_sessions = _RULE.value or mechanism.rule, _SESSIONS.value
-    batches = run.sessions("test", num_sessions, config["auction"]["batch_size"])
+    batches = run.sessions("test", num_sessions, run.config["auction"]["batch_size"])
     truth = auction_align.truth_of(run)
     place = system, f"{rule}, {num_sessions} sessions"
     known = known_points(workdir, *place)
@@ -63,7 +58,7 @@ def main() -> None:
 
 def known_points(workdir: Path, *place: str) -> dict[str, dict[str, Any]]:
     """Lever -> value -> judge -> figures, as far as they are in `results.json`."""
-    found = json.loads((workdir / "results.json").read_text()).get("sweep", {})
+    found = read_results(workdir).get("sweep", {})
     for name in place:
         found = found.get(name, {})
     return found

@@ -59,7 +59,7 @@ def tiny_models():
     with jax.numpy_rank_promotion("allow"):
         params = jax.jit(lambda key: generator.init(key, GENERATOR, catalogue))(jax.random.key(0))
         reward = jax.jit(lambda key: reward_model.init(key, REWARD, items))(jax.random.key(1))
-    return Models(jax.tree.map(larger, params), reward, items)
+    return Models(generator=jax.tree.map(larger, params), reward=reward, items=items)
 
 
 def random_requests(seed, rows):

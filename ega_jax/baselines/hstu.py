@@ -19,10 +19,11 @@ from flax import linen as nn
 from flax import struct
 
 from ega_jax.baselines.item_embedding import ItemEmbedding
-from ega_jax.baselines.logged import feedback_loss, feedback_report, logged_phase
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.transformer import KeysValues, linear
+from ega_jax.reward.losses import feedback_loss
 from ega_jax.reward.network import Items, Tower
+from ega_jax.training.logged import logged_phase, report
 from ega_jax.training.loop import Phase
 from ega_jax.types import Params
 
@@ -277,5 +278,5 @@ def hstu_phase(
         seed,
         init=lambda key: init(key, config, items),
         loss=hstu_loss(config, items),
-        evaluate=lambda params, batches: feedback_report(predict, params, batches),
+        evaluate=lambda params, batches: report(predict, params, batches),
     )

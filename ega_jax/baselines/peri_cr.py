@@ -18,10 +18,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ega_jax.baselines.item_embedding import ItemEmbedding
-from ega_jax.baselines.logged import feedback_loss, feedback_report, logged_phase
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.transformer import Attention
+from ega_jax.reward.losses import feedback_loss
 from ega_jax.reward.network import Items, Tower
+from ega_jax.training.logged import logged_phase, report
 from ega_jax.training.loop import Phase
 from ega_jax.types import Params
 
@@ -243,5 +244,5 @@ def peri_cr_phase(
         seed,
         init=lambda key: init(key, config, items),
         loss=peri_cr_loss(config, items),
-        evaluate=lambda params, batches: feedback_report(predict, params, batches),
+        evaluate=lambda params, batches: report(predict, params, batches),
     )

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ega_jax.baselines.logged import logged_phase
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.evaluation.retrieval import recall_ndcg
 from ega_jax.generation import generator
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.generation.pretraining import CodeTree, slate_nll, weighted_mean
+from ega_jax.training.logged import logged_phase
 from ega_jax.training.loop import Phase
 from ega_jax.types import Catalogue, Params, Sessions
 

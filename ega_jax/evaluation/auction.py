@@ -17,7 +17,6 @@ from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.incentives import non_monotone, psi
 from ega_jax.evaluation.reports import MULTIPLES, Reported, Truthful, explore, truthful
 from ega_jax.mechanism import Mechanism
-from ega_jax.payment.pricing import RULES
 from ega_jax.reward.allocation import Levers
 from ega_jax.training.auction import request_of
 
@@ -71,7 +70,7 @@ def judge(
       What `model` and, with a truth, `truth` see.
     """
     seen: dict[str, list[Judged]] = {}
-    done = 0
+    rules, done = mechanism.pricing.rules, 0
     for batch in batches:
         request = request_of(batch)
         fair = truthful(mechanism, levers, request, num_losing)
@@ -79,20 +78,20 @@ def judge(
         real = (batch["item"] >= 0).any(axis=-1)
         rows = lambda tree, real=real: jax.tree.map(lambda x: np.asarray(x)[real], tree)
         fair, tried, session = rows(fair), rows(tried), batch["session"][real]
-        seen.setdefault("model", []).append(_by_model(fair, tried))
+        seen.setdefault("model", []).append(_by_model(rules, fair, tried))
         if truth is not None:
-            seen.setdefault("truth", []).append(_by_truth(fair, tried, truth, session))
+            seen.setdefault("truth", []).append(_by_truth(rules, fair, tried, truth, session))
         done += len(session)
         progress(done)
     return {name: _joined(parts) for name, parts in seen.items()}
 
 
-def _by_model(fair: Truthful, tried: Reported) -> Judged:
+def _by_model(rules, fair: Truthful, tried: Reported) -> Judged:
     prediction = fair.allocation.prediction
-    return _judged(fair, tried, prediction.click_poi, prediction.click_image, tried.clicks)
+    return _judged(rules, fair, tried, prediction.click_poi, prediction.click_image, tried.clicks)
 
 
-def _by_truth(fair: Truthful, tried: Reported, truth: Truth, session: np.ndarray) -> Judged:
+def _by_truth(rules, fair: Truthful, tried: Reported, truth: Truth, session: np.ndarray) -> Judged:
     slate = fair.allocation
     responses = truth.responses(session, slate.item, slate.creative, slate.is_ad)
     ads, reports, slots = tried.item.shape[1:]
@@ -102,10 +101,10 @@ def _by_truth(fair: Truthful, tried: Reported, truth: Truth, session: np.ndarray
         click = truth.responses(np.full(ads * reports, number), *flat).click_poi
         own = np.asarray(click)[np.arange(ads * reports), tried.slot[row].reshape(-1)]
         clicks[row] = np.where(tried.slot[row] >= 0, own.reshape(ads, reports), 0.0)
-    return _judged(fair, tried, responses.click_poi, responses.click_image, clicks)
+    return _judged(rules, fair, tried, responses.click_poi, responses.click_image, clicks)
 
 
-def _judged(fair: Truthful, tried: Reported, click, image, clicks) -> Judged:
+def _judged(rules, fair: Truthful, tried: Reported, click, image, clicks) -> Judged:
     """Puts prices beside click probabilities, Myerson's among them."""
     slots = fair.allocation.item.shape[1]
     exact = lambda x: np.asarray(x, np.float64)
@@ -114,12 +113,12 @@ def _judged(fair: Truthful, tried: Reported, click, image, clicks) -> Judged:
         image=exact(image),
         shown=np.asarray(fair.allocation.item) >= 0,
         is_ad=np.asarray(fair.allocation.is_ad),
-        price={rule: exact(fair.prices[:, i]) for i, rule in enumerate(RULES)},
+        price={rule: exact(fair.prices[:, i]) for i, rule in enumerate(rules)},
         value=exact(fair.value),
         where=np.asarray(fair.ad) >= 0,
         bid=exact(tried.bid),
         clicks=exact(clicks),
-        charge={rule: exact(tried.price[..., i]) for i, rule in enumerate(RULES)},
+        charge={rule: exact(tried.price[..., i]) for i, rule in enumerate(rules)},
     )
     charge = myerson_prices(judged.bid, judged.clicks)
     honest = int(np.flatnonzero(MULTIPLES == 1.0)[0])
@@ -212,7 +211,7 @@ def systems(judged: Mapping[str, Judged], name: str, rule: str) -> dict[str, dic
             by: scores(seen, each) for by, seen in judged.items()
         }
         | shared
-        for each in (*RULES, MYERSON)
+        for each in last.price
     }
 
 

@@ -29,33 +29,37 @@ def served(
 
     Returns:
       What `model` and, with a truth, `truth` see: `rpm`, currency per 1000 impressions, and
-      `bid_rpm`, the same of bids instead of prices; `ctr_poi` and `ad_share` per impression.
+      `bid_rpm`, the same of bids instead of prices; `ctr_poi`, `ctr_img` and `ad_share` per
+      impression.
     """
     seen: dict[str, list[np.ndarray]] = {}
     for batch in batches:
         real = (batch["item"] >= 0).any(axis=-1)
         request = jax.tree.map(lambda x, real=real: np.asarray(x)[real], request_of(batch))
         slate = jax.tree.map(np.asarray, mechanism.allocate(request, rule, **levers))
-        clicks = {"model": slate.pctr}
+        clicks = {"model": (slate.pctr, slate.pctr_image)}
         if truth is not None:
             shown = slate.items, slate.creatives, slate.is_ad
-            clicks["truth"] = np.asarray(truth.responses(batch["session"][real], *shown).click_poi)
-        for judge, click in clicks.items():
-            seen.setdefault(judge, []).append(_sums(slate, request, click))
+            responses = truth.responses(batch["session"][real], *shown)
+            clicks["truth"] = np.asarray(responses.click_poi), np.asarray(responses.click_image)
+        for judge, (poi, image) in clicks.items():
+            seen.setdefault(judge, []).append(_sums(slate, request, poi, image))
     return {judge: _figures(*np.sum(parts, axis=0)) for judge, parts in seen.items()}
 
 
-def _sums(slate: Slate, request: Request, click: np.ndarray) -> np.ndarray:
-    """Payments, bids of clicks, clicks, ads and impressions of a batch of slates."""
+def _sums(slate: Slate, request: Request, click: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Payments, bids of clicks, clicks of either kind, ads and impressions of a batch of slates."""
     is_own = (slate.items[:, :, None] == request.item[:, None]) & slate.is_ad[:, :, None]
     bid = np.max(np.where(is_own, request.bid[:, None], 0.0), axis=-1)
-    parts = click * slate.price_per_click, click * bid, click, slate.is_ad, slate.items >= 0
+    money = click * slate.price_per_click, click * bid
+    parts = *money, click, image, slate.is_ad, slate.items >= 0
     return np.array([part.sum(dtype=np.float64) for part in parts])
 
 
 def _figures(
-    paid: float, offered: float, clicks: float, ads: float, impressions: float
+    paid: float, offered: float, clicks: float, images: float, ads: float, impressions: float
 ) -> dict[str, float]:
     shown = max(impressions, 1.0)
     per_thousand = {"rpm": 1000 * paid / shown, "bid_rpm": 1000 * offered / shown}
-    return per_thousand | {"ctr_poi": clicks / shown, "ad_share": ads / shown}
+    rates = {"ctr_poi": clicks / shown, "ctr_img": images / shown, "ad_share": ads / shown}
+    return per_thousand | rates

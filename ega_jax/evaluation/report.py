@@ -22,12 +22,17 @@ def write_results(workdir: Path, results: Mapping[str, Any]) -> Path:
 
     A value that is not finite becomes `null`.
     """
-    path = Path(workdir) / "results.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    path, kept = Path(workdir) / "results.json", read_results(workdir)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(_finite(_merged(kept, results)), indent=2) + "\n")
     os.replace(temporary, path)
     return path
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """What `workdir/results.json` holds so far."""
+    path = Path(workdir) / "results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def _finite(value: Any) -> Any:

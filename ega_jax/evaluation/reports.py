@@ -25,7 +25,7 @@ class Truthful:
     """What happens when everyone reports the truth; `A` ads are followed: the slate's, losers."""
 
     allocation: Allocation  # Of each request, [B, K].
-    prices: jax.Array  # [B, len(RULES), K] currency per click.
+    prices: jax.Array  # [B, rules, K] currency per click.
     ad: jax.Array  # [B, A] int32 candidates: those of the slots (-1 where organic), then losers.
     value: jax.Array  # [B, A] float32 true value of a click, in currency.
     elsewhere: Elsewhere  # Of the ads that are followed, [B, A].
@@ -37,7 +37,7 @@ class Reported:
 
     bid: jax.Array  # [...] float32 as reported.
     clicks: jax.Array  # [...] float32 pctr of the ad, 0 where it is not shown.
-    price: jax.Array  # [..., len(RULES)] currency per click; means nothing where not shown.
+    price: jax.Array  # [..., rules] currency per click; means nothing where not shown.
     slot: jax.Array  # [...] int32 where the ad is, -1 where not shown.
     item: jax.Array  # [..., K] int32 POI ids of the slate.
     creative: jax.Array  # [..., K] int32.

@@ -9,7 +9,8 @@ import numpy as np
 
 from ega_jax.data.market.clicks import Truth
 from ega_jax.reward.model import Items, RewardConfig
-from ega_jax.training.reward import batch_predictor, feedback_report
+from ega_jax.training.logged import feedback_report
+from ega_jax.training.reward import batch_predictor
 from ega_jax.types import Params
 
 Batch = Mapping[str, Any]
@@ -54,11 +55,12 @@ def evaluate_response(
     predict = batch_predictor(config, items)
     batches = [dict(batch) for batch in batches]
     predicted = [jax.device_get(predict(params, batch)) for batch in batches]
-    figures = feedback_report(predicted, batches)
+    figures = feedback_report([vars(found) for found in predicted], batches)
     if truth is None:
         return figures
     actual = [_respond(truth, batch) for batch in batches]
-    figures |= {f"truth_{k}": v for k, v in feedback_report(actual, batches).items()}
+    true_figures = feedback_report([vars(found) for found in actual], batches)
+    figures |= {f"truth_{name}": value for name, value in true_figures.items()}
     known = list(zip(batches, predicted, actual, strict=True))
     rng = np.random.default_rng(seed)
     moves = {"swap": swap, "replace": lambda rng, batch: replace(rng, batch, items)}

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax import lax
 
 from ega_jax.generation.transformer import Block, KeysValues, Mlp, linear, row_wise_dot
 from ega_jax.types import Catalogue, Params
@@ -34,6 +35,7 @@ class GeneratorConfig:
     encoder_blocks: int = 3
     decoder_blocks: int = 3
     creatives: bool = True
+    multi_token: bool = True  # False: creatives are predicted apart (the ablation EGA-mtp).
     dropout_rate: float = 0.0
     history_dropout: float = 0.0  # Share of the history's behaviours left out in training.
     dtype: str = "float32"  # Of the computation; parameters are float32.
@@ -153,9 +155,10 @@ class Generator(nn.Module):
             seen = where[..., None, None, :]
             x = block(x, block.self_keys_values(x), seen, deterministic=deterministic)
         x = self.encoder_norm(x)
+        y = x if self.config.multi_token else lax.stop_gradient(x)
         return Memory(
             poi=tuple(block.cross_keys_values(x) for block in self.decoder),
-            creative=(self.creative_block.cross_keys_values(x),) if self.config.creatives else (),
+            creative=(self.creative_block.cross_keys_values(y),) if self.config.creatives else (),
             where=where,
         )
 
@@ -271,6 +274,10 @@ class Generator(nn.Module):
     ) -> jax.Array:
         """The multi-token-prediction module's state of every slot (16).
 
+        Without multi-token prediction it knows the POIs alone, not the POI decoder's states, and
+        teaches neither encoder nor decoder: of what they share only embeddings of layers and of
+        creatives' codes learn from it.
+
         Args:
           memory: encoded histories.
           states: `[..., K, D]` the POI decoder's states where each slot's last code is predicted.
@@ -281,7 +288,10 @@ class Generator(nn.Module):
           `[..., K, D]`; a slot sees itself and the slots before it, and no creative.
         """
         items = self.poi.items(poi_codes)
-        x = jnp.concatenate([self.state_norm(states), self.item_norm(items)], axis=-1)
+        if self.config.multi_token:
+            x = jnp.concatenate([self.state_norm(states), self.item_norm(items)], axis=-1)
+        else:
+            x = self.item_norm(lax.stop_gradient(items))
         x = self.creative_in(x)
         causal = jnp.tril(jnp.ones((x.shape[-2], x.shape[-2]), bool))
         return self.creative_block(

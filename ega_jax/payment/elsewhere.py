@@ -13,11 +13,11 @@ from flax import struct
 from ega_jax.payment.regret import with_reports
 from ega_jax.reward.allocation import (
     Allocation,
-    AllocationConfig,
     Levers,
     Menu,
-    Models,
     Offer,
+    SystemConfig,
+    SystemModels,
     allocate_each,
 )
 
@@ -35,8 +35,8 @@ class Elsewhere:
 
 
 def look_elsewhere(
-    models: Models,
-    config: AllocationConfig,
+    models: SystemModels,
+    config: SystemConfig,
     probes: tuple[float, ...],
     levers: Levers,
     offer: Offer,
@@ -51,8 +51,8 @@ def look_elsewhere(
     nothing, elsewhere that of another search.
 
     Args:
-      models: generator, reward model, items.
-      config: sizes of the allocation.
+      models: of a system; see `prepare`.
+      config: its sizes.
       probes: `G` rising multiples of what the rivals ask of an ad, at which its clicks are looked
         up; may be empty.
       levers: run-time settings.
@@ -122,7 +122,7 @@ def value_to_others(menu: Menu, bid: jax.Array, ads: jax.Array, levers: Levers) 
     shown = jnp.where(menu.candidate >= 0, bid[menu.candidate], 0.0)
     own = menu.candidate == ads[:, None, None]
     worth = (jnp.where(own, 0.0, shown) + levers.kappa) * menu.pctr
-    return jnp.where(menu.beams.where, worth.sum(-1), 0.0)
+    return jnp.where(menu.where, worth.sum(-1), 0.0)
 
 
 def struck_out(menu: Menu, bid: jax.Array, ads: jax.Array, levers: Levers) -> jax.Array:

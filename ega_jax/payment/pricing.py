@@ -23,17 +23,18 @@ from ega_jax.payment.network import Context, PaymentConfig
 from ega_jax.payment.regret import Outcome, Table, tabulate
 from ega_jax.reward.allocation import (
     Allocation,
-    AllocationConfig,
     Levers,
     Menu,
-    Models,
     Offer,
+    SystemConfig,
+    SystemModels,
     allocate,
     prepare,
 )
 from ega_jax.types import Params, Request
 
-RULES = ("first_price", "gsp", "clarke", *network.HEADS)
+WITHOUT_NETWORK = ("first_price", "gsp", "clarke")
+RULES = (*WITHOUT_NETWORK, *network.HEADS)
 _NO_CLICKS = 1e-6  # Below this, click probabilities are taken for this.
 _FAR = 3.0  # Multiples of an ad's clicks above it look the same to the network.
 
@@ -44,6 +45,12 @@ class PricingConfig:
 
     hidden: tuple[int, ...] = (128, 32, 10)  # Layers of the payment network.
     probes: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # See `look_elsewhere`.
+    heads: tuple[str, ...] = network.HEADS  # Those that a payment network is trained with.
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The payment rules that there are prices of, in the order of `prices`."""
+        return (*WITHOUT_NETWORK, *self.heads)
 
 
 def context_of(
@@ -101,11 +108,11 @@ def prices(
     menu: Menu,
     elsewhere: Elsewhere,
 ) -> jax.Array:
-    """Prices of a slate's clicks under every rule.
+    """Prices of a slate's clicks under each of `pricing.rules`.
 
     Args:
       networks: parameters of the payment network by its head.
-      pricing: its sizes.
+      pricing: its sizes and heads.
       levers: run-time settings.
       offer: the request.
       bid: `[N]` float32 currency per click.
@@ -114,7 +121,7 @@ def prices(
       elsewhere: of the slots' ads, `[K]`; only Clarke's price and the network read it.
 
     Returns:
-      `[len(RULES), K]` float32 currency per click, from 0 to the bid; 0 for organic items.
+      `[len(pricing.rules), K]` float32 currency per click, from 0 to the bid; 0 for organic items.
     """
     is_ad, own = allocation.is_ad, jnp.where(allocation.is_ad, allocation.bid, 0.0)
     places = jnp.arange(offer.item.shape[0])
@@ -125,7 +132,7 @@ def prices(
     context = context_of(offer, allocation, menu, bid, levers, elsewhere)
     learned = [
         network.price(networks[head], PaymentConfig(head, pricing.hidden), context, own)
-        for head in network.HEADS
+        for head in pricing.heads
     ]
     every = jnp.stack(
         [
@@ -142,8 +149,8 @@ def prices(
 
 
 def tabulate_request(
-    models: Models,
-    config: AllocationConfig,
+    models: SystemModels,
+    config: SystemConfig,
     pricing: PricingConfig,
     levers: Levers,
     request: Request,
@@ -153,8 +160,8 @@ def tabulate_request(
     """Outcomes of one request's ads at their true bids and at sampled misreports (sec. 4.4.2).
 
     Args:
-      models: generator, reward model, items.
-      config: sizes of the allocation.
+      models: of a system; see `prepare`.
+      config: its sizes.
       pricing: sizes of what the network sees.
       levers: run-time settings.
       request: one request; its bids are taken for the true values.

@@ -8,7 +8,9 @@ Written for one request; `vmap` it over a batch.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
@@ -31,11 +33,17 @@ _WINNERS_AT_ONCE = 4  # Winning slates of variants are few: most variants share 
 
 
 @dataclasses.dataclass(frozen=True)
-class AllocationConfig:
+class SystemConfig:
+    """What is compiled into any system: sizes of the reward model that judges its slates."""
+
+    reward: RewardConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class AllocationConfig(SystemConfig):
     """What is compiled in; see `Levers` for what is not."""
 
     generator: GeneratorConfig
-    reward: RewardConfig
     num_beams: int = 32  # S
     token_bid: str = "max"  # max or mean, see `request_candidates`.
     scope: str = "prefix"  # prefix or layer.
@@ -55,19 +63,25 @@ class Levers:
 
 
 @struct.dataclass
-class Models:
+class SystemModels:
+    """The reward model that judges any system's slates, and what is known of the items."""
+
+    reward: Params
+    items: Items
+
+
+@struct.dataclass
+class Models(SystemModels):
     """Parameters of generator and reward model, and what they know of the items."""
 
     generator: Params
-    reward: Params
-    items: Items
 
 
 @struct.dataclass
 class Offer:
     """One request, as far as bids cannot change it."""
 
-    memory: Memory
+    memory: Any  # What the system's own search reads of the request; here the encoded history.
     reward_memory: reward_model.Memory
     item: jax.Array  # [N] int32 POI ids, -1 padding; organic ones in upstream order.
     is_ad: jax.Array  # [N] bool.
@@ -82,7 +96,9 @@ class Menu:
     candidate: jax.Array  # [S, K] int32 candidates, -1 where a slot is empty.
     pctr: jax.Array  # [S, K] float32 click probabilities, 0 in empty slots.
     value: jax.Array  # [S] float32 expected currency, -1e30 where there is no slate.
-    beams: Beams
+    where: jax.Array  # [S] bool, there is a slate.
+    log_z: jax.Array  # [S, K] float32 log allocation probability of an item's codes together.
+    states: jax.Array  # [S, K, D] what creatives are chosen by, once the slate has won.
 
 
 @struct.dataclass
@@ -94,46 +110,70 @@ class Allocation:
     creative: jax.Array  # [K] int32, -1 where none.
     is_ad: jax.Array  # [K] bool.
     bid: jax.Array  # [K] float32 currency per click, 0 for organic items.
-    log_z: jax.Array  # [K] float32 log allocation probability of the item's codes together.
+    log_z: jax.Array  # [K] float32 as in the menu.
     prediction: Predictions  # Of the slate with these creatives, all [K].
 
 
-def prepare(models: Models, config: AllocationConfig, request: Request) -> Offer:
+@functools.singledispatch
+def prepare(models: SystemModels, config: SystemConfig, request: Request) -> Offer:
     """Computes what bids cannot change: encoded histories, and each candidate on its own.
 
+    Like `allocate` and `allocate_each` it goes by the type of `models`: a system that allocates in
+    its own way registers these three, and is priced, trained and judged by the same code.
+
     Args:
-      models: generator, reward model, items.
-      config: sizes.
+      models: of a system; for EGA generator, reward model, items.
+      config: its sizes.
       request: one request, without a batch axis; its bids are not read.
 
     Returns:
       The offer.
     """
+    raise NotImplementedError(type(models))
+
+
+@prepare.register(Models)
+def _(models: Models, config: AllocationConfig, request: Request) -> Offer:
     history = request.history_poi, request.history_creative
     memory = generator.encode(models.generator, config.generator, *history, models.items.catalogue)
-    reward_memory = reward_model.encode(
-        models.reward, config.reward, models.items, *history, request.item
-    )
     alone = request.item[:, None]
     states = _first_states(models, config, memory, alone)
     creative = choose_creatives(
         models.generator, config.generator, memory, states, alone, models.items.catalogue
     )
+    return offer_with(models, config, request, memory, creative[:, 0])
+
+
+def offer_with(
+    models: Models,
+    config: AllocationConfig,
+    request: Request,
+    memory: Memory,
+    creative: jax.Array,
+) -> Offer:
+    """The offer of a request whose candidates, when nothing stands around them, show `creative`.
+
+    Args:
+      models: generator, reward model, items.
+      config: sizes.
+      request: one request.
+      memory: its encoded history.
+      creative: `[N]` int32 of each candidate.
+    """
+    history = request.history_poi, request.history_creative
+    reward_memory = reward_model.encode(
+        models.reward, config.reward, models.items, *history, request.item
+    )
+    alone = request.item[:, None], creative[:, None], request.is_ad[:, None]
     prediction = reward_model.predict(
-        models.reward,
-        config.reward,
-        models.items,
-        reward_memory,
-        alone,
-        creative,
-        request.is_ad[:, None],
+        models.reward, config.reward, models.items, reward_memory, *alone
     )
     return Offer(
         memory=memory,
         reward_memory=reward_memory,
         item=request.item,
         is_ad=request.is_ad & (request.item >= 0),
-        creative=creative[:, 0],
+        creative=creative,
         quality=prediction.click_poi[:, 0],
     )
 
@@ -255,7 +295,14 @@ def find_menus(
 
 def _menu(beams: Beams, pctr: jax.Array, bid: jax.Array, levers: Levers) -> Menu:
     value = slate_value(_pick(bid, beams.items, 0.0), pctr, levers.kappa)
-    return Menu(beams.items, pctr, jnp.where(beams.where, value, _NONE), beams)
+    return Menu(
+        candidate=beams.items,
+        pctr=pctr,
+        value=jnp.where(beams.where, value, _NONE),
+        where=beams.where,
+        log_z=beams.log_z.sum(-1),
+        states=beams.states,
+    )
 
 
 def slate_value(bid: jax.Array, pctr: jax.Array, kappa: chex.Numeric) -> jax.Array:
@@ -263,9 +310,10 @@ def slate_value(bid: jax.Array, pctr: jax.Array, kappa: chex.Numeric) -> jax.Arr
     return jnp.sum((bid + kappa) * pctr, axis=-1)
 
 
+@functools.singledispatch
 def allocate(
-    models: Models,
-    config: AllocationConfig,
+    models: SystemModels,
+    config: SystemConfig,
     offer: Offer,
     bid: jax.Array,
     levers: Levers,
@@ -273,8 +321,8 @@ def allocate(
     """The slate shown for one request, with its creatives, and the menu it was chosen from.
 
     Args:
-      models: generator, reward model, items.
-      config: sizes.
+      models: see `prepare`.
+      config: likewise.
       offer: the request, from `prepare`.
       bid: `[N]` float32 currency per click, at least 0, 0 for organic items.
       levers: run-time settings.
@@ -283,15 +331,23 @@ def allocate(
       The allocation and the menu. Where the menu was searched without bids, creatives stay those
       of the menu, so that nothing about a slate depends on bids but its choice.
     """
+    raise NotImplementedError(type(models))
+
+
+@allocate.register(Models)
+def _(
+    models: Models, config: AllocationConfig, offer: Offer, bid: jax.Array, levers: Levers
+) -> tuple[Allocation, Menu]:
     menu = find_menu(models, config, offer, bid, levers)
     best = jnp.argmax(menu.value)
-    shown = _show(models, config, offer, levers, menu.candidate[best], menu.beams.states[best])
+    shown = _show(models, config, offer, levers, menu.candidate[best], menu.states[best])
     return _allocation(offer, bid, menu, best, *shown), menu
 
 
+@functools.singledispatch
 def allocate_each(
-    models: Models,
-    config: AllocationConfig,
+    models: SystemModels,
+    config: SystemConfig,
     offer: Offer,
     bid: jax.Array,
     levers: Levers,
@@ -304,10 +360,22 @@ def allocate_each(
     Returns:
       The allocations and menus; every field has a leading axis `R`.
     """
+    raise NotImplementedError(type(models))
+
+
+@allocate_each.register(Models)
+def _(
+    models: Models,
+    config: AllocationConfig,
+    offer: Offer,
+    bid: jax.Array,
+    levers: Levers,
+    banned: jax.Array | None = None,
+) -> tuple[Allocation, Menu]:
     menu = find_menus(models, config, offer, bid, levers, banned)
     best = jnp.argmax(menu.value, axis=-1)
     variant = jnp.arange(bid.shape[0])
-    slates, states = menu.candidate[variant, best], menu.beams.states[variant, best]
+    slates, states = menu.candidate[variant, best], menu.states[variant, best]
     show = jax.vmap(lambda row: _show(models, config, offer, levers, slates[row], states[row]))
     everywhere = jnp.ones(bid.shape[0], bool)
     shown = map_distinct(show, slates, everywhere, chunk=_WINNERS_AT_ONCE)
@@ -337,7 +405,7 @@ def _allocation(offer, bid, menu, best, creative, prediction) -> Allocation:
         creative=creative,
         is_ad=_pick(offer.is_ad, candidate, False),
         bid=_pick(bid, candidate, 0.0),
-        log_z=menu.beams.log_z[best].sum(-1),
+        log_z=menu.log_z[best],
         prediction=prediction,
     )
 

@@ -32,9 +32,7 @@ def contributions(
     """
     menu = jax.vmap(lambda offer, b: find_menu(models, config, offer, b, levers))(offers, bid)
     best = jnp.argmax(menu.value, axis=-1)
-    known, found = jax.vmap(marginal_contributions)(
-        menu.value, menu.candidate, menu.beams.where, best
-    )
+    known, found = jax.vmap(marginal_contributions)(menu.value, menu.candidate, menu.where, best)
     candidate = jnp.take_along_axis(menu.candidate, best[:, None, None], axis=1)[:, 0]
     batch, slots = candidate.shape
 

@@ -6,9 +6,10 @@ leads to, and the payment network on that table. The reward model belongs to the
 belongs to a system, a folder below it, so that several systems share what they may.
 """
 
+import abc
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,19 @@ import numpy as np
 
 from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
-from ega_jax.generation import alignment
-from ega_jax.generation.alignment import AlignmentConfig
 from ega_jax.payment import lagrangian, network, regret
 from ega_jax.payment.lagrangian import LagrangianConfig
 from ega_jax.payment.network import PaymentConfig
 from ega_jax.payment.pricing import PricingConfig, tabulate_request
-from ega_jax.reward.allocation import AllocationConfig, Levers, Models, candidates_of, prepare
-from ega_jax.reward.contributions import contributions
+from ega_jax.reward.allocation import Levers, SystemConfig, SystemModels
+from ega_jax.reward.model import RewardConfig
 from ega_jax.training.checkpoints import check_workdir, is_complete, restore_tree, save_tree
+from ega_jax.training.logged import sizes_of
 from ega_jax.training.loop import Phase, train
-from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.optimizer import optimizer_of
 from ega_jax.training.pretraining import Pretraining
 from ega_jax.training.progress import ProgressReport
-from ega_jax.training.reward import items_of, reward_config, reward_phase
+from ega_jax.training.reward import items_of, reward_phase
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Params, Request
 
@@ -40,8 +40,10 @@ NO_LIMIT = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class AuctionTraining:
+class AuctionTraining(abc.ABC):
     """The phases from a pre-trained generator to a mechanism, bound to a workdir.
+
+    What slates are found with is left to the systems that are compared.
 
     Attributes:
       pretraining: the first half, finished.
@@ -71,22 +73,25 @@ class AuctionTraining:
         return dataset
 
     @property
-    def allocation_config(self) -> AllocationConfig:
+    @abc.abstractmethod
+    def allocation_config(self) -> SystemConfig:
         """What is compiled into the allocation."""
-        settings = self.config["allocation"]
-        return AllocationConfig(
-            generator=self.pretraining.generator_config,
-            reward=reward_config(self.config["reward"], self.pretraining.generator_config),
-            num_beams=settings["num_beams"],
-            token_bid=settings["token_bid"],
-            scope=settings["scope"],
-        )
+
+    @property
+    @abc.abstractmethod
+    def models(self) -> SystemModels:
+        """What slates are found with, trained."""
+
+    @property
+    def reward_config(self) -> RewardConfig:
+        """Sizes of the reward model."""
+        return sizes_of(RewardConfig, self.config["reward"], self.pretraining.generator_config)
 
     @property
     def pricing_config(self) -> PricingConfig:
         """What is compiled into the prices."""
         settings = self.config["payment"]
-        return PricingConfig(tuple(settings["hidden"]), tuple(settings["probes"]))
+        return PricingConfig(*(tuple(settings[name]) for name in ("hidden", "probes", "heads")))
 
     @property
     def levers(self) -> Levers:
@@ -118,69 +123,24 @@ class AuctionTraining:
             "reward",
             self.dataset,
             self.items,
-            self.allocation_config.reward,
+            self.reward_config,
             self.config["reward"],
             self.config["seed"],
         )
-        return self._train(phase, folder)
-
-    @functools.cached_property
-    def aligned(self) -> Params:
-        """The generator's parameters after the policy gradient (32); as they were without steps."""
-        pretrained = self.pretraining.restore_generator()
-        settings = self.config["alignment"]
-        if not settings["num_steps"]:
-            return pretrained
-        phase = self._alignment_phase(pretrained)
-        trained = self._train(phase, self.system)
-        _, frozen = alignment.split(pretrained, self.allocation_config.generator, settings["part"])
-        return alignment.join(trained, frozen)
-
-    @property
-    def models(self) -> Models:
-        """Aligned generator, reward model, items."""
-        return Models(generator=self.aligned, reward=self.reward, items=self.items)
+        return self.train_phase(phase, folder)
 
     @functools.cached_property
     def networks(self) -> dict[str, Params]:
-        """The payment network's parameters with either head."""
-        return {head: self._train(self._payment_phase(head), self.system) for head in network.HEADS}
+        """The payment network's parameters by head."""
+        heads = self.pricing_config.heads
+        return {head: self.train_phase(self._payment_phase(head), self.system) for head in heads}
 
-    def _train(self, phase: Phase, folder: Path) -> Params:
+    def train_phase(self, phase: Phase, folder: Path) -> Params:
+        """Trains a phase to its end in a folder, from its last checkpoint if there is one."""
         mesh = self.pretraining.mesh
         trained = train(phase, workdir=folder, config=self.config, mesh=mesh).params
         # Off the mesh: what one phase trained is used beside what another restored.
         return jax.tree.map(jnp.asarray, jax.device_get(trained))
-
-    def _alignment_phase(self, pretrained: Params) -> Phase:
-        settings, levers = self.config["alignment"], self.levers
-        config, models = self.allocation_config, Models(pretrained, self.reward, self.items)
-        weights = AlignmentConfig(
-            alpha=self.config["allocation"]["alpha"],
-            beta=self.config["allocation"]["beta"],
-            kl_weight=settings["kl_weight"],
-            part=settings["part"],
-        )
-        loss = policy_loss(models, config, levers, weights)
-        trained, _ = alignment.split(pretrained, config.generator, settings["part"])
-        optimizer = _optimizer(settings)
-        return Phase(
-            name="alignment",
-            init=lambda: TrainState.create(trained, optimizer, pretrained),
-            step=make_train_step(loss, optimizer, self._key(4)),
-            batches=pipeline.train_batches(
-                self.dataset,
-                "align",
-                batch_size=settings["batch_size"],
-                history_length=self.config["data"]["history_length"],
-                seed=self.config["seed"],
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-            ),
-            num_steps=settings["num_steps"],
-            checkpoint_every=settings["checkpoint_every"],
-            log_every=settings["log_every"],
-        )
 
     def sessions(self, split: str, num_sessions: int, batch_size: int) -> grain.IterDataset:
         """About so many sessions of a split, evenly spread over it, as batches."""
@@ -198,10 +158,10 @@ class AuctionTraining:
         settings = self.config["payment"]
         models, config, levers = self.models, self.allocation_config, self.levers
         pricing = self.pricing_config
-        key, num_reports = self._key(5), settings["num_reports"]
+        key, num_reports = self.key(5), settings["num_reports"]
 
         @jax.jit
-        def tabulate(models: Models, batch: dict[str, jax.Array], keys: jax.Array):
+        def tabulate(models: SystemModels, batch: dict[str, jax.Array], keys: jax.Array):
             def one(x: tuple[Request, jax.Array]):
                 request, key = x
                 return tabulate_request(models, config, pricing, levers, request, key, num_reports)
@@ -229,18 +189,18 @@ class AuctionTraining:
         settings, table = self.config["payment"], self.table
         model = PaymentConfig(head, self.pricing_config.hidden)
         duals = LagrangianConfig(**settings["lagrangian"])
-        optimizer = _optimizer(settings)
+        optimizer = optimizer_of(settings)
         num_slots = table["where"].shape[1]
 
         def init() -> TrainState:
             sample = regret.table_of({name: jnp.asarray(x[:1]) for name, x in table.items()})
-            params = network.init(self._key(6), model, sample.truth.context)
+            params = network.init(self.key(6), model, sample.truth.context)
             return TrainState.create(params, optimizer, lagrangian.start(duals, num_slots))
 
         return Phase(
             name=f"payment_{head}",
             init=init,
-            step=make_train_step(lagrangian.payment_loss(model, duals), optimizer, self._key(7)),
+            step=make_train_step(lagrangian.payment_loss(model, duals), optimizer, self.key(7)),
             batches=pipeline.array_batches(
                 table,
                 batch_size=settings["batch_size"],
@@ -253,37 +213,9 @@ class AuctionTraining:
             log_every=settings["log_every"],
         )
 
-    def _key(self, number: int) -> jax.Array:
+    def key(self, number: int) -> jax.Array:
+        """A random key for each purpose."""
         return jax.random.fold_in(jax.random.key(self.config["seed"]), number)
-
-
-def policy_loss(
-    models: Models, config: AllocationConfig, levers: Levers, settings: AlignmentConfig
-) -> Callable:
-    """The loss of the alignment phase: slates of the current policy, credited by (31).
-
-    Args:
-      models: generator, reward model, items.
-      config: sizes of the allocation.
-      levers: run-time settings that slates are chosen with.
-      settings: of the loss; see `alignment.alignment_loss`.
-    """
-
-    def choose(params: Params, batch: dict[str, jax.Array]):
-        current = dataclasses.replace(models, generator=params)
-        requests = request_of(batch)
-        offers = jax.vmap(lambda request: prepare(current, config, request))(requests)
-        return contributions(current, config, offers, requests.bid, levers)
-
-    index = candidates_of(config, levers)
-    catalogue = models.items.catalogue
-    return alignment.alignment_loss(config.generator, settings, catalogue, choose, index)
-
-
-def _optimizer(settings: Mapping[str, Any]):
-    names = {field.name for field in dataclasses.fields(OptimizerConfig)} & settings.keys()
-    config = OptimizerConfig(**{name: settings[name] for name in names})
-    return make_optimizer(config, settings["num_steps"])
 
 
 def request_of(batch: Mapping[str, Any]) -> Request:

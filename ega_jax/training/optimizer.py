@@ -1,6 +1,8 @@
 """The optimizer of a phase, from a few settings."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import optax
@@ -55,6 +57,17 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     if config.clip_norm is None:
         return adam
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+
+
+def optimizer_of(settings: Mapping[str, Any]) -> optax.GradientTransformation:
+    """The gradient transformation of a phase whose settings hold those of its optimizer.
+
+    Args:
+      settings: those named like a field of `OptimizerConfig` are taken, and `num_steps`.
+    """
+    names = {field.name for field in dataclasses.fields(OptimizerConfig)} & settings.keys()
+    config = OptimizerConfig(**{name: settings[name] for name in names})
+    return make_optimizer(config, settings["num_steps"])
 
 
 def _matrices(params: Params) -> Params:

@@ -25,7 +25,7 @@ from ega_jax.training.loop import Phase, train
 from ega_jax.training.metrics import read_metrics
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.progress import ProgressReport
-from ega_jax.training.state import TrainState, make_train_step
+from ega_jax.training.state import LossFn, TrainState, make_train_step
 from ega_jax.training.tokenization import TokenizerSettings, Tokens, tokenize
 from ega_jax.types import Catalogue, Params
 
@@ -208,7 +208,7 @@ class Pretraining:
         Returns:
           The parameters.
         """
-        phase = self._generator_phase(evaluate)
+        phase = self.generator_phase(evaluate)
         return train(phase, workdir=self.workdir, config=self.config, mesh=self.mesh).params
 
     def samples_per_second(self) -> float:
@@ -246,14 +246,24 @@ class Pretraining:
         settings = OptimizerConfig(**self.config["optimizer"])
         return make_optimizer(settings, self.config["training"]["num_steps"])
 
-    def _generator_phase(self, evaluate) -> Phase:
+    @property
+    def loss(self) -> LossFn:
+        """The loss of interest pre-training (29)."""
+        return pretraining_loss(self.generator_config, self.catalogue, self.loss_tree)
+
+    def generator_phase(self, evaluate=None, loss: LossFn | None = None) -> Phase:
+        """Training from fresh parameters, by another loss than the pre-training's if one is given.
+
+        Args:
+          evaluate: see `train_generator`.
+          loss: in the form that the training loop takes.
+        """
         training = self.config["training"]
         key = jax.random.fold_in(jax.random.key(self.config["seed"]), 2)
-        loss = pretraining_loss(self.generator_config, self.catalogue, self.loss_tree)
         return Phase(
             name="generator",
             init=self._init,
-            step=make_train_step(loss, self._optimizer, key),
+            step=make_train_step(loss or self.loss, self._optimizer, key),
             batches=self._training_batches,
             num_steps=training["num_steps"],
             checkpoint_every=training["checkpoint_every"],

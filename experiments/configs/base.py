@@ -46,6 +46,7 @@ def base(name: str) -> ConfigDict:
                 "hidden": 512,
                 "encoder_blocks": 3,
                 "decoder_blocks": 3,
+                "multi_token": True,  # False: creatives are predicted apart (EGA-mtp).
                 "dropout_rate": 0.0,
                 "history_dropout": 0.0,  # Share of behaviours left out in training.
                 "dtype": "float32",  # Of the computation; bfloat16 on GPU and TPU.
@@ -107,6 +108,7 @@ def base(name: str) -> ConfigDict:
             },
             "alignment": {
                 "part": "head_and_last_block",  # What is trained, or all.
+                "joint_rows": 0,  # Not 0: one stage with the pre-training (the ablation EGA-end).
                 "kl_weight": 0.0,
                 "batch_size": 32,
                 "num_steps": 200,
@@ -117,6 +119,7 @@ def base(name: str) -> ConfigDict:
             },
             "payment": {
                 "hidden": (128, 32, 10),
+                "heads": ("rate", "threshold"),  # Trained one by one, on the same table.
                 # Multiples of what its rivals ask of an ad at which its clicks are looked up.
                 "probes": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
                 "num_sessions": 2048,  # Of the table of reports.
@@ -140,14 +143,45 @@ def base(name: str) -> ConfigDict:
                 "checkpoint_every": 1000,
                 "log_every": 50,
             },
-            "auction": {  # How the auction is measured.
+            "one_rec": {"strength": 0.1},  # Of DPO's preferences; its other settings: alignment.
+            "cascade": cascade(),
+            "auction": {  # What is auctioned by, and how it is measured.
+                "system": "ega",  # ega, gr (OneRec, Peri-CR, GSP) or mca (the cascade).
                 "rule": "threshold",  # first_price, gsp, clarke, rate, threshold or truthful.
-                "num_sessions": 128,
+                "num_sessions": 128,  # Whose every report is tried,
+                "num_served": 512,  # and those that tables count money and clicks of.
                 "batch_size": 8,
                 "num_losing": 4,  # Ads outside a slate whose reports are tried too.
             },
         }
     )
+
+
+def cascade() -> dict:
+    """Settings of the stages of MCA, some of which GR uses too."""
+    logged = {
+        "batch_size": 128,
+        "num_steps": 1000,
+        "learning_rate": 3e-3,
+        "schedule": "cosine",
+        "warmup_steps": 50,
+        "weight_decay": 0.3,
+        "clip_norm": 1.0,
+        "checkpoint_every": 500,
+        "log_every": 50,
+        "evaluate_every": 500,
+    }
+    sizes = {"width": 64, "num_heads": 8, "hidden": 128}
+    rewarded = logged | {"learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": 64}
+    rewarded |= {"num_steps": 500}
+    return {
+        "num_recalled": 20,  # Ads that TIGER lets through.
+        "tiger": logged | {"weight_decay": 0.0},
+        "hstu": logged | sizes | {"blocks": 1, "dropout_rate": 0.2},
+        "peri_cr": logged | sizes | {"dropout_rate": 0.2},
+        "cga": rewarded | sizes,
+        "cross_dqn": rewarded | sizes | {"screen": 5, "discount": 1.0, "epsilon": 0.3, "tau": 0.01},
+    }
 
 
 def choose(variant: str, variants: dict) -> dict:

@@ -44,6 +44,14 @@ TINY = {
     "allocation": {"num_beams": 16},
     "alignment": {"num_steps": 40, "checkpoint_every": 20},
     "payment": {"num_sessions": 512, "num_steps": 600, "checkpoint_every": 300},
+    "cascade": {
+        "num_recalled": 12,
+        "tiger": {"num_steps": 600},
+        "hstu": {"num_steps": 400},
+        "peri_cr": {"width": 32, "num_heads": 4, "hidden": 64, "num_steps": 800},
+        "cga": {"width": 32, "num_heads": 4, "hidden": 64},
+        "cross_dqn": {"width": 32, "num_heads": 4, "hidden": 64},
+    },
     "auction": {"num_sessions": 24},
 }
 SMALL = {
@@ -53,6 +61,7 @@ SMALL = {
     "optimizer": {"learning_rate": 3e-3},
     "training": {"num_steps": 3000, "checkpoint_every": 500, "evaluate_every": 1000},
     "evaluation": {"num_beams": 32},
+    "cascade": {"cross_dqn": {"screen": 3}},
 }
 YELP_SMALL = SMALL | {"data": {"history_length": 32, "market": {"size": "small", "world": "yelp"}}}
 LARGE = {

@@ -233,7 +233,7 @@ def random_outcomes(rows, seed):
 def test_the_truth_is_asked_for_every_report_of_every_ad():
     _, truth = small_market()
     (fair, tried), session = random_outcomes(2, 0), np.array([17, 302])
-    found = auction._by_truth(fair, tried, truth, session)
+    found = auction._by_truth(RULES, fair, tried, truth, session)
     shown = fair.allocation
     rng = np.random.default_rng(0)
     for row in range(2):
@@ -253,8 +253,8 @@ def test_the_truth_is_asked_for_every_report_of_every_ad():
 def test_both_judges_see_the_same_prices_but_for_myersons():
     _, truth = small_market()
     fair, tried = random_outcomes(3, 1)
-    model = auction._by_model(fair, tried)
-    true = auction._by_truth(fair, tried, truth, np.array([0, 5, 9]))
+    model = auction._by_model(RULES, fair, tried)
+    true = auction._by_truth(RULES, fair, tried, truth, np.array([0, 5, 9]))
     np.testing.assert_array_equal(model.click, np.float64(fair.allocation.prediction.click_poi))
     np.testing.assert_array_equal(model.image, np.float64(fair.allocation.prediction.click_image))
     np.testing.assert_array_equal(model.clicks, tried.clicks)

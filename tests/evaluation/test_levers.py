@@ -25,7 +25,7 @@ def test_money_and_clicks_by_a_loop():
     batch = vars(requests) | {"session": np.arange(B)}
     found = served(mechanism, [batch, batch], HalfOfAll(), rule="gsp", beta=3.0)
     slate = mechanism.allocate(requests, "gsp", beta=3.0)
-    sums = {judge: np.zeros(3) for judge in ("model", "truth")}
+    sums = {judge: np.zeros(4) for judge in ("model", "truth")}
     ads = shown = 0
     for row in range(B):
         for slot, item in enumerate(np.asarray(slate.items[row])):
@@ -39,15 +39,17 @@ def test_money_and_clicks_by_a_loop():
             )
             bids = [float(bid) for i, ad, bid in candidates if i == item and ad]
             bid = max(bids) if is_ad else 0.0
-            for judge, click in (("model", float(slate.pctr[row, slot])), ("truth", 0.5)):
+            by_model = float(slate.pctr[row, slot]), float(slate.pctr_image[row, slot])
+            for judge, (click, image) in (("model", by_model), ("truth", (0.5, 0.5))):
                 price = float(slate.price_per_click[row, slot])
-                sums[judge] += np.array([click * price, click * bid, click])
+                sums[judge] += np.array([click * price, click * bid, click, image])
     assert 0 < ads < shown
-    for judge, (paid, offered, clicks) in sums.items():
+    for judge, (paid, offered, clicks, images) in sums.items():
         expected = {
             "rpm": 1000 * paid / shown,
             "bid_rpm": 1000 * offered / shown,
             "ctr_poi": clicks / shown,
+            "ctr_img": images / shown,
             "ad_share": ads / shown,
         }
         assert found[judge].keys() == expected.keys()

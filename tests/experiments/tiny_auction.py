@@ -8,7 +8,7 @@ from pathlib import Path
 from tiny_runs import tiny_config, write_ad_log
 
 from ega_jax.training import loop
-from ega_jax.training.auction import AuctionTraining
+from ega_jax.training.ega import EGA
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 
@@ -45,11 +45,11 @@ def copied(workdir: Path, to: Path) -> Path:
     return to
 
 
-def training(config, workdir, mesh=None) -> AuctionTraining:
+def training(config, workdir, mesh=None) -> EGA:
     """The second half in the folder of the system `ega`."""
     workdir = Path(workdir)
     first = Pretraining(config, workdir, mesh or data_mesh())
-    return AuctionTraining(first, workdir / "systems" / "ega")
+    return EGA(first, workdir / "systems" / "ega")
 
 
 def train_and_die(config, workdir, phase, step):

@@ -209,6 +209,39 @@ def test_without_creatives_there_is_nothing_of_them():
     assert memory.creative == ()
 
 
+APART = dataclasses.replace(CONFIG, multi_token=False)
+
+
+@jax.jit
+@functools.partial(jax.value_and_grad, has_aux=True)
+def creative_cubes(params, *inputs):
+    """A loss of creatives predicted apart, and all logits."""
+    logits = forward(params, *inputs, config=APART)
+    return jnp.mean(logits.creative**3), logits
+
+
+def test_creatives_predicted_apart_leave_pois_alone(params):
+    """And know nothing of the POI decoder: next-token prediction beside that of the POIs."""
+    apart, inputs = init_params(APART), random_inputs()
+    assert params.keys() - apart.keys() == {"state_norm"}
+    apart = {name: params[name] for name in apart} | {"creative_in": apart["creative_in"]}
+    (_, logits), grads = creative_cubes(apart, *inputs)
+    same(logits.poi, FORWARD(params, *inputs).poi)
+
+    own = {"creative", "creative_in", "creative_block", "creative_mlp", "item_norm", "layer"}
+    for name, grad in grads.items():
+        sizes = [np.abs(leaf).max() for leaf in jax.tree.leaves(grad)]
+        assert all(size > 0 for size in sizes) if name in own else not any(sizes), name
+
+    decoder = {name: params[name] for name in ("decoder_0", "slot", "begin")}
+    other = apart | jax.tree.map(lambda x: x + 0.5, decoder)
+    (_, moved), _ = creative_cubes(other, *inputs)
+    same(moved.creative, logits.creative)
+    assert_differ(moved.poi, logits.poi)
+    history = (inputs[0] + 1) % P
+    assert_differ(creative_cubes(apart, history, *inputs[1:])[0][1].creative, logits.creative)
+
+
 @pytest.mark.parametrize("slots", [1, 2])
 def test_fewer_slots_are_the_first_of_more(params, slots):
     history_poi, history_creative, poi, creative = random_inputs()

@@ -107,7 +107,7 @@ def test_clarke_on_a_bid_free_menu_is_the_rule_on_its_click_rates():
     _, _, menus = serve(FEW, tiny_models(), REQUESTS, settings)
     for row in range(6):
         menu, bid = one(menus, row), jnp.asarray(REQUESTS.bid[row])
-        kept = np.flatnonzero(menu.beams.where)
+        kept = np.flatnonzero(menu.where)
         clicks = np.zeros((kept.size, N + 1))
         for m, beam in enumerate(kept):
             for slot, item in enumerate(np.asarray(menu.candidate[beam])):

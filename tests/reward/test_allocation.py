@@ -61,7 +61,7 @@ def test_with_all_beams_the_best_of_all_slates_wins(kappa):
         request, offer = one(REQUESTS, row), one(offers, row)
         slates = every_slate(request)
         # Items of equal codes are interchangeable to the search: it lists the higher bid first.
-        listed = {tuple(s) for s in np.asarray(menus.candidate[row])[menus.beams.where[row]]}
+        listed = {tuple(s) for s in np.asarray(menus.candidate[row])[menus.where[row]]}
         assert listed <= slates
         values = true_values(models, offer, request, sorted(listed), kappa)
         won = sorted(listed).index(tuple(np.asarray(allocations.candidate[row]).tolist()))
@@ -153,7 +153,7 @@ def test_a_banned_candidate_is_never_shown():
         return find_menus(models, CONFIG, offer, bids, levers(), jnp.arange(-1, N))
 
     found = menus(request)
-    assert found.beams.where[0].sum() < ALL_BEAMS
+    assert found.where[0].sum() < ALL_BEAMS
     for candidate in range(N):
         assert (found.candidate[0] == candidate).any() == (request.item[candidate] >= 0)
         assert not (found.candidate[candidate + 1] == candidate).any()
@@ -175,7 +175,7 @@ def test_variants_together_are_as_alone():
     shown, joint_menus = together(request, bids)
     close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
     jax.tree.map(close, alone, shown)
-    live = np.asarray(menus.beams.where)
+    live = np.asarray(menus.where)
     np.testing.assert_array_equal(menus.candidate, joint_menus.candidate)
     close(np.asarray(menus.pctr)[live], np.asarray(joint_menus.pctr)[live])
     close(menus.value, joint_menus.value)

@@ -10,13 +10,12 @@ import optax
 import pytest
 from tiny_reward import CONFIG, ITEMS, K, init_params, random_batch
 
-from ega_jax.reward.losses import feedback_loss, feedback_of, reward_loss
-from ega_jax.reward.network import Logits
+from ega_jax.reward.losses import RESPONSES, feedback_loss, reward_loss
 
 
 def random_logits(seed, shape):
     rng = np.random.default_rng(seed)
-    return Logits(*(rng.normal(size=shape).astype(np.float32) for _ in range(3)), states=None)
+    return {name: rng.normal(size=shape).astype(np.float32) for name in RESPONSES}
 
 
 def nll(logit, happened):
@@ -27,14 +26,14 @@ def nll(logit, happened):
 def test_the_loss_by_a_loop():
     batch = random_batch(rows=6)
     where = batch["shown_poi"] >= 0
-    logits, feedback = random_logits(0, where.shape), feedback_of(batch)
+    logits = random_logits(0, where.shape)
     parts = {"click_poi": [], "click_image": [], "convert": []}
     for row, slot in zip(*np.nonzero(where), strict=True):
         for name, losses in parts.items():
             if name != "convert" or batch["click_poi"][row, slot]:
-                logit = float(getattr(logits, name)[row, slot])
+                logit = float(logits[name][row, slot])
                 losses.append(nll(logit, batch[name][row, slot]))
-    loss, metrics = feedback_loss(logits, feedback, where)
+    loss, metrics = feedback_loss(logits, batch)
     assert loss == pytest.approx(sum(map(sum, parts.values())) / where.sum(), rel=1e-5)
     for name, losses in parts.items():
         assert metrics[f"nll_{name}"] == pytest.approx(np.mean(losses), rel=1e-5)
@@ -44,28 +43,23 @@ def test_empty_slots_and_unclicked_conversions_are_not_looked_at():
     batch = random_batch(rows=6)
     where = batch["shown_poi"] >= 0
     logits = random_logits(1, where.shape)
-    before = feedback_loss(logits, feedback_of(batch), where)[0]
+    before = feedback_loss(logits, batch)[0]
     hidden = lambda x, seen: np.where(seen, x, 99.0)
-    other = dataclasses.replace(
-        logits,
-        click_poi=hidden(logits.click_poi, where),
-        click_image=hidden(logits.click_image, where),
-        convert=hidden(logits.convert, where & batch["click_poi"]),
-    )
-    feedback = dataclasses.replace(
-        feedback_of(batch), convert=batch["convert"] | ~batch["click_poi"]
-    )
-    assert feedback_loss(other, feedback, where)[0] == pytest.approx(float(before))
+    other = {name: hidden(logits[name], where) for name in ("click_poi", "click_image")}
+    other["convert"] = hidden(logits["convert"], where & batch["click_poi"])
+    batch["convert"] = batch["convert"] | ~batch["click_poi"]
+    assert feedback_loss(other, batch)[0] == pytest.approx(float(before))
 
 
 def test_nothing_shown_costs_nothing_and_extremes_stay_finite():
     batch = random_batch()
-    none = np.zeros(batch["shown_poi"].shape, bool)
-    loss, metrics = feedback_loss(random_logits(2, none.shape), feedback_of(batch), none)
+    shape = batch["shown_poi"].shape
+    blank = batch | {"shown_poi": np.full(shape, -1)}
+    loss, metrics = feedback_loss(random_logits(2, shape), blank)
     assert loss == 0
     assert not any(metrics.values())
-    sure = Logits(*(np.full(none.shape, 1e4, np.float32),) * 3, states=None)
-    grad = jax.grad(lambda x: feedback_loss(x, feedback_of(batch), ~none)[0])
+    sure = {name: np.full(shape, 1e4, np.float32) for name in RESPONSES}
+    grad = jax.grad(lambda x: feedback_loss(x, batch)[0])
     for leaf in jax.tree.leaves(grad(sure)):
         assert np.isfinite(leaf).all()
 

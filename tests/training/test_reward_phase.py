@@ -1,7 +1,5 @@
 """The reward phase on a small log: what the model sees, that it learns, how it is measured."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -10,8 +8,9 @@ from small_market import MARKET, NUM_CODES, NUM_LAYERS, catalogue_of, small_mark
 from ega_jax.data.pipeline import eval_batches
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.reward import calibration
-from ega_jax.reward.model import Predictions
+from ega_jax.reward.model import Predictions, RewardConfig
 from ega_jax.training import reward
+from ega_jax.training.logged import NAMES, report, sizes_of
 from ega_jax.training.loop import train
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
@@ -37,15 +36,8 @@ def _broadcasting():
 def the_phase():
     dataset, _ = small_market()
     items = reward.items_of(dataset, catalogue_of(dataset))
-    config = reward.reward_config(SETTINGS, GENERATOR)
+    config = sizes_of(RewardConfig, SETTINGS, GENERATOR)
     return reward.reward_phase("reward", dataset, items, config, SETTINGS, seed=0)
-
-
-def test_sizes_come_from_the_settings_and_where_shared_from_the_generator():
-    config = dataclasses.asdict(reward.reward_config(SETTINGS, GENERATOR))
-    for name, value in config.items():
-        expected = SETTINGS[name] if name in SETTINGS else getattr(GENERATOR, name)
-        assert value == expected, name
 
 
 def test_embeddings_are_standardised_feature_by_feature():
@@ -84,14 +76,14 @@ def test_figures_are_of_filled_slots_and_conversions_of_clicked_ones():
     rng = np.random.default_rng(0)
     drawn = lambda: rng.random((32, MARKET.num_slots))
     predictions = [Predictions(drawn(), drawn(), drawn(), states=None) for _ in batches]
-    pairs = {name: [] for name in reward.NAMES}
+    pairs = {name: [] for name in NAMES}
     for prediction, batch in zip(predictions, batches, strict=True):
         for row, slot in zip(*np.nonzero(np.asarray(batch["shown_poi"]) >= 0), strict=True):
             for name, kept in pairs.items():
                 if name != "convert" or batch["click_poi"][row, slot]:
                     kept.append((getattr(prediction, name)[row, slot], batch[name][row, slot]))
-    found = reward.report(lambda _, batch: predictions.pop(0), None, batches)
+    found = report(lambda _, batch: vars(predictions.pop(0)), None, batches)
     for name, kept in pairs.items():
         assert len(kept) > 1
         for measure, value in calibration.report(*map(np.array, zip(*kept, strict=True))).items():
-            assert found[f"{measure}_{reward.NAMES[name]}"] == pytest.approx(value), measure
+            assert found[f"{measure}_{NAMES[name]}"] == pytest.approx(value), measure

@@ -6,15 +6,15 @@ import jax
 import numpy as np
 import pytest
 from small_market import MARKET, NUM_CODES, NUM_LAYERS, catalogue_of, small_market
-from tiny_log import random_batch
+from tiny_log import K, random_batch
 
-from ega_jax.baselines import logged
 from ega_jax.baselines.hstu import HSTUConfig, hstu_phase
 from ega_jax.baselines.peri_cr import PeriCRConfig, peri_cr_phase
+from ega_jax.baselines.stages import SLATE, ads_alone
 from ega_jax.baselines.tiger import tiger_config, tiger_phase
 from ega_jax.generation.generator import GeneratorConfig
-from ega_jax.reward.losses import feedback_loss, feedback_of
-from ega_jax.reward.network import Logits
+from ega_jax.reward.losses import feedback_loss
+from ega_jax.training import logged
 from ega_jax.training.loop import train
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
@@ -54,20 +54,34 @@ def test_sizes_come_from_the_settings_and_where_shared_from_the_generator():
     assert all(found[name] == SETTINGS[name] for name in own)
 
 
-def test_the_loss_is_the_reward_models():
+def test_the_loss_is_of_the_responses_that_are_predicted():
     batch, rng = random_batch(), np.random.default_rng(0)
     logits = {
         name: rng.normal(size=batch["shown_poi"].shape).astype(np.float32)
         for name in ("click_poi", "click_image", "convert")
     }
-    expected, metrics = feedback_loss(
-        Logits(**logits, states=None), feedback_of(batch), batch["shown_poi"] >= 0
-    )
-    loss, found = logged.feedback_loss(logits, batch)
-    assert loss == pytest.approx(float(expected), rel=1e-5)
-    assert found == pytest.approx({name: float(x) for name, x in metrics.items()}, rel=1e-5)
-    _, only = logged.feedback_loss({"click_image": logits["click_image"]}, batch)
-    assert only == {"nll_click_image": pytest.approx(float(metrics["nll_click_image"]), rel=1e-5)}
+    whole, metrics = feedback_loss(logits, batch)
+    parts = [feedback_loss({name: logit}, batch) for name, logit in logits.items()]
+    assert sum(loss for loss, _ in parts) == pytest.approx(float(whole), rel=1e-5)
+    for _, only in parts:
+        ((name, value),) = only.items()
+        assert value == pytest.approx(float(metrics[name]), rel=1e-5)
+
+
+def test_ads_move_up_and_the_rest_is_gone():
+    batch = random_batch(rows=64)
+    batch["shown_is_ad"][:8] |= batch["shown_poi"][:8] < 0  # A flag makes no item.
+    found = ads_alone(batch)
+    for row, poi in enumerate(batch["shown_poi"]):
+        ads = [k for k in range(K) if poi[k] >= 0 and batch["shown_is_ad"][row, k]]
+        for name in SLATE:
+            blank = -1 if name in ("shown_poi", "shown_creative") else False
+            expected = [batch[name][row, k] for k in ads] + [blank] * (K - len(ads))
+            assert found[name][row].tolist() == expected, name
+            assert found[name].dtype == batch[name].dtype
+    assert {0, 1, 2, 3} == set(np.asarray(found["shown_is_ad"]).sum(-1).tolist())
+    assert found.keys() == batch.keys()
+    assert all(found[name] is batch[name] for name in batch.keys() - set(SLATE))
 
 
 @pytest.mark.parametrize("name", ["hstu", "peri_cr", "tiger"])

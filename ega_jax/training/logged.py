@@ -1,4 +1,4 @@
-"""What the stages of a cascade share that learn from the logged feedback of an ad log."""
+"""Models of what users do, trained on the feedback of an ad log."""
 
 import dataclasses
 import zlib
@@ -6,23 +6,21 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.generator import GeneratorConfig
-from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.reward import calibration
 from ega_jax.training.loop import Phase
-from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
-from ega_jax.training.reward import NAMES, VALIDATION_SESSIONS
+from ega_jax.training.optimizer import optimizer_of
 from ega_jax.training.state import LossFn, TrainState, make_train_step
-from ega_jax.types import Metrics, Params
+from ega_jax.types import Params
 
 Batch = Mapping[str, Any]
 SHARED = ("num_codes", "num_layers", "num_slots", "history_length")  # With the generator.
+VALIDATION_SESSIONS = 2048  # Of the split "align", measured during training.
+NAMES = {"click_poi": "poi", "click_image": "image", "convert": "conversion"}  # In reports.
 
 
 def sizes_of(kind: Any, settings: Mapping[str, Any], generator: GeneratorConfig) -> Any:
@@ -31,7 +29,7 @@ def sizes_of(kind: Any, settings: Mapping[str, Any], generator: GeneratorConfig)
     Args:
       kind: the dataclass of its sizes.
       settings: those named like a field of `kind` are taken.
-      generator: of the tokens and sessions that all systems see.
+      generator: of the tokens and sessions that all models see.
     """
     names = {field.name for field in dataclasses.fields(kind)} & settings.keys()
     return kind(
@@ -40,37 +38,12 @@ def sizes_of(kind: Any, settings: Mapping[str, Any], generator: GeneratorConfig)
     )
 
 
-def feedback_loss(
-    logits: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]
-) -> tuple[jax.Array, Metrics]:
-    """Masked binary cross-entropy of what users did with the shown items.
-
-    As in the reward model (30) all responses are divided by the number of shown items, and a
-    conversion is seen only after a click of the POI.
-
-    Args:
-      logits: `[..., K]` log-odds of some of the responses `click_poi`, `click_image`, `convert`.
-      batch: of an ad log, with the outcomes under the same names.
-
-    Returns:
-      The loss `[]` in nats per shown item, and the mean `nll_RESPONSE` of each.
-    """
-    shown = batch["shown_poi"] >= 0
-    total, metrics = jnp.zeros(shown.shape), {}
-    for name, logit in logits.items():
-        where = shown & batch["click_poi"] if name == "convert" else shown
-        nll = optax.sigmoid_binary_cross_entropy(logit, batch[name].astype(logit.dtype)) * where
-        metrics[f"nll_{name}"] = weighted_mean(nll, where.astype(nll.dtype))
-        total += nll
-    return weighted_mean(total, shown.astype(total.dtype)), metrics
-
-
-def feedback_report(
+def report(
     predict: Callable[[Params, Batch], Mapping[str, jax.Array]],
     params: Params,
     batches: Iterable[Batch],
 ) -> dict[str, float]:
-    """Ranking, likelihood and calibration on logged feedback, as of the reward model.
+    """Ranking, likelihood and calibration on logged feedback.
 
     Args:
       predict: gives the probabilities `[B, K]` of some responses to the slates of a batch.
@@ -78,17 +51,30 @@ def feedback_report(
       batches: of an ad log.
 
     Returns:
-      `auc_NAME`, `logloss_NAME` and `ece_NAME` for each response that is predicted.
+      `auc_NAME`, `logloss_NAME` and `ece_NAME` for the responses `poi`, `image`, and, among
+      clicked slots, `conversion`, as far as they are predicted.
     """
     rows = [(jax.device_get(predict(params, batch)), batch) for batch in batches]
+    return feedback_report([prediction for prediction, _ in rows], [batch for _, batch in rows])
+
+
+def feedback_report(
+    predictions: list[Mapping[str, np.ndarray]], batches: list[Batch]
+) -> dict[str, float]:
+    """The figures of `report` for predictions, or true probabilities, made before.
+
+    Args:
+      predictions: one per batch, `[B, K]` by response.
+      batches: of an ad log.
+    """
     join = lambda arrays: np.concatenate([np.asarray(array) for array in arrays])
-    shown = join(batch["shown_poi"] for _, batch in rows) >= 0
-    clicked = shown & join(batch["click_poi"] for _, batch in rows)
+    shown = join(batch["shown_poi"] for batch in batches) >= 0
+    clicked = shown & join(batch["click_poi"] for batch in batches)
     figures = {}
-    for response in rows[0][0]:
+    for response in (name for name in NAMES if name in predictions[0]):
         found = calibration.report(
-            join(prediction[response] for prediction, _ in rows),
-            join(batch[response] for _, batch in rows),
+            join(prediction[response] for prediction in predictions),
+            join(batch[response] for batch in batches),
             clicked if response == "convert" else shown,
         )
         figures |= {f"{measure}_{NAMES[response]}": value for measure, value in found.items()}
@@ -120,10 +106,7 @@ def logged_phase(
     """
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     init_key, step_key = jax.random.split(key)
-    names = {field.name for field in dataclasses.fields(OptimizerConfig)} & settings.keys()
-    optimizer = make_optimizer(
-        OptimizerConfig(**{name: settings[name] for name in names}), settings["num_steps"]
-    )
+    optimizer = optimizer_of(settings)
     size = settings["batch_size"]
     held_out = pipeline.eval_batches(
         dataset,

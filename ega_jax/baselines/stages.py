@@ -1,0 +1,131 @@
+"""The cascade's stages that learn from logs, trained once per workdir for all who use them."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ega_jax.baselines.hstu import HSTUConfig, hstu_phase
+from ega_jax.baselines.peri_cr import PeriCRConfig, peri_cr_phase
+from ega_jax.baselines.tiger import tiger_config, tiger_phase
+from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.training.auction import AuctionTraining
+from ega_jax.training.checkpoints import check_workdir
+from ega_jax.training.logged import sizes_of
+from ega_jax.training.loop import Phase
+from ega_jax.training.reward import reward_phase
+from ega_jax.types import Params
+
+SLATE = ("shown_poi", "shown_creative", "shown_is_ad", "click_poi", "click_image", "convert")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """The stages that learn from logged feedback alone, bound to a workdir.
+
+    Attributes:
+      run: the system that asks for them; what it knows of data, items and config is read.
+    """
+
+    run: AuctionTraining
+
+    @property
+    def tiger_config(self) -> GeneratorConfig:
+        """Sizes of TIGER: the generator's."""
+        return tiger_config(self.run.pretraining.generator_config)
+
+    @property
+    def hstu_config(self) -> HSTUConfig:
+        """Sizes of HSTU."""
+        return self._sizes(HSTUConfig, "hstu")
+
+    @property
+    def peri_cr_config(self) -> PeriCRConfig:
+        """Sizes of Peri-CR."""
+        return self._sizes(PeriCRConfig, "peri_cr")
+
+    @functools.cached_property
+    def tiger(self) -> Params:
+        """The recall's parameters."""
+        phase = tiger_phase(
+            self.run.dataset,
+            self.run.items.catalogue,
+            self.tiger_config,
+            self.settings["tiger"],
+            self._seed,
+            self.run.pretraining.loss_tree,
+        )
+        return self._train(phase)
+
+    @functools.cached_property
+    def hstu(self) -> Params:
+        """The ranker's parameters."""
+        return self._train(
+            hstu_phase(
+                self.run.dataset,
+                self.run.items,
+                self.hstu_config,
+                self.settings["hstu"],
+                self._seed,
+            )
+        )
+
+    @functools.cached_property
+    def peri_cr(self) -> Params:
+        """The creative chooser's parameters."""
+        return self._train(
+            peri_cr_phase(
+                self.run.dataset,
+                self.run.items,
+                self.peri_cr_config,
+                self.settings["peri_cr"],
+                self._seed,
+            )
+        )
+
+    @functools.cached_property
+    def evaluator(self) -> Params:
+        """The parameters of CGA's evaluator: the reward model's kind, for slates of ads alone."""
+        phase = reward_phase(
+            "cga_evaluator",
+            self.run.dataset,
+            self.run.items,
+            self.run.reward_config,
+            self.run.config["reward"],
+            self._seed,
+            view=ads_alone,
+        )
+        return self._train(phase)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Of the cascade."""
+        return self.run.config["cascade"]
+
+    @property
+    def _seed(self) -> int:
+        return self.run.config["seed"]
+
+    def _sizes(self, kind: Any, name: str) -> Any:
+        return sizes_of(kind, self.settings[name], self.run.pretraining.generator_config)
+
+    def _train(self, phase: Phase) -> Params:
+        folder = self.run.pretraining.workdir / "stages" / phase.name
+        own = "reward" if phase.name == "cga_evaluator" else "cascade"
+        settings = {name: self.run.config[name] for name in ("seed", "data", "tokenizer", own)}
+        check_workdir(folder, settings, free=("data.path",))
+        return self.run.train_phase(phase, folder)
+
+
+def ads_alone(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """A batch of an ad log whose slates are the shown ads alone, in order, from the first slot."""
+    is_ad = batch["shown_is_ad"] & (batch["shown_poi"] >= 0)
+    order = jnp.argsort(~is_ad, axis=-1)  # Stable.
+    there = jnp.take_along_axis(is_ad, order, axis=-1)
+    moved = {name: jnp.take_along_axis(batch[name], order, axis=-1) for name in SLATE}
+    blank = {name: -1 if name in ("shown_poi", "shown_creative") else False for name in SLATE}
+    kept = {name: jnp.where(there, moved[name], blank[name]) for name in SLATE}
+    return dict(batch) | kept

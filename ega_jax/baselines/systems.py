@@ -1,0 +1,232 @@
+"""The systems that are compared, as trained auctions: EGA, GR and MCA.
+
+Each gives the pieces in which it differs from EGA; tables of reports, payment network, mechanism
+and judges are the same for all.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ega_jax.baselines import cga, cross_dqn
+from ega_jax.baselines.cascade import (
+    CascadeConfig,
+    CascadeModels,
+    Ranked,
+    Upstream,
+    ads_of,
+    queues_of,
+    rank,
+)
+from ega_jax.baselines.cga import Ads, CGAConfig
+from ega_jax.baselines.cross_dqn import CrossDQNConfig, Queues
+from ega_jax.baselines.one_rec import OneRecConfig, OneRecModels, pairs_of, preference_loss
+from ega_jax.baselines.stages import Stages
+from ega_jax.mechanism import Mechanism
+from ega_jax.reward import model as reward_model
+from ega_jax.reward.allocation import candidates_of
+from ega_jax.reward.model import Predictions
+from ega_jax.training.auction import AuctionTraining, request_of
+from ega_jax.training.ega import EGA
+from ega_jax.training.pretraining import Pretraining
+from ega_jax.types import Params
+
+
+class GR(EGA):
+    """OneRec with Peri-CR's creatives; its own payment rule is GSP."""
+
+    @functools.cached_property
+    def stages(self) -> Stages:
+        """Of the cascade, Peri-CR is shared."""
+        return Stages(self)
+
+    @property
+    def allocation_config(self) -> OneRecConfig:
+        """What is compiled into the allocation."""
+        shared = vars(super().allocation_config)
+        return OneRecConfig(**shared, peri_cr=self.stages.peri_cr_config)
+
+    def models_with(self, generator: Params) -> OneRecModels:
+        """What slates are found with when OneRec is this one."""
+        shared = vars(super().models_with(generator))
+        return OneRecModels(**shared, peri_cr=self.stages.peri_cr)
+
+    def alignment_loss(self, pretrained: Params) -> Callable:
+        """Direct preference optimisation on the current policy's own beams."""
+        config, levers = self.allocation_config, self.levers
+        return preference_loss(
+            config.generator,
+            self.config["alignment"]["part"],
+            self.config["one_rec"]["strength"],
+            self.items.catalogue,
+            pairs_of(self.models_with(pretrained), config, levers),
+            candidates_of(config, levers),
+        )
+
+
+class MCA(AuctionTraining):
+    """The cascade: TIGER, HSTU beside Peri-CR, CGA, CrossDQN, and CGA's payment network."""
+
+    @functools.cached_property
+    def stages(self) -> Stages:
+        """The stages that learn from logged feedback alone."""
+        return Stages(self)
+
+    @property
+    def allocation_config(self) -> CascadeConfig:
+        """What is compiled into the allocation."""
+        settings = self.config["cascade"]
+        slots = self.dataset.summary.num_slots
+        sizes = lambda kind: {
+            name: settings[kind][name] for name in ("width", "num_heads", "hidden")
+        }
+        placing = {name: settings["cross_dqn"][name] for name in ("screen", "discount")}
+        return CascadeConfig(
+            tiger=self.stages.tiger_config,
+            hstu=self.stages.hstu_config,
+            peri_cr=self.stages.peri_cr_config,
+            cga=CGAConfig(num_ads=slots, **sizes("cga")),
+            cross_dqn=CrossDQNConfig(num_slots=slots, **sizes("cross_dqn"), **placing),
+            reward=self.reward_config,
+            num_recalled=settings["num_recalled"],
+        )
+
+    @property
+    def models(self) -> CascadeModels:
+        """All stages, the reward model, items."""
+        return CascadeModels(
+            reward=self.reward,
+            items=self.items,
+            upstream=self.upstream,
+            cga=self.cga,
+            cross_dqn=self.cross_dqn,
+        )
+
+    @property
+    def upstream(self) -> Upstream:
+        """The stages before the auction."""
+        tree = self.pretraining.loss_tree
+        return Upstream(self.stages.tiger, self.stages.hstu, self.stages.peri_cr, tree)
+
+    @functools.cached_property
+    def cga(self) -> Params:
+        """The auction's parameters, trained against its evaluator."""
+        config, evaluator = self.allocation_config, self.stages.evaluator
+
+        def judge(batch: Mapping[str, Any], lists: jax.Array) -> jax.Array:
+            creative = self._ranked(batch).creative
+            return _predicted(self, evaluator, batch, creative, lists).click_poi
+
+        phase = cga.cga_phase(
+            self.dataset,
+            config.cga,
+            self.config["cascade"]["cga"],
+            self.config["seed"],
+            history_length=config.tiger.history_length,
+            state_width=config.hstu.width,
+            view=self._ads,
+            judge=judge,
+        )
+        return self.train_phase(phase, self.system)
+
+    @functools.cached_property
+    def cross_dqn(self) -> Params:
+        """The placement's parameters, trained behind the auction's."""
+        config, auction, levers = self.allocation_config, self.cga, self.levers
+
+        def view(batch: Mapping[str, Any]) -> Queues:
+            listed, _ = jax.vmap(lambda ads: cga.generate(auction, config.cga, ads))(
+                self._ads(batch)
+            )
+            return jax.vmap(queues_of)(self._ranked(batch), batch["bid"], listed)
+
+        def judge(batch: Mapping[str, Any], slates: jax.Array) -> jax.Array:
+            creative = self._ranked(batch).creative
+            found = _predicted(self, self.reward, batch, creative, slates[:, None])
+            bid = _picked(batch["bid"], slates[:, None], 0.0)
+            return ((bid + levers.kappa) * found.click_poi)[:, 0]
+
+        phase = cross_dqn.cross_dqn_phase(
+            self.dataset,
+            config.cross_dqn,
+            self.config["cascade"]["cross_dqn"],
+            self.config["seed"],
+            history_length=config.tiger.history_length,
+            state_width=config.hstu.width,
+            view=view,
+            judge=judge,
+            max_ads=int(levers.max_ads),
+            min_gap=int(levers.min_gap),
+        )
+        return self.train_phase(phase, self.system)
+
+    def _ranked(self, batch: Mapping[str, Any]) -> Ranked:
+        """Ranked candidates of a batch."""
+        config, upstream = self.allocation_config, self.upstream
+        return jax.vmap(lambda request: rank(upstream, config, self.items, request))(
+            request_of(batch)
+        )
+
+    def _ads(self, batch: Mapping[str, Any]) -> Ads:
+        """What the auction sees of a batch."""
+        return jax.vmap(ads_of)(
+            self._ranked(batch), batch["bid"], batch["bid"] >= self.levers.reserve
+        )
+
+
+def _predicted(run: AuctionTraining, params: Params, batch, creative, lists) -> Predictions:
+    """What a model of the reward model's kind expects of lists of candidates `[B, R, L]`."""
+    config, items = run.reward_config, run.items
+    request = batch["history_poi"], batch["history_creative"], batch["item"]
+
+    def one(request, *shown):
+        memory = reward_model.encode(params, config, items, *request)
+        return reward_model.predict(params, config, items, memory, *shown)
+
+    shown = (
+        _picked(batch["item"], lists, -1),
+        _picked(creative, lists, -1),
+        _picked(batch["is_ad"], lists, False),
+    )
+    return jax.vmap(one)(request, *shown)
+
+
+def _picked(values: jax.Array, lists: jax.Array, empty) -> jax.Array:
+    """Values `[B, N]` of candidates `[B, R, L]`, `empty` where there is none."""
+    found = jax.vmap(lambda values, rows: values[rows])(values, lists)
+    return jnp.where(lists >= 0, found, empty)
+
+
+def mechanism_of(run: AuctionTraining) -> Mechanism:
+    """The mechanism of a system, whose phases are trained first as far as they are not."""
+    return Mechanism(
+        models=run.models,
+        networks=run.networks,
+        config=run.allocation_config,
+        pricing=run.pricing_config,
+        levers=run.levers,
+        rule=run.config["auction"]["rule"],
+    )
+
+
+KINDS = {"ega": EGA, "gr": GR, "mca": MCA}
+
+
+def training_of(pretraining: Pretraining, system: Path) -> AuctionTraining:
+    """The training of the kind of system that a config names.
+
+    Args:
+      pretraining: the first half, finished.
+      system: folder of this system, below the workdir.
+
+    Raises:
+      ValueError: there is no such kind.
+    """
+    kind = pretraining.config["auction"]["system"]
+    if kind not in KINDS:
+        raise ValueError(f"auction.system {kind!r} is not one of {', '.join(KINDS)}")
+    return KINDS[kind](pretraining, system)

@@ -1,0 +1,205 @@
+"""The best slate that could have been shown: a very wide search on the true click probabilities.
+
+A slate is worth the bids of its expected clicks. It fills as many slots as it can, shows no item
+twice, and of the organic items always the next one in upstream order. The search starts from
+several slates and takes the best of all changes of one ad, of one place or of one creative, until
+none gains: a lower bound of the best slate's value, and equal to it for nearly all requests that
+are small enough to list every slate.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ega_jax.data.market.clicks import Truth
+from ega_jax.evaluation.slate_rules import Array, SlateRules, picked
+from ega_jax.training.auction import request_of
+from ega_jax.types import Request
+
+_ROWS = 4096  # Slates that the truth is asked about at once: one compilation for all of them.
+_GAIN = 1e-6  # Relative; less is rounding.
+_STARTS = (0.0, 0.5, 1.0, 0.5, 1.0, 0.5, 1.0)  # Share of ads in the slates to start from,
+_BY_WORTH = 3  # of which the first show the ads that are worth most alone, the others any.
+
+Changes = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """`D` requests whose true click probabilities are known."""
+
+    truth: Truth
+    session: np.ndarray  # [D] int32.
+    request: Request  # Of numpy arrays, [D, ...].
+    poi_creatives: np.ndarray  # [P, M] int32, -1 where none.
+
+    @property
+    def creatives(self) -> np.ndarray:
+        """Creatives `[D, N, M]` of the candidates, -1 where none."""
+        item = np.asarray(self.request.item)
+        return np.where((item >= 0)[..., None], self.poi_creatives[item], -1)
+
+    def clicks(self, row: np.ndarray, slate: np.ndarray, creative: np.ndarray) -> np.ndarray:
+        """True click probabilities `[X, K]` of slates of candidates, shown to requests `[X]`."""
+        item = picked(self.request.item, row, slate, -1)
+        shown = self.session[row], item, creative, picked(self.request.is_ad, row, slate, False)
+        found = np.zeros(slate.shape)
+        for low in range(0, len(row), _ROWS):
+            part = np.minimum(np.arange(low, low + _ROWS), len(row) - 1)
+            found[part] = self.truth.responses(*(x[part] for x in shown)).click_poi
+        return found
+
+    def values(self, row: np.ndarray, slate: np.ndarray, creative: np.ndarray) -> np.ndarray:
+        """Bids of the expected clicks of slates `[X, K]`, `[X]` float64 in currency."""
+        bid = picked(self.request.bid, row, slate, 0.0)
+        return np.sum(bid * self.clicks(row, slate, creative), axis=-1)
+
+    def clicks_alone(self, num_slots: int) -> np.ndarray:
+        """What `[D, N, M]` candidates get with each creative as the only item of a slate."""
+        row, candidate, _ = np.indices(self.creatives.shape).reshape(3, -1)
+        first = np.arange(num_slots) == 0
+        alone = lambda x: np.where(first, x.reshape(-1, 1), -1)
+        clicks = self.clicks(row, alone(candidate), alone(self.creatives))[:, 0]
+        return clicks.reshape(self.creatives.shape)
+
+
+def samples_of(
+    batches: Iterable[Mapping[str, np.ndarray]], truth: Truth, poi_creatives: Array
+) -> Iterator[Sample]:
+    """Makes a sample of each batch with the fields of `Request` and `session`, less blank rows."""
+    for batch in batches:
+        real = (batch["item"] >= 0).any(axis=-1)
+        kept = {name: np.asarray(x)[real] for name, x in batch.items()}
+        yield Sample(truth, kept["session"], request_of(kept), np.asarray(poi_creatives))
+
+
+@dataclasses.dataclass(frozen=True)
+class Attainable:
+    """The best slates found for `D` requests."""
+
+    candidate: np.ndarray  # [D, K] int, -1 where a slot is empty.
+    creative: np.ndarray  # [D, K] int, -1 where none.
+    value: np.ndarray  # [D] float64, bids of the expected clicks in currency.
+
+
+def best_slates(
+    sample: Sample,
+    num_slots: int,
+    allowed: np.ndarray,
+    listed: np.ndarray | None = None,
+    start: Attainable | None = None,
+) -> Attainable:
+    """Searches the slate of highest true value for each request.
+
+    Args:
+      sample: the requests.
+      num_slots: K.
+      allowed: `[D, N]` bool, the ads that may be shown.
+      listed: `[D, L]` int candidates, -1 after the last: only these ads may be shown, and those
+        that are keep this order. By default any order goes.
+      start: slates to start from besides the search's own; what is found is never worth less.
+
+    Returns:
+      The slates, with the best creatives.
+
+    Raises:
+      ValueError: a slate to start from breaks a rule.
+    """
+    rules = SlateRules.of(sample.request, num_slots, allowed, listed)
+    alone, everyone = sample.clicks_alone(num_slots), np.arange(len(allowed))
+    wardrobes = best, plain = _wardrobes(sample, alone)
+    worth = sample.request.bid * np.where(sample.creatives >= 0, alone, 0.0).max(-1)
+    any_order = np.random.default_rng(0).random((len(_STARTS) - _BY_WORTH, *worth.shape))
+    orders = [worth] * _BY_WORTH + [*any_order]
+    ads = [rules.first_ads(order, share) for order, share in zip(orders, _STARTS, strict=True)]
+    slates = [rules.filled(everyone, shown) for shown in ads]
+    clothes = np.where(sample.request.is_ad, best, plain)
+    creatives = [picked(clothes, everyone, slate, -1) for slate in slates]
+    if start is not None:
+        if not rules.obeyed(everyone, start.candidate).all():
+            raise ValueError("a slate to start from breaks the rules of the search")
+        slates.append(start.candidate)
+        creatives.append(start.creative)
+    states = np.tile(everyone, len(slates)), np.concatenate(slates), np.concatenate(creatives)
+    found = _climb(sample, *states, wardrobes, rules.changes)
+    winner = found.value.reshape(len(slates), -1).argmax(0) * len(everyone) + everyone
+    return Attainable(found.candidate[winner], found.creative[winner], found.value[winner])
+
+
+def best_creatives(sample: Sample, candidate: np.ndarray, creative: np.ndarray) -> Attainable:
+    """Searches the best creatives for slates `[D, K]` of candidates, starting from `creative`."""
+    everyone = np.arange(len(candidate))
+    return _climb(sample, everyone, candidate, creative, [], _no_change)
+
+
+def _no_change(row: np.ndarray, slate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `SlateRules.changes` gives where the slates are to stay as they are."""
+    return slate[:, None][:, :0], np.zeros((len(row), 0), bool)
+
+
+def _climb(
+    sample: Sample,
+    row: np.ndarray,
+    slate: np.ndarray,
+    creative: np.ndarray,
+    wardrobes: Sequence[np.ndarray],
+    changes: Changes,
+) -> Attainable:
+    """Takes the best change of slates `[X, K]`, or of one creative, until none gains.
+
+    An item that comes in shows its creative of any of the wardrobes `[D, N]`.
+    """
+    slate, creative = slate.copy(), creative.copy()
+    value = sample.values(row, slate, creative)
+    active = np.arange(len(row))
+    while active.size:
+        now = row[active], slate[active], creative[active]
+        redressed, there = _redressed(sample, *now)
+        moved, is_legal = changes(*now[:2])
+        dressed = [_dressed(*now, moved, wardrobe) for wardrobe in wardrobes]
+        kept = np.broadcast_to(now[1][:, None], redressed.shape)
+        slates = np.concatenate([kept, *[moved] * len(wardrobes)], axis=1)
+        creatives = np.concatenate([redressed, *dressed], axis=1)
+        where = np.concatenate([there, *[is_legal] * len(wardrobes)], axis=1)
+        values = np.full(where.shape, -np.inf)
+        of = np.nonzero(where)[0]
+        values[where] = sample.values(now[0][of], slates[where], creatives[where])
+        gains = np.flatnonzero(values.max(1) > value[active] * (1 + _GAIN))
+        best, active = (gains, values.argmax(1)[gains]), active[gains]
+        slate[active], creative[active], value[active] = slates[best], creatives[best], values[best]
+    return Attainable(slate, creative, value)
+
+
+def _dressed(
+    row: np.ndarray,
+    slate: np.ndarray,
+    creative: np.ndarray,
+    moved: np.ndarray,
+    wardrobe: np.ndarray,
+) -> np.ndarray:
+    """Creatives of slates `moved [X, V, K]`: the old slates', and of a wardrobe for newcomers."""
+    same = (moved[..., None] == slate[:, None, None]) & (moved >= 0)[..., None]
+    brought = np.take_along_axis(creative[:, None], same.argmax(-1), -1)
+    return np.where(same.any(-1), brought, picked(wardrobe, row, moved, -1))
+
+
+def _redressed(
+    sample: Sample, row: np.ndarray, slate: np.ndarray, creative: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Creatives `[X, K * M, K]` that differ in one slot, and which of them there are."""
+    options = picked(sample.creatives, row, slate, -1)[..., None]
+    here = np.eye(slate.shape[1], dtype=bool)[:, None]
+    changed = np.where(here, options, creative[:, None, None])
+    shape = len(row), -1, slate.shape[1]
+    return changed.reshape(shape), (options >= 0).reshape(shape[:2])
+
+
+def _wardrobes(sample: Sample, clicks: np.ndarray) -> list[np.ndarray]:
+    """The creative `[D, N]` that draws most, and the one that distracts least from its neighbours.
+
+    `clicks` are those of candidates alone.
+    """
+    there = sample.creatives >= 0
+    chosen = np.where(there, clicks, -1.0).argmax(-1), np.where(there, clicks, 2.0).argmin(-1)
+    return [np.take_along_axis(sample.creatives, x[..., None], -1)[..., 0] for x in chosen]

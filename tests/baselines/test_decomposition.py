@@ -1,0 +1,162 @@
+"""The chain from the best slate to what is paid, by listing every slate under each stage."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+from every_slate import every_slate, exhaustive
+from tiny_cascade import CASCADE, tiny_cascade
+from tiny_models import K, N, P, R, levers, random_requests, tiny_models
+
+from ega_jax.baselines import cga
+from ega_jax.baselines.cascade import ads_of
+from ega_jax.baselines.decomposition import decompose, losses
+from ega_jax.data.market.clicks import Responses
+from ega_jax.evaluation.attainable import samples_of
+from ega_jax.mechanism import Mechanism
+from ega_jax.payment.pricing import PricingConfig
+from ega_jax.reward.allocation import prepare
+from ega_jax.types import Slate
+
+D, ADS, PAID = 24, N // 2, 0.6
+CONFIG = dataclasses.replace(CASCADE, num_recalled=2)
+STAGES = ["attainable", "recalled", "listed", "placed", "shown", "paid"]
+
+
+class OwnTruth:
+    """Clicks that depend on the item, its creative, the slot, the ads above, and the session."""
+
+    def responses(self, session, items, creatives, is_ad):
+        rng = np.random.default_rng(0)
+        poi, image = rng.uniform(0.1, 0.5, P), rng.uniform(0.5, 1.0, R)
+        above = np.cumsum(is_ad, axis=1) - is_ad
+        click = poi[items] * image[creatives] * 0.8 ** np.arange(K) * 0.7**above
+        click = np.where(items >= 0, click * (1 + session[:, None] % 2), 0.0)
+        return Responses(**{field.name: click for field in dataclasses.fields(Responses)})
+
+
+class Showing(Mechanism):
+    """Shows the second ad listed between two organic items, at a share of its bid."""
+
+    def allocate(self, request, rule=None, **changes):
+        candidate = np.full((len(request.item), K), ADS) + np.arange(K) // 2
+        candidate[:, 1] = traced(request)[1][:, 1]
+        at = lambda values: np.take_along_axis(np.asarray(values), candidate, 1)
+        item, bid, nothing = at(request.item), at(request.bid), np.zeros(candidate.shape)
+        creative = owned()[item, 0]
+        return Slate(item, creative, at(request.is_ad), PAID * bid, nothing, nothing)
+
+
+def showing(models=None, **changes):
+    """A mechanism of the cascade's models, or of a system that it knows nothing of."""
+    return Showing(models, {}, CONFIG, PricingConfig(heads=()), levers(**changes), "gsp")
+
+
+def owned():
+    return np.asarray(tiny_models().items.catalogue.poi_creatives)
+
+
+@functools.cache
+def sample():
+    """Requests of three ads and three organic items, more than there is room for."""
+    requests, rng = random_requests(0, D), np.random.default_rng(1)
+    item = np.stack([rng.permutation(P)[:N] for _ in range(D)]).astype(np.int32)
+    is_ad = np.broadcast_to(np.arange(N) < ADS, item.shape)
+    bid = np.where(is_ad, rng.uniform(0.5, 2.0, item.shape), 0.0).astype(np.float32)
+    batch = vars(requests) | {"item": item, "is_ad": is_ad, "bid": bid, "session": np.arange(D)}
+    (found,) = samples_of([batch], OwnTruth(), owned())
+    return found
+
+
+def traced(request):
+    """Which ads the cascade recalls, and how it lists them, stage by stage."""
+    return jax.device_get(_traced(tiny_cascade(), request))
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0))
+def _traced(models, request):
+    offer = prepare(models, CONFIG, request)
+    ads = ads_of(offer.memory, request.bid, offer.is_ad)
+    return offer.is_ad, cga.generate(models.cga, CONFIG.cga, ads)[0]
+
+
+def mean_of_best(ads, ordered=False):
+    """Mean over requests of the best slate of each one's ads, by listing them all."""
+    every = [every_slate(sample().request, row, list(ads[row]), K, ordered) for row in range(D)]
+    return np.mean([exhaustive(sample(), row, slates) for row, slates in enumerate(every)])
+
+
+def own_slates():
+    """By a loop: what the shown slates are worth, with the best creatives and as they are."""
+    request, slate = sample().request, showing().allocate(sample().request)
+    click = OwnTruth().responses(np.arange(D), slate.items, slate.creatives, slate.is_ad).click_poi
+    shown = placed = 0.0
+    for row in range(D):
+        (ad,) = np.flatnonzero(request.item[row] == slate.items[row, 1])
+        shown += click[row, 1] * request.bid[row, ad]
+        placed += exhaustive(sample(), row, [[ADS, ad, ADS + 1]])
+    return {"placed": placed / D, "shown": shown / D, "paid": PAID * shown / D}
+
+
+def test_the_chain_of_a_cascade_stage_by_stage():
+    found = decompose(showing(tiny_cascade()), [sample()])
+    recalled, listed = traced(sample().request)
+    assert np.all((listed >= 0).sum(1) == recalled.sum(1))
+    expected = {
+        "attainable": mean_of_best([range(ADS)] * D),
+        "recalled": mean_of_best([np.flatnonzero(row) for row in recalled]),
+        "listed": mean_of_best([row[row >= 0] for row in listed], ordered=True),
+        **own_slates(),
+    }
+    assert list(found) == list(expected) == STAGES
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-3), name
+    values = np.array(list(found.values()))
+    assert np.all(values[1:] < 0.995 * values[:-1]), "every stage of this cascade loses something"
+
+
+def test_ads_below_the_reserve_are_nobodys():
+    """On the requests whose shown ad bids enough, repeated to as many rows."""
+    reserve = np.median(sample().request.bid[:, :ADS])
+    shown = np.asarray(showing().allocate(sample().request).price_per_click[:, 1]) / PAID
+    rows = shown >= reserve
+    request = jax.tree.map(lambda x: np.concatenate([x[rows]] * D)[:D], sample().request)
+    session = np.concatenate([np.arange(D)[rows]] * D)[:D]
+    kept = dataclasses.replace(sample(), request=request, session=session)
+    bids = request.bid[:, :ADS]
+    best = [
+        exhaustive(
+            kept, row, every_slate(request, row, list(np.flatnonzero(bids[row] >= reserve)), K)
+        )
+        for row in range(D)
+    ]
+    found = decompose(showing(reserve=reserve), [kept])
+    assert found["attainable"] == pytest.approx(np.mean(best), rel=1e-3)
+    assert found["attainable"] < 0.99 * decompose(showing(), [kept])["attainable"]
+
+
+def test_the_chain_of_another_system_has_no_stages_before_its_slates():
+    found = decompose(showing(), [sample(), sample()])
+    assert list(found) == ["attainable", "placed", "shown", "paid"]
+    expected = own_slates() | {"attainable": mean_of_best([range(ADS)] * D)}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-3), name
+
+
+def test_losses_are_shares_of_the_first():
+    found = losses({"attainable": 4.0, "placed": 3.0, "paid": 1.0})
+    assert found == {
+        "attainable": {"currency": 4.0, "share": 1.0, "lost": 0.0},
+        "placed": {"currency": 3.0, "share": 0.75, "lost": 0.25},
+        "paid": {"currency": 1.0, "share": 0.25, "lost": 0.5},
+    }
+    assert losses({"attainable": 0.0, "paid": 0.0})["paid"]["share"] == 0
+
+
+@pytest.mark.parametrize("limit", [{"max_ads": 1}, {"min_gap": 1}])
+def test_limits_on_ads_are_refused(limit):
+    with pytest.raises(ValueError, match="without limits"):
+        decompose(showing(**limit), [sample()])

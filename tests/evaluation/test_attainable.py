@@ -1,0 +1,130 @@
+"""The search for the best slate against a list of every slate, on a small market's truth."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from every_slate import every_dress, every_slate, exhaustive
+from small_market import MARKET, catalogue_of, small_market
+
+from ega_jax.data.pipeline import eval_batches
+from ega_jax.evaluation.attainable import Attainable, best_creatives, best_slates, samples_of
+
+K, D = MARKET.num_slots, 40
+EVERYONE = np.arange(D)
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """Requests of the log, every other one of which has too few organic items for a slate."""
+    dataset, truth = small_market()
+    batches = eval_batches(dataset, "test", batch_size=D, history_length=4)
+    (found,) = samples_of([next(iter(batches))], truth, catalogue_of(dataset).poi_creatives)
+    rng, request = np.random.default_rng(0), found.request
+    missing = ~request.is_ad & (rng.random(request.item.shape) < 0.8) & (EVERYONE % 2)[:, None]
+    return dataclasses.replace(
+        found, request=request.replace(item=np.where(missing, -1, request.item))
+    )
+
+
+@pytest.fixture(scope="module")
+def allowed(sample):
+    """Some requests may show all ads, some few, some none."""
+    rng = np.random.default_rng(1)
+    return sample.request.is_ad & (rng.random(sample.request.item.shape) < (EVERYONE % 5)[:, None])
+
+
+@pytest.fixture(scope="module")
+def listed(sample, allowed):
+    """Up to four allowed ads of each request in an order of their own."""
+    rng = np.random.default_rng(2)
+    order = [rng.permutation(np.flatnonzero(row))[:4] for row in allowed]
+    return np.array([np.pad(x, (0, 4 - len(x)), constant_values=-1) for x in order])
+
+
+def slates_of(sample, allowed, listed=None):
+    """Every slate of each request."""
+    for row in EVERYONE:
+        ads = np.flatnonzero(allowed[row]) if listed is None else listed[row][listed[row] >= 0]
+        yield list(every_slate(sample.request, row, list(ads), K, listed is not None))
+
+
+@pytest.mark.parametrize("kind", ["any order", "listed"])
+def test_it_finds_the_best_of_all_slates(sample, allowed, listed, kind):
+    listed = listed if kind == "listed" else None
+    found = best_slates(sample, K, allowed, listed)
+    every = list(slates_of(sample, allowed, listed))
+    best = np.array([exhaustive(sample, row, slates) for row, slates in enumerate(every)])
+    assert np.all(found.value <= best * (1 + 1e-5))
+    reached = found.value >= best * (1 - 1e-5)
+    assert reached.mean() >= 0.95
+    assert found.value.sum() >= 0.995 * best.sum()
+    sizes = {(np.array(slates[0]) >= 0).sum() for slates in every}
+    assert len(sizes) > 1, "some slates cannot be filled"
+    for row, slates in enumerate(every):
+        assert found.candidate[row].tolist() in slates
+        assert tuple(found.creative[row]) in every_dress(sample, row, found.candidate[row])
+
+
+def test_a_slate_is_worth_the_bids_of_its_true_clicks(sample, allowed):
+    found = best_slates(sample, K, allowed)
+    request = sample.request
+    for row, slate in enumerate(found.candidate):
+        shown = slate >= 0
+        item = np.where(shown, request.item[row][slate], -1)
+        is_ad = shown & request.is_ad[row][slate]
+        click = sample.truth.responses(
+            sample.session[row : row + 1], item[None], found.creative[row][None], is_ad[None]
+        ).click_poi[0]
+        value = sum(
+            float(click[k]) * float(request.bid[row, n]) for k, n in enumerate(slate) if is_ad[k]
+        )
+        assert found.value[row] == pytest.approx(value, rel=1e-5)
+
+
+def random_start(sample, allowed, listed):
+    """Slates drawn from all of them, with creatives drawn likewise."""
+    rng = np.random.default_rng(3)
+    draw = lambda options: options[rng.integers(len(options))]
+    slates = [draw(slates) for slates in slates_of(sample, allowed, listed)]
+    dresses = [draw(list(every_dress(sample, row, s))) for row, s in enumerate(slates)]
+    slates, dresses = np.array(slates), np.array(dresses)
+    return Attainable(slates, dresses, sample.values(EVERYONE, slates, dresses))
+
+
+def test_nothing_found_is_worth_less_than_the_start(sample, allowed, listed, monkeypatch):
+    start = random_start(sample, allowed, listed)
+    found = best_slates(sample, K, allowed, listed, start)
+    assert np.all(found.value >= start.value * (1 - 1e-6))
+    monkeypatch.setattr("ega_jax.evaluation.attainable._STARTS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("ega_jax.evaluation.attainable._GAIN", 1e30)
+    kept = best_slates(sample, K, allowed, listed, found)
+    assert np.all(kept.value >= found.value * (1 - 1e-6)), "even where no step is taken"
+    assert np.any(best_slates(sample, K, allowed, listed).value < found.value)
+
+
+def test_a_start_that_breaks_the_rules_is_refused(sample, allowed, listed):
+    start = random_start(sample, sample.request.is_ad, None)
+    for mask, order in ((allowed, None), (sample.request.is_ad, listed)):
+        with pytest.raises(ValueError, match="breaks the rules"):
+            best_slates(sample, K, mask, order, start)
+
+
+def test_the_best_creatives_of_given_slates(sample, allowed):
+    start = random_start(sample, allowed, None)
+    found = best_creatives(sample, start.candidate, start.creative)
+    np.testing.assert_array_equal(found.candidate, start.candidate)
+    best = [exhaustive(sample, row, [slate]) for row, slate in enumerate(start.candidate)]
+    assert np.all(found.value <= np.array(best) * (1 + 1e-5))
+    assert np.mean(found.value >= np.array(best) * (1 - 1e-5)) >= 0.95
+    assert np.any(found.value > start.value * 1.01)
+
+
+def test_blank_rows_are_no_requests(sample):
+    fields = {name: np.asarray(getattr(sample.request, name)) for name in ("item", "is_ad", "bid")}
+    history = {name: getattr(sample.request, name) for name in ("history_poi", "history_creative")}
+    batch = fields | history | {"session": sample.session}
+    blank = batch | {"item": np.where((EVERYONE < 3)[:, None], -1, fields["item"])}
+    (kept,) = samples_of([blank], sample.truth, sample.poi_creatives)
+    np.testing.assert_array_equal(kept.session, sample.session[3:])
+    np.testing.assert_array_equal(kept.request.bid, sample.request.bid[3:])

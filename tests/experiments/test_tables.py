@@ -1,0 +1,103 @@
+"""Every system on a log of seconds: the grid, the tables, and that nothing is run twice."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from tiny_auction import TINY
+from tiny_runs import tiny_config, write_ad_log
+
+from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir
+from experiments import command, tables
+
+_STEPS = {"num_steps": 2, "checkpoint_every": 2, "log_every": 1, "evaluate_every": 0}
+_SMALL = _STEPS | {"batch_size": 4, "warmup_steps": 1}
+_SIZES = _SMALL | {"width": 8, "num_heads": 2, "hidden": 8}
+CASCADE = {
+    "num_recalled": 3,
+    "tiger": _SMALL,
+    "hstu": _SIZES,
+    "peri_cr": _SIZES,
+    "cga": _SIZES,
+    "cross_dqn": _SIZES | {"screen": 3},
+}
+
+
+def run_command(config, root, monkeypatch):
+    """Runs the command as its flags would, with one seed and all systems."""
+
+    class Flag:
+        def __init__(self, value):
+            self.value = value
+
+    def open_workdir(free=()):
+        check_workdir(root / "run", config, free)
+        return json.loads(json.dumps(config)), root / "run"
+
+    monkeypatch.setattr(command, "open_workdir", open_workdir)
+    monkeypatch.setattr(tables, "_SEEDS", Flag(1))
+    monkeypatch.setattr(tables, "_ONLY", Flag(list(tables.SYSTEMS)))
+    monkeypatch.setattr(tables, "_RESULTS", Flag(str(root / "results")))
+    tables.main()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An undisturbed run of the command: config, and the folder of workdir and results."""
+    root = tmp_path_factory.mktemp("tables")
+    settings = TINY | {"cascade": CASCADE}
+    settings["auction"] = TINY["auction"] | {"num_served": 4}
+    config = tiny_config(write_ad_log(root / "data"), kind="kmeans", **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        run_command(config, root, patch)
+    return config, root
+
+
+def read(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_system_is_in_its_table(finished):
+    _, root = finished
+    for table, names in tables.TABLES.items():
+        rows = read(root / "results" / f"{table}.csv")
+        assert [*rows[0]] == ["system", "scorer", "metric", "mean", "low", "high", "seeds"]
+        expected = [(name, "model", metric) for name in names for metric in tables.METRICS]
+        assert [(r["system"], r["scorer"], r["metric"]) for r in rows] == expected
+        for row in rows:
+            assert row["seeds"] == "1"
+            assert math.isnan(float(row["low"])), "one seed has no interval"
+            if row["metric"] in tables.SERVED:
+                assert np.isfinite(float(row["mean"]))
+    shown = {(row["system"], row["metric"]): row["mean"] for row in rows}
+    assert shown["ega", "ctr_poi"] == shown["ega-gsp", "ctr_poi"], "the same slates"
+    assert "ega-end" in (root / "results" / "tables.md").read_text()
+    assert (root / "results" / "tables.png").stat().st_size > 0
+
+
+def test_what_is_finished_is_never_repeated_nor_mixed(finished, monkeypatch):
+    config, root = finished
+    before = (root / "results" / "table2.csv").read_text()
+    monkeypatch.setattr(tables, "run_system", lambda *_: pytest.fail("run again"))
+    run_command(config, root, monkeypatch)
+    assert (root / "results" / "table2.csv").read_text() == before
+    config = json.loads(json.dumps(config))
+    config["payment"]["num_reports"] = 4
+    with pytest.raises(ConfigMismatchError, match=r"payment\.num_reports"):
+        run_command(config, root, monkeypatch)
+
+
+def test_runs_share_what_they_may():
+    assert tables.folders_of(2, "ega-gsp") == tables.folders_of(2, "ega") == ("seed-2", "ega")
+    assert tables.folders_of(0, "gr") == ("seed-0", "gr")
+    assert tables.folders_of(1, "ega-mtp") == ("seed-1-ega-mtp", "ega-mtp")
+
+
+def test_the_interval_is_students():
+    assert tables.summary([2.0])[0] == 2.0
+    mean, low, high = tables.summary([1.0, 2.0, 4.5])
+    reach = 4.302653 * np.std([1.0, 2.0, 4.5], ddof=1) / np.sqrt(3)
+    assert (mean, low, high) == pytest.approx((2.5, 2.5 - reach, 2.5 + reach), rel=1e-6)
