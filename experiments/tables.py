@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
@@ -76,6 +77,7 @@ def main() -> None:
         print_grid(scores, running=(seed, name))
         if not scores[seed, name]:
             run_system(config, workdir, seed, name)
+            jax.clear_caches()  # A process holds only so many compiled functions.
         write_tables({run: known(workdir, *run) for run in runs[: number + 1]}, folder)
     print((folder / "tables.md").read_text())
     print(f"tables and figure are in {folder}; {(time.perf_counter() - start) / 60:.1f} minutes")

@@ -20,7 +20,18 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax
+import pytest
 from absl import flags
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
+_MAPS = Path("/proc/self/maps")  # Linux: a process may map 65,530 regions,
+_MANY = 25_000  # and every compiled function takes some; beyond, it dies.
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_what_is_compiled():
+    """Lets a module's compiled functions go before there are too many."""
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY:
+        jax.clear_caches()

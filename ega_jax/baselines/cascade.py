@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from ega_jax.baselines import cga, cross_dqn, hstu, peri_cr, tiger
+from ega_jax.baselines.arrangements import Queues
 from ega_jax.baselines.cga import Ads, CGAConfig
-from ega_jax.baselines.cross_dqn import CrossDQNConfig, Queues
+from ega_jax.baselines.cross_dqn import CrossDQNConfig
 from ega_jax.baselines.hstu import HSTUConfig
 from ega_jax.baselines.peri_cr import PeriCRConfig
 from ega_jax.generation.generator import GeneratorConfig

@@ -23,6 +23,15 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
+from ega_jax.baselines.arrangements import (
+    NO_LIMIT,
+    Queues,
+    at,
+    candidates_of_screen,
+    ecpm_scale,
+    queued,
+    taken,
+)
 from ega_jax.baselines.cga import Ads, money_features
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.pretraining import weighted_mean
@@ -32,7 +41,6 @@ from ega_jax.training.loop import Phase
 from ega_jax.types import Params
 
 _NEVER = -1e30
-_NO_LIMIT = 2**30
 
 Judge = Callable[[Batch, jax.Array], jax.Array]
 
@@ -58,18 +66,6 @@ class CrossDQNConfig:
     def num_screens(self) -> int:
         """Decisions per slate."""
         return self.num_slots // self.screen
-
-
-@struct.dataclass
-class Queues:
-    """The candidates of a request, and the two queues of them that are merged."""
-
-    state: jax.Array  # [N, F] the candidate in the user's eyes, from the ranker.
-    quality: jax.Array  # [N] float32 click probability, from the ranker.
-    bid: jax.Array  # [N] float32 currency per click, 0 for organic items.
-    is_ad: jax.Array  # [N] bool.
-    ads: jax.Array  # [L] int32 candidates in order, -1 after the last.
-    organic: jax.Array  # [O] int32 candidates in upstream order, -1 after the last.
 
 
 @struct.dataclass
@@ -123,7 +119,7 @@ class CrossNetwork(nn.Module):
 
     def _items(self, queues: Queues) -> jax.Array:
         """What a candidate is wherever it stands, `[N, D]`; money as CGA sees it."""
-        known = Ads(queues.state, queues.quality, queues.bid, _queued(queues))
+        known = Ads(queues.state, queues.quality, queues.bid, queued(queues))
         quality, bid, ecpm = jnp.moveaxis(money_features(known), -1, 0)
         is_ad = queues.is_ad.astype(quality.dtype)
         money = jnp.stack([quality, bid * is_ad, ecpm * is_ad, is_ad], axis=-1)
@@ -132,36 +128,11 @@ class CrossNetwork(nn.Module):
     def _ahead(self, queues: Queues, items: jax.Array, slates: jax.Array) -> list[jax.Array]:
         """The next screenful of either queue, `[A, D]` each; a missing item counts as 0."""
         place, ahead = jnp.arange(self.config.screen), []
-        for queue, taken in zip((queues.ads, queues.organic), _taken(queues, slates), strict=True):
-            following = _at(queue, taken[:, None] + place)
+        both = zip((queues.ads, queues.organic), taken(queues, slates), strict=True)
+        for queue, number in both:
+            following = at(queue, number[:, None] + place)
             ahead.append(jnp.where(following[..., None] >= 0, items[following], 0).mean(-2))
         return ahead
-
-
-def _queued(queues: Queues) -> jax.Array:
-    """`[N]` bool, the candidate is in the queue of ads."""
-    number = queues.is_ad.shape[0]
-    place = jnp.where(queues.ads >= 0, queues.ads, number)
-    return jnp.zeros(number, bool).at[place].set(True, mode="drop")
-
-
-def _taken(queues: Queues, slates: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How many ads and how many organic items `[...]` slates `[..., K]` hold."""
-    shown, is_ad = slates >= 0, queues.is_ad[slates]
-    return (shown & is_ad).sum(-1), (shown & ~is_ad).sum(-1)
-
-
-def _at(queue: jax.Array, place: jax.Array) -> jax.Array:
-    """Candidates at places of a queue, -1 after its end."""
-    return queue.at[place].get(mode="fill", fill_value=-1)
-
-
-def ecpm_scale(queues: Queues) -> jax.Array:
-    """Mean `bid * quality` `[]` of the queued ads, in currency; 1 where they are worth nothing."""
-    where = _queued(queues)
-    total = jnp.where(where, queues.bid * queues.quality, 0.0).sum()
-    mean = total / jnp.maximum(where.sum(), 1)
-    return jnp.where(mean > 0, mean, 1.0)
 
 
 def init(key: chex.PRNGKey, config: CrossDQNConfig, state_width: int) -> Params:
@@ -170,61 +141,6 @@ def init(key: chex.PRNGKey, config: CrossDQNConfig, state_width: int) -> Params:
     queues = Queues(jnp.zeros((1, state_width)), one, one, one > 0, queue, queue)
     slates = jnp.zeros((1, config.num_slots), jnp.int32)
     return CrossNetwork(config).init(key, queues, slates, queue)["params"]
-
-
-def arrangements(screen: int) -> np.ndarray:
-    """All ways `[2 ** screen, screen]` bool to reserve the slots of a screen for ads."""
-    return (np.arange(2**screen)[:, None] >> np.arange(screen)) % 2 == 1
-
-
-def candidates_of_screen(
-    config: CrossDQNConfig,
-    queues: Queues,
-    slate: jax.Array,
-    screen: jax.Array,
-    max_ads: chex.Numeric = _NO_LIMIT,
-    min_gap: chex.Numeric = 0,
-) -> tuple[jax.Array, jax.Array]:
-    """The slates that the arrangements of a screen lead to.
-
-    A slot for an ad takes the next ad, the others the next organic item. Admissible are, of the
-    arrangements within the limits whose every ad exists and that leave no empty slot before a
-    filled one, those that show most; there always is one.
-
-    Args:
-      config: sizes.
-      queues: what is merged.
-      slate: `[K]` int32 candidates of the screens before, -1 elsewhere.
-      screen: `[]` int32 number of the screen, from 0.
-      max_ads: most ads in the slate.
-      min_gap: fewest organic items between two ads.
-
-    Returns:
-      Slates `[A, K]` int32, -1 where empty, and which are admissible, `[A]` bool.
-    """
-    pattern = arrangements(config.screen)
-    num_ads, num_organic = _taken(queues, slate)
-    ads = _at(queues.ads, num_ads + jnp.cumsum(pattern, axis=1) - 1)
-    organic = _at(queues.organic, num_organic + jnp.cumsum(~pattern, axis=1) - 1)
-    items = jnp.where(pattern, ads, organic)
-    here = jnp.arange(config.num_slots) // config.screen == screen
-    slates = jnp.where(here, jnp.tile(items, config.num_screens), slate)
-    exist = jnp.all(~pattern | (ads >= 0), axis=1)
-    shown = slates >= 0
-    no_hole = jnp.all(shown[:, :-1] | ~shown[:, 1:], axis=1)
-    legal = exist & no_hole & _within_limits(queues, slates, max_ads, min_gap)
-    most = jnp.max(jnp.where(legal, shown.sum(1), 0))
-    return slates, legal & (shown.sum(1) == most)
-
-
-def _within_limits(queues: Queues, slates: jax.Array, max_ads, min_gap) -> jax.Array:
-    """`[A]` bool, the limits hold in slates `[A, K]` without holes."""
-    slot = jnp.arange(slates.shape[1])
-    is_ad = (slates >= 0) & queues.is_ad[slates]
-    last = lax.cummax(jnp.where(is_ad, slot, -_NO_LIMIT), axis=1)
-    before = jnp.pad(last[:, :-1], ((0, 0), (1, 0)), constant_values=-_NO_LIMIT)
-    apart = jnp.all(~is_ad | (slot - before - 1 >= min_gap), axis=1)
-    return apart & (is_ad.sum(1) <= max_ads)
 
 
 def q_values(
@@ -254,7 +170,7 @@ def rollout(
     params: Params,
     config: CrossDQNConfig,
     queues: Queues,
-    max_ads: chex.Numeric = _NO_LIMIT,
+    max_ads: chex.Numeric = NO_LIMIT,
     min_gap: chex.Numeric = 0,
     explore_key: chex.PRNGKey | None = None,
     epsilon: chex.Numeric = 0.0,
@@ -263,7 +179,7 @@ def rollout(
 
     def step(slate, now):
         screen, key = now
-        slates, where = candidates_of_screen(config, queues, slate, screen, max_ads, min_gap)
+        slates, where = candidates_of_screen(config.screen, queues, slate, screen, max_ads, min_gap)
         values = q_values(params, config, queues, slates, screen)
         best = jnp.argmax(jnp.where(where, values, _NEVER))
         action = best if key is None else _explore(key, best, where, epsilon)
@@ -285,7 +201,7 @@ def place(
     params: Params,
     config: CrossDQNConfig,
     queues: Queues,
-    max_ads: chex.Numeric = _NO_LIMIT,
+    max_ads: chex.Numeric = NO_LIMIT,
     min_gap: chex.Numeric = 0,
     explore_key: chex.PRNGKey | None = None,
     epsilon: chex.Numeric = 0.0,
@@ -331,7 +247,7 @@ def cross_dqn_loss(
     judge: Judge,
     epsilon: float,
     tau: float,
-    max_ads: int = _NO_LIMIT,
+    max_ads: int = NO_LIMIT,
     min_gap: int = 0,
 ) -> Callable:
     """The temporal-difference loss of the network, in the form that the training loop takes.
@@ -393,7 +309,7 @@ def cross_dqn_phase(
     state_width: int,
     view: Callable[[Batch], Queues],
     judge: Judge,
-    max_ads: int = _NO_LIMIT,
+    max_ads: int = NO_LIMIT,
     min_gap: int = 0,
 ) -> Phase:
     """The phase "cross_dqn": trained on requests of "pretrain", measured on "align".

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ega_jax.baselines import cga, cross_dqn
+from ega_jax.baselines.arrangements import Queues
 from ega_jax.baselines.cascade import (
     CascadeConfig,
     CascadeModels,
@@ -23,7 +24,7 @@ from ega_jax.baselines.cascade import (
     rank,
 )
 from ega_jax.baselines.cga import Ads, CGAConfig
-from ega_jax.baselines.cross_dqn import CrossDQNConfig, Queues
+from ega_jax.baselines.cross_dqn import CrossDQNConfig
 from ega_jax.baselines.one_rec import OneRecConfig, OneRecModels, pairs_of, preference_loss
 from ega_jax.baselines.stages import Stages
 from ega_jax.mechanism import Mechanism

@@ -117,3 +117,8 @@ def leaf_sizes(codes: jax.Array) -> jax.Array:
     """
     leaves = prefix_index.request_index(codes, jnp.ones(codes.shape[0], bool))
     return leaves.end[-1] - leaves.low[-1]
+
+
+def collision_rate(codes: jax.Array) -> jax.Array:
+    """Share `[]` of the items `[n, C]` that share all their codes with another."""
+    return jnp.mean(leaf_sizes(codes) > 1)

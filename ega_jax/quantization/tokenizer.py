@@ -78,27 +78,6 @@ def _fit_kmeans(config: kmeans.KMeansConfig, embeddings: jax.Array, key: jax.Arr
     return Tokenizer(mean=mean, scale=scale, codebooks=codebooks, params=None, config=config)
 
 
-def init_rqvae(
-    config: autoencoder.RQVAEConfig, embeddings: np.ndarray, key: jax.Array
-) -> tuple[Params, rqvae.Variables]:
-    """Checks the embeddings and initialises an RQ-VAE, to be trained on `rqvae.make_loss`.
-
-    Args:
-        config: sizes.
-        embeddings: [n, E] float.
-        key: PRNG key.
-
-    Returns:
-        See `rqvae.init`.
-
-    Raises:
-        ValueError: see `check_embeddings`.
-    """
-    check_embeddings(np.asarray(embeddings), config.num_codes)
-    init = jax.jit(rqvae.init, static_argnums=1)
-    return init(key, config, jnp.asarray(embeddings, jnp.float32))
-
-
 def from_rqvae(
     config: autoencoder.RQVAEConfig, params: Params, variables: rqvae.Variables
 ) -> Tokenizer:
@@ -191,12 +170,11 @@ def _figures(tokenizer: Tokenizer, embeddings: jax.Array, codes: jax.Array) -> d
     layers = codes[:, :num_layers]
     usage = residual.usage(layers, num_codes)
     attainable = min(1.0, len(codes) / 4 / num_codes)
-    sizes = residual.leaf_sizes(codes)
     return {
         "usage": usage,
         "usage_attainable": jnp.minimum(usage / attainable, 1.0),
         "perplexity": residual.perplexity(layers, num_codes),
         "r2": residual.r2(embeddings, decode(tokenizer, layers)),
-        "collision_rate": jnp.mean(sizes > 1),
-        "largest_leaf": sizes.max(),
+        "collision_rate": residual.collision_rate(codes),
+        "largest_leaf": residual.leaf_sizes(codes).max(),
     }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.data.pipeline import array_batches
-from ega_jax.quantization import collisions, rqvae, tokenizer
+from ega_jax.quantization import collisions, residual, rqvae, tokenizer
 from ega_jax.quantization.autoencoder import RQVAEConfig
 from ega_jax.quantization.kmeans import KMeansConfig
 from ega_jax.training.checkpoints import is_complete, read_metadata, restore_tree, save_tree
@@ -94,11 +94,9 @@ def tokenize(
         codes = tokenizer.assign(fitted, embeddings)
         if settings.disambiguate:
             codes = collisions.disambiguate(codes, settings.num_codes)
-        before = tokenizer.report(
-            fitted, embeddings, tokenizer.assign(fitted, embeddings, resolve=False)
-        )
+        unresolved = tokenizer.assign(fitted, embeddings, resolve=False)
         report = tokenizer.report(fitted, embeddings, codes) | {
-            "collision_rate_before": before["collision_rate"]
+            "collision_rate_before": float(residual.collision_rate(jnp.asarray(unresolved)))
         }
         save_tree(path, {"tokenizer": fitted, "codes": jnp.asarray(codes)}, report)
     shape = (len(embeddings), settings.code_layers)

@@ -10,8 +10,8 @@ from tiny_cascade import CASCADE, tiny_cascade
 from tiny_models import LEVERS, K, N, levers, one, random_requests
 
 from ega_jax.baselines import cga, cross_dqn, hstu, peri_cr, tiger
+from ega_jax.baselines.arrangements import Queues
 from ega_jax.baselines.cga import Ads
-from ega_jax.baselines.cross_dqn import Queues
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.pricing import PricingConfig
 from ega_jax.reward import model as reward_model

@@ -12,8 +12,9 @@ import pytest
 from small_market import MARKET, small_market
 from tiny_log import shaken
 
-from ega_jax.baselines import cross_dqn
-from ega_jax.baselines.cross_dqn import CrossDQNConfig, Queues
+from ega_jax.baselines import arrangements, cross_dqn
+from ega_jax.baselines.arrangements import Queues, candidates_of_screen
+from ega_jax.baselines.cross_dqn import CrossDQNConfig
 from ega_jax.training.loop import train
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
@@ -38,7 +39,7 @@ def per_request(function, shared=0):
     return jax.jit(batched)
 
 
-CANDIDATES = per_request(cross_dqn.candidates_of_screen)
+CANDIDATES = per_request(lambda config, *x: candidates_of_screen(config.screen, *x))
 Q, PLACE = per_request(cross_dqn.q_values, 1), per_request(cross_dqn.place, 1)
 
 
@@ -95,7 +96,7 @@ def continuations(slate, ads, organic, length, max_ads, min_gap):
 
 
 def test_arrangements_are_all_there_are():
-    found = cross_dqn.arrangements(3)
+    found = arrangements.arrangements(3)
     assert found.shape == (8, 3)
     assert not found[0].any()
     assert {tuple(row) for row in found.tolist()} == {
@@ -196,7 +197,7 @@ def test_unit_places_and_what_is_not_queued_do_not_matter(params):
     scaled = dataclasses.replace(queues, bid=queues.bid * 100)
     for same, where in ((moved, move(slates)), (hidden, slates), (scaled, slates)):
         np.testing.assert_allclose(Q(params, same, where, screen), before, atol=1e-4)
-    scale = jax.jit(jax.vmap(cross_dqn.ecpm_scale))
+    scale = jax.jit(jax.vmap(arrangements.ecpm_scale))
     for row, found in enumerate(np.asarray(scale(queues))):
         worth = [queues.bid[row, ad] * queues.quality[row, ad] for ad in real(queues.ads[row])]
         assert found == pytest.approx(np.mean(worth) if worth else 1, rel=1e-5)

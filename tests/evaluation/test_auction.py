@@ -1,6 +1,7 @@
 """Scores of hand-made outcomes by plain loops; Myerson's prices; what the truth says of slates."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -20,13 +21,14 @@ from ega_jax.evaluation.auction import (
 )
 from ega_jax.evaluation.reports import MULTIPLES, Reported, Truthful
 from ega_jax.payment import rules
-from ega_jax.payment.pricing import RULES
+from ega_jax.payment.pricing import RULES, PricingConfig
 from ega_jax.reward.allocation import Allocation
 from ega_jax.reward.model import Predictions
 from ega_jax.types import Request
 
 D, A, K, PROBES = 8, 4, 3, 6
 J = len(MULTIPLES) + PROBES
+MECHANISM = SimpleNamespace(pricing=PricingConfig())  # All that is asked of it, once patched.
 GAMMAS = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0]
 
 
@@ -290,9 +292,9 @@ def test_judging_joins_batches_and_skips_blank_rows(monkeypatch):
         fields["item"] = np.where(missing[:, None], -1, fields["item"])
         batches.append(fields | {"session": np.arange(4) + 4 * number})
     done = []
-    judged = judge(None, None, batches, truth, 1, done.append)
+    judged = judge(MECHANISM, None, batches, truth, 1, done.append)
     assert done == [4, 6]
-    whole = [auction._by_truth(*outcomes[n], truth, batches[n]["session"]) for n in range(2)]
+    whole = [auction._by_truth(RULES, *outcomes[n], truth, batches[n]["session"]) for n in range(2)]
     expected = jax.tree.map(
         lambda x, y: np.concatenate([x, y[:2]]), *(dataclasses.asdict(each) for each in whole)
     )
@@ -300,4 +302,4 @@ def test_judging_joins_batches_and_skips_blank_rows(monkeypatch):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found, expected)
     assert judged["model"].click.shape == (6, K)
     left = iter(outcomes)
-    assert judge(None, None, batches, None, 1).keys() == {"model"}
+    assert judge(MECHANISM, None, batches, None, 1).keys() == {"model"}

@@ -22,7 +22,7 @@ def embeddings():
 @pytest.fixture(scope="module")
 def fitted(embeddings):
     key = jax.random.key(0)
-    params, variables = tokenizer.init_rqvae(RQVAE, embeddings, key)
+    params, variables = jax.jit(rqvae.init, static_argnums=1)(key, RQVAE, embeddings)
     return {
         "kmeans": tokenizer.fit_kmeans(KMEANS, embeddings, key),
         "rqvae": tokenizer.from_rqvae(RQVAE, params, variables),
@@ -117,7 +117,7 @@ def test_abstract_has_the_shapes_of_the_fitted(fitted, kind):
 
 
 def test_rqvae_initialises_under_the_training_contract(embeddings):
-    params, variables = tokenizer.init_rqvae(RQVAE, embeddings, jax.random.key(0))
+    params, variables = rqvae.init(jax.random.key(0), RQVAE, jnp.asarray(embeddings))
     batch = {"embedding": jnp.asarray(embeddings)}
     out = rqvae.make_loss(RQVAE)(params, variables, batch, jax.random.key(1))
     assert jax.tree.structure(out[1][1]) == jax.tree.structure(variables)
@@ -140,8 +140,6 @@ def with_value(x, row, value):
         (lambda x: with_value(x, 7, np.inf), r"item 7 is not finite \(1 such items\)"),
     ],
 )
-@pytest.mark.parametrize("fit", ["fit_kmeans", "init_rqvae"])
-def test_bad_embeddings_are_named(embeddings, fit, change, message):
-    config = KMEANS if fit == "fit_kmeans" else RQVAE
+def test_bad_embeddings_are_named(embeddings, change, message):
     with pytest.raises(ValueError, match=message):
-        getattr(tokenizer, fit)(config, change(embeddings), jax.random.key(0))
+        tokenizer.fit_kmeans(KMEANS, change(embeddings), jax.random.key(0))
