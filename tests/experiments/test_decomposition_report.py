@@ -3,7 +3,7 @@
 import pytest
 from matplotlib import image
 
-from experiments import command, decomposition
+from experiments import auction_align, command, decomposition
 
 CASCADE = ("attainable", "recalled", "listed", "placed", "shown", "paid")
 
@@ -34,10 +34,10 @@ def test_table_and_figure(capsys, tmp_path):
 
 
 def test_a_system_that_is_not_there(monkeypatch, tmp_path):
-    class Flags:
-        system = "mca"
+    class Flag:
+        value = "mca"
 
     monkeypatch.setattr(command, "find_workdir", lambda: ({}, tmp_path))
-    monkeypatch.setattr(decomposition.flags, "FLAGS", Flags)
+    monkeypatch.setattr(auction_align, "_SYSTEM", Flag)
     with pytest.raises(FileNotFoundError, match="no system 'mca'"):
         decomposition.main()
