@@ -31,7 +31,6 @@ from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
 from ega_jax.types import Catalogue, Params, Request, Slate
 
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
-CHOICES = (*RULES, TRUTHFUL)
 _CLARKE = RULES.index("clarke")
 
 

@@ -20,6 +20,7 @@ Dimension legend, used in every docstring:
 Ids are row numbers; `-1` marks an empty place in any list of ids.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -27,6 +28,16 @@ from flax import struct
 
 Params = Any
 Metrics = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionSizes:
+    """Sizes of tokens and sessions, the same for every model of a workdir."""
+
+    num_codes: int  # W
+    num_layers: int = 3  # C
+    num_slots: int = 10  # K
+    history_length: int = 256  # T
 
 
 @struct.dataclass

@@ -15,7 +15,6 @@ added to results.json.
 """
 
 import time
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -53,28 +52,24 @@ _SYSTEM = flags.DEFINE_string("system", "ega", "Names the system; several may sh
 def main() -> None:
     """Runs the command."""
     config, workdir = command.open_workdir()
-    results = train_and_measure(config, workdir, _SYSTEM.value)
+    pretraining = Pretraining(config, workdir, data_mesh())
+    results = train_and_measure(training_of(pretraining, workdir / "systems" / _SYSTEM.value))
     print_table({"reward": results["reward"]}, title=config["name"])
     print_systems(results["systems"], title=config["name"])
     print(f"results.json is in {workdir}, figures and mechanism in {workdir / 'systems'}")
 
 
-def train_and_measure(config: dict[str, Any], workdir: Path, name: str) -> dict[str, Any]:
+def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
     """Trains a system to its end, or restores it, scores it, and adds that to `results.json`.
-
-    Args:
-      config: of the system; `auction.system` says of which kind.
-      workdir: with a pre-trained generator.
-      name: of the system, and of its folder.
 
     Returns:
       What was added: `reward`, `systems` and `auction_seconds`.
     """
     start = time.perf_counter()
-    run = training_of(Pretraining(config, workdir, data_mesh()), workdir / "systems" / name)
-    check_workdir(run.system, config, command.FREE_IN_SYSTEM)
+    workdir, name = run.pretraining.workdir, run.system.name
+    check_workdir(run.system, run.config, command.FREE_IN_SYSTEM)
     mechanism = mechanism_of(run)
-    if config["auction"]["system"] == "ega":
+    if run.config["auction"]["system"] == "ega":
         mechanism.save(mechanism_folder(workdir, name))
     results = {
         "reward": read_results(workdir).get("reward") or measure_reward(run),

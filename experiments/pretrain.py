@@ -13,7 +13,6 @@ lines), tensorboard/ and results.json.
 """
 
 import time
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -31,30 +30,29 @@ flags.adopt_module_key_flags(command)
 def main() -> None:
     """Runs the command."""
     config, workdir = command.open_workdir()
-    results = pretrain(config, workdir)
+    results = pretrain(Pretraining(config, workdir, data_mesh()))
     print_table(results, title=config["name"])
     print(f"results.json and figures are in {workdir}")
 
 
-def pretrain(config: dict[str, Any], workdir: Path) -> dict[str, Any]:
-    """Pre-trains to the end, or restores, measures, and adds that to `results.json`.
+def pretrain(run: Pretraining) -> dict[str, Any]:
+    """Pre-trains to the end, or restores, measures, and adds that to the workdir's `results.json`.
 
     Returns:
       What was added: `tokenizer`, `test`, `seconds` and `samples_per_second`.
     """
     start = time.perf_counter()
-    run = Pretraining(config, workdir, data_mesh())
-    measure = evaluator_of(run)
-    held_out = run.batches(run.validation_split, config["evaluation"]["validation_rows"])
+    settings, measure = run.config["evaluation"], evaluator_of(run)
+    held_out = run.batches(run.validation_split, settings["validation_rows"])
     params = run.train_generator(lambda params: measure(params, held_out))
     results = {
         "tokenizer": {name: tokens.report for name, tokens in run.tokens.items()},
-        "test": measure(params, run.batches(config["evaluation"]["split"])),
+        "test": measure(params, run.batches(settings["split"])),
         "seconds": time.perf_counter() - start,
         "samples_per_second": run.samples_per_second(),
     }
-    write_results(workdir, results)
-    plot_curves(workdir, "generator")
+    write_results(run.workdir, results)
+    plot_curves(run.workdir, "generator")
     return results
 
 

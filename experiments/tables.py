@@ -96,12 +96,12 @@ def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -
         if folder != main_folder and (main_folder / part).is_dir() and not (folder / part).exists():
             shutil.copytree(main_folder / part, folder / part)
     check_workdir(folder, settings, command.FREE)
+    pretraining = Pretraining(settings, folder, data_mesh())
     if "test" not in read_results(folder):
-        pretrain(settings, folder)
-    system = folders_of(seed, name)[1]
-    if system not in read_results(folder).get("systems", {}):
-        auction_align.train_and_measure(settings, folder, system)
-    run = training_of(Pretraining(settings, folder, data_mesh()), folder / "systems" / system)
+        pretrain(pretraining)
+    run = training_of(pretraining, folder / "systems" / folders_of(seed, name)[1])
+    if run.system.name not in read_results(folder).get("systems", {}):
+        auction_align.train_and_measure(run)
     auction = settings["auction"]
     batches = run.sessions("test", auction["num_served"], auction["batch_size"])
     found = served(mechanism_of(run), batches, auction_align.truth_of(run), auction["rule"])

@@ -12,10 +12,10 @@ import pytest
 from tiny_models import CONFIG, LEVERS, K, N, P, R, random_requests, tiny_models
 
 from ega_jax import mechanism
-from ega_jax.mechanism import CHOICES, Mechanism, mechanism_folder
+from ega_jax.mechanism import TRUTHFUL, Mechanism, mechanism_folder
 from ega_jax.payment import network
 from ega_jax.payment.network import Context, PaymentConfig
-from ega_jax.payment.pricing import PricingConfig
+from ega_jax.payment.pricing import RULES, PricingConfig
 
 PRICING = PricingConfig(hidden=(8, 4), probes=(0.0, 1.0))
 REQUESTS = random_requests(11, 6)
@@ -42,7 +42,7 @@ def tiny_mechanism(num_beams=6):
     return Mechanism(models, networks, config, PRICING, LEVERS, "threshold")
 
 
-@pytest.mark.parametrize("rule", CHOICES)
+@pytest.mark.parametrize("rule", [*RULES, TRUTHFUL])
 def test_every_rule_prices_within_the_bid(rule):
     slate = tiny_mechanism().allocate(REQUESTS, rule)
     bid_of = [
@@ -134,7 +134,7 @@ def test_extreme_bids_neither_break_prices_nor_order():
     """0, 1e-9 and 1e9, equal bids, one ad, no ad."""
     for bids in ([0.0] * N, [1e-9] * N, [1e9] * N, [1e9, 1e-9, 0.0, 1.0, 1.0, 1.0]):
         bid = np.where(REQUESTS.is_ad, np.float32(bids), np.float32(0))
-        for rule in CHOICES:
+        for rule in (*RULES, TRUTHFUL):
             slate = tiny_mechanism().allocate(REQUESTS.replace(bid=bid), rule)
             price = np.asarray(slate.price_per_click)
             assert np.isfinite(price).all()
@@ -142,5 +142,5 @@ def test_extreme_bids_neither_break_prices_nor_order():
             assert (price <= np.max(bid, axis=1, keepdims=True)).all()
     only = np.broadcast_to(np.arange(N) == 0, (6, N))
     lone = REQUESTS.replace(is_ad=only, bid=only.astype(np.float32))
-    for rule in CHOICES:
+    for rule in (*RULES, TRUTHFUL):
         assert np.isfinite(tiny_mechanism().allocate(lone, rule).price_per_click).all()

@@ -30,10 +30,13 @@ from ega_jax.reward.allocation import (
     SystemModels,
     allocate,
     allocate_each,
+    allocation_of,
+    pick,
+    predict,
     prepare,
     slate_value,
 )
-from ega_jax.reward.model import Items, Predictions
+from ega_jax.reward.model import Items
 from ega_jax.types import Params, Request
 
 
@@ -119,6 +122,14 @@ def ads_of(ranked: Ranked, bid: jax.Array, where: jax.Array) -> Ads:
     return Ads(ranked.state, ranked.click, bid, ranked.is_ad & where)
 
 
+def list_ads(
+    params: Params, config: CGAConfig, ranked: Ranked, bid: jax.Array, levers: Levers
+) -> tuple[jax.Array, jax.Array]:
+    """The auction's list of ads `[L]` under bids `[N]`, and their log-probabilities `[L]`."""
+    seen = jnp.where(levers.bid_free, 0.0, bid)
+    return cga.generate(params, config, ads_of(ranked, seen, bid >= levers.reserve))
+
+
 def queues_of(ranked: Ranked, bid: jax.Array, listed: jax.Array) -> Queues:
     """The allocation's view: the auction's list of ads `[L]` beside the organic items."""
     return Queues(ranked.state, ranked.click, bid, ranked.is_ad, listed, ranked.organic)
@@ -173,28 +184,22 @@ def _allocate(
 ) -> tuple[Allocation, Menu]:
     """The slate under one bid vector, without the candidate `banned`."""
     ranked = without(offer.memory, banned)
-    seen = jnp.where(levers.bid_free, 0.0, bid)
-    ads = ads_of(ranked, seen, bid >= levers.reserve)
-    listed, log_prob = cga.generate(models.cga, config.cga, ads)
-    queues = queues_of(ranked, seen, listed)
+    listed, log_prob = list_ads(models.cga, config.cga, ranked, bid, levers)
+    queues = queues_of(ranked, jnp.where(levers.bid_free, 0.0, bid), listed)
     slate = cross_dqn.place(
         models.cross_dqn, config.cross_dqn, queues, levers.max_ads, levers.min_gap
     )
-    at = lambda values, empty: jnp.where(slate >= 0, values[slate], empty)
-    item, creative, is_ad = at(offer.item, -1), at(offer.creative, -1), at(offer.is_ad, False)
-    prediction: Predictions = reward_model.predict(
-        models.reward, config.reward, models.items, offer.reward_memory, item, creative, is_ad
-    )
+    creative = pick(offer.creative, slate, -1)
+    prediction = predict(models, config, offer, slate, creative)
     of_ad = jnp.where(slate[:, None] == listed, log_prob, 0.0).sum(-1)
-    log_z = jnp.where(is_ad, of_ad, 0.0)
-    own, pctr = at(bid, 0.0), prediction.click_poi
-    shown = Allocation(slate, item, creative, is_ad, own, log_z, prediction)
+    log_z = jnp.where(pick(offer.is_ad, slate, False), of_ad, 0.0)
+    value = slate_value(pick(bid, slate, 0.0), prediction.click_poi, levers.kappa)
     menu = Menu(
         candidate=slate[None],
-        pctr=pctr[None],
-        value=slate_value(own, pctr, levers.kappa)[None],
+        pctr=prediction.click_poi[None],
+        value=value[None],
         where=jnp.ones(1, bool),
         log_z=log_z[None],
         states=jnp.zeros((1, slate.size, 0)),
     )
-    return shown, menu
+    return allocation_of(offer, bid, menu, 0, creative, prediction), menu

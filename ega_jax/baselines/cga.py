@@ -26,6 +26,7 @@ from jax import lax
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.alignment import policy_loss, slate_values, standardise
 from ega_jax.generation.transformer import Block, linear, row_wise_dot
+from ega_jax.training.auction import real_rows
 from ega_jax.training.logged import Batch, logged_phase
 from ega_jax.training.loop import Phase
 from ega_jax.types import Params
@@ -275,9 +276,9 @@ def cga_phase(
         return jax.vmap(slate_values)(ads.bid, judge(batch, lists), lists)
 
     def evaluate(params: Params, batches: Iterable[Batch]) -> dict[str, float]:
-        rows = [(np.asarray(greedy_values(params, batch)), batch["item"]) for batch in batches]
-        real = [(np.asarray(item) >= 0).any(-1) for _, item in rows]
-        values = [value[:, 0][there] for (value, _), there in zip(rows, real, strict=True)]
+        values = [
+            np.asarray(greedy_values(params, batch))[real_rows(batch), 0] for batch in batches
+        ]
         return {"greedy_value": float(np.concatenate(values).mean())}
 
     return logged_phase(

@@ -11,11 +11,9 @@ import functools
 from collections.abc import Iterable, Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ega_jax.baselines import cga
-from ega_jax.baselines.cascade import CascadeConfig, CascadeModels, ads_of, rank
+from ega_jax.baselines.cascade import CascadeConfig, CascadeModels, list_ads, rank
 from ega_jax.evaluation.attainable import Sample, best_creatives, best_slates
 from ega_jax.mechanism import Mechanism
 from ega_jax.reward.allocation import Levers
@@ -93,9 +91,8 @@ def _let_through(
 
     def one(request: Request) -> tuple[jax.Array, jax.Array]:
         ranked = rank(models.upstream, config, models.items, request)
-        seen = jnp.where(levers.bid_free, 0.0, request.bid)
-        ads = ads_of(ranked, seen, request.bid >= levers.reserve)
-        return ranked.is_ad, cga.generate(models.cga, config.cga, ads)[0]
+        listed, _ = list_ads(models.cga, config.cga, ranked, request.bid, levers)
+        return ranked.is_ad, listed
 
     return jax.vmap(one)(request)
 

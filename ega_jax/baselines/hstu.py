@@ -25,17 +25,13 @@ from ega_jax.reward.losses import feedback_loss
 from ega_jax.reward.network import Items, Tower
 from ega_jax.training.logged import logged_phase, report
 from ega_jax.training.loop import Phase
-from ega_jax.types import Params
+from ega_jax.types import Params, SessionSizes
 
 
 @dataclasses.dataclass(frozen=True)
-class HSTUConfig:
+class HSTUConfig(SessionSizes):
     """Sizes of the ranker; letters are those of the legend in `types.py`."""
 
-    num_codes: int  # W
-    num_layers: int = 3  # C
-    num_slots: int = 10  # K
-    history_length: int = 256  # T
     width: int = 64  # D
     num_heads: int = 4
     hidden: int = 128  # Of the heads.

@@ -13,7 +13,6 @@ from ega_jax.baselines.peri_cr import PeriCRConfig, peri_cr_phase
 from ega_jax.baselines.tiger import tiger_config, tiger_phase
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.training.auction import AuctionTraining
-from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.logged import sizes_of
 from ega_jax.training.loop import Phase
 from ega_jax.training.reward import reward_phase
@@ -50,55 +49,47 @@ class Stages:
     @functools.cached_property
     def tiger(self) -> Params:
         """The recall's parameters."""
+        settings = self.settings["tiger"]
         phase = tiger_phase(
             self.run.dataset,
             self.run.items.catalogue,
             self.tiger_config,
-            self.settings["tiger"],
+            settings,
             self._seed,
             self.run.pretraining.loss_tree,
         )
-        return self._train(phase)
+        return self._train(phase, settings)
 
     @functools.cached_property
     def hstu(self) -> Params:
         """The ranker's parameters."""
-        return self._train(
-            hstu_phase(
-                self.run.dataset,
-                self.run.items,
-                self.hstu_config,
-                self.settings["hstu"],
-                self._seed,
-            )
-        )
+        settings = self.settings["hstu"]
+        run = self.run
+        phase = hstu_phase(run.dataset, run.items, self.hstu_config, settings, self._seed)
+        return self._train(phase, settings)
 
     @functools.cached_property
     def peri_cr(self) -> Params:
         """The creative chooser's parameters."""
-        return self._train(
-            peri_cr_phase(
-                self.run.dataset,
-                self.run.items,
-                self.peri_cr_config,
-                self.settings["peri_cr"],
-                self._seed,
-            )
-        )
+        settings = self.settings["peri_cr"]
+        run = self.run
+        phase = peri_cr_phase(run.dataset, run.items, self.peri_cr_config, settings, self._seed)
+        return self._train(phase, settings)
 
     @functools.cached_property
     def evaluator(self) -> Params:
         """The parameters of CGA's evaluator: the reward model's kind, for slates of ads alone."""
+        settings = self.run.config["reward"]
         phase = reward_phase(
             "cga_evaluator",
             self.run.dataset,
             self.run.items,
             self.run.reward_config,
-            self.run.config["reward"],
+            settings,
             self._seed,
             view=ads_alone,
         )
-        return self._train(phase)
+        return self._train(phase, settings)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -112,12 +103,8 @@ class Stages:
     def _sizes(self, kind: Any, name: str) -> Any:
         return sizes_of(kind, self.settings[name], self.run.pretraining.generator_config)
 
-    def _train(self, phase: Phase) -> Params:
-        folder = self.run.pretraining.workdir / "stages" / phase.name
-        own = "reward" if phase.name == "cga_evaluator" else "cascade"
-        settings = {name: self.run.config[name] for name in ("seed", "data", "tokenizer", own)}
-        check_workdir(folder, settings, free=("data.path",))
-        return self.run.train_phase(phase, folder)
+    def _train(self, phase: Phase, settings: Mapping[str, Any]) -> Params:
+        return self.run.train_shared(phase, f"stages/{phase.name}", settings)
 
 
 def ads_alone(batch: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from ega_jax.baselines import cga, cross_dqn
 from ega_jax.baselines.arrangements import Queues
@@ -20,6 +19,7 @@ from ega_jax.baselines.cascade import (
     Ranked,
     Upstream,
     ads_of,
+    list_ads,
     queues_of,
     rank,
 )
@@ -29,7 +29,7 @@ from ega_jax.baselines.one_rec import OneRecConfig, OneRecModels, pairs_of, pref
 from ega_jax.baselines.stages import Stages
 from ega_jax.mechanism import Mechanism
 from ega_jax.reward import model as reward_model
-from ega_jax.reward.allocation import candidates_of
+from ega_jax.reward.allocation import candidates_of, pick
 from ega_jax.reward.model import Predictions
 from ega_jax.training.auction import AuctionTraining, request_of
 from ega_jax.training.ega import EGA
@@ -140,10 +140,9 @@ class MCA(AuctionTraining):
         config, auction, levers = self.allocation_config, self.cga, self.levers
 
         def view(batch: Mapping[str, Any]) -> Queues:
-            listed, _ = jax.vmap(lambda ads: cga.generate(auction, config.cga, ads))(
-                self._ads(batch)
-            )
-            return jax.vmap(queues_of)(self._ranked(batch), batch["bid"], listed)
+            ranked, bid = self._ranked(batch), batch["bid"]
+            show = lambda ranked, bid: list_ads(auction, config.cga, ranked, bid, levers)[0]
+            return jax.vmap(queues_of)(ranked, bid, jax.vmap(show)(ranked, bid))
 
         def judge(batch: Mapping[str, Any], slates: jax.Array) -> jax.Array:
             creative = self._ranked(batch).creative
@@ -198,8 +197,7 @@ def _predicted(run: AuctionTraining, params: Params, batch, creative, lists) -> 
 
 def _picked(values: jax.Array, lists: jax.Array, empty) -> jax.Array:
     """Values `[B, N]` of candidates `[B, R, L]`, `empty` where there is none."""
-    found = jax.vmap(lambda values, rows: values[rows])(values, lists)
-    return jnp.where(lists >= 0, found, empty)
+    return jax.vmap(lambda values, rows: pick(values, rows, empty))(values, lists)
 
 
 def mechanism_of(run: AuctionTraining) -> Mechanism:

@@ -58,8 +58,8 @@ class SequenceDataset:
     @property
     def training_items(self) -> Ragged:
         """The items of each sequence that are for training."""
-        place = np.arange(self.items.values.size) - self.items.offsets[self.items.row_of_value()]
-        kept = place < self.num_training_items[self.items.row_of_value()]
+        row = self.items.row_of_value()
+        kept = np.arange(row.size) - self.items.offsets[row] < self.num_training_items[row]
         offsets = np.concatenate([[0], np.cumsum(self.num_training_items)])
         return Ragged(self.items.values[kept], offsets)
 

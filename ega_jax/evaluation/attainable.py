@@ -14,7 +14,7 @@ import numpy as np
 
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.slate_rules import Array, SlateRules, picked
-from ega_jax.training.auction import request_of
+from ega_jax.training.auction import real_rows, request_of
 from ega_jax.types import Request
 
 _ROWS = 4096  # Slates that the truth is asked about at once: one compilation for all of them.
@@ -69,7 +69,7 @@ def samples_of(
 ) -> Iterator[Sample]:
     """Makes a sample of each batch with the fields of `Request` and `session`, less blank rows."""
     for batch in batches:
-        real = (batch["item"] >= 0).any(axis=-1)
+        real = real_rows(batch)
         kept = {name: np.asarray(x)[real] for name, x in batch.items()}
         yield Sample(truth, kept["session"], request_of(kept), np.asarray(poi_creatives))
 

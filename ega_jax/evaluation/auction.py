@@ -18,7 +18,7 @@ from ega_jax.evaluation.incentives import non_monotone, psi
 from ega_jax.evaluation.reports import MULTIPLES, Reported, Truthful, explore, truthful
 from ega_jax.mechanism import Mechanism
 from ega_jax.reward.allocation import Levers
-from ega_jax.training.auction import request_of
+from ega_jax.training.auction import real_rows, request_of
 
 __all__ = ["Judged", "judge", "psi", "scores"]
 
@@ -75,7 +75,7 @@ def judge(
         request = request_of(batch)
         fair = truthful(mechanism, levers, request, num_losing)
         tried = explore(mechanism, levers, request, fair)
-        real = (batch["item"] >= 0).any(axis=-1)
+        real = real_rows(batch)
         rows = lambda tree, real=real: jax.tree.map(lambda x: np.asarray(x)[real], tree)
         fair, tried, session = rows(fair), rows(tried), batch["session"][real]
         seen.setdefault("model", []).append(_by_model(rules, fair, tried))

@@ -7,7 +7,7 @@ import numpy as np
 
 from ega_jax.data.market.clicks import Truth
 from ega_jax.mechanism import Mechanism
-from ega_jax.training.auction import request_of
+from ega_jax.training.auction import real_rows, request_of
 from ega_jax.types import Request, Slate
 
 
@@ -34,7 +34,7 @@ def served(
     """
     seen: dict[str, list[np.ndarray]] = {}
     for batch in batches:
-        real = (batch["item"] >= 0).any(axis=-1)
+        real = real_rows(batch)
         request = jax.tree.map(lambda x, real=real: np.asarray(x)[real], request_of(batch))
         slate = jax.tree.map(np.asarray, mechanism.allocate(request, rule, **levers))
         clicks = {"model": (slate.pctr, slate.pctr_image)}

@@ -18,17 +18,13 @@ from flax import struct
 from jax import lax
 
 from ega_jax.generation.transformer import Block, KeysValues, Mlp, linear, row_wise_dot
-from ega_jax.types import Catalogue, Params
+from ega_jax.types import Catalogue, Params, SessionSizes
 
 
 @dataclasses.dataclass(frozen=True)
-class GeneratorConfig:
+class GeneratorConfig(SessionSizes):
     """Sizes of the generator; letters are those of the legend in `types.py`."""
 
-    num_codes: int  # W
-    num_layers: int = 3  # C
-    num_slots: int = 10  # K
-    history_length: int = 256  # T
     width: int = 128  # D
     num_heads: int = 4
     hidden: int = 512

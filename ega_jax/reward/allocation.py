@@ -241,8 +241,8 @@ def find_menu(
         alpha=levers.alpha,
         beta=levers.beta,
     )
-    creative = _pick(offer.creative, beams.items, -1)
-    pctr = _predict(models, config, offer, beams.items, creative).click_poi
+    creative = pick(offer.creative, beams.items, -1)
+    pctr = predict(models, config, offer, beams.items, creative).click_poi
     return _menu(beams, pctr, bid, levers)
 
 
@@ -285,8 +285,8 @@ def find_menus(
     slates = beams.items.reshape(-1, beams.items.shape[-1])
 
     def judge(rows: jax.Array) -> jax.Array:
-        creative = _pick(offer.creative, slates[rows], -1)
-        return _predict(models, config, offer, slates[rows], creative).click_poi
+        creative = pick(offer.creative, slates[rows], -1)
+        return predict(models, config, offer, slates[rows], creative).click_poi
 
     pctr = map_distinct(judge, slates, beams.where.reshape(-1), chunk=config.num_beams)
     menu = jax.vmap(_menu, in_axes=(0, 0, 0, None))
@@ -294,7 +294,7 @@ def find_menus(
 
 
 def _menu(beams: Beams, pctr: jax.Array, bid: jax.Array, levers: Levers) -> Menu:
-    value = slate_value(_pick(bid, beams.items, 0.0), pctr, levers.kappa)
+    value = slate_value(pick(bid, beams.items, 0.0), pctr, levers.kappa)
     return Menu(
         candidate=beams.items,
         pctr=pctr,
@@ -341,7 +341,7 @@ def _(
     menu = find_menu(models, config, offer, bid, levers)
     best = jnp.argmax(menu.value)
     shown = _show(models, config, offer, levers, menu.candidate[best], menu.states[best])
-    return _allocation(offer, bid, menu, best, *shown), menu
+    return allocation_of(offer, bid, menu, best, *shown), menu
 
 
 @functools.singledispatch
@@ -379,7 +379,7 @@ def _(
     show = jax.vmap(lambda row: _show(models, config, offer, levers, slates[row], states[row]))
     everywhere = jnp.ones(bid.shape[0], bool)
     shown = map_distinct(show, slates, everywhere, chunk=_WINNERS_AT_ONCE)
-    allocation = jax.vmap(lambda *x: _allocation(offer, *x))(bid, menu, best, *shown)
+    allocation = jax.vmap(lambda *x: allocation_of(offer, *x))(bid, menu, best, *shown)
     return allocation, menu
 
 
@@ -390,39 +390,53 @@ def _show(models, config, offer, levers, candidate, states) -> tuple[jax.Array, 
         config.generator,
         offer.memory,
         states,
-        _pick(offer.item, candidate, -1),
+        pick(offer.item, candidate, -1),
         models.items.catalogue,
     )
-    creative = jnp.where(levers.bid_free, _pick(offer.creative, candidate, -1), in_context)
-    return creative, _predict(models, config, offer, candidate, creative)
+    creative = jnp.where(levers.bid_free, pick(offer.creative, candidate, -1), in_context)
+    return creative, predict(models, config, offer, candidate, creative)
 
 
-def _allocation(offer, bid, menu, best, creative, prediction) -> Allocation:
+def allocation_of(
+    offer: Offer,
+    bid: jax.Array,
+    menu: Menu,
+    best: chex.Numeric,
+    creative: jax.Array,
+    prediction: Predictions,
+) -> Allocation:
+    """The slate `best []` of a menu as what is shown, with its creatives and their prediction."""
     candidate = menu.candidate[best]
     return Allocation(
         candidate=candidate,
-        item=_pick(offer.item, candidate, -1),
+        item=pick(offer.item, candidate, -1),
         creative=creative,
-        is_ad=_pick(offer.is_ad, candidate, False),
-        bid=_pick(bid, candidate, 0.0),
+        is_ad=pick(offer.is_ad, candidate, False),
+        bid=pick(bid, candidate, 0.0),
         log_z=menu.log_z[best],
         prediction=prediction,
     )
 
 
-def _predict(models, config, offer, candidate, creative) -> Predictions:
-    """The reward model's view of slates of candidates `[..., K]` with creatives."""
+def predict(
+    models: SystemModels,
+    config: SystemConfig,
+    offer: Offer,
+    candidate: jax.Array,
+    creative: jax.Array,
+) -> Predictions:
+    """The reward model's view of slates of candidates `[..., K]` with creatives `[..., K]`."""
     return reward_model.predict(
         models.reward,
         config.reward,
         models.items,
         offer.reward_memory,
-        _pick(offer.item, candidate, -1),
+        pick(offer.item, candidate, -1),
         creative,
-        _pick(offer.is_ad, candidate, False),
+        pick(offer.is_ad, candidate, False),
     )
 
 
-def _pick(values: jax.Array, candidate: jax.Array, empty) -> jax.Array:
+def pick(values: jax.Array, candidate: jax.Array, empty: chex.Numeric) -> jax.Array:
     """Values `[N]` of candidates of any shape, `empty` where there is none."""
     return jnp.where(candidate >= 0, values[candidate], empty)

@@ -21,17 +21,13 @@ from flax import struct
 from ega_jax.generation.generator import codes_of
 from ega_jax.generation.transformer import Block, linear, masked_softmax
 from ega_jax.reward.likeness import Likeness
-from ega_jax.types import Catalogue
+from ega_jax.types import Catalogue, SessionSizes
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardConfig:
+class RewardConfig(SessionSizes):
     """Sizes of the reward model; letters are those of the legend in `types.py`."""
 
-    num_codes: int  # W
-    num_layers: int = 3  # C
-    num_slots: int = 10  # K
-    history_length: int = 256  # T
     width: int = 64  # D
     num_heads: int = 8
     hidden: int = 128

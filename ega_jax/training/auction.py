@@ -116,9 +116,6 @@ class AuctionTraining(abc.ABC):
         Raises:
           ConfigMismatchError: the workdir's was trained with other settings.
         """
-        folder = self.pretraining.workdir / "reward"
-        settings = {name: self.config[name] for name in ("seed", "data", "tokenizer", "reward")}
-        check_workdir(folder, settings, free=("data.path",))
         phase = reward_phase(
             "reward",
             self.dataset,
@@ -127,7 +124,7 @@ class AuctionTraining(abc.ABC):
             self.config["reward"],
             self.config["seed"],
         )
-        return self.train_phase(phase, folder)
+        return self.train_shared(phase, "reward", self.config["reward"])
 
     @functools.cached_property
     def networks(self) -> dict[str, Params]:
@@ -141,6 +138,22 @@ class AuctionTraining(abc.ABC):
         trained = train(phase, workdir=folder, config=self.config, mesh=mesh).params
         # Off the mesh: what one phase trained is used beside what another restored.
         return jax.tree.map(jnp.asarray, jax.device_get(trained))
+
+    def train_shared(self, phase: Phase, folder: str, settings: Mapping[str, Any]) -> Params:
+        """Trains a phase that the systems of a workdir share, in a folder of its own.
+
+        Args:
+          phase: what is trained.
+          folder: below the workdir.
+          settings: its own; `folder` is bound to these, to data, tokens and seed.
+
+        Raises:
+          ConfigMismatchError: the folder holds what was trained with other settings.
+        """
+        place = self.pretraining.workdir / folder
+        shared = {name: self.config[name] for name in ("seed", "data", "tokenizer")}
+        check_workdir(place, shared | {phase.name: settings}, free=("data.path",))
+        return self.train_phase(phase, place)
 
     def sessions(self, split: str, num_sessions: int, batch_size: int) -> grain.IterDataset:
         """About so many sessions of a split, evenly spread over it, as batches."""
@@ -216,6 +229,11 @@ class AuctionTraining(abc.ABC):
     def key(self, number: int) -> jax.Array:
         """A random key for each purpose."""
         return jax.random.fold_in(jax.random.key(self.config["seed"]), number)
+
+
+def real_rows(batch: Mapping[str, Any]) -> np.ndarray:
+    """The rows `[B]` bool of a batch that hold a request; a last batch is filled up with blanks."""
+    return np.any(np.asarray(batch["item"]) >= 0, axis=-1)
 
 
 def request_of(batch: Mapping[str, Any]) -> Request:

@@ -3,39 +3,36 @@
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
 from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
-from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.reward import calibration
 from ega_jax.training.loop import Phase
 from ega_jax.training.optimizer import optimizer_of
 from ega_jax.training.state import LossFn, TrainState, make_train_step
-from ega_jax.types import Params
+from ega_jax.types import Params, SessionSizes
 
 Batch = Mapping[str, Any]
-SHARED = ("num_codes", "num_layers", "num_slots", "history_length")  # With the generator.
+_Sizes = TypeVar("_Sizes", bound=SessionSizes)
 VALIDATION_SESSIONS = 2048  # Of the split "align", measured during training.
 NAMES = {"click_poi": "poi", "click_image": "image", "convert": "conversion"}  # In reports.
 
 
-def sizes_of(kind: Any, settings: Mapping[str, Any], generator: GeneratorConfig) -> Any:
-    """Sizes of a model: from its settings, and from the generator where they are shared.
+def sizes_of(kind: type[_Sizes], settings: Mapping[str, Any], shared: SessionSizes) -> _Sizes:
+    """Sizes of a model: from its settings, and those of tokens and sessions from another's.
 
     Args:
       kind: the dataclass of its sizes.
       settings: those named like a field of `kind` are taken.
-      generator: of the tokens and sessions that all models see.
+      shared: sizes of a model of the same workdir.
     """
-    names = {field.name for field in dataclasses.fields(kind)} & settings.keys()
-    return kind(
-        **{name: getattr(generator, name) for name in SHARED},
-        **{name: settings[name] for name in names},
-    )
+    names_of = lambda kind: {field.name for field in dataclasses.fields(kind)}
+    common = {name: getattr(shared, name) for name in names_of(SessionSizes)}
+    return kind(**common, **{name: settings[name] for name in names_of(kind) & settings.keys()})
 
 
 def report(

@@ -14,7 +14,7 @@ from tiny_auction import PHASES, STEPS, copied, pretrained, training
 from tiny_runs import NUM_SLOTS
 
 from ega_jax.evaluation.report import write_results
-from ega_jax.mechanism import CHOICES, Mechanism
+from ega_jax.mechanism import Mechanism
 from ega_jax.payment.pricing import RULES
 from ega_jax.training.auction import request_of
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, is_complete
@@ -126,7 +126,7 @@ def test_the_restored_mechanism_serves_what_was_trained(finished):
     chex.assert_trees_all_equal(mechanism.models.generator, run.aligned)
     chex.assert_trees_all_equal(mechanism.networks, run.networks)
     batch = next(iter(run.sessions("test", 2, 2)))
-    for rule in CHOICES:
+    for rule in mechanism.choices:
         slate = mechanism.allocate(request_of(batch), rule)
         assert slate.items.shape == (2, NUM_SLOTS)
         for row, items in enumerate(np.asarray(slate.items)):

@@ -1,0 +1,102 @@
+"""Tries the same number of settings for each system that is compared, by one procedure.
+
+Every trial trains a system up to its slates, with the shared data, tokens, pre-training, reward
+model and stages of a workdir, and serves sessions of the split "align", which no table is made of.
+It is judged by the value of its slates, their expected clicks at the full bids, as the reward model
+sees them: payments play no part, and the truth, shown beside it, has no say.
+
+    python -m experiments.tune --workdir=runs/market-tiny
+
+Prints the trials with the best of each system marked, and adds them to results.json. A trial that
+is there already is not made again. What wins is set in the configs by hand.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from ega_jax.baselines.systems import mechanism_of, training_of
+from ega_jax.evaluation.levers import served
+from ega_jax.evaluation.report import read_results, write_results
+from ega_jax.training.checkpoints import check_workdir
+from ega_jax.training.mesh import data_mesh
+from ega_jax.training.pretraining import Pretraining
+from experiments import auction_align, command
+from experiments.tables import SYSTEMS, changed
+
+flags.adopt_module_key_flags(command)
+TRIALS: dict[str, tuple[dict[str, Any], ...]] = {  # What each sets otherwise than the config.
+    "mca": (
+        {},
+        {"cascade.num_recalled": 16},
+        {"cascade.cga.learning_rate": 3e-3},
+        {"cascade.cross_dqn.num_steps": 1000},
+    ),
+    "gr": (
+        {},
+        {"one_rec.strength": 0.5},
+        {"alignment.learning_rate": 1e-3},
+        {"alignment.learning_rate": 1e-3, "one_rec.strength": 0.5},
+    ),
+    "ega": (
+        {},
+        {"alignment.learning_rate": 1e-3},
+        {"allocation.alpha": 2.4},
+        {"allocation.alpha": 2.4, "alignment.learning_rate": 1e-3},
+    ),
+}
+_SYSTEMS = flags.DEFINE_list("tuned", list(TRIALS), "Systems to tune.")
+_SESSIONS = flags.DEFINE_integer("tuning_sessions", 256, "Sessions that a trial serves.", 1)
+
+
+def main() -> None:
+    """Runs the command."""
+    config, workdir = command.find_workdir()
+    unknown = set(_SYSTEMS.value) - set(TRIALS)
+    if unknown:
+        raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(TRIALS)}")
+    for system in _SYSTEMS.value:
+        for number, changes in enumerate(TRIALS[system]):
+            if title_of(changes) not in read_results(workdir).get("tuning", {}).get(system, {}):
+                found = try_out(config, workdir, system, number)
+                write_results(workdir, {"tuning": {system: {title_of(changes): found}}})
+                jax.clear_caches()  # A process holds only so many compiled functions.
+        print_trials(read_results(workdir)["tuning"][system], system)
+
+
+def try_out(
+    config: Mapping[str, Any], workdir: Path, system: str, number: int
+) -> dict[str, dict[str, float]]:
+    """Trains one trial of a system up to its slates, and serves it; see `levers.served`."""
+    unpriced = {"auction.rule": "first_price", "payment.heads": (), "payment.probes": ()}
+    settings = changed(config, SYSTEMS[system] | TRIALS[system][number] | unpriced)
+    folder = workdir / "tuning" / f"{system}-{number}"
+    check_workdir(folder, settings, command.FREE_IN_SYSTEM)
+    run = training_of(Pretraining(settings, workdir, data_mesh()), folder)
+    batches = run.sessions("align", _SESSIONS.value, settings["auction"]["batch_size"])
+    return served(mechanism_of(run), batches, auction_align.truth_of(run))
+
+
+def title_of(changes: Mapping[str, Any]) -> str:
+    """What a trial sets, as text."""
+    return ", ".join(f"{field}={value}" for field, value in changes.items()) or "as configured"
+
+
+def print_trials(trials: Mapping[str, Mapping[str, Any]], title: str) -> None:
+    """Prints one line per trial; the best by the model is marked."""
+    value = lambda name, scorer: trials[name].get(scorer, {}).get("bid_rpm", float("nan"))
+    best = max(trials, key=lambda name: value(name, "model"))
+    table = Table("", "trial", "value, model", "value, truth", title=title, title_justify="left")
+    for name in trials:
+        figures = (f"{value(name, scorer):.4g}" for scorer in ("model", "truth"))
+        table.add_row("*" if name == best else "", name, *figures)
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)
