@@ -9,8 +9,9 @@ import pytest
 from tiny_auction import TINY
 from tiny_runs import tiny_config, write_ad_log
 
+from ega_jax.evaluation.report import read_results
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir
-from experiments import command, tables
+from experiments import command, tables, tune
 
 _STEPS = {"num_steps": 2, "checkpoint_every": 2, "log_every": 1, "evaluate_every": 0}
 _SMALL = _STEPS | {"batch_size": 4, "warmup_steps": 1}
@@ -28,12 +29,15 @@ CASCADE = {
 FAST = ["mca", "gr", "ega", "ega-gsp"]  # The other ablations are compiled anew, each a minute.
 
 
+class Flag:
+    """Stands for a parsed flag."""
+
+    def __init__(self, value):
+        self.value = value
+
+
 def run_command(config, root, monkeypatch, names=FAST):
     """Runs the command as its flags would, with one seed."""
-
-    class Flag:
-        def __init__(self, value):
-            self.value = value
 
     def open_workdir(free=()):
         check_workdir(root / "run", config, free)
@@ -98,6 +102,24 @@ def test_what_is_finished_is_never_repeated_nor_mixed(finished, monkeypatch):
     config["payment"]["num_reports"] = 4
     with pytest.raises(ConfigMismatchError, match=r"payment\.num_reports"):
         run_command(config, root, monkeypatch)
+
+
+def test_trials_use_what_the_workdir_has(finished, monkeypatch, capsys):
+    config, root = finished
+    workdir = root / "run" / "seed-0"
+    monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
+    monkeypatch.setattr(tune, "TRIALS", {"gr": ({}, {"alignment.num_steps": 1})})
+    monkeypatch.setattr(tune, "_SYSTEMS", Flag(["gr"]))
+    monkeypatch.setattr(tune, "_SESSIONS", Flag(4))
+    tune.main()
+    known = read_results(workdir)["tuning"]["gr"]
+    assert set(known) == {"as configured", "alignment.num_steps=1"}
+    assert "alignment.num_steps=1" in capsys.readouterr().out
+    monkeypatch.setattr(tune, "try_out", lambda *_: pytest.fail("tried again"))
+    tune.main()
+    monkeypatch.setattr(tune, "_SYSTEMS", Flag(["tiger"]))
+    with pytest.raises(ValueError, match="no system tiger; there are gr"):
+        tune.main()
 
 
 @pytest.mark.slow
