@@ -1,33 +1,55 @@
-"""What alpha and beta do to money and clicks, on a trained auction (paper fig. 5).
+"""What one setting at a time does to money and clicks, around a trained auction (paper fig. 5).
 
-Serves test sessions with other values of one lever at a time; nothing is trained or compiled again.
-Scored by the reward model and, on the embedded market, by the true click probabilities.
+Serves test sessions with other values of alpha and beta, and of the number of beams if asked; for
+these nothing is trained again. Other numbers of slots (K), code layers (C) or codes per layer (W)
+take a system of their own each, trained up to its slates in a workdir below sweep/; with other
+slots it has a market of its own too. Scored by the reward model and, on the embedded market, by
+the true click probabilities.
 
     python -m experiments.sweep --workdir=runs/market-tiny
     python -m experiments.sweep --workdir=runs/market-tiny --rule=gsp --betas=0,2,8
+    python -m experiments.sweep --workdir=runs/market-tiny --rule=gsp --alphas= --betas= \\
+        --beams=4,16,64 --slots=4,6 --layers=2,3 --codes=32,64
 
 Writes a figure, sweep-RULE.png, into systems/SYSTEM/figures, and adds the numbers to results.json.
 A point that is there already is not served again.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.baselines.systems import mechanism_of
+from ega_jax.baselines.systems import mechanism_of, training_of
 from ega_jax.evaluation.levers import served
 from ega_jax.evaluation.report import read_results, write_results
-from ega_jax.training.progress import ProgressReport
+from ega_jax.payment.pricing import WITHOUT_NETWORK
+from ega_jax.reward.allocation import AllocationConfig
+from ega_jax.training.auction import AuctionTraining
+from ega_jax.training.checkpoints import check_workdir
+from ega_jax.training.pretraining import Pretraining
 from experiments import auction_align, command
+from experiments.pretrain import pretrain
+from experiments.tables import changed
 
 flags.adopt_module_key_flags(auction_align)
 FIGURES = ("rpm", "bid_rpm", "ctr_poi", "ad_share")
+TRAINED = {  # What takes a training of its own, and its field of the config.
+    "slots": "data.market.num_slots",
+    "layers": "tokenizer.num_layers",
+    "codes": "tokenizer.num_codes",
+}
 _ALPHAS = flags.DEFINE_list("alphas", ["0.3", "0.6", "1.2", "1.8", "2.4"], "Values of alpha.")
 _BETAS = flags.DEFINE_list("betas", ["0", "1", "2", "8", "32"], "Values of beta.")
+_BEAMS = flags.DEFINE_list("beams", [], "Numbers of beams; each compiles anew.")
+_SLOTS = flags.DEFINE_list("slots", [], "Numbers of slots of a slate; each trains anew.")
+_LAYERS = flags.DEFINE_list("layers", [], "Numbers of code layers; each trains anew.")
+_CODES = flags.DEFINE_list("codes", [], "Numbers of codes per layer; each trains anew.")
 _RULE = flags.DEFINE_string("rule", None, "Payment rule; by default the system's.")
 _SESSIONS = flags.DEFINE_integer("num_sessions", 512, "Test sessions to serve.", 1)
 
@@ -36,24 +58,63 @@ def main() -> None:
     """Runs the command."""
     run = auction_align.find_system()
     system, workdir = run.system.name, run.pretraining.workdir
-    mechanism = mechanism_of(run)
-    rule, num_sessions = _RULE.value or mechanism.rule, _SESSIONS.value
-    batches = run.sessions("test", num_sessions, run.config["auction"]["batch_size"])
-    truth = auction_align.truth_of(run)
-    place = system, f"{rule}, {num_sessions} sessions"
+    rule = _RULE.value or run.config["auction"]["rule"]
+    asked = {"alpha": _ALPHAS, "beta": _BETAS, "beams": _BEAMS}
+    asked |= {"slots": _SLOTS, "layers": _LAYERS, "codes": _CODES}
+    if rule not in WITHOUT_NETWORK and any(asked[name].value for name in TRAINED):
+        raise ValueError(
+            f"payment networks are not trained again for other {', '.join(TRAINED)}: "
+            f"give --rule={WITHOUT_NETWORK[1]} or another of {', '.join(WITHOUT_NETWORK)}"
+        )
+    if _SLOTS.value and run.config["data"]["path"]:
+        raise ValueError("slates of other lengths take the embedded market: no log has them")
+    place = system, f"{rule}, {_SESSIONS.value} sessions"
     known = known_points(workdir, *place)
-    points = [("alpha", value) for value in _ALPHAS.value] + [("beta", v) for v in _BETAS.value]
-    with ProgressReport("serving", 0, len(points)) as progress:
-        for number, (lever, value) in enumerate(points):
-            if value not in known.get(lever, {}):
-                found = served(mechanism, batches, truth, rule, **{lever: float(value)})
-                write_results(workdir, {"sweep": {place[0]: {place[1]: {lever: {value: found}}}}})
-            progress.count(number + 1, len(points))
+    for setting, value in [(name, value) for name, flag in asked.items() for value in flag.value]:
+        if value not in known.get(setting, {}):
+            print(f"{setting} {value}", flush=True)
+            serving = retrained(run, setting, int(value)) if setting in TRAINED else run
+            found = serve(serving, setting, value, rule)
+            write_results(workdir, {"sweep": {place[0]: {place[1]: {setting: {value: found}}}}})
     known = known_points(workdir, *place)
     print_points(known, ", ".join(place))
     path = run.system / "figures" / f"sweep-{rule}.png"
     draw_points(known, path)
     print(f"{path.name} is in {path.parent}")
+
+
+def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str, Any]:
+    """Serves test sessions with a setting that needs no training, or as trained; see `served`."""
+    mechanism = mechanism_of(run)
+    if setting == "beams":
+        if not isinstance(mechanism.config, AllocationConfig):
+            raise ValueError(f"{run.system.name} is no search: it has no beams")
+        config = dataclasses.replace(mechanism.config, num_beams=int(value))
+        mechanism = dataclasses.replace(mechanism, config=config)
+    levers = {setting: float(value)} if setting in ("alpha", "beta") else {}
+    batches = run.sessions("test", _SESSIONS.value, run.config["auction"]["batch_size"])
+    return served(mechanism, batches, auction_align.truth_of(run), rule, **levers)
+
+
+def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining:
+    """A system of other sizes, to be trained up to its slates in a workdir of its own."""
+    jax.clear_caches()  # A process holds only so many compiled functions.
+    workdir = run.pretraining.workdir / "sweep" / f"{setting}-{value}"
+    own = {
+        TRAINED[setting]: value,
+        "data.path": "" if setting == "slots" else str(run.pretraining.folder),
+        "auction.rule": WITHOUT_NETWORK[0],
+        "payment.heads": (),
+        "payment.probes": (),
+    }
+    settings = changed(run.config, own)
+    check_workdir(workdir, settings, command.FREE)
+    pretraining = Pretraining(settings, workdir, run.pretraining.mesh)
+    if "test" not in read_results(workdir):
+        pretrain(pretraining)
+    system = workdir / "systems" / run.system.name
+    check_workdir(system, settings, command.FREE_IN_SYSTEM)
+    return training_of(pretraining, system)
 
 
 def known_points(workdir: Path, *place: str) -> dict[str, dict[str, Any]]:
@@ -75,8 +136,8 @@ def print_points(points: dict[str, dict[str, Any]], title: str) -> None:
 
 
 def draw_points(points: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draws revenue and click rate over each lever, by each judge."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    """Draws revenue and click rate over each setting, by each judge."""
+    figure = Figure(figsize=(4.5 * len(points), 3.4), layout="constrained")
     panels = figure.subplots(1, len(points), squeeze=False)[0]
     for axes, (lever, values) in zip(panels, points.items(), strict=True):
         other = axes.twinx()

@@ -81,8 +81,12 @@ class Pretraining:
 
     def _make_market(self) -> None:
         market = self.config["data"]["market"]
+        size = SIZES[market["size"]]
         config = dataclasses.replace(
-            SIZES[market["size"]], world=market["world"], seed=market["seed"]
+            size,
+            world=market["world"],
+            seed=market["seed"],
+            num_slots=market["num_slots"] or size.num_slots,
         )
         with ProgressReport("simulating", 0, config.num_sessions) as progress:
             write_market(config, self.folder, market["sequences"] or None, progress.count)

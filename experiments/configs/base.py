@@ -24,6 +24,7 @@ def base(name: str) -> ConfigDict:
                     "size": "tiny",  # tiny, small or large.
                     "world": "synthetic",  # synthetic or yelp.
                     "sequences": "",  # World yelp: folder of the public sequences.
+                    "num_slots": 0,  # K; 0: as the size says.
                     "seed": 0,
                 },
             },
