@@ -16,17 +16,8 @@ from ega_jax.generation.generator import codes_of
 from ega_jax.generation.slate_policy import slate_path
 from ega_jax.payment.elsewhere import look_elsewhere
 from ega_jax.payment.pricing import PricingConfig, marginal_values, prices
-from ega_jax.reward.allocation import (
-    Allocation,
-    AllocationConfig,
-    Levers,
-    Models,
-    Offer,
-    allocate,
-    allocate_each,
-    candidates_of,
-    prepare,
-)
+from ega_jax.reward.allocation import AllocationConfig, Models, candidates_of
+from ega_jax.reward.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
 from ega_jax.types import Params, Request
 
 BISECTIONS = 20  # The lowest bid is known to a millionth of the bid.

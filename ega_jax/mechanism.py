@@ -17,16 +17,9 @@ from ega_jax.explanation import Explanation, explain
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.payment.elsewhere import Elsewhere, look_elsewhere
 from ega_jax.payment.pricing import RULES, PricingConfig, prices
-from ega_jax.reward.allocation import (
-    AllocationConfig,
-    Levers,
-    Models,
-    SystemConfig,
-    SystemModels,
-    allocate,
-    prepare,
-)
+from ega_jax.reward.allocation import AllocationConfig, Models
 from ega_jax.reward.model import Items, RewardConfig
+from ega_jax.reward.system import Levers, SystemConfig, SystemModels, allocate, prepare
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
 from ega_jax.types import Catalogue, Params, Request, Slate
 

@@ -20,16 +20,10 @@ from ega_jax.payment.lagrangian import LagrangianConfig
 from ega_jax.payment.network import PaymentConfig
 from ega_jax.payment.pricing import PricingConfig, tabulate_request
 from ega_jax.reward import model as reward_model
-from ega_jax.reward.allocation import (
-    AllocationConfig,
-    Levers,
-    Models,
-    allocate,
-    allocate_each,
-    prepare,
-)
+from ega_jax.reward.allocation import AllocationConfig, Models
 from ega_jax.reward.losses import reward_loss
 from ega_jax.reward.model import Items, RewardConfig
+from ega_jax.reward.system import Levers, allocate, allocate_each, prepare
 from ega_jax.training.auction import request_of
 from ega_jax.training.ega import policy_loss
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer

@@ -30,24 +30,24 @@ from experiments import auction_align, command
 from experiments.tables import SYSTEMS, changed
 
 flags.adopt_module_key_flags(command)
-TRIALS: dict[str, tuple[dict[str, Any], ...]] = {  # What each sets otherwise than the config.
+TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
     "mca": (
-        {},
-        {"cascade.num_recalled": 16},
+        {"cascade.cga.learning_rate": 1e-3},
         {"cascade.cga.learning_rate": 3e-3},
-        {"cascade.cross_dqn.num_steps": 1000},
+        {"cascade.cga.learning_rate": 1e-3, "cascade.num_recalled": 16},
+        {"cascade.cga.learning_rate": 1e-3, "cascade.cross_dqn.num_steps": 1000},
     ),
     "gr": (
-        {},
-        {"one_rec.strength": 0.5},
-        {"alignment.learning_rate": 1e-3},
+        {"alignment.learning_rate": 1e-4, "one_rec.strength": 0.1},
+        {"alignment.learning_rate": 1e-4, "one_rec.strength": 0.5},
+        {"alignment.learning_rate": 1e-3, "one_rec.strength": 0.1},
         {"alignment.learning_rate": 1e-3, "one_rec.strength": 0.5},
     ),
     "ega": (
-        {},
-        {"alignment.learning_rate": 1e-3},
-        {"allocation.alpha": 2.4},
-        {"allocation.alpha": 2.4, "alignment.learning_rate": 1e-3},
+        {"alignment.learning_rate": 1e-4, "allocation.alpha": 1.2},
+        {"alignment.learning_rate": 1e-4, "allocation.alpha": 2.4},
+        {"alignment.learning_rate": 1e-3, "allocation.alpha": 1.2},
+        {"alignment.learning_rate": 1e-3, "allocation.alpha": 2.4},
     ),
 }
 _SYSTEMS = flags.DEFINE_list("tuned", list(TRIALS), "Systems to tune.")
@@ -84,7 +84,7 @@ def try_out(
 
 def title_of(changes: Mapping[str, Any]) -> str:
     """What a trial sets, as text."""
-    return ", ".join(f"{field}={value}" for field, value in changes.items()) or "as configured"
+    return ", ".join(f"{field}={value}" for field, value in changes.items())
 
 
 def print_trials(trials: Mapping[str, Mapping[str, Any]], title: str) -> None:

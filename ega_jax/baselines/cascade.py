@@ -21,7 +21,8 @@ from ega_jax.baselines.peri_cr import PeriCRConfig
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.generation.pretraining import CodeTree
 from ega_jax.reward import model as reward_model
-from ega_jax.reward.allocation import (
+from ega_jax.reward.model import Items
+from ega_jax.reward.system import (
     Allocation,
     Levers,
     Menu,
@@ -36,7 +37,6 @@ from ega_jax.reward.allocation import (
     prepare,
     slate_value,
 )
-from ega_jax.reward.model import Items
 from ega_jax.types import Params, Request
 
 

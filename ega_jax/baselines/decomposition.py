@@ -16,7 +16,7 @@ import numpy as np
 from ega_jax.baselines.cascade import CascadeConfig, CascadeModels, list_ads, rank
 from ega_jax.evaluation.attainable import Sample, best_creatives, best_slates
 from ega_jax.mechanism import Mechanism
-from ega_jax.reward.allocation import Levers
+from ega_jax.reward.system import Levers
 from ega_jax.types import Request, Slate
 
 

@@ -24,15 +24,8 @@ from ega_jax.generation.candidates import RequestCandidates
 from ega_jax.generation.generator import GeneratorConfig, codes_of, encode
 from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.generation.slate_policy import Path, path_log_probs, slate_path, taken
-from ega_jax.reward.allocation import (
-    AllocationConfig,
-    Levers,
-    Models,
-    Offer,
-    find_menu,
-    offer_with,
-    prepare,
-)
+from ega_jax.reward.allocation import AllocationConfig, Models, find_menu, offer_with
+from ega_jax.reward.system import Levers, Offer, prepare
 from ega_jax.training.auction import request_of
 from ega_jax.types import Catalogue, Params, Request
 

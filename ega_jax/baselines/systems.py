@@ -29,8 +29,9 @@ from ega_jax.baselines.one_rec import OneRecConfig, OneRecModels, pairs_of, pref
 from ega_jax.baselines.stages import Stages
 from ega_jax.mechanism import Mechanism
 from ega_jax.reward import model as reward_model
-from ega_jax.reward.allocation import candidates_of, pick
+from ega_jax.reward.allocation import candidates_of
 from ega_jax.reward.model import Predictions
+from ega_jax.reward.system import pick
 from ega_jax.training.auction import AuctionTraining, request_of
 from ega_jax.training.ega import EGA
 from ega_jax.training.pretraining import Pretraining

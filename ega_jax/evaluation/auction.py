@@ -17,7 +17,7 @@ from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.incentives import non_monotone, psi
 from ega_jax.evaluation.reports import MULTIPLES, Reported, Truthful, explore, truthful
 from ega_jax.mechanism import Mechanism
-from ega_jax.reward.allocation import Levers
+from ega_jax.reward.system import Levers
 from ega_jax.training.auction import real_rows, request_of
 
 __all__ = ["Judged", "judge", "psi", "scores"]

@@ -12,7 +12,7 @@ from ega_jax.mechanism import Mechanism
 from ega_jax.payment.elsewhere import Elsewhere, clicks_of, look_elsewhere
 from ega_jax.payment.pricing import for_every_slot, prices
 from ega_jax.payment.regret import rerun
-from ega_jax.reward.allocation import Allocation, Levers, allocate, allocate_each, prepare
+from ega_jax.reward.system import Allocation, Levers, allocate, allocate_each, prepare
 from ega_jax.types import Request
 
 MULTIPLES = np.arange(81) / 40.0  # Reports as multiples of the value: 0 and 80 in (0, 2].

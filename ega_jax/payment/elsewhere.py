@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ega_jax.payment.regret import with_reports
-from ega_jax.reward.allocation import (
+from ega_jax.reward.system import (
     Allocation,
     Levers,
     Menu,

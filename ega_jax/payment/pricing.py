@@ -21,7 +21,7 @@ from ega_jax.payment.elsewhere import (
 )
 from ega_jax.payment.network import Context, PaymentConfig
 from ega_jax.payment.regret import Outcome, Table, tabulate
-from ega_jax.reward.allocation import (
+from ega_jax.reward.system import (
     Allocation,
     Levers,
     Menu,

@@ -1,16 +1,13 @@
-"""From a request to a slate: token bids, beam search, choice by the reward model (sec. 4.3.1-2).
+"""EGA's slates: token bids, beam search, choice by the reward model (sec. 4.3.1-2).
 
-Everything that bids cannot change is computed once per request (`prepare`), so that the many
-re-allocations which regret asks for pay for the search alone. A bid enters in two places: in the
-weights of tokens (21), and in the value of the slates that the search found (24).
+A bid enters in two places: in the weights of tokens (21), and in the value of the slates that the
+search found (24). What it cannot change is the offer; see `reward.system`.
 
 Written for one request; `vmap` it over a batch.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import chex
 import jax
@@ -25,18 +22,26 @@ from ega_jax.generation.creatives import choose_creatives
 from ega_jax.generation.generator import GeneratorConfig, Memory, codes_of
 from ega_jax.generation.joint_search import joint_search
 from ega_jax.reward import model as reward_model
-from ega_jax.reward.model import Items, Predictions, RewardConfig
+from ega_jax.reward.model import Predictions
+from ega_jax.reward.system import (
+    Allocation,
+    Levers,
+    Menu,
+    Offer,
+    SystemConfig,
+    SystemModels,
+    allocate,
+    allocate_each,
+    allocation_of,
+    pick,
+    predict,
+    prepare,
+    slate_value,
+)
 from ega_jax.types import Params, Request
 
 _NONE = -1e30
 _WINNERS_AT_ONCE = 4  # Winning slates of variants are few: most variants share one.
-
-
-@dataclasses.dataclass(frozen=True)
-class SystemConfig:
-    """What is compiled into any system: sizes of the reward model that judges its slates."""
-
-    reward: RewardConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,86 +55,10 @@ class AllocationConfig(SystemConfig):
 
 
 @struct.dataclass
-class Levers:
-    """What an operator may change from request to request without recompiling; all scalars."""
-
-    alpha: chex.Numeric = 1.2  # How much bids matter (21).
-    beta: chex.Numeric = 2.0  # Floor of token weights (21); lifts organic content.
-    kappa: chex.Numeric = 0.0  # Currency that one expected click is worth beside its price.
-    reserve: chex.Numeric = 0.0  # Least bid and least price per click, in currency.
-    max_ads: chex.Numeric = 2**30  # Most ads in a slate.
-    min_gap: chex.Numeric = 0  # Fewest organic items between two ads.
-    bid_free: chex.Numeric = False  # The search ignores bids: a menu that nobody can influence.
-
-
-@struct.dataclass
-class SystemModels:
-    """The reward model that judges any system's slates, and what is known of the items."""
-
-    reward: Params
-    items: Items
-
-
-@struct.dataclass
 class Models(SystemModels):
     """Parameters of generator and reward model, and what they know of the items."""
 
     generator: Params
-
-
-@struct.dataclass
-class Offer:
-    """One request, as far as bids cannot change it."""
-
-    memory: Any  # What the system's own search reads of the request; here the encoded history.
-    reward_memory: reward_model.Memory
-    item: jax.Array  # [N] int32 POI ids, -1 padding; organic ones in upstream order.
-    is_ad: jax.Array  # [N] bool.
-    creative: jax.Array  # [N] int32 creative of a candidate when nothing stands around it.
-    quality: jax.Array  # [N] float32 click probability of a candidate alone in the first slot.
-
-
-@struct.dataclass
-class Menu:
-    """The slates that the search found, scored; the best of them is shown."""
-
-    candidate: jax.Array  # [S, K] int32 candidates, -1 where a slot is empty.
-    pctr: jax.Array  # [S, K] float32 click probabilities, 0 in empty slots.
-    value: jax.Array  # [S] float32 expected currency, -1e30 where there is no slate.
-    where: jax.Array  # [S] bool, there is a slate.
-    log_z: jax.Array  # [S, K] float32 log allocation probability of an item's codes together.
-    states: jax.Array  # [S, K, D] what creatives are chosen by, once the slate has won.
-
-
-@struct.dataclass
-class Allocation:
-    """What is shown for one request."""
-
-    candidate: jax.Array  # [K] int32 candidates, -1 where a slot is empty.
-    item: jax.Array  # [K] int32 POI ids, -1 likewise.
-    creative: jax.Array  # [K] int32, -1 where none.
-    is_ad: jax.Array  # [K] bool.
-    bid: jax.Array  # [K] float32 currency per click, 0 for organic items.
-    log_z: jax.Array  # [K] float32 as in the menu.
-    prediction: Predictions  # Of the slate with these creatives, all [K].
-
-
-@functools.singledispatch
-def prepare(models: SystemModels, config: SystemConfig, request: Request) -> Offer:
-    """Computes what bids cannot change: encoded histories, and each candidate on its own.
-
-    Like `allocate` and `allocate_each` it goes by the type of `models`: a system that allocates in
-    its own way registers these three, and is priced, trained and judged by the same code.
-
-    Args:
-      models: of a system; for EGA generator, reward model, items.
-      config: its sizes.
-      request: one request, without a batch axis; its bids are not read.
-
-    Returns:
-      The offer.
-    """
-    raise NotImplementedError(type(models))
 
 
 @prepare.register(Models)
@@ -305,35 +234,6 @@ def _menu(beams: Beams, pctr: jax.Array, bid: jax.Array, levers: Levers) -> Menu
     )
 
 
-def slate_value(bid: jax.Array, pctr: jax.Array, kappa: chex.Numeric) -> jax.Array:
-    """What slates are worth in currency: `sum b * pctr + kappa * sum pctr` over the last axis."""
-    return jnp.sum((bid + kappa) * pctr, axis=-1)
-
-
-@functools.singledispatch
-def allocate(
-    models: SystemModels,
-    config: SystemConfig,
-    offer: Offer,
-    bid: jax.Array,
-    levers: Levers,
-) -> tuple[Allocation, Menu]:
-    """The slate shown for one request, with its creatives, and the menu it was chosen from.
-
-    Args:
-      models: see `prepare`.
-      config: likewise.
-      offer: the request, from `prepare`.
-      bid: `[N]` float32 currency per click, at least 0, 0 for organic items.
-      levers: run-time settings.
-
-    Returns:
-      The allocation and the menu. Where the menu was searched without bids, creatives stay those
-      of the menu, so that nothing about a slate depends on bids but its choice.
-    """
-    raise NotImplementedError(type(models))
-
-
 @allocate.register(Models)
 def _(
     models: Models, config: AllocationConfig, offer: Offer, bid: jax.Array, levers: Levers
@@ -342,25 +242,6 @@ def _(
     best = jnp.argmax(menu.value)
     shown = _show(models, config, offer, levers, menu.candidate[best], menu.states[best])
     return allocation_of(offer, bid, menu, best, *shown), menu
-
-
-@functools.singledispatch
-def allocate_each(
-    models: SystemModels,
-    config: SystemConfig,
-    offer: Offer,
-    bid: jax.Array,
-    levers: Levers,
-    banned: jax.Array | None = None,
-) -> tuple[Allocation, Menu]:
-    """What `allocate` gives for `R` bid vectors `[R, N]`, sharing what they have in common.
-
-    Args as `allocate`'s and, for each bid vector, a candidate `[R]` that may not be shown.
-
-    Returns:
-      The allocations and menus; every field has a leading axis `R`.
-    """
-    raise NotImplementedError(type(models))
 
 
 @allocate_each.register(Models)
@@ -395,48 +276,3 @@ def _show(models, config, offer, levers, candidate, states) -> tuple[jax.Array, 
     )
     creative = jnp.where(levers.bid_free, pick(offer.creative, candidate, -1), in_context)
     return creative, predict(models, config, offer, candidate, creative)
-
-
-def allocation_of(
-    offer: Offer,
-    bid: jax.Array,
-    menu: Menu,
-    best: chex.Numeric,
-    creative: jax.Array,
-    prediction: Predictions,
-) -> Allocation:
-    """The slate `best []` of a menu as what is shown, with its creatives and their prediction."""
-    candidate = menu.candidate[best]
-    return Allocation(
-        candidate=candidate,
-        item=pick(offer.item, candidate, -1),
-        creative=creative,
-        is_ad=pick(offer.is_ad, candidate, False),
-        bid=pick(bid, candidate, 0.0),
-        log_z=menu.log_z[best],
-        prediction=prediction,
-    )
-
-
-def predict(
-    models: SystemModels,
-    config: SystemConfig,
-    offer: Offer,
-    candidate: jax.Array,
-    creative: jax.Array,
-) -> Predictions:
-    """The reward model's view of slates of candidates `[..., K]` with creatives `[..., K]`."""
-    return reward_model.predict(
-        models.reward,
-        config.reward,
-        models.items,
-        offer.reward_memory,
-        pick(offer.item, candidate, -1),
-        creative,
-        pick(offer.is_ad, candidate, False),
-    )
-
-
-def pick(values: jax.Array, candidate: jax.Array, empty: chex.Numeric) -> jax.Array:
-    """Values `[N]` of candidates of any shape, `empty` where there is none."""
-    return jnp.where(candidate >= 0, values[candidate], empty)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from ega_jax.generation.alignment import marginal_contributions
 from ega_jax.generation.compaction import map_where
-from ega_jax.reward.allocation import AllocationConfig, Levers, Models, Offer, find_menu
+from ega_jax.reward.allocation import AllocationConfig, Models, find_menu
+from ega_jax.reward.system import Levers, Offer
 
 
 def contributions(

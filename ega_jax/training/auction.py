@@ -24,8 +24,8 @@ from ega_jax.payment import lagrangian, network, regret
 from ega_jax.payment.lagrangian import LagrangianConfig
 from ega_jax.payment.network import PaymentConfig
 from ega_jax.payment.pricing import PricingConfig, tabulate_request
-from ega_jax.reward.allocation import Levers, SystemConfig, SystemModels
 from ega_jax.reward.model import RewardConfig
+from ega_jax.reward.system import Levers, SystemConfig, SystemModels
 from ega_jax.training.checkpoints import check_workdir, is_complete, restore_tree, save_tree
 from ega_jax.training.logged import sizes_of
 from ega_jax.training.loop import Phase, train

@@ -10,8 +10,9 @@ from jax import lax
 from ega_jax.data import pipeline
 from ega_jax.generation import alignment
 from ega_jax.generation.alignment import AlignmentConfig
-from ega_jax.reward.allocation import AllocationConfig, Levers, Models, candidates_of, prepare
+from ega_jax.reward.allocation import AllocationConfig, Models, candidates_of
 from ega_jax.reward.contributions import contributions
+from ega_jax.reward.system import Levers, prepare
 from ega_jax.training.auction import AuctionTraining, request_of
 from ega_jax.training.loop import Phase
 from ega_jax.training.optimizer import optimizer_of

@@ -15,7 +15,7 @@ from ega_jax.baselines.cga import Ads
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.pricing import PricingConfig
 from ega_jax.reward import model as reward_model
-from ega_jax.reward.allocation import allocate_each, prepare
+from ega_jax.reward.system import allocate_each, prepare
 
 ROWS = 24
 REQUESTS = random_requests(1, ROWS)

@@ -17,7 +17,7 @@ from ega_jax.data.market.clicks import Responses
 from ega_jax.evaluation.attainable import samples_of
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.pricing import PricingConfig
-from ega_jax.reward.allocation import prepare
+from ega_jax.reward.system import prepare
 from ega_jax.types import Slate
 
 D, ADS, PAID = 24, N // 2, 0.6

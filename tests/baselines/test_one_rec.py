@@ -17,7 +17,8 @@ from ega_jax.generation import generator
 from ega_jax.generation.alignment import join, split
 from ega_jax.generation.generator import codes_of
 from ega_jax.generation.slate_policy import slate_log_probs
-from ega_jax.reward.allocation import Menu, candidates_of, offer_with, prepare
+from ega_jax.reward.allocation import candidates_of, offer_with
+from ega_jax.reward.system import Menu, prepare
 from ega_jax.training.state import TrainState, make_train_step
 
 ROWS, STRENGTH, PART = 24, 0.5, "head_and_last_block"

@@ -22,8 +22,8 @@ from ega_jax.evaluation.auction import (
 from ega_jax.evaluation.reports import MULTIPLES, Reported, Truthful
 from ega_jax.payment import rules
 from ega_jax.payment.pricing import RULES, PricingConfig
-from ega_jax.reward.allocation import Allocation
 from ega_jax.reward.model import Predictions
+from ega_jax.reward.system import Allocation
 from ega_jax.types import Request
 
 D, A, K, PROBES = 8, 4, 3, 6

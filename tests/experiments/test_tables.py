@@ -108,12 +108,14 @@ def test_trials_use_what_the_workdir_has(finished, monkeypatch, capsys):
     config, root = finished
     workdir = root / "run" / "seed-0"
     monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
-    monkeypatch.setattr(tune, "TRIALS", {"gr": ({}, {"alignment.num_steps": 1})})
+    monkeypatch.setattr(
+        tune, "TRIALS", {"gr": ({"alignment.num_steps": 2}, {"alignment.num_steps": 1})}
+    )
     monkeypatch.setattr(tune, "_SYSTEMS", Flag(["gr"]))
     monkeypatch.setattr(tune, "_SESSIONS", Flag(4))
     tune.main()
     known = read_results(workdir)["tuning"]["gr"]
-    assert set(known) == {"as configured", "alignment.num_steps=1"}
+    assert set(known) == {"alignment.num_steps=2", "alignment.num_steps=1"}
     assert "alignment.num_steps=1" in capsys.readouterr().out
     monkeypatch.setattr(tune, "try_out", lambda *_: pytest.fail("tried again"))
     tune.main()

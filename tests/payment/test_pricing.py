@@ -13,7 +13,7 @@ from ega_jax.payment import network, rules
 from ega_jax.payment.elsewhere import Elsewhere, look_elsewhere, struck_out
 from ega_jax.payment.network import PaymentConfig
 from ega_jax.payment.pricing import RULES, PricingConfig, context_of, prices, tabulate_request
-from ega_jax.reward.allocation import allocate, prepare
+from ega_jax.reward.system import allocate, prepare
 
 PRICING = PricingConfig(hidden=(8, 4), probes=(0.0, 1.0, 2.0))
 FEW = dataclasses.replace(CONFIG, num_beams=6)

@@ -9,7 +9,8 @@ import pytest
 from tiny_models import ALL_BEAMS, CONFIG, K, N, levers, one, random_requests, serve, tiny_models
 
 from ega_jax.reward import model as reward_model
-from ega_jax.reward.allocation import allocate_each, find_menus, prepare
+from ega_jax.reward.allocation import find_menus
+from ega_jax.reward.system import allocate_each, prepare
 
 REQUESTS = random_requests(0, 24)
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from tiny_models import CONFIG, LEVERS, one, random_requests, tiny_models
 
-from ega_jax.reward.allocation import find_menu, prepare
+from ega_jax.reward.allocation import find_menu
 from ega_jax.reward.contributions import contributions
+from ega_jax.reward.system import prepare
 
 REQUESTS = random_requests(5, 12)
 
