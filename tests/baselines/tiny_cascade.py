@@ -15,15 +15,14 @@ from ega_jax.baselines.hstu import HSTUConfig
 from ega_jax.baselines.peri_cr import PeriCRConfig
 from ega_jax.baselines.tiger import tiger_config
 from ega_jax.generation import generator
-from ega_jax.training.logged import SHARED
+from ega_jax.training.logged import sizes_of
 
-_SHARED = {name: getattr(GENERATOR, name) for name in SHARED}
 _SMALL = {"width": 8, "num_heads": 2, "hidden": 8}
 CASCADE = CascadeConfig(
     reward=REWARD,
     tiger=tiger_config(GENERATOR),
-    hstu=HSTUConfig(**_SHARED, **_SMALL, blocks=1),
-    peri_cr=PeriCRConfig(**_SHARED, **_SMALL),
+    hstu=sizes_of(HSTUConfig, _SMALL | {"blocks": 1}, GENERATOR),
+    peri_cr=sizes_of(PeriCRConfig, _SMALL, GENERATOR),
     cga=CGAConfig(num_ads=GENERATOR.num_slots, **_SMALL),
     cross_dqn=CrossDQNConfig(num_slots=GENERATOR.num_slots, screen=1, **_SMALL),
     num_recalled=3,
