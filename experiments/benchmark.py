@@ -11,37 +11,31 @@ candidates), and the ratios are reported. Shapes: 3 codes (20 items of history) 
 items), width 128, 3 + 3 blocks, W = 1024, 64 beams, 1,000 candidates.
 """
 
-import dataclasses
 import functools
 import json
 import shlex
 import statistics
 import subprocess
-import tempfile
-import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from ega_jax.data.market.config import SMALL
-from ega_jax.data.market.logs import write_market
 from ega_jax.generation import generator
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.bidding import allocation_log_probs
-from ega_jax.generation.candidates import catalogue_candidates, request_candidates
+from ega_jax.generation.candidates import request_candidates
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.generation.pretraining import pretraining_loss
-from ega_jax.quantization.prefix_index import catalogue_index, size_in_bytes
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Catalogue
 from experiments import command
 from experiments.benchmark_auction import SHAPES as AUCTIONS
 from experiments.benchmark_auction import measure_auction
+from experiments.benchmark_data import measure_index, measure_market
+from experiments.timing import emit, flops_of, matrix_product, seconds
 
 PARTS = ("train", "search", "index", "market", "auction")
 W, C, S, N = 1024, 3, 64, 1000
@@ -65,12 +59,12 @@ def main() -> None:
     device = jax.devices()[0]
     emit({"part": "machine", "device": device.device_kind, "devices": jax.device_count()})
     if "index" in _PARTS.value:
-        measure_index()
+        measure_index(_ITEMS.value, _ROUNDS.value)
     if "market" in _PARTS.value:
-        measure_market()
+        measure_market(_SESSIONS.value)
     if "auction" in _PARTS.value:
         for name in _AUCTIONS.value:
-            measure_auction(name, _ROUNDS.value, emit)
+            measure_auction(name, _ROUNDS.value)
     if not {"train", "search"} & set(_PARTS.value):
         return
     for shape, (history_length, num_slots) in SHAPES.items():
@@ -81,12 +75,6 @@ def main() -> None:
         if "search" in _PARTS.value:
             parts["search"] = model.search()
         measure_model(shape, model, parts)
-
-
-def emit(record: dict[str, Any]) -> None:
-    """Prints one JSON line, figures to four digits."""
-    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in record.items()}
-    print(json.dumps(rounded), flush=True)
 
 
 class Model:
@@ -126,7 +114,7 @@ class Model:
             "target_weight": jnp.ones(target.shape),
         }
         compiled = step.lower(state, batch).compile()
-        self.train_flops = (compiled.cost_analysis() or {})["flops"]
+        self.train_flops = flops_of(compiled)
         return functools.partial(seconds, compiled, state, batch)
 
     def search(self) -> Callable[[], float]:
@@ -145,7 +133,7 @@ class Model:
 
 def measure_model(shape: str, model: Model, parts: dict[str, Callable[[], float]]) -> None:
     """Runs training and search in turn with the peer and a large matrix product."""
-    product = matrix_product()
+    product = matrix_product(_DTYPE.value)
     ours: dict[str, list[float]] = {name: [] for name in parts}
     flops, theirs = [], []
     for run in parts.values():
@@ -174,14 +162,6 @@ def measure_model(shape: str, model: Model, parts: dict[str, Callable[[], float]
         emit(record)
 
 
-def matrix_product(size: int = 2048) -> Callable[[], float]:
-    """Returns a function that gives the FLOP/s of a large matrix product in the benchmark dtype."""
-    x = jnp.ones((size, size), _DTYPE.value)
-    product = jax.jit(jnp.matmul)
-    product(x, x).block_until_ready()
-    return lambda: 2 * size**3 / min(seconds(product, x, x) for _ in range(5))
-
-
 def run_peer(config: GeneratorConfig) -> dict[str, float]:
     """Runs the peer once; its history counts tokens, three an item."""
     arguments = [
@@ -191,91 +171,6 @@ def run_peer(config: GeneratorConfig) -> dict[str, float]:
     command_line = [*shlex.split(_PEER.value), *arguments]
     result = subprocess.run(command_line, capture_output=True, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
-
-
-def measure_index() -> None:
-    """Builds the index of a small and of a large random catalogue, and masks with both."""
-    sizes = (10_000, _ITEMS.value)
-    masks = {}
-    for size in sizes:
-        codes = np.random.default_rng(0).integers(0, W, (size, C), dtype=np.int32)
-        start = time.perf_counter()
-        index = catalogue_index(codes, W)
-        built = time.perf_counter() - start
-        emit(
-            {
-                "part": "index",
-                "items": size,
-                "build_seconds": built,
-                "megabytes": size_in_bytes(index) / 1e6,
-            }
-        )
-        masks[size] = mask_step(index)
-    times = {size: [] for size in sizes}
-    for _ in range(_ROUNDS.value):
-        for size, run in masks.items():
-            times[size] += [run() for _ in range(20)]
-    small, large = (statistics.median(times[size]) for size in sizes)
-    emit(
-        {
-            "part": "masking",
-            "items": list(sizes),
-            "ms_per_step": [1e3 * small / C, 1e3 * large / C],
-            "growth": large / small,
-        }
-    )
-
-
-def mask_step(index: Any) -> Callable[[], float]:
-    """Returns a function that masks and ranks the options of 64 beams at every depth."""
-    candidates = catalogue_candidates(index)
-    rng = np.random.default_rng(1)
-    nodes = [rng.integers(0, len(bounds) - 1, S, dtype=np.int32) for bounds in index.bounds[:-1]]
-    logits = jnp.asarray(rng.normal(size=(S, W)), jnp.float32)
-
-    @jax.jit
-    def step(candidates, nodes, logits):
-        best = []
-        for depth, node in enumerate(nodes):
-            options = candidates.options(depth, node, jnp.full((S, 1), -1))
-            scores = jnp.take_along_axis(logits, options.code, axis=-1)
-            log_z = allocation_log_probs(scores, options.bid, options.where, 1.0, 1.0)
-            best.append(jax.lax.top_k(log_z.reshape(-1), S))
-        return best
-
-    jax.block_until_ready(step(candidates, nodes, logits))
-    return functools.partial(seconds, step, candidates, nodes, logits)
-
-
-def measure_market() -> None:
-    """Simulates and writes a market log at the shapes of `small`."""
-    config = dataclasses.replace(SMALL, num_sessions=_SESSIONS.value)
-    marks = []
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        write_market(
-            config,
-            f"{folder}/market",
-            progress=lambda done, total: marks.append((done, time.perf_counter() - start)),
-        )
-    (first, warm), (last, total) = marks[0], marks[-1]
-    rate = (last - first) / (total - warm) if last > first else last / total
-    emit(
-        {
-            "part": "market",
-            "sessions": last,
-            "seconds": total,
-            "sessions_per_s": rate,
-            "seconds_per_million": warm + (1_000_000 - first) / rate,
-        }
-    )
-
-
-def seconds(function: Callable, *arguments: Any) -> float:
-    """Seconds until the result of a call is there."""
-    start = time.perf_counter()
-    jax.block_until_ready(function(*arguments))
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +27,7 @@ from ega_jax.training.ega import policy_loss
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Catalogue
+from experiments.timing import emit, flops_of, matrix_product, timed
 
 NUM_POIS, CREATIVES = 1000, 4
 EMBEDDINGS = 64, 32
@@ -54,7 +53,7 @@ class Shape:
 
 SHAPES = {
     "tiny": Shape(64, 5, 16, 32, 16, 64, 256, 2, 32),
-    "small": Shape(256, 6, 32, 80, 32, 128, 512, 3, 64),
+    "small": Shape(256, 6, 32, 80, 32, 64, 256, 2, 64),
     "paper": Shape(1024, 10, 256, 200, 64, 128, 512, 3, 64),
 }
 
@@ -163,8 +162,8 @@ class Auction:
         one = functools.partial(single, self.models, offer, request.bid, self.levers)
         return one, functools.partial(each, self.models, offer, jnp.asarray(bids), self.levers)
 
-    def steps(self) -> dict[str, tuple[int, Callable[[], Any]]]:
-        """A training step of each phase, with its batch size."""
+    def steps(self) -> dict[str, tuple[int, tuple[jax.stages.Compiled, tuple]]]:
+        """A training step of each phase: its batch size, the function and its arguments."""
         reward = reward_loss(self.config.reward, self.models.items)
         policy = policy_loss(self.models, self.config, self.levers, AlignmentConfig())
         trained, _ = alignment.split(
@@ -184,14 +183,14 @@ class Auction:
             "payment": (128, self._step(payment, network_params, self.table(128), duals)),
         }
 
-    def _step(self, loss, params, batch, variables=()) -> Callable[[], Any]:
+    def _step(self, loss, params, batch, variables=()) -> tuple[jax.stages.Compiled, tuple]:
         optimizer = make_optimizer(OptimizerConfig(1e-3), 1)
         step = jax.jit(make_train_step(loss, optimizer, jax.random.key(2)))
-        state = TrainState.create(params, optimizer, variables)
-        return functools.partial(step, state, jax.tree.map(jnp.asarray, batch))
+        given = TrainState.create(params, optimizer, variables), jax.tree.map(jnp.asarray, batch)
+        return step.lower(*given).compile(), given
 
 
-def measure_auction(name: str, rounds: int, emit: Callable[[dict[str, Any]], None]) -> None:
+def measure_auction(name: str, rounds: int) -> None:
     """Times one shape and emits a line per figure, medians of `rounds` alternating runs."""
     auction = Auction(SHAPES[name])
     mechanism = auction.mechanism()
@@ -203,19 +202,10 @@ def measure_auction(name: str, rounds: int, emit: Callable[[dict[str, Any]], Non
     count = NUM_REPORTS * auction.shape.num_slots
     share = {"ms_one": 1e3 * one, "ms_all": 1e3 * every, "share": every / (count * one)}
     emit({"part": "reallocate", "shape": name, "reports": count} | share)
-    for phase, (rows, step) in auction.steps().items():
-        (median,) = timed([step], rounds)
-        emit({"part": phase, "shape": name, "batch": rows, "steps_per_s": 1 / median})
-
-
-def timed(functions: list[Callable[[], Any]], rounds: int) -> list[float]:
-    """Median seconds of each function, run in turn after one run that compiles."""
-    for function in functions:
-        jax.block_until_ready(function())
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(rounds):
-        for function, seconds in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in times]
+    product = matrix_product()
+    for phase, (rows, (step, given)) in auction.steps().items():
+        (median,) = timed([functools.partial(step, *given)], rounds)
+        share = flops_of(step) / median / product()
+        # The alignment searches, and the length of a loop is not known to the count.
+        known = {} if phase == "alignment" else {"share_of_matmul": share}
+        emit({"part": phase, "shape": name, "batch": rows, "steps_per_s": 1 / median} | known)

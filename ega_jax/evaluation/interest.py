@@ -11,11 +11,8 @@ import numpy as np
 
 from ega_jax.evaluation.retrieval import recall_ndcg, target_rank, without_seen
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import (
-    CatalogueCandidates,
-    catalogue_candidates,
-    request_candidates,
-)
+from ega_jax.generation.candidates import request_candidates
+from ega_jax.generation.catalogue_candidates import CatalogueCandidates, catalogue_candidates
 from ega_jax.generation.creatives import creative_log_probs
 from ega_jax.generation.generator import Generator, GeneratorConfig, apply, codes_of, encode
 from ega_jax.generation.pretraining import CodeTree, sessions_of, slate_nll

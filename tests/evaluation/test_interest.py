@@ -9,7 +9,7 @@ import pytest
 
 from ega_jax.evaluation.interest import InterestEvaluator
 from ega_jax.generation import generator
-from ega_jax.generation.candidates import catalogue_candidates
+from ega_jax.generation.catalogue_candidates import catalogue_candidates
 from ega_jax.generation.generator import Generator, GeneratorConfig, codes_of
 from ega_jax.quantization.prefix_index import catalogue_index
 from ega_jax.types import Catalogue

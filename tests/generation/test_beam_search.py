@@ -13,7 +13,8 @@ from slates import all_slates, random_request, slate_log_prob
 
 from ega_jax.generation import generator
 from ega_jax.generation.beam_search import GROWTH, beam_search
-from ega_jax.generation.candidates import catalogue_candidates, request_candidates
+from ega_jax.generation.candidates import request_candidates
+from ega_jax.generation.catalogue_candidates import catalogue_candidates
 from ega_jax.generation.generator import Generator, GeneratorConfig, codes_of
 from ega_jax.quantization.prefix_index import catalogue_index
 from ega_jax.types import Catalogue

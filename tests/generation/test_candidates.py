@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ega_jax.generation.candidates import catalogue_candidates, request_candidates
+from ega_jax.generation.candidates import request_candidates
+from ega_jax.generation.catalogue_candidates import catalogue_candidates
 from ega_jax.quantization.prefix_index import catalogue_index
 
 K, C = 3, 2

@@ -1,0 +1,44 @@
+"""How the benchmarks take time: medians of alternating runs, and what the machine could do."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def seconds(function: Callable, *arguments: Any) -> float:
+    """Seconds until the result of a call is there."""
+    start = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - start
+
+
+def timed(functions: list[Callable[[], Any]], rounds: int) -> list[float]:
+    """Median seconds of each function, run in turn after one run that compiles."""
+    for function in functions:
+        jax.block_until_ready(function())
+    times = [[seconds(function) for function in functions] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*times, strict=True)]
+
+
+def matrix_product(dtype: str = "float32", size: int = 2048) -> Callable[[], float]:
+    """Returns a function that gives the FLOP/s of a large matrix product."""
+    x = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+    return lambda: 2 * size**3 / min(seconds(product, x, x) for _ in range(5))
+
+
+def flops_of(compiled: jax.stages.Compiled) -> float:
+    """Floating-point operations of a call; the body of a loop counts once."""
+    return (compiled.cost_analysis() or {})["flops"]
+
+
+def emit(record: dict[str, Any]) -> None:
+    """Prints one JSON line, figures to four digits."""
+    rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in record.items()}
+    print(json.dumps(rounded), flush=True)
