@@ -8,12 +8,12 @@ run it again with the same workdir to continue. Tables are written after every r
     python -m experiments.tables --config=experiments/configs/market.py:tiny --num_seeds=1 \\
         --only=mca,gr,ega --results=/tmp/tables
 
-RPM and click rates are of `auction.num_served` test sessions; Psi, which tries every report of
-every advertiser, of `auction.num_sessions`. An interval is Student's over seeds, 95 %. Writes
+RPM and click rates are of `auction.num_served` test sessions; bid_rpm is RPM at full bids instead of
+the system's prices, which compares the slates alone. Psi, which tries every report of every
+advertiser, is of `auction.num_sessions`. An interval is Student's over seeds, 95 %. Writes
 table2.csv, table3.csv, tables.md and tables.png into `--results`.
 """
 
-import csv
 import shutil
 import time
 from collections.abc import Mapping
@@ -21,15 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from ega_jax.baselines.systems import mechanism_of, training_of
+from ega_jax.evaluation.comparison import REPORTED, SCORERS, SERVED, Scores, write_tables
 from ega_jax.evaluation.levers import served
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.training.checkpoints import check_workdir
@@ -56,9 +54,6 @@ SYSTEMS = {  # What each sets otherwise than EGA.
     "ega-gsp": {"auction.rule": "gsp"},
 }
 TABLES = {"table2": ("mca", "gr", "ega"), "table3": ("ega", *list(SYSTEMS)[3:])}
-SERVED, REPORTED = ("rpm", "ctr_poi", "ctr_img"), ("psi", "psi_10")
-METRICS = (*SERVED, *REPORTED)
-SCORERS = ("model", "truth")
 _SEEDS = flags.DEFINE_integer("num_seeds", 3, "Seeds of every system.", 1)
 _ONLY = flags.DEFINE_list("only", list(SYSTEMS), "Systems to run.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Where the tables are written.")
@@ -78,7 +73,7 @@ def main() -> None:
         if not scores[seed, name]:
             run_system(config, workdir, seed, name)
             jax.clear_caches()  # A process holds only so many compiled functions.
-        write_tables({run: known(workdir, *run) for run in runs[: number + 1]}, folder)
+        write_tables({run: known(workdir, *run) for run in runs[: number + 1]}, TABLES, folder)
     print((folder / "tables.md").read_text())
     print(f"tables and figure are in {folder}; {(time.perf_counter() - start) / 60:.1f} minutes")
 
@@ -145,83 +140,7 @@ def known(workdir: Path, seed: int, name: str) -> dict[str, dict[str, float]]:
     }
 
 
-def summary(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval of the mean over seeds; without a second seed the interval is NaN."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, float("nan"), float("nan")
-    reach = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return mean, float(mean - reach), float(mean + reach)
-
-
-def rows_of(scores: Mapping[tuple[int, str], Mapping], names: tuple[str, ...]) -> list[dict]:
-    """One row per system, scorer and metric of the runs that are finished."""
-    rows = []
-    for name in names:
-        for scorer in SCORERS:
-            found = [
-                by[scorer] for (_, other), by in scores.items() if other == name and scorer in by
-            ]
-            for metric in METRICS if found else ():
-                mean, low, high = summary([figures[metric] for figures in found])
-                ends = {"mean": mean, "low": low, "high": high, "seeds": len(found)}
-                rows.append({"system": name, "scorer": scorer, "metric": metric} | ends)
-    return rows
-
-
-def write_tables(scores: Mapping[tuple[int, str], Mapping], folder: Path) -> None:
-    """Writes both tables, as CSV and as Markdown, and the figure."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = []
-    for table, names in TABLES.items():
-        rows = rows_of(scores, names)
-        with (folder / f"{table}.csv").open("w", newline="") as file:
-            columns = ("system", "scorer", "metric", "mean", "low", "high", "seeds")
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        text.append(f"### {table}\n\n{markdown(rows)}")
-    (folder / "tables.md").write_text("\n".join(text))
-    draw(rows_of(scores, tuple(SYSTEMS)), folder / "tables.png")
-
-
-def markdown(rows: list[dict]) -> str:
-    """A line per system and scorer: mean, half the interval, and the lift over the first system."""
-    cells = {(row["system"], row["scorer"], row["metric"]): row for row in rows}
-    lines = ["| system | scorer | seeds | " + " | ".join(METRICS) + " |"]
-    lines.append("|---" * (3 + len(METRICS)) + "|")
-    first = rows[0]["system"] if rows else ""
-    for system, scorer in dict.fromkeys((row["system"], row["scorer"]) for row in rows):
-        shown = []
-        for metric in METRICS:
-            cell = cells[system, scorer, metric]
-            reach = (cell["high"] - cell["low"]) / 2
-            lift = cell["mean"] / cells[first, scorer, metric]["mean"] - 1
-            text = f"{cell['mean']:.4g}" + (f" ± {reach:.2g}" if np.isfinite(reach) else "")
-            shown.append(text + (f" ({lift:+.1%})" if metric in SERVED and system != first else ""))
-        seeds = cells[system, scorer, METRICS[0]]["seeds"]
-        lines.append(f"| {system} | {scorer} | {seeds} | " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def draw(rows: list[dict], path: Path) -> None:
-    """Draws every metric by system, scorers side by side, with the intervals."""
-    figure = Figure(figsize=(3.2 * len(METRICS), 3.4), layout="constrained")
-    names = list(dict.fromkeys(row["system"] for row in rows))
-    for axes, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
-        for number, scorer in enumerate(SCORERS):
-            own = [row for row in rows if (row["scorer"], row["metric"]) == (scorer, metric)]
-            place = [names.index(row["system"]) + 0.4 * number - 0.2 for row in own]
-            mean = np.array([row["mean"] for row in own])
-            reach = np.nan_to_num(np.array([row["high"] for row in own]) - mean)
-            axes.bar(place, mean, 0.4, yerr=reach, label=scorer, capsize=2)
-        axes.set(title=metric, xticks=range(len(names)))
-        axes.set_xticklabels(names, rotation=60)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    figure.savefig(path, dpi=120)
-
-
-def print_grid(scores: Mapping[tuple[int, str], Mapping], running: tuple[int, str]) -> None:
+def print_grid(scores: Scores, running: tuple[int, str]) -> None:
     """Prints which runs are finished: one line per system, one column per seed."""
     seeds, names = dict.fromkeys(s for s, _ in scores), dict.fromkeys(n for _, n in scores)
     grid = Table("system", *(f"seed {seed}" for seed in seeds), title_justify="left")

@@ -1,0 +1,99 @@
+"""Systems beside each other over seeds: means with intervals, tables, a figure (sec. 5)."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+SERVED = ("rpm", "bid_rpm", "ctr_poi", "ctr_img")  # See `levers.served`,
+REPORTED = ("psi", "psi_10")  # and `auction.systems`.
+METRICS = (*SERVED, *REPORTED)
+SCORERS = ("model", "truth")
+# (seed, system) -> scorer -> metric -> value; empty while a run is not finished.
+Scores = Mapping[tuple[int, str], Mapping[str, Mapping[str, float]]]
+
+
+def summary(values: list[float]) -> tuple[float, float, float]:
+    """Mean and 95 % interval of the mean over seeds; without a second seed the interval is NaN."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    reach = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return mean, float(mean - reach), float(mean + reach)
+
+
+def rows_of(scores: Scores, names: tuple[str, ...]) -> list[dict]:
+    """One row per system, scorer and metric of the runs that are finished."""
+    rows = []
+    for name in names:
+        for scorer in SCORERS:
+            found = [
+                by[scorer] for (_, other), by in scores.items() if other == name and scorer in by
+            ]
+            for metric in METRICS if found else ():
+                mean, low, high = summary([figures[metric] for figures in found])
+                ends = {"mean": mean, "low": low, "high": high, "seeds": len(found)}
+                rows.append({"system": name, "scorer": scorer, "metric": metric} | ends)
+    return rows
+
+
+def write_tables(scores: Scores, tables: Mapping[str, tuple[str, ...]], folder: Path) -> None:
+    """Writes tables as CSV and as Markdown, and a figure of all their systems.
+
+    Args:
+      scores: of the runs.
+      tables: names of tables, and of the systems in each; lifts are over the first.
+      folder: gets TABLE.csv, `tables.md` and `tables.png`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = []
+    for table, names in tables.items():
+        rows = rows_of(scores, names)
+        with (folder / f"{table}.csv").open("w", newline="") as file:
+            columns = ("system", "scorer", "metric", "mean", "low", "high", "seeds")
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        text.append(f"### {table}\n\n{markdown(rows)}")
+    (folder / "tables.md").write_text("\n".join(text))
+    every = tuple(dict.fromkeys(name for names in tables.values() for name in names))
+    draw(rows_of(scores, every), folder / "tables.png")
+
+
+def markdown(rows: list[dict]) -> str:
+    """A line per system and scorer: mean, half the interval, and the lift over the first system."""
+    cells = {(row["system"], row["scorer"], row["metric"]): row for row in rows}
+    lines = ["| system | scorer | seeds | " + " | ".join(METRICS) + " |"]
+    lines.append("|---" * (3 + len(METRICS)) + "|")
+    first = rows[0]["system"] if rows else ""
+    for system, scorer in dict.fromkeys((row["system"], row["scorer"]) for row in rows):
+        shown = []
+        for metric in METRICS:
+            cell = cells[system, scorer, metric]
+            reach = (cell["high"] - cell["low"]) / 2
+            lift = cell["mean"] / cells[first, scorer, metric]["mean"] - 1
+            text = f"{cell['mean']:.4g}" + (f" ± {reach:.2g}" if np.isfinite(reach) else "")
+            shown.append(text + (f" ({lift:+.1%})" if metric in SERVED and system != first else ""))
+        seeds = cells[system, scorer, METRICS[0]]["seeds"]
+        lines.append(f"| {system} | {scorer} | {seeds} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Draws every metric by system, scorers side by side, with the intervals."""
+    figure = Figure(figsize=(3.2 * len(METRICS), 3.4), layout="constrained")
+    names = list(dict.fromkeys(row["system"] for row in rows))
+    for axes, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
+        for number, scorer in enumerate(SCORERS):
+            own = [row for row in rows if (row["scorer"], row["metric"]) == (scorer, metric)]
+            place = [names.index(row["system"]) + 0.4 * number - 0.2 for row in own]
+            mean = np.array([row["mean"] for row in own])
+            reach = np.nan_to_num(np.array([row["high"] for row in own]) - mean)
+            axes.bar(place, mean, 0.4, yerr=reach, label=scorer, capsize=2)
+        axes.set(title=metric, xticks=range(len(names)))
+        axes.set_xticklabels(names, rotation=60)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,49 @@
+"""Means and intervals over seeds, and what the tables say of them."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from ega_jax.evaluation.comparison import METRICS, rows_of, summary, write_tables
+
+
+def run(**rpm):
+    """Scores of one run: `rpm` by scorer, every other metric 1."""
+    return {scorer: dict.fromkeys(METRICS, 1.0) | {"rpm": x} for scorer, x in rpm.items()}
+
+
+SCORES = {
+    (0, "mca"): run(model=2.0, truth=1.0),
+    (1, "mca"): run(model=4.0, truth=1.0),
+    (0, "ega"): run(model=6.0, truth=3.0),
+    (1, "ega"): {},
+}
+
+
+def test_the_interval_is_students():
+    assert summary([2.0])[0] == 2.0
+    assert np.isnan(summary([2.0])[1:]).all()
+    mean, low, high = summary([1.0, 2.0, 4.5])
+    reach = 4.302653 * np.std([1.0, 2.0, 4.5], ddof=1) / np.sqrt(3)
+    assert (mean, low, high) == pytest.approx((2.5, 2.5 - reach, 2.5 + reach), rel=1e-6)
+
+
+def test_only_finished_runs_count():
+    rows = {(r["system"], r["scorer"], r["metric"]): r for r in rows_of(SCORES, ("mca", "ega"))}
+    assert rows["mca", "model", "rpm"]["mean"] == 3.0
+    assert rows["mca", "model", "rpm"]["seeds"] == 2
+    assert rows["ega", "model", "rpm"]["seeds"] == 1
+    assert rows_of(SCORES, ("gr",)) == []
+
+
+def test_lifts_are_over_the_first_system_of_a_table(tmp_path):
+    write_tables(SCORES, {"both": ("mca", "ega"), "own": ("ega",)}, tmp_path)
+    text = (tmp_path / "tables.md").read_text()
+    first, second = text.split("### own")
+    assert "| ega | model | 1 | 6 (+100.0%)" in first
+    assert "| ega | truth | 1 | 3 (+200.0%)" in first
+    assert "| ega | truth | 1 | 3 |" in second
+    with (tmp_path / "both.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2 * 2 * len(METRICS)
+    assert (tmp_path / "tables.png").stat().st_size > 0
