@@ -8,8 +8,8 @@ run it again with the same workdir to continue. Tables are written after every r
     python -m experiments.tables --config=experiments/configs/market.py:tiny --num_seeds=1 \\
         --only=mca,gr,ega --results=/tmp/tables
 
-RPM and click rates are of `auction.num_served` test sessions; bid_rpm is RPM at full bids instead of
-the system's prices, which compares the slates alone. Psi, which tries every report of every
+RPM and click rates are of `auction.num_served` test sessions; bid_rpm is RPM at full bids instead
+of the system's prices, which compares the slates alone. Psi, which tries every report of every
 advertiser, is of `auction.num_sessions`. An interval is Student's over seeds, 95 %. Writes
 table2.csv, table3.csv, tables.md and tables.png into `--results`.
 """
