@@ -1,0 +1,310 @@
+"""The generator: history encoder, POI decoder, creative decoder (paper sec. 4.1).
+
+The POI decoder predicts the `K * C` codes of a slate one after the other, seeing the
+history through cross-attention (15). The creative decoder is the multi-token-prediction
+module (16): from the POI decoder's state at a slot and the slot's POI it predicts the `C`
+codes of the creative. Creatives never feed back into the POI decoder, nor into each other
+across slots, so that a slate's creatives can all be chosen at once when its POIs are known.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+from jax import lax
+
+from ega_jax.generation.transformer import Block, KeysValues, Mlp, linear, row_wise_dot
+from ega_jax.types import Catalogue, SessionSizes
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig(SessionSizes):
+    """Sizes of the generator; letters are those of the legend in `types.py`."""
+
+    width: int = 128  # D
+    num_heads: int = 4
+    hidden: int = 512
+    encoder_blocks: int = 3
+    decoder_blocks: int = 3
+    creatives: bool = True
+    multi_token: bool = True  # False: creatives are predicted apart (the ablation EGA-mtp).
+    dropout_rate: float = 0.0
+    history_dropout: float = 0.0  # Share of the history's behaviours left out in training.
+    dtype: str = "float32"  # Of the computation; parameters are float32.
+
+
+@struct.dataclass
+class Memory:
+    """A request's encoded history, as each decoder block reads it: computed once per request."""
+
+    poi: tuple[KeysValues, ...]  # One per POI decoder block, each [..., L, H, D / H].
+    creative: tuple[KeysValues, ...]  # Of the creative decoder block; empty without creatives.
+    where: jax.Array  # [..., L] bool, the real positions of the history.
+
+
+@struct.dataclass
+class Logits:
+    """Teacher-forced predictions of a batch of slates."""
+
+    poi: jax.Array  # [..., K, C, W] float32.
+    creative: jax.Array | None  # [..., K, C, W] float32; None without creatives.
+
+
+class CodeEmbedding(nn.Module):
+    """One embedding table per codebook layer, and one output head per layer."""
+
+    config: GeneratorConfig
+
+    def setup(self):
+        """Declares tables `[C, W, D]` and heads `[C, D, W]`."""
+        c = self.config
+        self.norm = nn.RMSNorm(dtype=c.dtype)
+        self.table = self.param(
+            "table", nn.initializers.normal(c.width**-0.5), (c.num_layers, c.num_codes, c.width)
+        )
+        self.head = self.param(
+            "head", nn.initializers.normal(c.width**-0.5), (c.num_layers, c.width, c.num_codes)
+        )
+
+    def codes(self, codes: jax.Array, layers: jax.Array) -> jax.Array:
+        """Embeds `codes [..., L]`, each of layer `layers [L]`, as `[..., L, D]`."""
+        flat = self.table.reshape(-1, self.config.width)
+        return flat[codes + layers * self.config.num_codes].astype(self.config.dtype)
+
+    def items(self, codes: jax.Array) -> jax.Array:
+        """Embeds items by the sum over layers: `[..., C]` codes to `[..., D]`."""
+        return self.codes(codes, jnp.arange(self.config.num_layers)).sum(-2)
+
+    def logits(self, states: jax.Array) -> jax.Array:
+        """Next-code logits of the states of all layers, `[..., C, D] -> [..., C, W]`."""
+        layers = range(self.config.num_layers)
+        return jnp.stack([self.layer_logits(states[..., j, :], j) for j in layers], axis=-2)
+
+    def layer_logits(self, state: jax.Array, layer: int) -> jax.Array:
+        """Next-code logits of one layer, `[..., D] -> [..., W]`."""
+        state = self.norm(state)
+        return row_wise_dot(state, self.head[layer].astype(state.dtype)).astype(jnp.float32)
+
+
+class Generator(nn.Module):
+    """Encoder, POI decoder and creative decoder over semantic tokens.
+
+    Every method takes any leading batch axes, so that the same parameters serve the
+    teacher-forced pass over a batch and the stepwise pass over the beams of one request.
+    """
+
+    config: GeneratorConfig
+
+    def setup(self):
+        """Declares embeddings, heads and blocks."""
+        c = self.config
+        block = lambda cross: Block(
+            c.width, c.num_heads, c.hidden, c.dtype, cross=cross, dropout_rate=c.dropout_rate
+        )
+        embed = lambda n: nn.Embed(
+            n, c.width, dtype=c.dtype, embedding_init=nn.initializers.normal(c.width**-0.5)
+        )
+        self.dropout = nn.Dropout(c.dropout_rate)
+        self.poi = CodeEmbedding(c)
+        self.recency = embed(c.history_length)
+        self.encoder = [block(False) for _ in range(c.encoder_blocks)]
+        self.encoder_norm = nn.RMSNorm(dtype=c.dtype)
+        self.slot = embed(c.num_slots)
+        self.layer = embed(c.num_layers)
+        self.begin = self.param("begin", nn.initializers.normal(c.width**-0.5), (c.width,))
+        self.decoder = [block(True) for _ in range(c.decoder_blocks)]
+        if c.creatives:
+            self.creative = CodeEmbedding(c)
+            self.modality = embed(2)
+            self.state_norm = nn.RMSNorm(dtype=c.dtype)
+            self.item_norm = nn.RMSNorm(dtype=c.dtype)
+            self.creative_in = linear(c.width, c.dtype)
+            self.creative_block = block(True)
+            self.creative_mlp = Mlp(c.hidden, c.dtype)
+
+    def encode(
+        self,
+        poi: jax.Array,
+        creative: jax.Array,
+        catalogue: Catalogue,
+        *,
+        deterministic: bool = True,
+    ) -> Memory:
+        """Encodes histories (sec. 4.1.3), one position per POI and one per creative.
+
+        Args:
+          poi: `[..., T]` POI ids, most recent last, -1 where none.
+          creative: `[..., T]` creative ids, likewise; ignored without creatives.
+          catalogue: the items' codes.
+          deterministic: whether dropout is off.
+
+        Returns:
+          What the decoders' blocks read.
+        """
+        x, where = self._history(poi, creative, catalogue)
+        x = self.dropout(x, deterministic=deterministic)
+        for block in self.encoder:
+            seen = where[..., None, None, :]
+            x = block(x, block.self_keys_values(x), seen, deterministic=deterministic)
+        x = self.encoder_norm(x)
+        y = x if self.config.multi_token else lax.stop_gradient(x)
+        return Memory(
+            poi=tuple(block.cross_keys_values(x) for block in self.decoder),
+            creative=(self.creative_block.cross_keys_values(y),) if self.config.creatives else (),
+            where=where,
+        )
+
+    def _history(self, poi, creative, catalogue):
+        """Input embeddings `[..., L, D]` and mask `[..., L]` of the encoder's positions."""
+        recency = self.recency(jnp.arange(poi.shape[-1])[::-1])
+        x = self.poi.items(catalogue.poi_codes[jnp.maximum(poi, 0)]) + recency
+        if not self.config.creatives:
+            return x, poi >= 0
+        y = self.creative.items(catalogue.creative_codes[jnp.maximum(creative, 0)]) + recency
+        pairs = jnp.stack([x, y], axis=-2) + self.modality(jnp.arange(2))
+        where = jnp.stack([poi >= 0, creative >= 0], axis=-1)
+        return pairs.reshape(*x.shape[:-2], -1, x.shape[-1]), where.reshape(*where.shape[:-2], -1)
+
+    def __call__(
+        self,
+        memory: Memory,
+        poi_codes: jax.Array,
+        creative_codes: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Logits:
+        """Teacher-forced logits of the slates' codes (15)-(16).
+
+        Args:
+          memory: encoded histories.
+          poi_codes: `[..., K, C]` codes of the slates' POIs.
+          creative_codes: `[..., K, C]` codes of their creatives, or None.
+          deterministic: whether dropout is off.
+
+        Returns:
+          Logits of every code given the codes before it.
+        """
+        states = self.poi_states(memory, poi_codes, deterministic=deterministic)
+        creative = None
+        if self.config.creatives and creative_codes is not None:
+            slots = self.creative_slots(
+                memory, states[..., -1, :], poi_codes, deterministic=deterministic
+            )
+            creative = self.creative_logits(slots, creative_codes)
+        return Logits(self.poi.logits(states), creative)
+
+    def poi_states(
+        self, memory: Memory, poi_codes: jax.Array, *, deterministic: bool = True
+    ) -> jax.Array:
+        """States `[..., K, C, D]` of the POI decoder where each code `[..., K, C]` is predicted."""
+        c = self.config
+        slots, layers = poi_codes.shape[-2:]
+        flat = poi_codes.reshape(*poi_codes.shape[:-2], slots * layers)
+        before = self.poi.codes(flat[..., :-1], jnp.arange(slots * layers - 1) % layers)
+        begin = jnp.broadcast_to(self.begin.astype(c.dtype), (*before.shape[:-2], 1, c.width))
+        x = jnp.concatenate([begin, before], axis=-2) + self.positions(slots)
+        x = self.dropout(x, deterministic=deterministic)
+        causal = jnp.tril(jnp.ones((x.shape[-2], x.shape[-2]), bool))
+        seen = memory.where[..., None, None, :]
+        for block, cross in zip(self.decoder, memory.poi, strict=True):
+            kv = block.self_keys_values(x)
+            x = block(x, kv, causal, cross, seen, deterministic=deterministic)
+        return x.reshape(*poi_codes.shape, c.width)
+
+    def positions(self, slots: int) -> jax.Array:
+        """Position embeddings `[slots * C, D]`: a slot's plus a layer's."""
+        layer = self.layer(jnp.arange(self.config.num_layers))
+        return (self.slot(jnp.arange(slots))[:, None] + layer).reshape(-1, self.config.width)
+
+    def begin_input(self) -> jax.Array:
+        """Input `[D]` of the POI decoder's first position, before its position embedding."""
+        return self.begin.astype(self.config.dtype)
+
+    def code_input(self, codes: jax.Array, layer: int) -> jax.Array:
+        """Inputs `[..., D]` that codes of one layer give the next position."""
+        return self.poi.codes(codes[..., None], jnp.array([layer]))[..., 0, :]
+
+    def block_keys_values(self, block: int, x: jax.Array) -> KeysValues:
+        """What a position `x [S, D]` adds to the cache of a POI decoder block: `[S, H, D / H]`."""
+        return self.decoder[block].self_keys_values(x)
+
+    def block_step(
+        self,
+        block: int,
+        x: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        where: jax.Array,
+        memory: Memory,
+    ) -> jax.Array:
+        """One POI decoder block at one position of each beam.
+
+        Args:
+          block: which block.
+          x: `[S, D]` the beams' states.
+          keys: `[S, H, D / H, L]` of each beam's own past and present.
+          values: `[S, L, H, D / H]` likewise.
+          where: `[L]` bool, the positions already written.
+          memory: one request's history; its keys are read by all beams, never tiled.
+
+        Returns:
+          `[S, D]`.
+        """
+        return self.decoder[block].step(x, keys, values, where, memory.poi[block], memory.where)
+
+    def poi_logits(self, states: jax.Array, layer: int) -> jax.Array:
+        """Logits `[..., W]` of a layer's code from states `[..., D]`."""
+        return self.poi.layer_logits(states, layer)
+
+    def creative_slots(
+        self,
+        memory: Memory,
+        states: jax.Array,
+        poi_codes: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """The multi-token-prediction module's state of every slot (16).
+
+        Without multi-token prediction it knows the POIs alone, not the POI decoder's states, and
+        teaches neither encoder nor decoder: of what they share only embeddings of layers and of
+        creatives' codes learn from it.
+
+        Args:
+          memory: encoded histories.
+          states: `[..., K, D]` the POI decoder's states where each slot's last code is predicted.
+          poi_codes: `[..., K, C]` codes of the slots' POIs.
+          deterministic: whether dropout is off.
+
+        Returns:
+          `[..., K, D]`; a slot sees itself and the slots before it, and no creative.
+        """
+        items = self.poi.items(poi_codes)
+        if self.config.multi_token:
+            x = jnp.concatenate([self.state_norm(states), self.item_norm(items)], axis=-1)
+        else:
+            x = self.item_norm(lax.stop_gradient(items))
+        x = self.creative_in(x)
+        causal = jnp.tril(jnp.ones((x.shape[-2], x.shape[-2]), bool))
+        return self.creative_block(
+            x,
+            self.creative_block.self_keys_values(x),
+            causal,
+            memory.creative[0],
+            memory.where[..., None, None, :],
+            deterministic=deterministic,
+        )
+
+    def creative_logits(self, slots: jax.Array, creative_codes: jax.Array) -> jax.Array:
+        """Logits `[..., C, W]` of creatives' codes `[..., C]`, each given the codes before it.
+
+        The state of layer j is the slot's state `[..., D]` plus the embeddings of the codes
+        of the layers before j, refined by a perceptron.
+        """
+        layers = jnp.arange(self.config.num_layers)
+        embedded = self.creative.codes(creative_codes, layers)
+        before = jnp.cumsum(embedded, axis=-2) - embedded
+        states = slots[..., None, :] + before + self.layer(layers)
+        return self.creative.logits(states + self.creative_mlp(states))
