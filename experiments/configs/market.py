@@ -19,6 +19,7 @@ NARROW = {  # A generator that two CPU cores can train.
     "encoder_blocks": 2,
     "decoder_blocks": 2,
 }
+# alpha and the learning rates of alignment and CGA are the best of `experiments.tune`.
 TINY = {
     "data": {"history_length": 16, "market": {"size": "tiny"}},
     "tokenizer": {
@@ -41,15 +42,15 @@ TINY = {
         "checkpoint_every": 400,
         "evaluate_every": 400,
     },
-    "allocation": {"num_beams": 16},
-    "alignment": {"num_steps": 40, "checkpoint_every": 20},
+    "allocation": {"num_beams": 16, "alpha": 2.4},
+    "alignment": {"num_steps": 40, "checkpoint_every": 20, "learning_rate": 1e-3},
     "payment": {"num_sessions": 512, "num_steps": 600, "checkpoint_every": 300},
     "cascade": {
         "num_recalled": 12,
         "tiger": {"num_steps": 600},
         "hstu": {"num_steps": 400},
         "peri_cr": {"width": 32, "num_heads": 4, "hidden": 64, "num_steps": 800},
-        "cga": {"width": 32, "num_heads": 4, "hidden": 64},
+        "cga": {"width": 32, "num_heads": 4, "hidden": 64, "learning_rate": 3e-3},
         "cross_dqn": {"width": 32, "num_heads": 4, "hidden": 64},
     },
     "auction": {"num_sessions": 24},
@@ -61,7 +62,9 @@ SMALL = {
     "optimizer": {"learning_rate": 3e-3},
     "training": {"num_steps": 3000, "checkpoint_every": 500, "evaluate_every": 1000},
     "evaluation": {"num_beams": 32},
-    "cascade": {"cross_dqn": {"screen": 3}},
+    "allocation": {"alpha": 2.4},
+    "alignment": {"num_steps": 100, "learning_rate": 1e-3},
+    "cascade": {"cga": {"learning_rate": 3e-3}, "cross_dqn": {"screen": 3}},
 }
 YELP_SMALL = SMALL | {"data": {"history_length": 32, "market": {"size": "small", "world": "yelp"}}}
 LARGE = {
