@@ -74,6 +74,20 @@ class Request:
     bid: jax.Array  # [B, N] float32, value of one click in currency; 0 for organic items.
 
 
+def repeats_an_ad(item: Any, is_ad: Any) -> Any:
+    """Organic candidates whose POI is among the ads too: it is shown once, and then as the ad.
+
+    Args:
+      item: `[..., N]` int32 POI ids, -1 padding; of NumPy or JAX.
+      is_ad: `[..., N]` bool.
+
+    Returns:
+      `[..., N]` bool.
+    """
+    same = item[..., :, None] == item[..., None, :]
+    return ~is_ad & (item >= 0) & (same & is_ad[..., None, :]).any(-1)
+
+
 @struct.dataclass
 class Slate:
     """What is shown for a batch of requests, and what a click costs."""

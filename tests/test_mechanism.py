@@ -79,6 +79,21 @@ def test_levers_bids_and_rules_change_without_compiling_again():
     assert all((x != y).any() for x, y in itertools.combinations(prices, 2))
 
 
+@pytest.mark.parametrize("rule", ["clarke", TRUTHFUL])
+def test_an_organic_candidate_that_is_an_ad_too_is_left_out(rule):
+    m, request = tiny_mechanism(), random_requests(5, 16)
+    item, last = request.item.copy(), np.arange(N) == N - 1
+    first_ad = np.where(request.is_ad[:, 0], item[:, 0], -1)
+    is_ad = request.is_ad & ~last
+    bid = np.where(is_ad, request.bid, 0.0).astype(np.float32)
+    item[:, -1] = -1
+    alone = request.replace(item=item, is_ad=is_ad, bid=bid)
+    item = np.where(last, first_ad[:, None], item)
+    both = alone.replace(item=item.astype(np.int32))
+    assert (first_ad >= 0).sum() > 3
+    chex.assert_trees_all_equal(m.allocate(both, rule), m.allocate(alone, rule))
+
+
 def test_a_saved_mechanism_serves_the_same_slates(tmp_path):
     m = tiny_mechanism()
     m.save(mechanism_folder(tmp_path, "ega"))

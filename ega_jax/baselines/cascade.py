@@ -32,9 +32,9 @@ from ega_jax.reward.system import (
     allocate,
     allocate_each,
     allocation_of,
+    offer_of,
     pick,
     predict,
-    prepare,
     slate_value,
 )
 from ega_jax.types import Params, Request
@@ -135,7 +135,7 @@ def queues_of(ranked: Ranked, bid: jax.Array, listed: jax.Array) -> Queues:
     return Queues(ranked.state, ranked.click, bid, ranked.is_ad, listed, ranked.organic)
 
 
-@prepare.register(CascadeModels)
+@offer_of.register(CascadeModels)
 def _(models: CascadeModels, config: CascadeConfig, request: Request) -> Offer:
     """What bids cannot change: the ranked candidates."""
     ranked = rank(models.upstream, config, models.items, request)

@@ -25,7 +25,7 @@ from ega_jax.generation.generator import GeneratorConfig, codes_of, encode
 from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.generation.slate_policy import Path, path_log_probs, slate_path, taken
 from ega_jax.reward.allocation import AllocationConfig, Models, find_menu, offer_with
-from ega_jax.reward.system import Levers, Offer, prepare
+from ega_jax.reward.system import Levers, Offer, offer_of, prepare
 from ega_jax.training.auction import request_of
 from ega_jax.types import Catalogue, Params, Request
 
@@ -46,7 +46,7 @@ class OneRecConfig(AllocationConfig):
     peri_cr: PeriCRConfig = dataclasses.field(kw_only=True)
 
 
-@prepare.register(OneRecModels)
+@offer_of.register(OneRecModels)
 def _(models: OneRecModels, config: OneRecConfig, request: Request) -> Offer:
     """As EGA's, but for the creatives: Peri-CR's."""
     history, items = (request.history_poi, request.history_creative), models.items

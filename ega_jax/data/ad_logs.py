@@ -11,6 +11,7 @@ from ega_jax.data.ragged import Ragged
 from ega_jax.data.schema import Summary
 from ega_jax.data.session_rules import session_files
 from ega_jax.data.tables import read_matrix, read_texts, to_numpy
+from ega_jax.types import repeats_an_ad
 
 Batch = dict[str, np.ndarray]
 
@@ -149,14 +150,15 @@ class LoggedSessions:
 
 
 def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int) -> Batch:
-    """Ads, then organic items in upstream order, `[B, N]`."""
+    """Ads, then organic items in upstream order less those that are ads too, `[B, N]`."""
     ads, organic = lists["ad_poi"], lists["organic_poi"]
     places = np.broadcast_to(np.arange(num_candidates), (len(rows), num_candidates))
     num_ads = ads.lengths[rows][:, None]
     is_ad = places < num_ads
     paid = ads.gather(rows, places, -1)
+    item = np.where(is_ad, paid, organic.gather(rows, places - num_ads, -1))
     return {
-        "item": np.where(is_ad, paid, organic.gather(rows, places - num_ads, -1)),
+        "item": np.where(repeats_an_ad(item, is_ad), -1, item),
         "is_ad": is_ad,
         "bid": lists["ad_bid"].gather(rows, places, 0.0),
     }

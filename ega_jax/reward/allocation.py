@@ -33,9 +33,9 @@ from ega_jax.reward.system import (
     allocate,
     allocate_each,
     allocation_of,
+    offer_of,
     pick,
     predict,
-    prepare,
     slate_value,
 )
 from ega_jax.types import Params, Request
@@ -61,7 +61,7 @@ class Models(SystemModels):
     generator: Params
 
 
-@prepare.register(Models)
+@offer_of.register(Models)
 def _(models: Models, config: AllocationConfig, request: Request) -> Offer:
     history = request.history_poi, request.history_creative
     memory = generator.encode(models.generator, config.generator, *history, models.items.catalogue)

@@ -1,6 +1,6 @@
 """What every auction system gives, and how it is asked: an offer, a menu, an allocation.
 
-A system registers `prepare`, `allocate` and `allocate_each` for the type of its parameters, and is
+A system registers `offer_of`, `allocate` and `allocate_each` for the type of its parameters, and is
 then priced, tabulated, given a payment network and judged by the same code as any other. Everything
 that bids cannot change is computed once per request (`prepare`), so that the many re-allocations
 which regret asks for pay for the search alone.
@@ -19,7 +19,7 @@ from flax import struct
 
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, Predictions, RewardConfig
-from ega_jax.types import Params, Request
+from ega_jax.types import Params, Request, repeats_an_ad
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,20 +87,29 @@ class Allocation:
     prediction: Predictions  # Of the slate with these creatives, all [K].
 
 
-@functools.singledispatch
 def prepare(models: SystemModels, config: SystemConfig, request: Request) -> Offer:
     """Computes what bids cannot change: encoded histories, and each candidate on its own.
-
-    Like `allocate` and `allocate_each` it goes by the type of `models`: a system that allocates in
-    its own way registers these three, and is priced, trained and judged by the same code.
 
     Args:
       models: of a system; for EGA generator, reward model, items.
       config: its sizes.
-      request: one request, without a batch axis; its bids are not read.
+      request: one request, without a batch axis; its bids are not read. An organic candidate
+        whose POI is among the ads is left out.
 
     Returns:
       The offer.
+    """
+    repeated = repeats_an_ad(request.item, request.is_ad)
+    request = dataclasses.replace(request, item=jnp.where(repeated, -1, request.item))
+    return offer_of(models, config, request)
+
+
+@functools.singledispatch
+def offer_of(models: SystemModels, config: SystemConfig, request: Request) -> Offer:
+    """What `prepare` returns for a request whose organic candidates are none of its ads.
+
+    Like `allocate` and `allocate_each` it goes by the type of `models`: a system that allocates in
+    its own way registers these three, and is priced, trained and judged by the same code.
     """
     raise NotImplementedError(type(models))
 
