@@ -31,11 +31,13 @@ from ega_jax.evaluation.report import (
 )
 from ega_jax.evaluation.response import evaluate_response
 from ega_jax.mechanism import TRUTHFUL, Mechanism, check_levers, mechanism_folder
+from ega_jax.reward.model import RewardConfig
 from ega_jax.training.auction import AuctionTraining
 from ega_jax.training.checkpoints import check_workdir, read_config
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from ega_jax.training.progress import ProgressReport
+from ega_jax.types import Params
 from experiments import command
 
 command.define_config()
@@ -72,7 +74,8 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
     if run.config["auction"]["system"] == "ega":
         mechanism.save(mechanism_folder(workdir, name))
     results = {
-        "reward": read_results(workdir).get("reward") or measure_reward(run),
+        "reward": read_results(workdir).get("reward")
+        or measure_reward(run, run.reward, run.reward_config),
         "systems": measure_systems(run, mechanism, name),
         "auction_seconds": time.perf_counter() - start,
     }
@@ -97,11 +100,10 @@ def find_system() -> AuctionTraining:
     return training_of(Pretraining(read_config(folder), workdir, data_mesh()), folder)
 
 
-def measure_reward(run: AuctionTraining) -> dict[str, float]:
-    """Scores the reward model on the test sessions, and the true probabilities beside it."""
-    config = run.reward_config
+def measure_reward(run: AuctionTraining, params: Params, config: RewardConfig) -> dict[str, float]:
+    """Scores a reward model on the test sessions, and the true probabilities beside it."""
     batches = run.sessions("test", TEST_ROWS, run.config["reward"]["batch_size"])
-    return evaluate_response(run.reward, config, run.items, batches, truth_of(run))
+    return evaluate_response(params, config, run.items, batches, truth_of(run))
 
 
 def truth_of(run: AuctionTraining) -> Truth | None:

@@ -20,7 +20,7 @@ from ega_jax.training.auction import request_of
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, is_complete
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
-from experiments import auction_align, command, sweep
+from experiments import auction_align, command, reward_control, sweep
 
 FIGURES = {"rpm", "ctr_poi", "ctr_img", "psi", "psi_10", "psi_fine", "psi_all", "ad_share"}
 KILLS = [("reward", 1), ("reward", 5), ("alignment", 3), ("payment_rate", 4)]
@@ -185,6 +185,22 @@ def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypat
     monkeypatch.setattr(sweep, "_SLOTS", flag(["4"]))
     with pytest.raises(ValueError, match="take the embedded market"):
         sweep.main()
+
+
+def test_the_reward_model_and_its_control_are_trained_once_a_seed(finished, monkeypatch, capsys):
+    config, workdir = finished
+    monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
+    monkeypatch.setattr(reward_control, "_SEEDS", type("Flag", (), {"value": 2}))
+    reward_control.main()
+    known = json.loads((workdir / "results.json").read_text())["reward_control"]
+    assert known["slate"].keys() == known["pointwise"].keys() == {"0", "1"}
+    losses = [found["logloss_poi"] for kind in known.values() for found in kind.values()]
+    assert len(set(losses)) == 4, "kind and seed both matter"
+    own = json.loads((workdir / "reward_control" / "pointwise-1" / "config.json").read_text())
+    assert own["reward"]["permutation_aware"] is False
+    assert "logloss_poi" in capsys.readouterr().out
+    monkeypatch.setattr(reward_control, "measure", lambda *_: pytest.fail("trained again"))
+    reward_control.main()
 
 
 def files_of(folder):

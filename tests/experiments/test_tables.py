@@ -110,13 +110,13 @@ def test_trials_use_what_the_workdir_has(finished, monkeypatch, capsys):
     workdir = root / "run" / "seed-0"
     monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
     monkeypatch.setattr(
-        tune, "TRIALS", {"gr": ({"alignment.num_steps": 2}, {"alignment.num_steps": 1})}
+        tune, "TRIALS", {"gr": ({"alignment.num_steps": 1}, {"alignment.num_steps": 0})}
     )
     monkeypatch.setattr(tune, "_SYSTEMS", Flag(["gr"]))
     monkeypatch.setattr(tune, "_SESSIONS", Flag(4))
     tune.main()
     known = read_results(workdir)["tuning"]["gr"]
-    assert set(known) == {"alignment.num_steps=2", "alignment.num_steps=1"}
+    assert set(known) == {"alignment.num_steps=1", "alignment.num_steps=0"}
     assert "alignment.num_steps=1" in capsys.readouterr().out
     monkeypatch.setattr(tune, "try_out", lambda *_: pytest.fail("tried again"))
     tune.main()

@@ -1,0 +1,76 @@
+"""The reward model against a pointwise one, which sees no neighbours, over several seeds.
+
+Trains both on the logged feedback of a pre-trained workdir and measures them on its test sessions,
+on the embedded market beside the true probabilities: what the slate around an item is worth to
+whoever predicts its clicks (paper sec. 4.2).
+
+    python -m experiments.reward_control --workdir=runs/market-small
+
+Prints means with 95 % intervals (Student's, over seeds), and adds all figures to results.json.
+Models are kept in reward_control/; what is finished is not trained again.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from ega_jax.baselines.systems import training_of
+from ega_jax.evaluation.comparison import summary
+from ega_jax.evaluation.report import read_results, write_results
+from ega_jax.reward.model import RewardConfig
+from ega_jax.training.auction import AuctionTraining
+from ega_jax.training.logged import sizes_of
+from ega_jax.training.mesh import data_mesh
+from ega_jax.training.pretraining import Pretraining
+from ega_jax.training.reward import reward_phase
+from experiments import auction_align, command
+
+flags.adopt_module_key_flags(command)
+KINDS = {"slate": True, "pointwise": False}  # Whether a slot sees the others.
+MEASURES = ("auc_poi", "logloss_poi", "ece_poi", "auc_image", "logloss_image", "ece_image")
+_SEEDS = flags.DEFINE_integer("control_seeds", 3, "Seeds of each model.", 1)
+
+
+def main() -> None:
+    """Runs the command."""
+    config, workdir = command.find_workdir()
+    run = training_of(Pretraining(config, workdir, data_mesh()), workdir / "systems" / "ega")
+    for seed in range(_SEEDS.value):
+        for kind in KINDS:
+            if str(seed) not in read_results(workdir).get("reward_control", {}).get(kind, {}):
+                found = {kind: {str(seed): measure(run, kind, seed)}}
+                write_results(workdir, {"reward_control": found})
+    print_models(read_results(workdir)["reward_control"], config["name"])
+
+
+def measure(run: AuctionTraining, kind: str, seed: int) -> dict[str, float]:
+    """Trains a model of one kind with one seed, or restores it, and measures it."""
+    settings = run.config["reward"] | {"permutation_aware": KINDS[kind]}
+    sizes = sizes_of(RewardConfig, settings, run.pretraining.generator_config)
+    phase = reward_phase("reward", run.dataset, run.items, sizes, settings, seed)
+    params = run.train_shared(phase, f"reward_control/{kind}-{seed}", settings)
+    return auction_align.measure_reward(run, params, sizes)
+
+
+def print_models(found: Mapping[str, Mapping[str, Any]], title: str) -> None:
+    """Prints one line per measure: both models, their difference seed by seed, the truth."""
+    table = Table("measure", *KINDS, "difference", "truth", title=title, title_justify="left")
+    seeds = [seed for seed in found["slate"] if seed in found["pointwise"]]
+    for measure in MEASURES:
+        values = {kind: [found[kind][seed][measure] for seed in seeds] for kind in KINDS}
+        values["difference"] = [a - b for a, b in zip(*values.values(), strict=True)]
+        truth = found["slate"][seeds[0]].get(f"truth_{measure}")
+        table.add_row(measure, *map(_shown, values.values()), f"{truth:.4f}" if truth else "")
+    Console(width=100).print(table)
+
+
+def _shown(values: list[float]) -> str:
+    mean, low, high = summary(values)
+    return f"{mean:.4f}" if len(values) < 2 else f"{mean:.4f} ± {(high - low) / 2:.4f}"
+
+
+if __name__ == "__main__":
+    command.run(main, __doc__)
