@@ -44,7 +44,8 @@ class PricingConfig:
     """What is compiled into the prices."""
 
     hidden: tuple[int, ...] = (128, 32, 10)  # Layers of the payment network.
-    probes: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # See `look_elsewhere`.
+    # See `look_elsewhere`; what lies between two of them prices can only guess.
+    probes: tuple[float, ...] = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
     heads: tuple[str, ...] = network.HEADS  # Those that a payment network is trained with.
 
     @property

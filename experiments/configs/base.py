@@ -122,7 +122,7 @@ def base(name: str) -> ConfigDict:
                 "hidden": (128, 32, 10),
                 "heads": ("rate", "threshold"),  # Trained one by one, on the same table.
                 # Multiples of what its rivals ask of an ad at which its clicks are looked up.
-                "probes": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
+                "probes": (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0),
                 "num_sessions": 2048,  # Of the table of reports.
                 "num_reports": 10,  # J
                 "tabulated_at_once": 16,
@@ -135,7 +135,7 @@ def base(name: str) -> ConfigDict:
                     "rho": 10.0,
                     "rho_growth": 1.0,  # Per update of the multipliers.
                     "rho_max": 1000.0,
-                    "multiplier_init": 10.0,
+                    "multiplier_init": 20.0,
                     "update_every": 10,
                     "regret": "rerun",  # rerun, or soft for studies.
                     "sampled": 0,  # Misreports drawn per step; 0: all.

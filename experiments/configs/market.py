@@ -44,7 +44,12 @@ TINY = {
     },
     "allocation": {"num_beams": 16, "alpha": 2.4},
     "alignment": {"num_steps": 40, "checkpoint_every": 20, "learning_rate": 1e-3},
-    "payment": {"num_sessions": 512, "num_steps": 600, "checkpoint_every": 300},
+    "payment": {
+        "probes": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
+        "num_sessions": 512,
+        "num_steps": 600,
+        "checkpoint_every": 300,
+    },
     "cascade": {
         "num_recalled": 12,
         "tiger": {"num_steps": 600},
