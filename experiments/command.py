@@ -99,7 +99,11 @@ def find_workdir() -> tuple[dict[str, Any], Path]:
 
     Raises:
       FileNotFoundError: `--workdir` is not one.
+      ValueError: a config is given, which would not be read.
     """
+    for arg in sys.argv[1:]:
+        if arg.startswith((*CONFIG, *FIELD)):
+            raise ValueError(f"{arg}: this command takes the config that the workdir was made with")
     workdir = Path(_WORKDIR.value or Path("runs") / "market-tiny").absolute()
     if not (workdir / "config.json").exists():
         raise FileNotFoundError(f"{workdir} is not a workdir: run experiments.pretrain first")

@@ -44,7 +44,7 @@ TRAINED = {  # What takes a training of its own, and its field of the config.
     "layers": "tokenizer.num_layers",
     "codes": "tokenizer.num_codes",
 }
-_ALPHAS = flags.DEFINE_list("alphas", ["0.3", "0.6", "1.2", "1.8", "2.4"], "Values of alpha.")
+_ALPHAS = flags.DEFINE_list("alphas", ["0.6", "1.2", "1.8", "2.4", "3.6"], "Values of alpha.")
 _BETAS = flags.DEFINE_list("betas", ["0", "1", "2", "8", "32"], "Values of beta.")
 _BEAMS = flags.DEFINE_list("beams", [], "Numbers of beams; each compiles anew.")
 _SLOTS = flags.DEFINE_list("slots", [], "Numbers of slots of a slate; each trains anew.")

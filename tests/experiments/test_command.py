@@ -121,6 +121,15 @@ def test_evaluating_what_is_no_workdir_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "given", ["--config=experiments/configs/market.py:small", "--config.seed=1"]
+)
+def test_a_config_that_would_not_be_read_is_refused(tmp_path, given):
+    code, printed = run("experiments.tune", [f"--workdir={tmp_path}", given], tmp_path)
+    assert code == 1
+    assert printed.startswith(f"error: {given}: this command takes the config that the workdir was")
+
+
+@pytest.mark.parametrize(
     ("module", "shown"),
     [
         (PRETRAIN, ["--config", "--workdir", "--config.field=value", "market.py:tiny"]),
