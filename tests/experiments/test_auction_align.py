@@ -140,7 +140,7 @@ def test_a_sweep_serves_each_point_once(finished, monkeypatch):
     config, workdir = finished
     monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
     flag = lambda value: type("Flag", (), {"value": value})
-    settings = {"ALPHAS": [], "BETAS": ["0", "8"], "BEAMS": ["2"], "RULE": "gsp", "SESSIONS": 4}
+    settings = {"ALPHAS": [], "BETAS": ["0", "8"], "RULE": "gsp", "SESSIONS": 4}
     for name, value in settings.items():
         monkeypatch.setattr(sweep, f"_{name}", flag(value))
     points = []
@@ -149,10 +149,9 @@ def test_a_sweep_serves_each_point_once(finished, monkeypatch):
     monkeypatch.setattr(sweep, "served", served)
     for _ in range(2):
         sweep.main()
-    assert points == [{"beta": 0.0}, {"beta": 8.0}, {}]
+    assert points == [{"beta": 0.0}, {"beta": 8.0}]
     place = json.loads((workdir / "results.json").read_text())["sweep"]["ega"]["gsp, 4 sessions"]
-    assert place.keys() == {"beta", "beams"}
-    for figures in (*place["beta"].values(), place["beams"]["2"]):
+    for figures in place["beta"].values():
         assert figures.keys() == {"model"}, "a log has no truth"
         assert 0 <= figures["model"]["rpm"] <= figures["model"]["bid_rpm"]
         assert 0 < figures["model"]["ctr_poi"] < 1
@@ -165,8 +164,9 @@ def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypat
     config, workdir = finished
     monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
     flag = lambda value: type("Flag", (), {"value": value})
-    for name in ("ALPHAS", "BETAS", "BEAMS", "SLOTS", "CODES"):
+    for name in ("ALPHAS", "BETAS", "SLOTS", "CODES"):
         monkeypatch.setattr(sweep, f"_{name}", flag([]))
+    monkeypatch.setattr(sweep, "_BEAMS", flag(["2"]))
     monkeypatch.setattr(sweep, "_LAYERS", flag(["2"]))
     monkeypatch.setattr(sweep, "_SESSIONS", flag(4))
     monkeypatch.setattr(sweep, "_RULE", flag("threshold"))
@@ -179,7 +179,8 @@ def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypat
     assert own["tokenizer"]["num_layers"] == 2
     assert (workdir / "config.json").read_bytes() == before
     place = json.loads((workdir / "results.json").read_text())["sweep"]["ega"]["gsp, 4 sessions"]
-    assert 0 < place["layers"]["2"]["model"]["ctr_poi"] < 1
+    for setting in ("layers", "beams"):
+        assert 0 < place[setting]["2"]["model"]["ctr_poi"] < 1
     monkeypatch.setattr(sweep, "retrained", lambda *_: pytest.fail("trained again"))
     sweep.main()
     monkeypatch.setattr(sweep, "_SLOTS", flag(["4"]))

@@ -105,6 +105,7 @@ def test_what_is_finished_is_never_repeated_nor_mixed(finished, monkeypatch):
         run_command(config, root, monkeypatch)
 
 
+@pytest.mark.slow
 def test_trials_use_what_the_workdir_has(finished, monkeypatch, capsys):
     config, root = finished
     workdir = root / "run" / "seed-0"
