@@ -35,7 +35,7 @@ from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.pretraining import Pretraining
 from experiments import auction_align, command
 from experiments.pretrain import pretrain
-from experiments.tables import changed
+from experiments.tables import UNPRICED, changed
 
 flags.adopt_module_key_flags(auction_align)
 FIGURES = ("rpm", "bid_rpm", "ctr_poi", "ad_share")
@@ -103,11 +103,8 @@ def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining
     own = {
         TRAINED[setting]: value,
         "data.path": "" if setting == "slots" else str(run.pretraining.folder),
-        "auction.rule": WITHOUT_NETWORK[0],
-        "payment.heads": (),
-        "payment.probes": (),
     }
-    settings = changed(run.config, own)
+    settings = changed(run.config, UNPRICED | own)
     check_workdir(workdir, settings, command.FREE)
     pretraining = Pretraining(settings, workdir, run.pretraining.mesh)
     if "test" not in read_results(workdir):

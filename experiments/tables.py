@@ -38,15 +38,10 @@ from experiments.pretrain import pretrain
 
 command.define_config()
 flags.adopt_module_key_flags(command)
+UNPRICED = {"auction.rule": "first_price", "payment.heads": (), "payment.probes": ()}
 SYSTEMS = {  # What each sets otherwise than EGA.
     "mca": {"auction.system": "mca"},
-    "gr": {
-        "auction.system": "gr",
-        "auction.rule": "gsp",
-        "allocation.bid_free": True,
-        "payment.heads": (),
-        "payment.probes": (),
-    },
+    "gr": UNPRICED | {"auction.system": "gr", "auction.rule": "gsp", "allocation.bid_free": True},
     "ega": {},
     "ega-mtp": {"generator.multi_token": False},
     "ega-end": {"alignment.joint_rows": 2},

@@ -27,7 +27,7 @@ from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from experiments import auction_align, command
-from experiments.tables import SYSTEMS, changed
+from experiments.tables import SYSTEMS, UNPRICED, changed
 
 flags.adopt_module_key_flags(command)
 TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -73,8 +73,7 @@ def try_out(
     config: Mapping[str, Any], workdir: Path, system: str, number: int
 ) -> dict[str, dict[str, float]]:
     """Trains one trial of a system up to its slates, and serves it; see `levers.served`."""
-    unpriced = {"auction.rule": "first_price", "payment.heads": (), "payment.probes": ()}
-    settings = changed(config, SYSTEMS[system] | TRIALS[system][number] | unpriced)
+    settings = changed(config, SYSTEMS[system] | TRIALS[system][number] | UNPRICED)
     folder = workdir / "tuning" / f"{system}-{number}"
     check_workdir(folder, settings, command.FREE_IN_SYSTEM)
     run = training_of(Pretraining(settings, workdir, data_mesh()), folder)

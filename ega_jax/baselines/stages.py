@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from ega_jax.training.auction import AuctionTraining
 from ega_jax.training.logged import sizes_of
 from ega_jax.training.loop import Phase
 from ega_jax.training.reward import reward_phase
-from ega_jax.types import Params
+from ega_jax.types import Params, SessionSizes
 
 SLATE = ("shown_poi", "shown_creative", "shown_is_ad", "click_poi", "click_image", "convert")
 
@@ -63,18 +63,12 @@ class Stages:
     @functools.cached_property
     def hstu(self) -> Params:
         """The ranker's parameters."""
-        settings = self.settings["hstu"]
-        run = self.run
-        phase = hstu_phase(run.dataset, run.items, self.hstu_config, settings, self._seed)
-        return self._train(phase, settings)
+        return self._train_seeing_items("hstu", hstu_phase, self.hstu_config)
 
     @functools.cached_property
     def peri_cr(self) -> Params:
         """The creative chooser's parameters."""
-        settings = self.settings["peri_cr"]
-        run = self.run
-        phase = peri_cr_phase(run.dataset, run.items, self.peri_cr_config, settings, self._seed)
-        return self._train(phase, settings)
+        return self._train_seeing_items("peri_cr", peri_cr_phase, self.peri_cr_config)
 
     @functools.cached_property
     def evaluator(self) -> Params:
@@ -102,6 +96,12 @@ class Stages:
 
     def _sizes(self, kind: Any, name: str) -> Any:
         return sizes_of(kind, self.settings[name], self.run.pretraining.generator_config)
+
+    def _train_seeing_items(
+        self, name: str, phase_of: Callable[..., Phase], config: SessionSizes
+    ) -> Params:
+        run, settings = self.run, self.settings[name]
+        return self._train(phase_of(run.dataset, run.items, config, settings, self._seed), settings)
 
     def _train(self, phase: Phase, settings: Mapping[str, Any]) -> Params:
         return self.run.train_shared(phase, f"stages/{phase.name}", settings)
