@@ -15,6 +15,7 @@ added to results.json.
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -55,10 +56,20 @@ def main() -> None:
     """Runs the command."""
     config, workdir = command.open_workdir()
     pretraining = Pretraining(config, workdir, data_mesh())
-    results = train_and_measure(training_of(pretraining, workdir / "systems" / _SYSTEM.value))
+    results = train_and_measure(open_system(pretraining, workdir / "systems" / _SYSTEM.value))
     print_table({"reward": results["reward"]}, title=config["name"])
     print_systems(results["systems"], title=config["name"])
     print(f"results.json is in {workdir}, figures and mechanism in {workdir / 'systems'}")
+
+
+def open_system(pretraining: Pretraining, folder: Path) -> AuctionTraining:
+    """A system to be trained in `folder`, which is bound to its settings.
+
+    Raises:
+      ConfigMismatchError: the folder holds a system of other settings.
+    """
+    check_workdir(folder, pretraining.config, command.FREE_IN_SYSTEM)
+    return training_of(pretraining, folder)
 
 
 def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
@@ -69,7 +80,6 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
     """
     start = time.perf_counter()
     workdir, name = run.pretraining.workdir, run.system.name
-    check_workdir(run.system, run.config, command.FREE_IN_SYSTEM)
     mechanism = mechanism_of(run)
     if run.config["auction"]["system"] == "ega":
         mechanism.save(mechanism_folder(workdir, name))

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.baselines.systems import mechanism_of, training_of
+from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.levers import served
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.payment.pricing import WITHOUT_NETWORK
@@ -109,9 +109,7 @@ def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining
     pretraining = Pretraining(settings, workdir, run.pretraining.mesh)
     if "test" not in read_results(workdir):
         pretrain(pretraining)
-    system = workdir / "systems" / run.system.name
-    check_workdir(system, settings, command.FREE_IN_SYSTEM)
-    return training_of(pretraining, system)
+    return auction_align.open_system(pretraining, workdir / "systems" / run.system.name)
 
 
 def known_points(workdir: Path, *place: str) -> dict[str, dict[str, Any]]:

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.baselines.systems import mechanism_of, training_of
+from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.comparison import REPORTED, SCORERS, SERVED, Scores, write_tables
 from ega_jax.evaluation.levers import served
 from ega_jax.evaluation.report import read_results, write_results
@@ -89,7 +89,7 @@ def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -
     pretraining = Pretraining(settings, folder, data_mesh())
     if "test" not in read_results(folder):
         pretrain(pretraining)
-    run = training_of(pretraining, folder / "systems" / folders_of(seed, name)[1])
+    run = auction_align.open_system(pretraining, folder / "systems" / folders_of(seed, name)[1])
     if run.system.name not in read_results(folder).get("systems", {}):
         auction_align.train_and_measure(run)
     auction = settings["auction"]

@@ -20,10 +20,9 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.baselines.systems import mechanism_of, training_of
+from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.levers import served
 from ega_jax.evaluation.report import read_results, write_results
-from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from experiments import auction_align, command
@@ -75,8 +74,7 @@ def try_out(
     """Trains one trial of a system up to its slates, and serves it; see `levers.served`."""
     settings = changed(config, SYSTEMS[system] | TRIALS[system][number] | UNPRICED)
     folder = workdir / "tuning" / f"{system}-{number}"
-    check_workdir(folder, settings, command.FREE_IN_SYSTEM)
-    run = training_of(Pretraining(settings, workdir, data_mesh()), folder)
+    run = auction_align.open_system(Pretraining(settings, workdir, data_mesh()), folder)
     batches = run.sessions("align", _SESSIONS.value, settings["auction"]["batch_size"])
     return served(mechanism_of(run), batches, auction_align.truth_of(run))
 

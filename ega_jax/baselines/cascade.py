@@ -117,22 +117,28 @@ def without(ranked: Ranked, banned: chex.Numeric) -> Ranked:
     return dataclasses.replace(ranked, is_ad=is_ad, organic=organic)
 
 
-def ads_of(ranked: Ranked, bid: jax.Array, where: jax.Array) -> Ads:
-    """The auction's view of ranked candidates: bids `[N]`, of ads that are `where [N]`."""
-    return Ads(ranked.state, ranked.click, bid, ranked.is_ad & where)
+def ads_of(ranked: Ranked, bid: jax.Array, levers: Levers) -> Ads:
+    """The auction's view of ranked candidates under bids `[N]`: ads that bid the reserve."""
+    is_ad = ranked.is_ad & (bid >= levers.reserve)
+    return Ads(ranked.state, ranked.click, _seen(bid, levers), is_ad)
 
 
 def list_ads(
     params: Params, config: CGAConfig, ranked: Ranked, bid: jax.Array, levers: Levers
 ) -> tuple[jax.Array, jax.Array]:
     """The auction's list of ads `[L]` under bids `[N]`, and their log-probabilities `[L]`."""
-    seen = jnp.where(levers.bid_free, 0.0, bid)
-    return cga.generate(params, config, ads_of(ranked, seen, bid >= levers.reserve))
+    return cga.generate(params, config, ads_of(ranked, bid, levers))
 
 
-def queues_of(ranked: Ranked, bid: jax.Array, listed: jax.Array) -> Queues:
+def queues_of(ranked: Ranked, bid: jax.Array, listed: jax.Array, levers: Levers) -> Queues:
     """The allocation's view: the auction's list of ads `[L]` beside the organic items."""
+    bid = _seen(bid, levers)
     return Queues(ranked.state, ranked.click, bid, ranked.is_ad, listed, ranked.organic)
+
+
+def _seen(bid: jax.Array, levers: Levers) -> jax.Array:
+    """Bids as auction and allocation see them."""
+    return jnp.where(levers.bid_free, 0.0, bid)
 
 
 @offer_of.register(CascadeModels)
@@ -185,7 +191,7 @@ def _allocate(
     """The slate under one bid vector, without the candidate `banned`."""
     ranked = without(offer.memory, banned)
     listed, log_prob = list_ads(models.cga, config.cga, ranked, bid, levers)
-    queues = queues_of(ranked, jnp.where(levers.bid_free, 0.0, bid), listed)
+    queues = queues_of(ranked, bid, listed, levers)
     slate = cross_dqn.place(
         models.cross_dqn, config.cross_dqn, queues, levers.max_ads, levers.min_gap
     )

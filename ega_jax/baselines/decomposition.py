@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 import jax
 import numpy as np
 
-from ega_jax.baselines.cascade import CascadeConfig, CascadeModels, list_ads, rank
+from ega_jax.baselines.cascade import CascadeConfig, CascadeModels, list_ads
 from ega_jax.evaluation.attainable import Sample, best_creatives, best_slates
 from ega_jax.mechanism import Mechanism
-from ega_jax.reward.system import Levers
+from ega_jax.reward.system import Levers, prepare
 from ega_jax.types import Request, Slate
 
 
@@ -90,7 +90,7 @@ def _let_through(
     """The ads that recall lets through, `[D, N]` bool, and the auction's list of them `[D, L]`."""
 
     def one(request: Request) -> tuple[jax.Array, jax.Array]:
-        ranked = rank(models.upstream, config, models.items, request)
+        ranked = prepare(models, config, request).memory
         listed, _ = list_ads(models.cga, config.cga, ranked, request.bid, levers)
         return ranked.is_ad, listed
 

@@ -141,9 +141,11 @@ class MCA(AuctionTraining):
         config, auction, levers = self.allocation_config, self.cga, self.levers
 
         def view(batch: Mapping[str, Any]) -> Queues:
-            ranked, bid = self._ranked(batch), batch["bid"]
-            show = lambda ranked, bid: list_ads(auction, config.cga, ranked, bid, levers)[0]
-            return jax.vmap(queues_of)(ranked, bid, jax.vmap(show)(ranked, bid))
+            def one(ranked: Ranked, bid: jax.Array) -> Queues:
+                listed, _ = list_ads(auction, config.cga, ranked, bid, levers)
+                return queues_of(ranked, bid, listed, levers)
+
+            return jax.vmap(one)(self._ranked(batch), batch["bid"])
 
         def judge(batch: Mapping[str, Any], slates: jax.Array) -> jax.Array:
             creative = self._ranked(batch).creative
@@ -174,9 +176,8 @@ class MCA(AuctionTraining):
 
     def _ads(self, batch: Mapping[str, Any]) -> Ads:
         """What the auction sees of a batch."""
-        return jax.vmap(ads_of)(
-            self._ranked(batch), batch["bid"], batch["bid"] >= self.levers.reserve
-        )
+        ads = functools.partial(ads_of, levers=self.levers)
+        return jax.vmap(ads)(self._ranked(batch), batch["bid"])
 
 
 def _predicted(run: AuctionTraining, params: Params, batch, creative, lists) -> Predictions:

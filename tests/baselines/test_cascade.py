@@ -11,6 +11,7 @@ from tiny_models import LEVERS, K, N, levers, one, random_requests
 
 from ega_jax.baselines import cga, cross_dqn, hstu, peri_cr, tiger
 from ega_jax.baselines.arrangements import Queues
+from ega_jax.baselines.cascade import ads_of, queues_of
 from ega_jax.baselines.cga import Ads
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.pricing import PricingConfig
@@ -193,6 +194,20 @@ def test_bids_move_neither_offers_nor_bid_free_slates():
     for name in ("candidate", "creative", "log_z", "prediction"):
         jax.tree.map(np.testing.assert_array_equal, getattr(quiet, name), getattr(loud, name))
     assert (quiet.bid != loud.bid).any()
+
+
+def test_stages_see_bids_as_the_levers_say():
+    """What auction and allocation are trained on and served with alike."""
+    ranked, bid = jax.tree.map(lambda x: x[0], (found()[0].memory, REQUESTS.bid))
+    listed, reserve = np.flatnonzero(ranked.is_ad), np.median(bid[ranked.is_ad])
+    stages = lambda levers: (ads_of(ranked, bid, levers), queues_of(ranked, bid, listed, levers))
+    for stage in stages(levers(bid_free=True)):
+        np.testing.assert_array_equal(stage.bid, np.zeros(N))
+    ads, queues = stages(levers(reserve=reserve))
+    np.testing.assert_array_equal(ads.is_ad, ranked.is_ad & (bid >= reserve))
+    assert 0 < ads.is_ad.sum() < ranked.is_ad.sum()
+    for stage in (ads, queues):
+        np.testing.assert_array_equal(stage.bid, bid)
 
 
 def test_what_is_masked_is_removed():

@@ -17,7 +17,7 @@ from ega_jax.data.market.clicks import Responses
 from ega_jax.evaluation.attainable import samples_of
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.pricing import PricingConfig
-from ega_jax.reward.system import prepare
+from ega_jax.reward.system import Levers, prepare
 from ega_jax.types import Slate
 
 D, ADS, PAID = 24, N // 2, 0.6
@@ -79,7 +79,7 @@ def traced(request):
 @functools.partial(jax.vmap, in_axes=(None, 0))
 def _traced(models, request):
     offer = prepare(models, CONFIG, request)
-    ads = ads_of(offer.memory, request.bid, offer.is_ad)
+    ads = ads_of(offer.memory, request.bid, Levers())
     return offer.is_ad, cga.generate(models.cga, CONFIG.cga, ads)[0]
 
 
