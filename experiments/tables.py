@@ -10,8 +10,9 @@ run it again with the same workdir to continue. Tables are written after every r
 
 RPM and click rates are of `auction.num_served` test sessions; bid_rpm is RPM at full bids instead
 of the system's prices, which compares the slates alone. Psi, which tries every report of every
-advertiser, is of `auction.num_sessions`. An interval is Student's over seeds, 95 %. Writes
-table2.csv, table3.csv, tables.md and tables.png into `--results`.
+advertiser, is of `auction.num_sessions`. An interval is Student's over seeds, 95 %. A third table
+shows what the policy gradient adds: EGA under GSP without it and with it. Writes table2.csv,
+table3.csv, alignment.csv, tables.md and tables.png into `--results`.
 """
 
 import shutil
@@ -47,8 +48,13 @@ SYSTEMS = {  # What each sets otherwise than EGA.
     "ega-end": {"alignment.joint_rows": 2},
     "ega-bid": {"allocation.token_bid": "mean"},
     "ega-gsp": {"auction.rule": "gsp"},
+    "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
 }
-TABLES = {"table2": ("mca", "gr", "ega"), "table3": ("ega", *list(SYSTEMS)[3:])}
+TABLES = {
+    "table2": ("mca", "gr", "ega"),
+    "table3": ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp"),
+    "alignment": ("ega-unaligned", "ega-gsp"),
+}
 _SEEDS = flags.DEFINE_integer("num_seeds", 3, "Seeds of every system.", 1)
 _ONLY = flags.DEFINE_list("only", list(SYSTEMS), "Systems to run.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Where the tables are written.")

@@ -30,14 +30,25 @@ def rows_of(scores: Scores, names: tuple[str, ...]) -> list[dict]:
     rows = []
     for name in names:
         for scorer in SCORERS:
-            found = [
-                by[scorer] for (_, other), by in scores.items() if other == name and scorer in by
-            ]
+            found = by_seed(scores, name, scorer)
             for metric in METRICS if found else ():
-                mean, low, high = summary([figures[metric] for figures in found])
+                mean, low, high = summary([figures[metric] for figures in found.values()])
                 ends = {"mean": mean, "low": low, "high": high, "seeds": len(found)}
                 rows.append({"system": name, "scorer": scorer, "metric": metric} | ends)
     return rows
+
+
+def by_seed(scores: Scores, name: str, scorer: str) -> dict[int, Mapping[str, float]]:
+    """Seed -> metric -> value of a system's runs that are finished."""
+    return {
+        seed: by[scorer] for (seed, other), by in scores.items() if other == name and scorer in by
+    }
+
+
+def lifts(scores: Scores, name: str, first: str, scorer: str, metric: str) -> list[float]:
+    """What a system has more of a metric than the first one, as shares of its, seed by seed."""
+    own, others = by_seed(scores, name, scorer), by_seed(scores, first, scorer)
+    return [own[seed][metric] / others[seed][metric] - 1 for seed in own if seed in others]
 
 
 def write_tables(scores: Scores, tables: Mapping[str, tuple[str, ...]], folder: Path) -> None:
@@ -57,14 +68,17 @@ def write_tables(scores: Scores, tables: Mapping[str, tuple[str, ...]], folder: 
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        text.append(f"### {table}\n\n{markdown(rows)}")
+        text.append(f"### {table}\n\n{markdown(rows, scores)}")
     (folder / "tables.md").write_text("\n".join(text))
     every = tuple(dict.fromkeys(name for names in tables.values() for name in names))
     draw(rows_of(scores, every), folder / "tables.png")
 
 
-def markdown(rows: list[dict]) -> str:
-    """A line per system and scorer: mean, half the interval, and the lift over the first system."""
+def markdown(rows: list[dict], scores: Scores) -> str:
+    """A line per system and scorer: means, and lifts over the first system, with half intervals.
+
+    Systems of one seed share what they can, so lifts are taken seed by seed.
+    """
     cells = {(row["system"], row["scorer"], row["metric"]): row for row in rows}
     lines = ["| system | scorer | seeds | " + " | ".join(METRICS) + " |"]
     lines.append("|---" * (3 + len(METRICS)) + "|")
@@ -73,13 +87,20 @@ def markdown(rows: list[dict]) -> str:
         shown = []
         for metric in METRICS:
             cell = cells[system, scorer, metric]
-            reach = (cell["high"] - cell["low"]) / 2
-            lift = cell["mean"] / cells[first, scorer, metric]["mean"] - 1
-            text = f"{cell['mean']:.4g}" + (f" ± {reach:.2g}" if np.isfinite(reach) else "")
-            shown.append(text + (f" ({lift:+.1%})" if metric in SERVED and system != first else ""))
+            text = f"{cell['mean']:.4g}" + _reach(cell["low"], cell["high"], ".2g")
+            found = lifts(scores, system, first, scorer, metric) if system != first else []
+            if metric in SERVED and found:
+                mean, low, high = summary(found)
+                text += f" ({mean:+.1%}{_reach(low, high, '.1%')})"
+            shown.append(text)
         seeds = cells[system, scorer, METRICS[0]]["seeds"]
         lines.append(f"| {system} | {scorer} | {seeds} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _reach(low: float, high: float, form: str) -> str:
+    """Half an interval as text, "" where there is none."""
+    return f" ± {(high - low) / 2:{form}}" if np.isfinite(high) else ""
 
 
 def draw(rows: list[dict], path: Path) -> None:

@@ -110,7 +110,7 @@ def base(name: str) -> ConfigDict:
             "alignment": {
                 "part": "head_and_last_block",  # What is trained, or all.
                 "joint_rows": 0,  # Not 0: one stage with the pre-training (the ablation EGA-end).
-                "kl_weight": 0.0,
+                "kl_weight": 0.0,  # Of the divergence from the pre-trained policy, per nat.
                 "batch_size": 32,
                 "num_steps": 200,
                 "learning_rate": 1e-4,

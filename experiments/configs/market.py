@@ -19,6 +19,7 @@ NARROW = {  # A generator that two CPU cores can train.
     "encoder_blocks": 2,
     "decoder_blocks": 2,
 }
+ALIGNMENT = {"learning_rate": 1e-3, "kl_weight": 0.5}  # The penalty keeps click rates up.
 # alpha and the learning rates of alignment and CGA are the best of `experiments.tune`.
 TINY = {
     "data": {"history_length": 16, "market": {"size": "tiny"}},
@@ -43,7 +44,7 @@ TINY = {
         "evaluate_every": 400,
     },
     "allocation": {"num_beams": 16, "alpha": 2.4},
-    "alignment": {"num_steps": 40, "checkpoint_every": 20, "learning_rate": 1e-3},
+    "alignment": ALIGNMENT | {"num_steps": 40, "checkpoint_every": 20},
     "payment": {
         "probes": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0),
         "num_sessions": 512,
@@ -68,7 +69,7 @@ SMALL = {
     "training": {"num_steps": 3000, "checkpoint_every": 500, "evaluate_every": 1000},
     "evaluation": {"num_beams": 32},
     "allocation": {"alpha": 2.4},
-    "alignment": {"num_steps": 100, "learning_rate": 1e-3},
+    "alignment": ALIGNMENT | {"num_steps": 100},
     "cascade": {"cga": {"learning_rate": 3e-3}, "cross_dqn": {"screen": 3}},
 }
 YELP_SMALL = SMALL | {"data": {"history_length": 32, "market": {"size": "small", "world": "yelp"}}}

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from ega_jax.evaluation.comparison import METRICS, rows_of, summary, write_tables
+from ega_jax.evaluation.comparison import METRICS, lifts, rows_of, summary, write_tables
 
 
 def run(**rpm):
@@ -13,6 +13,13 @@ def run(**rpm):
     return {scorer: dict.fromkeys(METRICS, 1.0) | {"rpm": x} for scorer, x in rpm.items()}
 
 
+PAIRED = {  # Seeds differ more than systems do.
+    (0, "a"): run(model=10.0),
+    (1, "a"): run(model=20.0),
+    (2, "a"): run(model=5.0),
+    (0, "b"): run(model=11.0),
+    (1, "b"): run(model=24.0),
+}
 SCORES = {
     (0, "mca"): run(model=2.0, truth=1.0),
     (1, "mca"): run(model=4.0, truth=1.0),
@@ -47,3 +54,10 @@ def test_lifts_are_over_the_first_system_of_a_table(tmp_path):
     with (tmp_path / "both.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2 * 2 * len(METRICS)
     assert (tmp_path / "tables.png").stat().st_size > 0
+
+
+def test_lifts_are_taken_seed_by_seed(tmp_path):
+    assert lifts(PAIRED, "b", "a", "model", "rpm") == pytest.approx([0.1, 0.2])
+    write_tables(PAIRED, {"both": ("a", "b")}, tmp_path)
+    reach = 12.7062047 * np.std([0.1, 0.2], ddof=1) / np.sqrt(2)
+    assert f"(+15.0% ± {reach:.1%})" in (tmp_path / "tables.md").read_text()

@@ -69,7 +69,7 @@ def read(path):
 
 
 def assert_tables(root, run):
-    """Both tables hold the systems that were run, with every metric."""
+    """All tables hold the systems that were run, with every metric."""
     for table, names in tables.TABLES.items():
         names = [name for name in names if name in run]
         rows = read(root / "results" / f"{table}.csv")
