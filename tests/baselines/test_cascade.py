@@ -204,8 +204,8 @@ def test_stages_see_bids_as_the_levers_say():
     for stage in stages(levers(bid_free=True)):
         np.testing.assert_array_equal(stage.bid, np.zeros(N))
     ads, queues = stages(levers(reserve=reserve))
-    np.testing.assert_array_equal(ads.is_ad, ranked.is_ad & (bid >= reserve))
-    assert 0 < ads.is_ad.sum() < ranked.is_ad.sum()
+    np.testing.assert_array_equal(ads.where, ranked.is_ad & (bid >= reserve))
+    assert 0 < ads.where.sum() < ranked.is_ad.sum()
     for stage in (ads, queues):
         np.testing.assert_array_equal(stage.bid, bid)
 

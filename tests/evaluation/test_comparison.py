@@ -48,7 +48,7 @@ def test_lifts_are_over_the_first_system_of_a_table(tmp_path):
     write_tables(SCORES, {"both": ("mca", "ega"), "own": ("ega",)}, tmp_path)
     text = (tmp_path / "tables.md").read_text()
     first, second = text.split("### own")
-    assert "| ega | model | 1 | 6 (+100.0%)" in first
+    assert "| ega | model | 1 | 6 (+200.0%)" in first
     assert "| ega | truth | 1 | 3 (+200.0%)" in first
     assert "| ega | truth | 1 | 3 |" in second
     with (tmp_path / "both.csv").open() as file:
