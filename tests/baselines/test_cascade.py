@@ -198,7 +198,8 @@ def test_bids_move_neither_offers_nor_bid_free_slates():
 
 def test_stages_see_bids_as_the_levers_say():
     """What auction and allocation are trained on and served with alike."""
-    ranked, bid = jax.tree.map(lambda x: x[0], (found()[0].memory, REQUESTS.bid))
+    row = np.argmax(recalled().sum(-1))
+    ranked, bid = one((found()[0].memory, REQUESTS.bid), row)
     listed, reserve = np.flatnonzero(ranked.is_ad), np.median(bid[ranked.is_ad])
     stages = lambda levers: (ads_of(ranked, bid, levers), queues_of(ranked, bid, listed, levers))
     for stage in stages(levers(bid_free=True)):
