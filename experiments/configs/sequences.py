@@ -36,7 +36,7 @@ VARIANTS = {
     "movies": {
         "data": {"path": "data/movies", "history_length": 50},
         "tokenizer": {"num_layers": 3, "num_codes": 64},
-        "training": {"num_steps": 6000, "evaluate_every": 500},
+        "training": {"num_steps": 1000, "checkpoint_every": 250, "evaluate_every": 250},
     },
 }
 
