@@ -81,8 +81,9 @@ def main() -> None:
 
 def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -> None:
     """Trains and scores one system with one seed; what others have trained before is shared."""
-    settings = changed(config, {"seed": seed, **SYSTEMS[name]})
-    main_folder, folder = workdir / f"seed-{seed}", workdir / folders_of(seed, name)[0]
+    folder_name, trained_as = folders_of(seed, name)
+    settings = changed(config, {"seed": seed, **SYSTEMS[trained_as]})
+    main_folder, folder = workdir / f"seed-{seed}", workdir / folder_name
     first = workdir / "seed-0"
     if folder != first:
         settings["data"]["path"] = config["data"]["path"] or str(first / "data")
@@ -95,10 +96,10 @@ def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -
     pretraining = Pretraining(settings, folder, data_mesh())
     if "test" not in read_results(folder):
         pretrain(pretraining)
-    run = auction_align.open_system(pretraining, folder / "systems" / folders_of(seed, name)[1])
+    run = auction_align.open_system(pretraining, folder / "systems" / trained_as)
     if run.system.name not in read_results(folder).get("systems", {}):
         auction_align.train_and_measure(run)
-    auction = settings["auction"]
+    auction = changed(config, SYSTEMS[name])["auction"]
     batches = run.sessions("test", auction["num_served"], auction["batch_size"])
     found = served(mechanism_of(run), batches, auction_align.truth_of(run), auction["rule"])
     write_results(folder, {"served": {name: found}})

@@ -11,7 +11,7 @@ from tiny_runs import tiny_config, write_ad_log
 
 from ega_jax.evaluation.comparison import METRICS, SERVED
 from ega_jax.evaluation.report import read_results
-from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir
+from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config
 from experiments import command, tables, tune
 
 _STEPS = {"num_steps": 2, "checkpoint_every": 2, "log_every": 1, "evaluate_every": 0}
@@ -89,6 +89,8 @@ def test_systems_are_in_their_tables(finished):
     rows = read(root / "results" / "table3.csv")
     shown = {(row["system"], row["metric"]): row["mean"] for row in rows}
     assert shown["ega", "ctr_poi"] == shown["ega-gsp", "ctr_poi"], "the same slates"
+    kept = read_config(root / "run" / "seed-0" / "systems" / "ega")
+    assert kept["auction"]["rule"] != "gsp", "scoring it by another rule leaves a system its own"
     assert "| ega-gsp | model | 1 |" in (root / "results" / "tables.md").read_text()
     assert (root / "results" / "tables.png").stat().st_size > 0
 
