@@ -13,12 +13,15 @@ lines), tensorboard/ and results.json.
 """
 
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 
 from ega_jax.evaluation.interest import evaluator_of
-from ega_jax.evaluation.report import plot_curves, print_table, write_results
+from ega_jax.evaluation.report import plot_curves, print_table, read_results, write_results
+from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from experiments import command
@@ -33,6 +36,19 @@ def main() -> None:
     results = pretrain(Pretraining(config, workdir, data_mesh()))
     print_table(results, title=config["name"])
     print(f"results.json and figures are in {workdir}")
+
+
+def pretrained(config: Mapping[str, Any], workdir: Path) -> Pretraining:
+    """The first half in a workdir bound to a config, run to its end unless it has been.
+
+    Raises:
+      ConfigMismatchError: the workdir was made with another config.
+    """
+    check_workdir(workdir, config, command.FREE)
+    run = Pretraining(config, workdir, data_mesh())
+    if "test" not in read_results(workdir):
+        pretrain(run)
+    return run
 
 
 def pretrain(run: Pretraining) -> dict[str, Any]:

@@ -31,10 +31,8 @@ from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.payment.pricing import WITHOUT_NETWORK
 from ega_jax.reward.allocation import AllocationConfig
 from ega_jax.training.auction import AuctionTraining
-from ega_jax.training.checkpoints import check_workdir
-from ega_jax.training.pretraining import Pretraining
 from experiments import auction_align, command
-from experiments.pretrain import pretrain
+from experiments.pretrain import pretrained
 from experiments.tables import UNPRICED, changed
 
 flags.adopt_module_key_flags(auction_align)
@@ -105,11 +103,9 @@ def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining
         "data.path": "" if setting == "slots" else str(run.pretraining.folder),
     }
     settings = changed(run.config, UNPRICED | own)
-    check_workdir(workdir, settings, command.FREE)
-    pretraining = Pretraining(settings, workdir, run.pretraining.mesh)
-    if "test" not in read_results(workdir):
-        pretrain(pretraining)
-    return auction_align.open_system(pretraining, workdir / "systems" / run.system.name)
+    return auction_align.open_system(
+        pretrained(settings, workdir), workdir / "systems" / run.system.name
+    )
 
 
 def known_points(workdir: Path, *place: str) -> dict[str, dict[str, Any]]:

@@ -31,11 +31,10 @@ from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.comparison import REPORTED, SCORERS, SERVED, Scores, write_tables
 from ega_jax.evaluation.levers import served
 from ega_jax.evaluation.report import read_results, write_results
-from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from experiments import auction_align, command
-from experiments.pretrain import pretrain
+from experiments.pretrain import pretrained
 
 command.define_config()
 flags.adopt_module_key_flags(command)
@@ -92,11 +91,7 @@ def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -
     for part in ("tokenizers", "reward"):  # Of the same data, seed and settings.
         if folder != main_folder and (main_folder / part).is_dir() and not (folder / part).exists():
             shutil.copytree(main_folder / part, folder / part)
-    check_workdir(folder, settings, command.FREE)
-    pretraining = Pretraining(settings, folder, data_mesh())
-    if "test" not in read_results(folder):
-        pretrain(pretraining)
-    run = auction_align.open_system(pretraining, folder / "systems" / trained_as)
+    run = auction_align.open_system(pretrained(settings, folder), folder / "systems" / trained_as)
     if run.system.name not in read_results(folder).get("systems", {}):
         auction_align.train_and_measure(run)
     auction = changed(config, SYSTEMS[name])["auction"]

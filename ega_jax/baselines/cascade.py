@@ -35,6 +35,7 @@ from ega_jax.reward.system import (
     offer_of,
     pick,
     predict,
+    seen_bids,
     slate_value,
 )
 from ega_jax.types import Params, Request
@@ -120,7 +121,7 @@ def without(ranked: Ranked, banned: chex.Numeric) -> Ranked:
 def ads_of(ranked: Ranked, bid: jax.Array, levers: Levers) -> Ads:
     """The auction's view of ranked candidates under bids `[N]`: ads that bid the reserve."""
     is_ad = ranked.is_ad & (bid >= levers.reserve)
-    return Ads(ranked.state, ranked.click, _seen(bid, levers), is_ad)
+    return Ads(ranked.state, ranked.click, seen_bids(bid, levers), is_ad)
 
 
 def list_ads(
@@ -132,13 +133,8 @@ def list_ads(
 
 def queues_of(ranked: Ranked, bid: jax.Array, listed: jax.Array, levers: Levers) -> Queues:
     """The allocation's view: the auction's list of ads `[L]` beside the organic items."""
-    bid = _seen(bid, levers)
+    bid = seen_bids(bid, levers)
     return Queues(ranked.state, ranked.click, bid, ranked.is_ad, listed, ranked.organic)
-
-
-def _seen(bid: jax.Array, levers: Levers) -> jax.Array:
-    """Bids as auction and allocation see them."""
-    return jnp.where(levers.bid_free, 0.0, bid)
 
 
 @offer_of.register(CascadeModels)

@@ -88,8 +88,8 @@ def markdown(rows: list[dict], scores: Scores) -> str:
         for metric in METRICS:
             cell = cells[system, scorer, metric]
             text = f"{cell['mean']:.4g}" + _reach(cell["low"], cell["high"], ".2g")
-            found = lifts(scores, system, first, scorer, metric) if system != first else []
-            if metric in SERVED and found:
+            lifted = metric in SERVED and system != first
+            if lifted and (found := lifts(scores, system, first, scorer, metric)):
                 mean, low, high = summary(found)
                 text += f" ({mean:+.1%}{_reach(low, high, '.1%')})"
             shown.append(text)

@@ -36,6 +36,7 @@ from ega_jax.reward.system import (
     offer_of,
     pick,
     predict,
+    seen_bids,
     slate_value,
 )
 from ega_jax.types import Params, Request
@@ -123,7 +124,7 @@ def candidates_of(config: AllocationConfig, levers: Levers) -> Callable[..., Req
         return request_candidates(
             codes,
             is_ad,
-            jnp.where(levers.bid_free, 0.0, bid),
+            seen_bids(bid, levers),
             where & (~is_ad | (bid >= levers.reserve)),
             max_ads=levers.max_ads,
             min_gap=levers.min_gap,

@@ -157,6 +157,11 @@ def allocate_each(
     raise NotImplementedError(type(models))
 
 
+def seen_bids(bid: jax.Array, levers: Levers) -> jax.Array:
+    """Bids of any shape as a search sees them: none where it is to ignore them."""
+    return jnp.where(levers.bid_free, 0.0, bid)
+
+
 def slate_value(bid: jax.Array, pctr: jax.Array, kappa: chex.Numeric) -> jax.Array:
     """What slates are worth in currency: `sum b * pctr + kappa * sum pctr` over the last axis."""
     return jnp.sum((bid + kappa) * pctr, axis=-1)
