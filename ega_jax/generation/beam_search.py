@@ -39,7 +39,6 @@ class Search:
     chosen: jax.Array  # [S, K] int32 items so far, -1 where none.
     codes: jax.Array  # [S, L] int32 codes so far.
     log_z: jax.Array  # [S, L] float32 log allocation probability of each code.
-    states: jax.Array  # [S, K, D] decoder states at each slot's last code.
 
 
 @struct.dataclass
@@ -56,6 +55,7 @@ class Past:
 
     x: jax.Array  # [S, D] input of the next position, before its position embedding.
     cache: tuple[Cache, ...]  # One per block.
+    states: jax.Array  # [S, K, D] its states at each slot's last code so far.
 
 
 @struct.dataclass
@@ -115,25 +115,24 @@ def beam_search(
         search = dataclasses.replace(search, node=jnp.where(ended, -1, 0))
         for layer in range(config.num_layers):
             step = t * config.num_layers + layer
-            hidden, past = _decode(model, memory, past, position[layer], step)
-            # The last layer's states are those that stay.
-            search = dataclasses.replace(search, states=_write(search.states, hidden, t))
+            hidden, past = _decode(model, memory, past, position[layer], step, t)
             options = candidates.options(layer, search.node, search.chosen)
             log_z, options = score(model.poi_logits(hidden, layer), options, alpha, beta)
             search, parent = advance(search, log_z, options, step, num_beams)
-            x = model.code_input(search.codes[:, step], layer)
-            past = Past(x=x, cache=_rows(past.cache, parent))
+            past = dataclasses.replace(
+                _rows(past, parent), x=model.code_input(search.codes[:, step], layer)
+            )
         chosen = _write(search.chosen, candidates.item(search.node), t)
         return (dataclasses.replace(search, chosen=chosen), past), None
 
-    carry = start(config, num_slots), _no_past(model)
+    carry = start(config, num_slots), _no_past(model, num_slots)
     (search, past), _ = fill_slot(carry, (0, positions[0]))
     for first in range(1, num_slots, GROWTH):
         last = min(first + GROWTH, num_slots)
         carry = search, _with_room(past, last * config.num_layers)
         slots = jnp.arange(first, last), positions[first:last]
         (search, past), _ = lax.scan(fill_slot, carry, slots)
-    return finish(search)
+    return finish(search, past.states)
 
 
 def start(config: GeneratorConfig, num_slots: int) -> Search:
@@ -145,19 +144,22 @@ def start(config: GeneratorConfig, num_slots: int) -> Search:
         chosen=jnp.full((1, num_slots), -1, jnp.int32),
         codes=jnp.zeros((1, length), jnp.int32),
         log_z=jnp.zeros((1, length)),
-        states=jnp.zeros((1, num_slots, config.width), config.dtype),
     )
 
 
-def _no_past(model: Generator) -> Past:
-    """The past of the one beam that holds nothing, with room for a slot."""
+def _no_past(model: Generator, num_slots: int) -> Past:
+    """The past of the one beam that holds nothing, with caches for one slot."""
     config = model.config
     heads = config.num_heads, config.width // config.num_heads
     cache = Cache(
         keys=jnp.zeros((1, *heads, config.num_layers), config.dtype),
         values=jnp.zeros((1, config.num_layers, *heads), config.dtype),
     )
-    return Past(x=model.begin_input()[None], cache=(cache,) * config.decoder_blocks)
+    return Past(
+        x=model.begin_input()[None],
+        cache=(cache,) * config.decoder_blocks,
+        states=jnp.zeros((1, num_slots, config.width), config.dtype),
+    )
 
 
 def _with_room(past: Past, length: int) -> Past:
@@ -181,8 +183,8 @@ def _rows(arrays: T, rows: jax.Array) -> T:
     return jax.tree.map(lambda x: x[rows], arrays)
 
 
-def _decode(model, memory, past, position, step) -> tuple[jax.Array, Past]:
-    """Runs the decoder at one position; returns its states `[S, D]` and the longer caches."""
+def _decode(model, memory, past, position, step, t) -> tuple[jax.Array, Past]:
+    """Runs the decoder at one position; returns its states `[S, D]` and the longer past."""
     written = jnp.arange(past.cache[0].values.shape[1]) <= step
     x = past.x + position
     cache = []
@@ -192,7 +194,8 @@ def _decode(model, memory, past, position, step) -> tuple[jax.Array, Past]:
         values = _write(before.values, new.values, step)
         x = model.block_step(block, x, keys, values, written, memory)
         cache.append(Cache(keys=keys, values=values))
-    return x, dataclasses.replace(past, cache=tuple(cache))
+    # A slot's last code overwrites the states of those before it.
+    return x, dataclasses.replace(past, cache=tuple(cache), states=_write(past.states, x, t))
 
 
 def score(
@@ -244,13 +247,13 @@ def advance(
     return search, parent
 
 
-def finish(search: Search) -> Beams:
-    """Lays the finished beams out by slot."""
+def finish(search: Search, states: jax.Array) -> Beams:
+    """Lays the finished beams out by slot, beside the decoder's states `[S, K, D]`."""
     by_slot = (*search.chosen.shape, -1)
     return Beams(
         items=search.chosen,
         log_prob=search.log_prob,
         log_z=search.log_z.reshape(by_slot),
         codes=search.codes.reshape(by_slot),
-        states=search.states,
+        states=states,
     )

@@ -60,8 +60,8 @@ class RequestCandidates:
     min_gap: jax.Array  # [] int32 fewest organic items between two ads.
     prefix_means: bool = struct.field(pytree_node=False)  # Bids are means, not `token_bid`.
 
-    def options(self, depth: int, node: jax.Array, chosen: jax.Array) -> Options:
-        """Codes that may follow, `F = N`; see `Candidates`."""
+    def options(self, depth: chex.Numeric, node: jax.Array, chosen: jax.Array) -> Options:
+        """Codes that may follow, `F = N` at every depth; see `Candidates`."""
         row = self._all_rows()
         low, high = self.index.span(depth, node)
         within = (row >= low[:, None]) & (row < high[:, None])
@@ -93,27 +93,27 @@ class RequestCandidates:
         """`[N]` int32."""
         return jnp.arange(self.is_ad.shape[0], dtype=jnp.int32)
 
-    def _ads(self, depth: int, chosen: jax.Array) -> jax.Array:
+    def _ads(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
         """`[S, N]` bool by row: the ads that a beam may still use."""
         row = self._all_rows()
         is_taken = jnp.any(self._rows(depth, chosen)[:, :, None] == row, axis=1)
         is_ad = self.is_ad[self.index.order[depth]] & (row < self.index.num_items)
         return is_ad & ~is_taken & self._ads_allowed(chosen)[:, None]
 
-    def _best_ads(self, depth: int, chosen: jax.Array) -> jax.Array:
+    def _best_ads(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
         """`[S, N]` bool by row: the highest-bidding ad of its child that a beam may still use."""
         row, low = self._all_rows(), self.index.low[depth]
         taken = self._rows(depth, chosen)[:, :, None]
         above = jnp.sum((taken >= low) & (taken < row), axis=1)
         return self._ads(depth, chosen) & (above == row - low)
 
-    def _next_organic(self, depth: int, chosen: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _next_organic(self, depth: chex.Numeric, chosen: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The next organic item `[S]` as candidate, -1 where none is left, and its row."""
         shown = (chosen >= 0) & ~self.is_ad[chosen]
         candidate = self.organic[shown.sum(-1)]
         return candidate, self.index.row[depth][candidate]
 
-    def _best_organic(self, depth: int, chosen: jax.Array) -> jax.Array:
+    def _best_organic(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
         """Row `[S]` of the next organic item where no ad of its child goes before it, else -1."""
         candidate, row = self._next_organic(depth, chosen)
         low = self.index.low[depth]
@@ -122,7 +122,7 @@ class RequestCandidates:
         ads_left = self._ads_allowed(chosen) & (same.sum(-1) < self.num_ads[depth][row])
         return jnp.where((candidate >= 0) & ~ads_left, row, -1)
 
-    def _mean_bids(self, depth: int, chosen: jax.Array) -> jax.Array:
+    def _mean_bids(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
         """`[S, N]` by row: the mean bid of what a beam may still use of the row's child."""
         candidate, row = self._next_organic(depth, chosen)
         is_next = self._all_rows() == jnp.where(candidate >= 0, row, -1)[:, None]
@@ -130,7 +130,7 @@ class RequestCandidates:
         available = self._ads(depth, chosen) | is_next
         return run_means(bid, available, self.index.low[depth], self.index.end[depth])
 
-    def _rows(self, depth: int, chosen: jax.Array) -> jax.Array:
+    def _rows(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
         """Rows `[S, K]` of the chosen candidates, -1 where none."""
         return jnp.where(chosen >= 0, self.index.row[depth][chosen], -1)
 

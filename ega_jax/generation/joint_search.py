@@ -4,6 +4,8 @@ Regret asks what a request would have shown had one advertiser bid otherwise, fo
 and many bids. Such searches hold much the same beams, and what the decoder makes of a prefix does
 not depend on bids. So each distinct prefix is decoded once for all searches. The decoder's past
 is kept by step and distinct prefix, and found through the trail of prefixes that a beam came along.
+
+A step of the scan is one code: the candidates of a request have equally many options at all layers.
 """
 
 import dataclasses
@@ -27,6 +29,7 @@ class Past:
     """The decoder's past: by step, and by the first of the `R * S` beams with a prefix."""
 
     cache: tuple[KeysValues, ...]  # One per block, each [L, R * S, H, D / H].
+    states: jax.Array  # [L, R * S, D] where the next code is predicted.
     trail: jax.Array  # [R * S, L] int32 where a beam's prefix of each length is found.
 
 
@@ -65,32 +68,32 @@ def joint_search(
     """
     model = Generator(config).bind({"params": params})
     num_variants = candidates.bid.shape[0]
-    positions = model.positions(config.num_slots).reshape(
-        config.num_slots, config.num_layers, config.width
-    )
+    positions = model.positions(config.num_slots)
 
-    def fill_slot(carry: tuple[Search, Past], slot) -> tuple[tuple[Search, Past], None]:
+    def next_code(carry: tuple[Search, Past], position) -> tuple[tuple[Search, Past], None]:
         search, past = carry
-        t, position = slot
+        step, embedding = position
+        t, layer = step // config.num_layers, step % config.num_layers
         ended = (t > 0) & (search.chosen[:, :, t - 1] < 0)
-        search = dataclasses.replace(search, node=jnp.where(ended, -1, 0))
-        for layer in range(config.num_layers):
-            step = t * config.num_layers + layer
-            decoded, past = _decode(model, memory, search, past, position[layer], t, layer)
-            search, parent = jax.vmap(
-                lambda c, s, states, logits, layer=layer, step=step: _continue(
-                    c, s, states, logits, t, layer, step, alpha, beta
-                )
-            )(candidates, search, *decoded)
-            rows = (jnp.arange(num_variants)[:, None] * num_beams + parent).reshape(-1)
-            past = dataclasses.replace(past, trail=past.trail[rows])
+        node = jnp.where(layer > 0, search.node, jnp.where(ended, -1, 0))
+        search = dataclasses.replace(search, node=node)
+        logits, past = _decode(model, memory, search, past, embedding, step, layer)
+        search, parent = jax.vmap(
+            lambda c, s, logits: _continue(c, s, logits, step, layer, alpha, beta)
+        )(candidates, search, logits)
+        rows = (jnp.arange(num_variants)[:, None] * num_beams + parent).reshape(-1)
+        past = dataclasses.replace(past, trail=past.trail[rows])
         item = jax.vmap(lambda c, node: c.item(node))(candidates, search.node)
+        item = jnp.where(layer == config.num_layers - 1, item, -1)
         chosen = lax.dynamic_update_index_in_dim(search.chosen, item, t, 2)
         return (dataclasses.replace(search, chosen=chosen), past), None
 
     carry = _start(config, num_variants, num_beams), _no_past(config, num_variants * num_beams)
-    (search, _), _ = lax.scan(fill_slot, carry, (jnp.arange(config.num_slots), positions))
-    return jax.vmap(finish)(search)
+    steps = jnp.arange(positions.shape[0])
+    (search, past), _ = lax.scan(next_code, carry, (steps, positions))
+    last = steps[config.num_layers - 1 :: config.num_layers]  # Of each slot.
+    states = past.states[last, past.trail[:, last]]
+    return jax.vmap(finish)(search, states.reshape(num_variants, num_beams, *states.shape[1:]))
 
 
 def _start(config: GeneratorConfig, num_variants: int, num_beams: int) -> Search:
@@ -107,17 +110,20 @@ def _no_past(config: GeneratorConfig, rows: int) -> Past:
     length = config.num_slots * config.num_layers
     shape = (length, rows, config.num_heads, config.width // config.num_heads)
     empty = KeysValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
-    return Past((empty,) * config.decoder_blocks, jnp.zeros((rows, length), jnp.int32))
+    return Past(
+        cache=(empty,) * config.decoder_blocks,
+        states=jnp.zeros((length, rows, config.width), config.dtype),
+        trail=jnp.zeros((rows, length), jnp.int32),
+    )
 
 
-def _decode(model, memory, search, past, position, t, layer):
+def _decode(model, memory, search, past, position, step, layer):
     """Runs the decoder at one position of all distinct prefixes.
 
     Returns:
-      States `[R, S, D]` and logits `[R, S, W]` of the beams, and the longer past.
+      Logits `[R, S, W]` of the beams, and the longer past.
     """
     config, variants = model.config, search.log_prob.shape
-    step = t * config.num_layers + layer
     code = search.codes[:, :, step - 1].reshape(-1)
     live = search.log_prob.reshape(-1) > DEAD / 2
     before = jnp.where(step > 0, past.trail[:, step - 1], 0)
@@ -134,10 +140,10 @@ def _decode(model, memory, search, past, position, t, layer):
     write = lambda into, x: lax.dynamic_update_index_in_dim(into, x, step, 0)
     longer = Past(
         cache=jax.tree.map(write, past.cache, found.new),
+        states=write(past.states, found.states),
         trail=lax.dynamic_update_index_in_dim(past.trail, first, step, 1),
     )
-    beams = lambda x: x[first].reshape(*variants, -1)
-    return (beams(found.states), beams(found.logits)), longer
+    return found.logits[first].reshape(*variants, -1), longer
 
 
 def _step(model, memory, past, x, trail, step, layer) -> Decoded:
@@ -156,10 +162,8 @@ def _step(model, memory, past, x, trail, step, layer) -> Decoded:
     return Decoded(x, model.poi_logits(x, layer), tuple(new))
 
 
-def _continue(candidates, search, states, logits, t, layer, step, alpha, beta):
+def _continue(candidates, search, logits, step, layer, alpha, beta):
     """One variant's beams after the next code, and the beams `[S]` that they continue."""
-    kept = lax.dynamic_update_index_in_dim(search.states, states, t, 1)
-    search = dataclasses.replace(search, states=kept)
     options = candidates.options(layer, search.node, search.chosen)
     log_z, options = score(logits, options, alpha, beta)
     return advance(search, log_z, options, step, search.log_prob.shape[0])

@@ -9,6 +9,7 @@ across slots, so that a slate's creatives can all be chosen at once when its POI
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -82,7 +83,7 @@ class CodeEmbedding(nn.Module):
         layers = range(self.config.num_layers)
         return jnp.stack([self.layer_logits(states[..., j, :], j) for j in layers], axis=-2)
 
-    def layer_logits(self, state: jax.Array, layer: int) -> jax.Array:
+    def layer_logits(self, state: jax.Array, layer: chex.Numeric) -> jax.Array:
         """Next-code logits of one layer, `[..., D] -> [..., W]`."""
         state = self.norm(state)
         return row_wise_dot(state, self.head[layer].astype(state.dtype)).astype(jnp.float32)
@@ -222,9 +223,9 @@ class Generator(nn.Module):
         """Input `[D]` of the POI decoder's first position, before its position embedding."""
         return self.begin.astype(self.config.dtype)
 
-    def code_input(self, codes: jax.Array, layer: int) -> jax.Array:
+    def code_input(self, codes: jax.Array, layer: chex.Numeric) -> jax.Array:
         """Inputs `[..., D]` that codes of one layer give the next position."""
-        return self.poi.codes(codes[..., None], jnp.array([layer]))[..., 0, :]
+        return self.poi.codes(codes[..., None], jnp.asarray(layer)[None])[..., 0, :]
 
     def block_keys_values(self, block: int, x: jax.Array) -> KeysValues:
         """What a position `x [S, D]` adds to the cache of a POI decoder block: `[S, H, D / H]`."""
@@ -254,7 +255,7 @@ class Generator(nn.Module):
         """
         return self.decoder[block].step(x, keys, values, where, memory.poi[block], memory.where)
 
-    def poi_logits(self, states: jax.Array, layer: int) -> jax.Array:
+    def poi_logits(self, states: jax.Array, layer: chex.Numeric) -> jax.Array:
         """Logits `[..., W]` of a layer's code from states `[..., D]`."""
         return self.poi.layer_logits(states, layer)
 

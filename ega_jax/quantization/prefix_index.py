@@ -67,10 +67,10 @@ class RequestIndex:
         code = jnp.broadcast_to(self.code[depth], where.shape)
         return Children(node=jnp.where(where, row, -1), code=code, where=where)
 
-    def span(self, depth: int, node: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Range `[low, high)` of rows below nodes of a static depth; any shape of `node`."""
-        low = jnp.zeros_like(node) if depth == 0 else self.low[depth - 1][node]
-        end = self.num_items if depth == 0 else self.end[depth - 1][node]
+    def span(self, depth: chex.Numeric, node: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Range `[low, high)` of rows below nodes of one depth; any shape of `node`."""
+        low = jnp.where(depth > 0, self.low[depth - 1][node], 0)
+        end = jnp.where(depth > 0, self.end[depth - 1][node], self.num_items)
         return jnp.where(node >= 0, low, 0), jnp.where(node >= 0, end, 0)
 
 
