@@ -184,7 +184,9 @@ def _serve(
 
     def search_again(_):
         search = functools.partial(look_elsewhere, models, config, pricing.probes, levers)
-        return jax.vmap(lambda *x: search(*x)[0])(offer, request.bid, allocation.candidate, menu)
+        # One by one: each loops as long as its own slates ask.
+        requests = offer, request.bid, allocation.candidate, menu
+        return lax.map(lambda x: search(*x)[0], requests)
 
     # Only Clarke's price and the network's need to know what happens elsewhere.
     is_needed = rule >= _CLARKE

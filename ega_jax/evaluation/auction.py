@@ -15,7 +15,14 @@ import numpy as np
 
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.incentives import non_monotone, psi
-from ega_jax.evaluation.reports import MULTIPLES, Reported, Truthful, explore, truthful
+from ega_jax.evaluation.reports import (
+    MULTIPLES,
+    Reported,
+    Truthful,
+    explore,
+    offers_of,
+    truthful,
+)
 from ega_jax.mechanism import Mechanism
 from ega_jax.reward.system import Levers
 from ega_jax.training.auction import real_rows, request_of
@@ -23,6 +30,8 @@ from ega_jax.training.auction import real_rows, request_of
 __all__ = ["Judged", "judge", "psi", "scores"]
 
 MYERSON = "myerson"  # The oracle: the only truthful prices of a monotone allocation.
+# Myerson's prices of the clicks that the model expects: all that a rule without the truth can do.
+MODEL_MYERSON = "myerson_model"
 TEN = np.flatnonzero(np.isin(np.arange(len(MULTIPLES)), 8 * np.arange(1, 11)))  # .2, .4, ..., 2.0
 MONOTONE_TOLERANCE = 1e-7  # Falls of a click probability below it are rounding.
 
@@ -73,8 +82,9 @@ def judge(
     rules, done = mechanism.pricing.rules, 0
     for batch in batches:
         request = request_of(batch)
-        fair = truthful(mechanism, levers, request, num_losing)
-        tried = explore(mechanism, levers, request, fair)
+        offer = offers_of(mechanism, request)
+        fair = truthful(mechanism, levers, offer, request.bid, num_losing)
+        tried = explore(mechanism, levers, offer, request.bid, fair)
         real = real_rows(batch)
         rows = lambda tree, real=real: jax.tree.map(lambda x: np.asarray(x)[real], tree)
         fair, tried, session = rows(fair), rows(tried), batch["session"][real]
@@ -105,7 +115,7 @@ def _by_truth(rules, fair: Truthful, tried: Reported, truth: Truth, session: np.
 
 
 def _judged(rules, fair: Truthful, tried: Reported, click, image, clicks) -> Judged:
-    """Puts prices beside click probabilities, Myerson's among them."""
+    """Puts prices beside click probabilities, the oracles' among them."""
     slots = fair.allocation.item.shape[1]
     exact = lambda x: np.asarray(x, np.float64)
     judged = Judged(
@@ -120,10 +130,11 @@ def _judged(rules, fair: Truthful, tried: Reported, click, image, clicks) -> Jud
         clicks=exact(clicks),
         charge={rule: exact(tried.price[..., i]) for i, rule in enumerate(rules)},
     )
-    charge = myerson_prices(judged.bid, judged.clicks)
     honest = int(np.flatnonzero(MULTIPLES == 1.0)[0])
-    judged.charge[MYERSON] = charge
-    judged.price[MYERSON] = np.where(judged.is_ad, charge[:, :slots, honest], 0.0)
+    for oracle, known in ((MYERSON, judged.clicks), (MODEL_MYERSON, exact(tried.clicks))):
+        charge = myerson_prices(judged.bid, known)
+        judged.charge[oracle] = charge
+        judged.price[oracle] = np.where(judged.is_ad, charge[:, :slots, honest], 0.0)
     return judged
 
 

@@ -12,7 +12,7 @@ from ega_jax.mechanism import Mechanism
 from ega_jax.payment.elsewhere import Elsewhere, clicks_of, look_elsewhere
 from ega_jax.payment.pricing import for_every_slot, prices
 from ega_jax.payment.regret import rerun
-from ega_jax.reward.system import Allocation, Levers, allocate, allocate_each, prepare
+from ega_jax.reward.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
 from ega_jax.types import Request
 
 MULTIPLES = np.arange(81) / 40.0  # Reports as multiples of the value: 0 and 80 in (0, 2].
@@ -44,24 +44,36 @@ class Reported:
     is_ad: jax.Array  # [..., K] bool.
 
 
-def truthful(mechanism: Mechanism, levers: Levers, request: Request, num_losing: int) -> Truthful:
+def offers_of(mechanism: Mechanism, request: Request) -> Offer:
+    """What no report changes of a batch of requests: prepared once, for all that is tried."""
+    return _offers(mechanism.models, mechanism.config, request)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _offers(models, config, request) -> Offer:
+    return jax.vmap(lambda one: prepare(models, config, one))(request)
+
+
+def truthful(
+    mechanism: Mechanism, levers: Levers, offer: Offer, bid: jax.Array, num_losing: int
+) -> Truthful:
     """Allocates and prices a batch of requests, and picks the ads whose reports are tried.
 
     Args:
       mechanism: what is judged.
       levers: its run-time settings.
-      request: a batch; its bids are the true values.
+      offer: of the batch, from `offers_of`.
+      bid: `[B, N]` float32 currency per click, the true values.
       num_losing: how many ads outside the slate are followed, those of the highest score.
     """
     m = mechanism
-    return _truthful(m.models, m.networks, m.config, m.pricing, levers, request, num_losing)
+    return _truthful(m.models, m.networks, m.config, m.pricing, levers, offer, bid, num_losing)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "pricing", "num_losing"))
-def _truthful(models, networks, config, pricing, levers, request, num_losing) -> Truthful:
-    def one(request: Request) -> Truthful:
-        bid = request.bid
-        offer = prepare(models, config, request)
+def _truthful(models, networks, config, pricing, levers, offer, bid, num_losing) -> Truthful:
+    def one(x: tuple[Offer, jax.Array]) -> Truthful:
+        offer, bid = x
         allocation, menu = allocate(models, config, offer, bid, levers)
         shown = jnp.isin(jnp.arange(bid.shape[0]), allocation.candidate)
         score = jnp.where(offer.is_ad & ~shown, bid * offer.quality, -1.0)
@@ -80,16 +92,15 @@ def _truthful(models, networks, config, pricing, levers, request, num_losing) ->
             elsewhere=elsewhere,
         )
 
-    return jax.lax.map(one, request)
+    return jax.lax.map(one, (offer, bid))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "pricing"))
-def _report(models, networks, config, pricing, levers, request, truth, reports) -> Reported:
+def _report(models, networks, config, pricing, levers, offer, bid, truth, reports) -> Reported:
     """Outcomes `[B, A, J]` of reports `[B, A, J]` in currency."""
 
     def one(x) -> Reported:
-        request, ads, elsewhere, reports = x
-        offer = prepare(models, config, request)
+        offer, bid, ads, elsewhere, reports = x
         of_each = jax.tree.map(lambda x: jnp.repeat(x, reports.shape[1], axis=0), elsewhere)
 
         def outcomes_of(bids: jax.Array, ads: jax.Array) -> Reported:
@@ -111,18 +122,21 @@ def _report(models, networks, config, pricing, levers, request, truth, reports) 
                 is_ad=allocation.is_ad,
             )
 
-        return rerun(outcomes_of, request.bid, ads, reports)
+        return rerun(outcomes_of, bid, ads, reports)
 
-    return jax.lax.map(one, (request, truth.ad, truth.elsewhere, reports))
+    return jax.lax.map(one, (offer, bid, truth.ad, truth.elsewhere, reports))
 
 
-def explore(mechanism: Mechanism, levers: Levers, request: Request, truth: Truthful) -> Reported:
+def explore(
+    mechanism: Mechanism, levers: Levers, offer: Offer, bid: jax.Array, truth: Truthful
+) -> Reported:
     """Tries every ad's reports: 80 multiples of its value, and closely around the largest jumps.
 
     Args:
       mechanism: what is judged.
       levers: its run-time settings.
-      request: a batch.
+      offer: of a batch, from `offers_of`.
+      bid: `[B, N]` float32 currency per click, the true values.
       truth: from `truthful`.
 
     Returns:
@@ -131,10 +145,8 @@ def explore(mechanism: Mechanism, levers: Levers, request: Request, truth: Truth
     m = mechanism
 
     def run(reports: np.ndarray) -> Reported:
-        found = _report(
-            m.models, m.networks, m.config, m.pricing, levers, request, truth, np.float32(reports)
-        )
-        return jax.device_get(found)
+        parts = m.models, m.networks, m.config, m.pricing, levers
+        return jax.device_get(_report(*parts, offer, bid, truth, np.float32(reports)))
 
     tried = run(MULTIPLES * np.asarray(truth.value)[..., None])
     low, high, _ = jump_brackets(tried.bid, tried.clicks, NUM_JUMPS)

@@ -10,6 +10,7 @@ from small_market import MARKET, small_market
 
 from ega_jax.evaluation import auction
 from ega_jax.evaluation.auction import (
+    MODEL_MYERSON,
     MONOTONE_TOLERANCE,
     MYERSON,
     Judged,
@@ -42,7 +43,7 @@ def random_judged(seed=0, **changed):
     probes = rng.uniform(0, 2, (D, A, PROBES))
     multiples = np.concatenate([np.broadcast_to(MULTIPLES, (D, A, J - PROBES)), probes], axis=-1)
     bid = multiples * value[..., None]
-    every = (*RULES, MYERSON)
+    every = (*RULES, MYERSON, MODEL_MYERSON)
     fields = {
         "click": np.where(shown, rng.random((D, K)), 0.0),
         "image": np.where(shown, rng.random((D, K)), 0.0),
@@ -183,9 +184,10 @@ def test_myerson_prices_leave_no_regret_where_clicks_rise_and_some_where_they_fa
 def test_systems_are_named_by_their_rules_and_share_the_last_judges_floor():
     judged = {"model": random_judged(0), "truth": random_judged(1)}
     found = systems(judged, "ega", "threshold")
-    others = {rule for rule in (*RULES, MYERSON) if rule != "threshold"}
+    every = (*RULES, MYERSON, MODEL_MYERSON)
+    others = {rule for rule in every if rule != "threshold"}
     assert found.keys() == {"ega", *(f"ega-{rule}" for rule in others)}
-    for rule in (*RULES, MYERSON):
+    for rule in every:
         system = found["ega" if rule == "threshold" else f"ega-{rule}"]
         assert system.keys() == {"model", "truth", "psi_floor", "non_monotone_share"}
         assert system["model"] == scores(judged["model"], rule)
@@ -265,10 +267,11 @@ def test_both_judges_see_the_same_prices_but_for_myersons():
             np.testing.assert_array_equal(seen.price[rule], fair.prices[:, number])
             np.testing.assert_array_equal(seen.charge[rule], tried.price[..., number])
     for seen in (model, true):
-        expected = myerson_prices(seen.bid, seen.clicks)
-        np.testing.assert_array_equal(seen.charge[MYERSON], expected)
-        honest = np.where(fair.allocation.is_ad, expected[:, :K, 40], 0.0)
-        np.testing.assert_array_equal(seen.price[MYERSON], honest)
+        for oracle, known in ((MYERSON, seen.clicks), (MODEL_MYERSON, model.clicks)):
+            expected = myerson_prices(seen.bid, known)
+            np.testing.assert_array_equal(seen.charge[oracle], expected)
+            honest = np.where(fair.allocation.is_ad, expected[:, :K, 40], 0.0)
+            np.testing.assert_array_equal(seen.price[oracle], honest)
     assert (model.charge[MYERSON] != true.charge[MYERSON]).any()
 
 
@@ -279,11 +282,12 @@ def test_judging_joins_batches_and_skips_blank_rows(monkeypatch):
     left = iter(outcomes)
     fair_of = {}
 
-    def no_search(mechanism, levers, request, num_losing):
+    def no_search(mechanism, levers, offer, bid, num_losing):
         fair, tried = next(left)
         fair_of["tried"] = tried
         return fair
 
+    monkeypatch.setattr(auction, "offers_of", lambda mechanism, request: None)
     monkeypatch.setattr(auction, "truthful", no_search)
     monkeypatch.setattr(auction, "explore", lambda *_: fair_of["tried"])
     batches = []

@@ -14,6 +14,7 @@ from ega_jax.evaluation.reports import (
     NUM_BISECTIONS,
     NUM_JUMPS,
     explore,
+    offers_of,
     truthful,
 )
 from ega_jax.payment.pricing import RULES
@@ -26,8 +27,9 @@ HONEST = 40  # Place of the true value among the reports.
 @functools.cache
 def explored(bid_free=False):
     settings = levers(bid_free=bid_free)
-    fair = truthful(tiny_mechanism(), settings, REQUESTS, NUM_LOSING)
-    return fair, explore(tiny_mechanism(), settings, REQUESTS, fair)
+    offer = offers_of(tiny_mechanism(), REQUESTS)
+    fair = truthful(tiny_mechanism(), settings, offer, REQUESTS.bid, NUM_LOSING)
+    return fair, explore(tiny_mechanism(), settings, offer, REQUESTS.bid, fair)
 
 
 @pytest.mark.parametrize("bid_free", [False, True])
@@ -43,9 +45,9 @@ def test_a_report_leads_to_what_an_allocation_under_that_bid_does(bid_free):
         bids = np.repeat(REQUESTS.bid[row][None], B, axis=0)
         bids[:, ad] = tried.bid[row, a, picked]
         many = jax.tree.map(lambda x, row=row: np.repeat(x[row][None], B, axis=0), REQUESTS)
-        by_hand = truthful(
-            tiny_mechanism(), levers(bid_free=bid_free), many.replace(bid=bids), NUM_LOSING
-        )
+        offer = offers_of(tiny_mechanism(), many)
+        settings = levers(bid_free=bid_free)
+        by_hand = truthful(tiny_mechanism(), settings, offer, bids, NUM_LOSING)
         for number, j in enumerate(picked):
             slate = one(by_hand.allocation, number)
             for field in ("item", "creative", "is_ad"):

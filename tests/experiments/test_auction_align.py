@@ -63,7 +63,8 @@ def test_results_hold_the_keys_of_the_contract(finished):
     results = json.loads((workdir / "results.json").read_text())
     assert results["test"] == {"kept": 1}
     assert {f"{name}_poi" for name in ("auc", "logloss", "ece")} <= results["reward"].keys()
-    others = {"ega-first_price", "ega-gsp", "ega-clarke", "ega-rate", "ega-myerson", "ega-truthful"}
+    others = {"ega-first_price", "ega-gsp", "ega-clarke", "ega-rate", "ega-truthful"}
+    others |= {"ega-myerson", "ega-myerson_model"}
     assert results["systems"].keys() == {"ega", *others}
     for name, system in results["systems"].items():
         assert system.keys() == {"model", "psi_floor", "non_monotone_share"}, "a log has no truth"
