@@ -13,6 +13,7 @@ from ega_jax.payment.elsewhere import Elsewhere, clicks_of, look_elsewhere
 from ega_jax.payment.pricing import for_every_slot, prices
 from ega_jax.payment.regret import rerun
 from ega_jax.reward.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
+from ega_jax.training.mesh import map_rows
 from ega_jax.types import Request
 
 MULTIPLES = np.arange(81) / 40.0  # Reports as multiples of the value: 0 and 80 in (0, 2].
@@ -92,7 +93,7 @@ def _truthful(models, networks, config, pricing, levers, offer, bid, num_losing)
             elsewhere=elsewhere,
         )
 
-    return jax.lax.map(one, (offer, bid))
+    return map_rows(one, (offer, bid))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "pricing"))
@@ -124,7 +125,7 @@ def _report(models, networks, config, pricing, levers, offer, bid, truth, report
 
         return rerun(outcomes_of, bid, ads, reports)
 
-    return jax.lax.map(one, (offer, bid, truth.ad, truth.elsewhere, reports))
+    return map_rows(one, (offer, bid, truth.ad, truth.elsewhere, reports))
 
 
 def explore(

@@ -29,6 +29,7 @@ from ega_jax.reward.system import Levers, SystemConfig, SystemModels
 from ega_jax.training.checkpoints import check_workdir, is_complete, restore_tree, save_tree
 from ega_jax.training.logged import sizes_of
 from ega_jax.training.loop import Phase, train
+from ega_jax.training.mesh import map_rows
 from ega_jax.training.optimizer import optimizer_of
 from ega_jax.training.pretraining import Pretraining
 from ega_jax.training.progress import ProgressReport
@@ -179,7 +180,7 @@ class AuctionTraining(abc.ABC):
                 request, key = x
                 return tabulate_request(models, config, pricing, levers, request, key, num_reports)
 
-            return regret.batch_of(jax.lax.map(one, (request_of(batch), keys)))
+            return regret.batch_of(map_rows(one, (request_of(batch), keys)))
 
         size = settings["tabulated_at_once"]
         batches = list(self.sessions("align", settings["num_sessions"], size))

@@ -15,6 +15,7 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
@@ -88,7 +89,7 @@ def restore_tree(path: str | os.PathLike, target: Any) -> Any:
     Args:
       path: the folder it was saved as, or a phase's checkpoint.
       target: the expected tree, of arrays or `jax.ShapeDtypeStruct`s; what has a sharding is
-        restored to it, the rest to the first device.
+        restored to it, the rest to the first device without being bound to it.
 
     Returns:
       The saved arrays, in the structure of `target`.
@@ -105,7 +106,8 @@ def restore_tree(path: str | os.PathLike, target: Any) -> Any:
             f"{path} does not fit what is being restored:\n" + "\n".join(differences)
         )
     abstract = jax.tree.map(_abstract, target)
-    return _restore(path, tree=ocp.args.StandardRestore(abstract))["tree"]
+    restored = _restore(path, tree=ocp.args.StandardRestore(abstract))["tree"]
+    return jax.tree.map(_unbound, restored, target)
 
 
 def read_tree(path: str | os.PathLike) -> Any:
@@ -199,6 +201,11 @@ def _fields(tree: Any) -> dict[str, str]:
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
+
+
+def _unbound(leaf: jax.Array, target: Any) -> jax.Array:
+    """Lets an array move to where it is used, unless a place was asked for it."""
+    return leaf if getattr(target, "sharding", None) else jnp.asarray(jax.device_get(leaf))
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -1,9 +1,12 @@
 """Data parallelism: the mesh, and how batches and states lie on it."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -45,3 +48,28 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
                 f"evenly: choose a batch size divisible by {mesh.size}"
             )
     return jax.make_array_from_process_local_data(NamedSharding(mesh, P("data")), dict(batch))
+
+
+def map_rows(function: Callable[[Any], Any], rows: Any) -> Any:
+    """Applies a function to the rows of a batch, split over this host's devices.
+
+    Each device takes its rows one by one: of functions that loop as long as their data ask, `vmap`
+    would make every row wait for the longest.
+
+    Args:
+      function: of one row; arrays that it knows besides are copied to all devices.
+      rows: a pytree of `[B, ...]`; as many devices take part as share `B` evenly.
+
+    Returns:
+      A pytree of `[B, ...]`.
+    """
+    devices = jax.local_devices()
+    size = math.gcd(len(devices), len(jax.tree.leaves(rows)[0]))
+    share = jax.shard_map(
+        lambda rows: lax.map(function, rows),
+        mesh=data_mesh(devices[:size]),
+        in_specs=P("data"),
+        out_specs=P("data"),
+        check_vma=False,  # Whether loops vary over the mesh is not told of their carries.
+    )
+    return share(rows)

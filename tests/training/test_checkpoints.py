@@ -50,6 +50,13 @@ def test_saving_again_replaces(tmp_path):
     assert read_metadata(tmp_path / "tree") == {"version": 2}
 
 
+def test_what_no_place_is_asked_for_goes_where_it_is_used(tmp_path):
+    save_tree(tmp_path / "tree", {"a": jnp.ones(2)}, {})
+    last = jax.devices()[-1]
+    restored = restore_tree(tmp_path / "tree", abstract({"a": jnp.ones(2)}))
+    assert (restored["a"] + jax.device_put(jnp.ones(2), last)).devices() == {last}
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

@@ -1,10 +1,12 @@
 """Where batches and states lie."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
-from ega_jax.training.mesh import data_mesh, replicated, shard_batch
+from ega_jax.training.mesh import data_mesh, map_rows, replicated, shard_batch
 
 
 def test_mesh_takes_all_devices_or_those_given():
@@ -33,3 +35,25 @@ def test_uneven_batch_is_refused():
     message = r"batch field 'x' has 6 rows, which 4 devices .* divisible by 4"
     with pytest.raises(ValueError, match=message):
         shard_batch({"x": np.zeros((6, 2))}, data_mesh())
+
+
+@pytest.mark.parametrize(("rows", "devices"), [(8, 4), (6, 2), (3, 1)])
+def test_rows_are_mapped_by_as_many_devices_as_share_them(rows, devices):
+    """Each row loops as long as its data ask, with an array of the outside and a random key."""
+
+    @jax.jit
+    def doubled(factor, counts, keys):
+        def row(x):
+            count, key = x
+            grown = lax.fori_loop(0, count, lambda _, y: factor * y, jnp.ones(3))
+            return grown + jax.random.randint(key, (), 0, 5)
+
+        return map_rows(row, (counts, keys))
+
+    counts = np.arange(rows, dtype=np.int32)
+    keys = jax.random.split(jax.random.key(0), rows)
+    found = doubled(np.float32(2), counts, keys)
+    drawn = [jax.random.randint(key, (), 0, 5) for key in keys]
+    expected = np.array([2.0**count + noise for count, noise in zip(counts, drawn, strict=True)])
+    np.testing.assert_array_equal(found, np.repeat(expected[:, None], 3, axis=1))
+    assert len(found.addressable_shards) == devices
