@@ -2,7 +2,8 @@
 
 Trains and scores each system with each seed, in one workdir of its own; systems of one seed share
 data, tokens, pre-training and reward model as far as they may. What is finished is never repeated:
-run it again with the same workdir to continue. Tables are written after every run.
+run it again with the same workdir to continue. Tables of what is finished are written after every
+run.
 
     python -m experiments.tables --config=experiments/configs/market.py:small
     python -m experiments.tables --config=experiments/configs/market.py:tiny --num_seeds=1 \\
@@ -67,13 +68,13 @@ def main() -> None:
         raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
     runs = [(seed, name) for seed in range(_SEEDS.value) for name in _ONLY.value]
     start, folder = time.perf_counter(), Path(_RESULTS.value)
-    for number, (seed, name) in enumerate(runs):
+    for seed, name in runs:
         scores = {run: known(workdir, *run) for run in runs}
         print_grid(scores, running=(seed, name))
         if not scores[seed, name]:
             run_system(config, workdir, seed, name)
             jax.clear_caches()  # A process holds only so many compiled functions.
-        write_tables({run: known(workdir, *run) for run in runs[: number + 1]}, TABLES, folder)
+        write_tables({run: known(workdir, *run) for run in runs}, TABLES, folder)
     print((folder / "tables.md").read_text())
     print(f"tables and figure are in {folder}; {(time.perf_counter() - start) / 60:.1f} minutes")
 
