@@ -32,6 +32,7 @@ __all__ = ["Judged", "judge", "psi", "scores"]
 MYERSON = "myerson"  # The oracle: the only truthful prices of a monotone allocation.
 # Myerson's prices of the clicks that the model expects: all that a rule without the truth can do.
 MODEL_MYERSON = "myerson_model"
+HONEST = int(np.flatnonzero(MULTIPLES == 1.0)[0])  # Place of the true value among the reports.
 TEN = np.flatnonzero(np.isin(np.arange(len(MULTIPLES)), 8 * np.arange(1, 11)))  # .2, .4, ..., 2.0
 MONOTONE_TOLERANCE = 1e-7  # Falls of a click probability below it are rounding.
 
@@ -130,11 +131,10 @@ def _judged(rules, fair: Truthful, tried: Reported, click, image, clicks) -> Jud
         clicks=exact(clicks),
         charge={rule: exact(tried.price[..., i]) for i, rule in enumerate(rules)},
     )
-    honest = int(np.flatnonzero(MULTIPLES == 1.0)[0])
     for oracle, known in ((MYERSON, judged.clicks), (MODEL_MYERSON, exact(tried.clicks))):
         charge = myerson_prices(judged.bid, known)
         judged.charge[oracle] = charge
-        judged.price[oracle] = np.where(judged.is_ad, charge[:, :slots, honest], 0.0)
+        judged.price[oracle] = np.where(judged.is_ad, charge[:, :slots, HONEST], 0.0)
     return judged
 
 
@@ -170,11 +170,10 @@ def scores(judged: Judged, rule: str) -> dict[str, float]:
       `psi_dropped` the terms it leaves out; `psi_all`: as `psi_fine`, with losing ads too.
     """
     impressions = max(judged.shown.sum(), 1)
-    honest = int(np.flatnonzero(MULTIPLES == 1.0)[0])
     value = judged.value[..., None]
     utility = judged.clicks * (value - judged.charge[rule])
     winners = judged.where & (np.arange(judged.where.shape[1]) < judged.num_slots)
-    measure = lambda reports, where: psi(utility[..., honest], utility[..., reports], where)
+    measure = lambda reports, where: psi(utility[..., HONEST], utility[..., reports], where)
     every = np.arange(utility.shape[-1])
     fine, ten = measure(every, winners), measure(TEN, winners)
     return {

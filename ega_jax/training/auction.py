@@ -29,7 +29,7 @@ from ega_jax.reward.system import Levers, SystemConfig, SystemModels
 from ega_jax.training.checkpoints import check_workdir, is_complete, restore_tree, save_tree
 from ega_jax.training.logged import sizes_of
 from ega_jax.training.loop import Phase, train
-from ega_jax.training.mesh import map_rows
+from ega_jax.training.mesh import map_rows, unbound
 from ega_jax.training.optimizer import optimizer_of
 from ega_jax.training.pretraining import Pretraining
 from ega_jax.training.progress import ProgressReport
@@ -138,7 +138,7 @@ class AuctionTraining(abc.ABC):
         mesh = self.pretraining.mesh
         trained = train(phase, workdir=folder, config=self.config, mesh=mesh).params
         # Off the mesh: what one phase trained is used beside what another restored.
-        return jax.tree.map(jnp.asarray, jax.device_get(trained))
+        return unbound(trained)
 
     def train_shared(self, phase: Phase, folder: str, settings: Mapping[str, Any]) -> Params:
         """Trains a phase that the systems of a workdir share, in a folder of its own.

@@ -15,10 +15,11 @@ from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
+
+from ega_jax.training.mesh import unbound
 
 KEPT = 2  # checkpoints of a phase that stay on disk.
 
@@ -107,7 +108,8 @@ def restore_tree(path: str | os.PathLike, target: Any) -> Any:
         )
     abstract = jax.tree.map(_abstract, target)
     restored = _restore(path, tree=ocp.args.StandardRestore(abstract))["tree"]
-    return jax.tree.map(_unbound, restored, target)
+    is_placed = lambda leaf: getattr(leaf, "sharding", None) is not None
+    return jax.tree.map(lambda x, leaf: x if is_placed(leaf) else unbound(x), restored, target)
 
 
 def read_tree(path: str | os.PathLike) -> Any:
@@ -201,11 +203,6 @@ def _fields(tree: Any) -> dict[str, str]:
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
-
-
-def _unbound(leaf: jax.Array, target: Any) -> jax.Array:
-    """Lets an array move to where it is used, unless a place was asked for it."""
-    return leaf if getattr(target, "sharding", None) else jnp.asarray(jax.device_get(leaf))
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -48,6 +49,11 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
                 f"evenly: choose a batch size divisible by {mesh.size}"
             )
     return jax.make_array_from_process_local_data(NamedSharding(mesh, P("data")), dict(batch))
+
+
+def unbound(tree: Any) -> Any:
+    """Copies arrays off their devices, so that they are free to go where they are used."""
+    return jax.tree.map(jnp.asarray, jax.device_get(tree))
 
 
 def map_rows(function: Callable[[Any], Any], rows: Any) -> Any:
