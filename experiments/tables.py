@@ -6,8 +6,11 @@ run it again with the same workdir to continue. Tables of what is finished are w
 run.
 
     python -m experiments.tables --config=experiments/configs/market.py:small
-    python -m experiments.tables --config=experiments/configs/market.py:tiny --num_seeds=1 \\
+    python -m experiments.tables --config=experiments/configs/market.py:tiny --seeds=0 \\
         --only=mca,gr,ega --results=/tmp/tables
+
+Seeds may also run side by side, each in a process of its own (`--seeds=1`), once the workdir has
+its data; the whole command then only writes the tables.
 
 RPM and click rates are of `auction.num_served` test sessions; bid_rpm is RPM at full bids instead
 of the system's prices, which compares the slates alone. Psi, which tries every report of every
@@ -55,7 +58,7 @@ TABLES = {
     "table3": ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp"),
     "alignment": ("ega-unaligned", "ega-gsp"),
 }
-_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Seeds of every system.", 1)
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every system.")
 _ONLY = flags.DEFINE_list("only", list(SYSTEMS), "Systems to run.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Where the tables are written.")
 
@@ -66,7 +69,7 @@ def main() -> None:
     unknown = set(_ONLY.value) - set(SYSTEMS)
     if unknown:
         raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
-    runs = [(seed, name) for seed in range(_SEEDS.value) for name in _ONLY.value]
+    runs = [(seed, name) for seed in map(int, _SEEDS.value) for name in _ONLY.value]
     start, folder = time.perf_counter(), Path(_RESULTS.value)
     for seed, name in runs:
         scores = {run: known(workdir, *run) for run in runs}

@@ -45,7 +45,7 @@ def run_command(config, root, monkeypatch, names=FAST):
         return json.loads(json.dumps(config)), root / "run"
 
     monkeypatch.setattr(command, "open_workdir", open_workdir)
-    monkeypatch.setattr(tables, "_SEEDS", Flag(1))
+    monkeypatch.setattr(tables, "_SEEDS", Flag(["0"]))
     monkeypatch.setattr(tables, "_ONLY", Flag(names))
     monkeypatch.setattr(tables, "_RESULTS", Flag(str(root / "results")))
     tables.main()
