@@ -189,6 +189,7 @@ def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypat
         sweep.main()
 
 
+@pytest.mark.slow
 def test_the_reward_model_and_its_control_are_trained_once_a_seed(finished, monkeypatch, capsys):
     config, workdir = finished
     monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
