@@ -22,7 +22,7 @@ from ega_jax.training.checkpoints import (
     read_config,
 )
 from ega_jax.training.loop import Interrupted, NonFiniteLossError
-from ega_jax.training.mesh import join_hosts
+from ega_jax.training.mesh import join_hosts, split_cpu
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT = "market.py:tiny"
@@ -125,6 +125,8 @@ def run(main: Callable[[], None], description: str | None) -> None:
         logging.set_verbosity(logging.WARNING)
         if _SEVERAL_HOSTS.value:
             join_hosts()
+        else:
+            split_cpu()
         try:
             main()
         except Interrupted as stop:

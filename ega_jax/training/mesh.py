@@ -1,6 +1,7 @@
 """Data parallelism: the mesh, and how batches and states lie on it."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,10 +18,30 @@ def join_hosts() -> None:
     jax.distributed.initialize()
 
 
+def split_cpu() -> None:
+    """Makes each core of a CPU a device, for `map_rows`; call it before any other use of JAX.
+
+    Nothing changes where `XLA_FLAGS` say how many devices a CPU is to be.
+    """
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", _num_cores())
+
+
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of one axis, `data`, over the given devices (default: all of them)."""
-    devices = jax.devices() if devices is None else devices
+    """Returns the mesh of one axis, `data`, over the given devices (default: all of them).
+
+    Of the cores of a CPU that was split, the default is the first: training takes all of them by
+    itself, and faster than it would as so many devices.
+    """
+    if devices is None:
+        is_split = jax.config.read("jax_num_cpu_devices") > 0 and jax.default_backend() == "cpu"
+        devices = jax.devices()[:1] if is_split else jax.devices()
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def _num_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

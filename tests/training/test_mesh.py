@@ -1,5 +1,9 @@
 """Where batches and states lie."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +16,28 @@ from ega_jax.training.mesh import data_mesh, map_rows, replicated, shard_batch
 def test_mesh_takes_all_devices_or_those_given():
     assert data_mesh().shape == {"data": 4}
     assert data_mesh(jax.devices()[:2]).shape == {"data": 2}
+
+
+SPLIT = """
+import jax, numpy as np
+from ega_jax.training import mesh
+mesh._num_cores = lambda: 3
+mesh.split_cpu()
+mapped = jax.jit(lambda rows: mesh.map_rows(lambda row: row + 1, rows))(np.arange(6))
+print(len(jax.devices()), mesh.data_mesh().size, len(mapped.sharding.device_set), mapped.sum())
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("", "3 1 3 21"), ("--xla_force_host_platform_device_count=2", "2 2 2 21")],
+)
+def test_cores_map_rows_and_one_device_trains_on_all(flags, expected):
+    own = {**os.environ, "XLA_FLAGS": flags}
+    found = subprocess.run(
+        [sys.executable, "-c", SPLIT], env=own, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == expected.split()
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
