@@ -34,7 +34,7 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     itself, and faster than it would as so many devices.
     """
     if devices is None:
-        is_split = jax.config.read("jax_num_cpu_devices") > 0 and jax.default_backend() == "cpu"
+        is_split = jax.config.values["jax_num_cpu_devices"] > 0 and jax.default_backend() == "cpu"
         devices = jax.devices()[:1] if is_split else jax.devices()
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
