@@ -71,13 +71,13 @@ def main() -> None:
         raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
     runs = [(seed, name) for seed in map(int, _SEEDS.value) for name in _ONLY.value]
     start, folder = time.perf_counter(), Path(_RESULTS.value)
-    for seed, name in runs:
-        scores = {run: known(workdir, *run) for run in runs}
-        print_grid(scores, running=(seed, name))
-        if not scores[seed, name]:
-            run_system(config, workdir, seed, name)
-            jax.clear_caches()  # A process holds only so many compiled functions.
-        write_tables({run: known(workdir, *run) for run in runs}, TABLES, folder)
+    finished = lambda: {run: known(workdir, *run) for run in runs}
+    for seed, name in [run for run, scores in finished().items() if not scores]:
+        print_grid(finished(), running=(seed, name))
+        run_system(config, workdir, seed, name)
+        jax.clear_caches()  # A process holds only so many compiled functions.
+        write_tables(finished(), TABLES, folder)
+    write_tables(finished(), TABLES, folder)  # Where nothing was left to run.
     print((folder / "tables.md").read_text())
     print(f"tables and figure are in {folder}; {(time.perf_counter() - start) / 60:.1f} minutes")
 
