@@ -30,6 +30,11 @@ _MAPS = Path("/proc/self/maps")  # Linux: a process may map 65,530 regions,
 _MANY = 25_000  # and every compiled function takes some; beyond, it dies.
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole commands, which take longest, go first: no worker is to end on them alone."""
+    items.sort(key=lambda item: "experiments" not in item.path.parts)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_what_is_compiled():
     """Lets a module's compiled functions go before there are too many."""
