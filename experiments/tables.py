@@ -69,15 +69,19 @@ def main() -> None:
     unknown = set(_ONLY.value) - set(SYSTEMS)
     if unknown:
         raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
+    if not _SEEDS.value or not all(seed.isdecimal() for seed in _SEEDS.value):
+        raise ValueError(f"--seeds={','.join(_SEEDS.value)}: name seeds, each a number from 0 on")
     runs = [(seed, name) for seed in map(int, _SEEDS.value) for name in _ONLY.value]
     start, folder = time.perf_counter(), Path(_RESULTS.value)
     finished = lambda: {run: known(workdir, *run) for run in runs}
-    for seed, name in [run for run, scores in finished().items() if not scores]:
+    waiting = [run for run, scores in finished().items() if not scores]
+    for seed, name in waiting:
         print_grid(finished(), running=(seed, name))
         run_system(config, workdir, seed, name)
         jax.clear_caches()  # A process holds only so many compiled functions.
         write_tables(finished(), TABLES, folder)
-    write_tables(finished(), TABLES, folder)  # Where nothing was left to run.
+    if not waiting:
+        write_tables(finished(), TABLES, folder)
     print((folder / "tables.md").read_text())
     print(f"tables and figure are in {folder}; {(time.perf_counter() - start) / 60:.1f} minutes")
 
