@@ -107,20 +107,18 @@ def test_probes_halve_the_intervals_with_the_largest_jumps():
     size = MULTIPLES.size
     jumps = 0
     for place in np.ndindex(tried.bid.shape[:2]):
-        bid, clicks = np.float64(tried.bid[place]), np.float64(tried.clicks[place])
-        change = [abs(clicks[i + 1] - clicks[i]) for i in range(size - 1)]
+        bid, clicks = np.float64(tried.bid[place]), tried.clicks[place]
+        change = [abs(float(clicks[i + 1]) - float(clicks[i])) for i in range(size - 1)]
         largest = sorted(range(size - 1), key=lambda i: -change[i])[:NUM_JUMPS]
         for number, i in enumerate(largest):
-            low, high = (bid[i], clicks[i]), (bid[i + 1], clicks[i + 1])
+            low, high = bid[i], bid[i + 1]
             for step in range(NUM_BISECTIONS):
                 probe = size + step * NUM_JUMPS + number
-                middle = (low[0] + high[0]) / 2
-                np.testing.assert_allclose(bid[probe], middle, rtol=1e-6)
-                at = (bid[probe], clicks[probe])
-                near_low = abs(at[1] - low[1]) <= abs(at[1] - high[1])
-                low, high = (at, high) if near_low else (low, at)
+                np.testing.assert_allclose(bid[probe], (low + high) / 2, rtol=1e-6)
+                as_below = abs(clicks[probe] - clicks[i]) <= abs(clicks[probe] - clicks[i + 1])
+                low, high = (bid[probe], high) if as_below else (low, bid[probe])
             jumps += change[i] > 0.01
-            assert bid[i] <= low[0] <= high[0] <= bid[i + 1]
+            assert bid[i] <= low <= high <= bid[i + 1]
     assert jumps > 0
     assert tried.bid.shape[2] == size + NUM_JUMPS * NUM_BISECTIONS
 
