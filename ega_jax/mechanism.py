@@ -19,8 +19,18 @@ from ega_jax.payment.elsewhere import Elsewhere, look_elsewhere
 from ega_jax.payment.pricing import RULES, PricingConfig, prices
 from ega_jax.reward.allocation import AllocationConfig, Models
 from ega_jax.reward.model import Items, RewardConfig
-from ega_jax.reward.system import Levers, SystemConfig, SystemModels, allocate, prepare
+from ega_jax.reward.system import (
+    Allocation,
+    Levers,
+    Menu,
+    Offer,
+    SystemConfig,
+    SystemModels,
+    allocate,
+    prepare,
+)
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
+from ega_jax.training.mesh import split_rows
 from ega_jax.types import Catalogue, Params, Request, Slate
 
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
@@ -30,6 +40,8 @@ _CLARKE = RULES.index("clarke")
 @dataclasses.dataclass(frozen=True)
 class Mechanism:
     """A trained auction: deterministic, batched, compiled once per shape of request.
+
+    A batch is split over this host's devices, as many as share it evenly.
 
     Attributes:
       models: of a system: for EGA generator, reward model, items.
@@ -66,6 +78,7 @@ class Mechanism:
         Raises:
           ValueError: a request breaks a rule; the message names request and candidate.
         """
+        request = jax.device_get(request)  # Free to go to all devices.
         check_request(request, self.models.items.catalogue)
         number, settings = self._settings(rule, levers)
         return _serve(
@@ -171,37 +184,39 @@ def _serve(
     rule: jax.Array,
 ) -> Slate:
     """Slates of a batch of requests, with the prices of one rule."""
+    # Only Clarke's price and the network's need to know what happens elsewhere.
+    is_needed = rule >= _CLARKE
 
-    def one(request: Request):
+    def slates(request: Request) -> Slate:
+        offer, allocation, menu = jax.vmap(found)(request)
+        nothing = jnp.zeros(allocation.candidate.shape)
+        at_probes = jnp.zeros((*nothing.shape, len(pricing.probes)))
+        unknown = Elsewhere(without=nothing, bid=at_probes, clicks=at_probes)
+
+        def search_again(_):
+            search = functools.partial(look_elsewhere, models, config, pricing.probes, levers)
+            # One by one: each loops as long as its own slates ask.
+            requests = offer, request.bid, allocation.candidate, menu
+            return lax.map(lambda x: search(*x)[0], requests)
+
+        elsewhere = lax.cond(is_needed, search_again, lambda _: unknown, None)
+        price = jax.vmap(functools.partial(prices, networks, pricing, levers))(
+            offer, request.bid, allocation, menu, elsewhere
+        )
+        return Slate(
+            items=allocation.item,
+            creatives=allocation.creative,
+            is_ad=allocation.is_ad,
+            price_per_click=price[:, rule],
+            pctr=allocation.prediction.click_poi,
+            pctr_image=allocation.prediction.click_image,
+        )
+
+    def found(request: Request) -> tuple[Offer, Allocation, Menu]:
         offer = prepare(models, config, request)
         return offer, *allocate(models, config, offer, request.bid, levers)
 
-    offer, allocation, menu = jax.vmap(one)(request)
-
-    nothing = jnp.zeros(allocation.candidate.shape)
-    at_probes = jnp.zeros((*nothing.shape, len(pricing.probes)))
-    unknown = Elsewhere(without=nothing, bid=at_probes, clicks=at_probes)
-
-    def search_again(_):
-        search = functools.partial(look_elsewhere, models, config, pricing.probes, levers)
-        # One by one: each loops as long as its own slates ask.
-        requests = offer, request.bid, allocation.candidate, menu
-        return lax.map(lambda x: search(*x)[0], requests)
-
-    # Only Clarke's price and the network's need to know what happens elsewhere.
-    is_needed = rule >= _CLARKE
-    elsewhere = lax.cond(is_needed, search_again, lambda _: unknown, None)
-    price = jax.vmap(functools.partial(prices, networks, pricing, levers))(
-        offer, request.bid, allocation, menu, elsewhere
-    )
-    return Slate(
-        items=allocation.item,
-        creatives=allocation.creative,
-        is_ad=allocation.is_ad,
-        price_per_click=price[:, rule],
-        pctr=allocation.prediction.click_poi,
-        pctr_image=allocation.prediction.click_image,
-    )
+    return split_rows(slates, request)
 
 
 def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:

@@ -60,6 +60,13 @@ def test_every_rule_prices_within_the_bid(rule):
     assert slate.is_ad.any()
 
 
+def test_devices_share_a_batch_wherever_its_arrays_lie():
+    slates = tiny_mechanism().allocate(REQUESTS)
+    assert len(slates.items.sharding.device_set) == 2, "six requests, four devices"
+    elsewhere = jax.device_put(REQUESTS, jax.devices()[3])
+    chex.assert_trees_all_equal(tiny_mechanism().allocate(elsewhere), slates)
+
+
 def test_levers_bids_and_rules_change_without_compiling_again():
     m = tiny_mechanism()
     first = m.allocate(REQUESTS)

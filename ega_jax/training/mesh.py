@@ -77,14 +77,11 @@ def unbound(tree: Any) -> Any:
     return jax.tree.map(jnp.asarray, jax.device_get(tree))
 
 
-def map_rows(function: Callable[[Any], Any], rows: Any) -> Any:
-    """Applies a function to the rows of a batch, split over this host's devices.
-
-    Each device takes its rows one by one: of functions that loop as long as their data ask, `vmap`
-    would make every row wait for the longest.
+def split_rows(function: Callable[[Any], Any], rows: Any) -> Any:
+    """Applies a function to a batch, split over this host's devices.
 
     Args:
-      function: of one row; arrays that it knows besides are copied to all devices.
+      function: of a batch of any size; arrays that it knows besides are copied to all devices.
       rows: a pytree of `[B, ...]`; as many devices take part as share `B` evenly.
 
     Returns:
@@ -93,10 +90,19 @@ def map_rows(function: Callable[[Any], Any], rows: Any) -> Any:
     devices = jax.local_devices()
     size = math.gcd(len(devices), len(jax.tree.leaves(rows)[0]))
     share = jax.shard_map(
-        lambda rows: lax.map(function, rows),
+        function,
         mesh=data_mesh(devices[:size]),
         in_specs=P("data"),
         out_specs=P("data"),
         check_vma=False,  # Whether loops vary over the mesh is not told of their carries.
     )
     return share(rows)
+
+
+def map_rows(function: Callable[[Any], Any], rows: Any) -> Any:
+    """Applies a function of one row to a batch, split over this host's devices as `split_rows`.
+
+    Each device takes its rows one by one: of functions that loop as long as their data ask, `vmap`
+    would make every row wait for the longest.
+    """
+    return split_rows(lambda rows: lax.map(function, rows), rows)

@@ -10,10 +10,9 @@ import jax
 import numpy as np
 import pytest
 import tiny_auction
-from tiny_auction import PHASES, STEPS, copied, pretrained, training
+from tiny_auction import PHASES, STEPS, align, copied, training
 from tiny_runs import NUM_SLOTS
 
-from ega_jax.evaluation.report import write_results
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.pricing import RULES
 from ega_jax.training.auction import request_of
@@ -25,31 +24,6 @@ from experiments import auction_align, command, reward_control, sweep
 FIGURES = {"rpm", "ctr_poi", "ctr_img", "psi", "psi_10", "psi_fine", "psi_all", "ad_share"}
 KILLS = [("reward", 1), ("reward", 5), ("alignment", 3), ("payment_rate", 4)]
 KILLS += [("payment_threshold", 1)]
-
-
-def run_command(config, workdir, system="ega"):
-    """Runs the command as its flags would."""
-
-    def open_workdir():
-        check_workdir(workdir, config, command.FREE)
-        return json.loads(json.dumps(config)), workdir
-
-    class Flag:
-        value = system
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "open_workdir", open_workdir)
-        patch.setattr(auction_align, "_SYSTEM", Flag)
-        auction_align.main()
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """An undisturbed run of the command: config, workdir."""
-    config, workdir = pretrained(tmp_path_factory.mktemp("ad_log"))
-    write_results(workdir, {"test": {"kept": 1}})
-    run_command(config, workdir)
-    return config, workdir
 
 
 def everything(config, workdir):
@@ -218,13 +192,13 @@ def test_a_changed_field_is_refused_in_its_system_and_welcome_in_another(finishe
     changed["allocation"]["beta"] = 9.0
     before = files_of(workdir / "systems" / "ega")
     with pytest.raises(ConfigMismatchError) as caught:
-        run_command(changed, workdir)
+        align(changed, workdir)
     assert "allocation.beta: found 2.0, expected 9.0" in str(caught.value)
     assert "alignment.num_steps: found 6, expected 0" in str(caught.value)
     assert str(workdir / "systems" / "ega") in str(caught.value)
     assert files_of(workdir / "systems" / "ega") == before
     rewards = files_of(workdir / "reward" / "checkpoints")
-    run_command(changed, workdir, "calm")
+    align(changed, workdir, "calm")
     assert files_of(workdir / "reward" / "checkpoints") == rewards, "shared by all systems"
     results = json.loads((workdir / "results.json").read_text())["systems"]
     assert {"ega", "calm", "calm-gsp", "calm-truthful"} <= results.keys()

@@ -3,29 +3,15 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
-from tiny_auction import TINY
-from tiny_runs import tiny_config, write_ad_log
 
 from ega_jax.evaluation.comparison import METRICS, SERVED
 from ega_jax.evaluation.report import read_results
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config
 from experiments import command, tables, tune
-
-_STEPS = {"num_steps": 2, "checkpoint_every": 2, "log_every": 1, "evaluate_every": 0}
-_SMALL = _STEPS | {"batch_size": 4, "warmup_steps": 1}
-_SIZES = _SMALL | {"width": 8, "num_heads": 2, "hidden": 8}
-CASCADE = {
-    "num_recalled": 3,
-    "tiger": _SMALL,
-    "hstu": _SIZES,
-    "peri_cr": _SIZES,
-    "cga": _SIZES,
-    "cross_dqn": _SIZES | {"screen": 3},
-}
-
 
 FAST = ["mca", "gr", "ega", "ega-gsp"]  # The other ablations are compiled anew, each a minute.
 
@@ -52,12 +38,11 @@ def run_command(config, root, monkeypatch, names=FAST):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """An undisturbed run of the command: config, and the folder of workdir and results."""
+def tabulated(finished, tmp_path_factory):
+    """A run that finds EGA trained: config, and the folder of workdir and results."""
+    config, workdir = finished
     root = tmp_path_factory.mktemp("tables")
-    settings = TINY | {"cascade": CASCADE}
-    settings["auction"] = TINY["auction"] | {"num_served": 4}
-    config = tiny_config(write_ad_log(root / "data"), kind="kmeans", **settings)
+    shutil.copytree(workdir, root / "run" / "seed-0")
     with pytest.MonkeyPatch.context() as patch:
         run_command(config, root, patch)
     return config, root
@@ -83,8 +68,8 @@ def assert_tables(root, run):
                 assert np.isfinite(float(row["mean"]))
 
 
-def test_systems_are_in_their_tables(finished):
-    _, root = finished
+def test_systems_are_in_their_tables(tabulated):
+    _, root = tabulated
     assert_tables(root, FAST)
     rows = read(root / "results" / "table3.csv")
     shown = {(row["system"], row["metric"]): row["mean"] for row in rows}
@@ -95,8 +80,8 @@ def test_systems_are_in_their_tables(finished):
     assert (root / "results" / "tables.png").stat().st_size > 0
 
 
-def test_what_is_finished_is_never_repeated_nor_mixed(finished, monkeypatch):
-    config, root = finished
+def test_what_is_finished_is_never_repeated_nor_mixed(tabulated, monkeypatch):
+    config, root = tabulated
     before = (root / "results" / "table2.csv").read_text()
     monkeypatch.setattr(tables, "run_system", lambda *_: pytest.fail("run again"))
     run_command(config, root, monkeypatch)
@@ -108,8 +93,8 @@ def test_what_is_finished_is_never_repeated_nor_mixed(finished, monkeypatch):
 
 
 @pytest.mark.slow
-def test_trials_use_what_the_workdir_has(finished, monkeypatch, capsys):
-    config, root = finished
+def test_trials_use_what_the_workdir_has(tabulated, monkeypatch, capsys):
+    config, root = tabulated
     workdir = root / "run" / "seed-0"
     monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
     monkeypatch.setattr(
@@ -129,8 +114,8 @@ def test_trials_use_what_the_workdir_has(finished, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_all_systems_are_in_their_tables(finished, monkeypatch):
-    config, root = finished
+def test_all_systems_are_in_their_tables(tabulated, monkeypatch):
+    config, root = tabulated
     run_command(config, root, monkeypatch, list(tables.SYSTEMS))
     assert_tables(root, tables.SYSTEMS)
 

@@ -1,21 +1,29 @@
 """A second half of the main job that takes seconds: its config, its workdir, and its death."""
 
+import json
 import os
 import shutil
 import signal
 from pathlib import Path
 
+import pytest
 from tiny_runs import tiny_config, write_ad_log
 
+from ega_jax.evaluation.report import write_results
 from ega_jax.training import loop
+from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.ega import EGA
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
+from experiments import auction_align, command
 
 STEPS = 6
 PHASES = {"reward": "reward", "alignment": "systems/ega", "payment_rate": "systems/ega"}
 PHASES["payment_threshold"] = "systems/ega"
 _SCHEDULE = {"num_steps": STEPS, "checkpoint_every": 2, "log_every": 1}
+_STAGE = {"num_steps": 2, "checkpoint_every": 2, "log_every": 1, "evaluate_every": 0}
+_STAGE |= {"batch_size": 4, "warmup_steps": 1}
+_SIZES = {"width": 8, "num_heads": 2, "hidden": 8}
 TINY = {
     "optimizer": {"warmup_steps": 0},
     "training": {"num_steps": 2, "evaluate_every": 0},
@@ -27,7 +35,9 @@ TINY = {
     "payment": _SCHEDULE
     | {"hidden": (8, 4), "num_sessions": 8, "num_reports": 3, "tabulated_at_once": 4}
     | {"batch_size": 4},
-    "auction": {"num_sessions": 2, "batch_size": 2, "num_losing": 1},
+    "auction": {"num_sessions": 2, "num_served": 4, "batch_size": 2, "num_losing": 1},
+    "cascade": {"num_recalled": 3, "tiger": _STAGE, "cross_dqn": _STAGE | _SIZES | {"screen": 3}}
+    | dict.fromkeys(("hstu", "peri_cr", "cga"), _STAGE | _SIZES),
 }
 
 
@@ -36,6 +46,30 @@ def pretrained(root: Path) -> tuple[dict, Path]:
     config = tiny_config(write_ad_log(root / "data"), kind="kmeans", **TINY)
     Pretraining(config, root / "run", data_mesh()).train_generator()
     return config, root / "run"
+
+
+def align(config, workdir, system="ega"):
+    """Runs `experiments.auction_align` as its flags would."""
+
+    def open_workdir():
+        check_workdir(workdir, config, command.FREE)
+        return json.loads(json.dumps(config)), workdir
+
+    class Flag:
+        value = system
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "open_workdir", open_workdir)
+        patch.setattr(auction_align, "_SYSTEM", Flag)
+        auction_align.main()
+
+
+def aligned(root: Path) -> tuple[dict, Path]:
+    """A workdir whose whole auction is trained and measured, and its config."""
+    config, workdir = pretrained(root)
+    write_results(workdir, {"test": {"kept": 1}})
+    align(config, workdir)
+    return config, workdir
 
 
 def copied(workdir: Path, to: Path) -> Path:
