@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_OF_SPEED = 300.0  # The time left is told from the speed of this long.
 
 
 class ProgressReport:
@@ -16,10 +17,10 @@ class ProgressReport:
 
     def __init__(self, name: str, step: int, num_steps: int, console: Console | None = None):
         self._name = name
-        self._first, self._num_steps = step, num_steps
+        self._num_steps = num_steps
         quiet = jax.process_index() != 0
         self._console = console or Console(stderr=True, quiet=quiet, soft_wrap=True)
-        self._start, self._last_line = time.perf_counter(), -SECONDS_BETWEEN_LINES
+        self._last_line = -SECONDS_BETWEEN_LINES
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -28,6 +29,7 @@ class ProgressReport:
             TimeRemainingColumn(),
             console=self._console,
             disable=quiet or not self._console.is_terminal,
+            speed_estimate_period=SECONDS_OF_SPEED,
         )
         self._task = self._bar.add_task(name, total=num_steps, completed=step, summary="")
 
@@ -56,9 +58,8 @@ class ProgressReport:
         due = step == self._num_steps or now - self._last_line >= SECONDS_BETWEEN_LINES
         if not self._console.is_terminal and due:
             self._last_line = now
-            left = (now - self._start) / (step - self._first) * (self._num_steps - step)
+            left = self._bar.tasks[self._task].time_remaining
+            known = "-:--:--" if left is None else datetime.timedelta(seconds=round(left))
             self._console.print(
-                f"{self._name}  {step}/{self._num_steps}  {summary}  "
-                f"{datetime.timedelta(seconds=round(left))} left",
-                highlight=False,
+                f"{self._name}  {step}/{self._num_steps}  {summary}  {known} left", highlight=False
             )

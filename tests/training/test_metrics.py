@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from ega_jax.training import metrics
+from ega_jax.training import metrics, progress
 from ega_jax.training.metrics import Meter, MetricsWriter, read_metrics
 from ega_jax.training.progress import ProgressReport
 
@@ -59,16 +59,28 @@ def test_writer_drops_later_and_broken_lines(tmp_path):
 
 def progress_text(terminal):
     console = Console(file=io.StringIO(), force_terminal=terminal, width=100, soft_wrap=True)
-    with ProgressReport("toy", 10, 50, console) as progress:
+    with ProgressReport("toy", 10, 50, console) as report:
         for step in (20, 30, 40, 50):
-            progress.update(step, {"loss": 1.25, "samples_per_second": 640.0})
+            report.update(step, {"loss": 1.25, "samples_per_second": 640.0})
     return console.file.getvalue()
 
 
 def test_progress_without_a_terminal_is_plain_and_sparse():
     first, last = progress_text(terminal=False).splitlines()
-    assert first.startswith("toy  20/50  loss 1.2500  640 samples/s  0:00:00 left")
-    assert last.startswith("toy  50/50")
+    assert first.startswith("toy  20/50  loss 1.2500  640 samples/s  -:--:-- left")
+    assert last.startswith("toy  50/50  loss 1.2500  640 samples/s  0:00:00 left")
+
+
+def test_the_time_left_is_told_from_the_speed_of_late(monkeypatch):
+    now = iter([3600, 3602, 3604])  # The first steps took an hour to compile.
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1e9)
+    console = Console(file=io.StringIO(), force_terminal=False, width=100, soft_wrap=True)
+    with ProgressReport("toy", 0, 50, console) as report:
+        monkeypatch.setattr(report._bar, "get_time", lambda: next(now))
+        for step in (10, 20, 30):
+            report.count(step, 50)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split()[-2] for line in lines] == ["-:--:--", "0:00:06", "0:00:04"]
 
 
 def test_progress_on_a_terminal_is_a_bar():
