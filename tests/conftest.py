@@ -14,6 +14,7 @@ os.environ.setdefault(
     "--xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false",  # Tests compile more than they compute.
 )
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     str(Path(tempfile.gettempdir()) / f"ega_jax-test-cache-{os.getuid()}"),
