@@ -5,14 +5,22 @@ What is set in the environment also holds for the processes that tests start.
 
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
+
+from packaging.version import Version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
-    "XLA_FLAGS",
+    "XLA_FLAGS",  # Tests compile more than they compute.
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false",  # Tests compile more than they compute.
+    "--xla_llvm_disable_expensive_passes=true"
+    # Where there are two code generators, the older one compiles faster.
+    + (
+        " --xla_cpu_use_fusion_emitters=false"
+        if Version(version("jaxlib")) < Version("0.11")
+        else ""
+    ),
 )
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 os.environ.setdefault(
