@@ -11,7 +11,7 @@ from flax import struct
 from matplotlib.figure import Figure
 
 from ega_jax.generation import generator
-from ega_jax.generation.bidding import token_weights
+from ega_jax.generation.bidding import log_weights
 from ega_jax.generation.generator import codes_of
 from ega_jax.generation.slate_policy import slate_path
 from ega_jax.payment.elsewhere import look_elsewhere
@@ -129,7 +129,7 @@ def _tokens(models, config, levers, offer: Offer, bid, shown: Allocation) -> dic
         "codes": path.codes,
         "logit": jnp.take_along_axis(logits, path.codes[..., None], axis=-1)[..., 0],
         "token_bid": token_bid,
-        "weight": token_weights(token_bid, levers.alpha, levers.beta),
+        "weight": jnp.exp(log_weights(token_bid, levers.alpha, levers.beta)),
     }
 
 

@@ -27,6 +27,7 @@ from ega_jax.reward.system import (
     SystemConfig,
     SystemModels,
     allocate,
+    check_levers,
     prepare,
 )
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
@@ -91,9 +92,13 @@ class Mechanism:
         """Explains the slate of one request of a batch; arguments and errors as `allocate`.
 
         `explain(...).to_dict()` is plain data, `explain(...).plot()` a figure.
+
+        Raises:
+          TypeError: the system has no generator.
         """
         if not isinstance(self.models, Models):
             raise TypeError(f"{type(self.models).__name__} has no generator to explain")
+        request = jax.device_get(request)
         check_request(request, self.models.items.catalogue)
         _, settings = self._settings(rule, levers)
         single = jax.tree.map(lambda x: jnp.asarray(x[row]), request)
@@ -105,7 +110,12 @@ class Mechanism:
         if rule not in self.choices:
             raise ValueError(f"payment rule {rule!r} is not one of {', '.join(self.choices)}")
         if rule == TRUTHFUL:
-            return jnp.int32(_CLARKE), check_levers(self.levers, {**changes, "bid_free": True})
+            settings = check_levers(self.levers, {**changes, "bid_free": True})
+            if settings.reserve > 0:  # A slate's price is no longer Clarke's, and lies may pay.
+                raise ValueError(
+                    f"the truthful mode has no reserve, and it is {settings.reserve}: set reserve=0"
+                )
+            return jnp.int32(_CLARKE), settings
         return jnp.int32(self.pricing.rules.index(rule)), check_levers(self.levers, changes)
 
     def save(self, folder: str | os.PathLike) -> None:
@@ -129,7 +139,8 @@ class Mechanism:
             "pricing": dataclasses.asdict(self.pricing),
             "rule": self.rule,
         }
-        save_tree(folder, jax.tree.map(jnp.asarray, tree), metadata)
+        kept = {name: part for name, part in tree.items() if part}  # There may be no networks.
+        save_tree(folder, jax.tree.map(jnp.asarray, kept), metadata)
 
     @classmethod
     def restore(cls, workdir: str | os.PathLike, system: str = "ega") -> "Mechanism":
@@ -145,7 +156,8 @@ class Mechanism:
         folder = mechanism_folder(workdir, system)
         if not folder.is_dir():
             raise FileNotFoundError(
-                f"{workdir} holds no mechanism {system!r}: run experiments.auction_align first"
+                f"{workdir} holds no mechanism {system!r}: run experiments.auction_align, which "
+                "saves that of EGA, first"
             )
         tree, metadata = read_tree(folder), read_metadata(folder)
         items = tree["items"] | {"catalogue": Catalogue(**tree["items"]["catalogue"])}
@@ -156,7 +168,7 @@ class Mechanism:
         }
         return cls(
             models=Models(reward=tree["reward"], items=Items(**items), generator=tree["generator"]),
-            networks=tree["networks"],
+            networks=tree.get("networks", {}),
             config=AllocationConfig(**config | parts),
             pricing=PricingConfig(**{k: tuple(v) for k, v in metadata["pricing"].items()}),
             levers=Levers(**tree["levers"]),
@@ -219,31 +231,12 @@ def _serve(
     return split_rows(slates, request)
 
 
-def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
-    """Applies changes to levers, keeping their types so that nothing recompiles.
-
-    Raises:
-      ValueError: there is no such lever, or its value is out of range.
-    """
-    names = [field.name for field in dataclasses.fields(Levers)]
-    for name, value in changes.items():
-        if name not in names:
-            raise ValueError(f"no lever {name!r}; valid levers: {', '.join(names)}")
-        if not np.isfinite(value) or value < 0 or (name == "alpha" and value == 0):
-            raise ValueError(f"lever {name} is {value}: it must be finite and not negative")
-    typed = {
-        name: jnp.asarray(v, jnp.asarray(getattr(defaults, name)).dtype)
-        for name, v in changes.items()
-    }
-    return dataclasses.replace(defaults, **typed)
-
-
 def check_request(request: Request, catalogue: Catalogue) -> None:
     """Refuses requests that cannot be served, naming the first culprit.
 
     Raises:
-      ValueError: an id is out of range, a bid is negative, NaN or infinite, or there is nothing
-        to show.
+      ValueError: an id is out of range, a bid is negative, NaN or infinite, an ad or an organic
+        item comes twice, or there is nothing to show.
     """
     host = jax.device_get(request)
     chex.assert_equal_shape([host.item, host.is_ad, host.bid])
@@ -254,9 +247,12 @@ def check_request(request: Request, catalogue: Catalogue) -> None:
         ids = getattr(host, name)
         _refuse((ids < -1) | (ids >= limit), name, ids, f"outside [0, {limit})")
     shown = host.item >= 0
-    wrong = shown & host.is_ad & ~(np.isfinite(host.bid) & (host.bid >= 0))
+    wrong = shown & host.is_ad & ~((host.bid >= 0) & (host.bid <= jnp.finfo(jnp.float32).max))
     _refuse(wrong, "ad", host.bid, "no bid: a bid is finite and at least 0")
     _refuse(shown & ~host.is_ad & (host.bid != 0), "organic item", host.bid, "no bid of 0")
+    same = (host.item[..., :, None] == host.item[..., None, :]) & shown[..., None]
+    same &= host.is_ad[..., :, None] == host.is_ad[..., None, :]
+    _refuse(np.tril(same, -1).any(axis=-1), "candidate", host.item, "there already")
     empty = np.flatnonzero(~shown.any(axis=-1))
     if empty.size:
         raise ValueError(f"request {empty[0]} has no candidates")

@@ -10,8 +10,8 @@ again with the same workdir to continue where it stopped; Ctrl-C and SIGTERM sav
         --config.allocation.beta=8
 
 The reward model is kept in reward/ and the rest in systems/SYSTEM/: checkpoints/, metrics/,
-figures/, tables/ and mechanism/, which `ega_jax.mechanism.Mechanism.restore` reads. The scores are
-added to results.json.
+tensorboard/, figures/, tables/ and, for EGA, mechanism/, which
+`ega_jax.mechanism.Mechanism.restore` reads. The scores are added to results.json.
 """
 
 import time
@@ -31,8 +31,9 @@ from ega_jax.evaluation.report import (
     write_results,
 )
 from ega_jax.evaluation.response import evaluate_response
-from ega_jax.mechanism import TRUTHFUL, Mechanism, check_levers, mechanism_folder
+from ega_jax.mechanism import TRUTHFUL, Mechanism, mechanism_folder
 from ega_jax.reward.model import RewardConfig
+from ega_jax.reward.system import check_levers
 from ega_jax.training.auction import AuctionTraining
 from ega_jax.training.checkpoints import check_workdir, read_config
 from ega_jax.training.mesh import data_mesh
@@ -44,8 +45,8 @@ from experiments import command
 command.define_config()
 flags.adopt_module_key_flags(command)
 TEST_ROWS = 20_000  # Most test sessions that the reward model is measured on.
-CURVES = {  # Phase -> what is drawn of it over time.
-    "alignment": ["loss", "contribution", "kl", "slate_log_prob"],
+CURVES = {  # Phase -> what is drawn of it over time, as far as it is measured.
+    "alignment": ["loss", "contribution", "kl", "slate_log_prob", "agreement"],
     "payment_rate": ["loss", "revenue", "regret", "multiplier"],
     "payment_threshold": ["loss", "revenue", "regret", "multiplier"],
 }
@@ -59,7 +60,7 @@ def main() -> None:
     results = train_and_measure(open_system(pretraining, workdir / "systems" / _SYSTEM.value))
     print_table({"reward": results["reward"]}, title=config["name"])
     print_systems(results["systems"], title=config["name"])
-    print(f"results.json is in {workdir}, figures and mechanism in {workdir / 'systems'}")
+    print(f"results.json is in {workdir}, models and figures in {workdir / 'systems'}")
 
 
 def open_system(pretraining: Pretraining, folder: Path) -> AuctionTraining:
@@ -128,7 +129,7 @@ def measure_systems(run: AuctionTraining, mechanism: Mechanism, name: str) -> di
     truth = truth_of(run)
     modes = {name: (mechanism.levers, mechanism.rule)}
     if run.config["auction"]["system"] == "ega":
-        bid_free = check_levers(mechanism.levers, {"bid_free": True})
+        bid_free = check_levers(mechanism.levers, {"bid_free": True, "reserve": 0.0})
         modes[f"{name}-{TRUTHFUL}"] = (bid_free, "clarke")
     results: dict[str, Any] = {}
     for mode, (levers, rule) in modes.items():

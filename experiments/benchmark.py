@@ -1,11 +1,12 @@
-"""Measures speed: training, beam search, prefix index, market; one JSON line per part.
+"""Measures speed: training, beam search, prefix index, market, auction; one JSON line a figure.
 
     python -m experiments.benchmark                          # All parts.
     python -m experiments.benchmark --parts=train,search
     python -m experiments.benchmark --peer="ENV/bin/python torch_tiger.py"
 
-Machines are noisy, so every figure is the median of `--rounds` runs. `--peer` names a command that
-takes `--batch --enc --dec` and prints a JSON line with `samples_per_s` and `beam_ms_per_request`;
+Machines are noisy, so figures are medians of `--rounds` runs or more; building the index and making
+the market, which take longest, are timed once. `--peer` names a command that takes `--batch --enc
+--dec --beams --items` and prints a JSON line with `samples_per_s` and `beam_ms_per_request`;
 it is run in turn with ours at the same work (history items, target codes, width, depth, beams,
 candidates), and the ratios are reported. Shapes: 3 codes (20 items of history) and 30 codes (32
 items), width 128, 3 + 3 blocks, W = 1024, 64 beams, 1,000 candidates.

@@ -191,7 +191,7 @@ class Auction:
 
 
 def measure_auction(name: str, rounds: int) -> None:
-    """Times one shape and emits a line per figure, medians of `rounds` alternating runs."""
+    """Times one shape and emits a line per figure, medians of `rounds` runs."""
     auction = Auction(SHAPES[name])
     mechanism = auction.mechanism()
     for rule in ("gsp", "threshold"):

@@ -10,11 +10,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from ega_jax.data.market.calibration import calibrate, log_sd, real_prices
+from experiments import command
 
 DATA = flags.DEFINE_string("data", None, "Folder of an ad log with its truth.", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
@@ -22,9 +23,8 @@ IPINYOU = flags.DEFINE_string("ipinyou", None, "CSV of real prices: campaign,pri
 SESSIONS = flags.DEFINE_integer("sessions", 20_000, "Sessions to read.", lower_bound=1)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Measures, prints, draws."""
-    del argv
     report = calibrate(DATA.value, SESSIONS.value)
     prices = real_prices(IPINYOU.value) if IPINYOU.value else {}
     report |= {f"real.{name}.log_sd": log_sd(*prices[name]) for name in sorted(prices)}
@@ -90,4 +90,4 @@ def _bids(
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main, __doc__)

@@ -5,6 +5,7 @@ with everything saved.
 """
 
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -30,6 +31,7 @@ CONFIG = ("--config=", "-config=")  # How the flag of the config file starts,
 WORKDIR = ("--workdir=", "-workdir=")
 SYSTEM = ("--system=", "-system=")
 FIELD = ("--config.", "-config.")  # and how one that changes a field of it.
+SOUGHT = re.compile(r"--?(config(\.\w+)*|workdir|system)")
 # Groups of fields that pre-training does not read.
 AUCTION = ("reward", "allocation", "alignment", "payment", "one_rec", "cascade", "auction")
 FREE = (  # Fields that may differ from run to run in one workdir.
@@ -54,6 +56,7 @@ EXPLAINED = (
     NonFiniteLossError,
     FileNotFoundError,
     FileExistsError,
+    ImportError,
     ValueError,
 )
 
@@ -118,10 +121,11 @@ def run(main: Callable[[], None], description: str | None) -> None:
       description: shown by `--help`.
     """
     sys.modules["__main__"].__doc__ = description
+    sys.argv = _joined(sys.argv)
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}", exitcode=2)
         logging.set_verbosity(logging.WARNING)
         if _SEVERAL_HOSTS.value:
             join_hosts()
@@ -137,6 +141,17 @@ def run(main: Callable[[], None], description: str | None) -> None:
             sys.exit(1)
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """Writes `--flag value` as `--flag=value` for the flags that are looked for before parsing."""
+    joined: list[str] = []
+    for arg in argv:
+        if joined and SOUGHT.fullmatch(joined[-1]):
+            joined[-1] += f"={arg}"
+        else:
+            joined.append(arg)
+    return joined
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ how many items collide before and after resolution. Fitted tokenizers are restor
 
 import time
 
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +21,7 @@ from ega_jax.training.tokenization import KINDS
 from experiments import command
 
 command.define_config()
+flags.adopt_module_key_flags(command)
 
 COLUMNS = {
     "usage_attainable": "least usage",

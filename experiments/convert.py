@@ -22,7 +22,7 @@ from ega_jax.data.convert.dataset import convert
 from ega_jax.data.convert.embeddings import Embedder, FromFile, SentenceEncoder, TfIdf
 from ega_jax.data.convert.movielens import MOVIELENS
 from ega_jax.data.convert.yelp import YELP
-from ega_jax.data.tables import DataError
+from experiments import command
 
 SOURCES = {"amazon": AMAZON, "yelp": YELP, "movielens": MOVIELENS}
 
@@ -62,14 +62,12 @@ def _embedder() -> Embedder:
     return TfIdf(_WIDTH.value)
 
 
-def main(argv: list[str]):
+def main() -> None:
     """Converts, and prints the report."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     embedder = _embedder()
     metadata = Path(_METADATA.value) if _METADATA.value else None
-    try:
-        report = convert(
+    print(
+        convert(
             SOURCES[_SOURCE.value],
             Path(_REVIEWS.value),
             metadata,
@@ -77,10 +75,8 @@ def main(argv: list[str]):
             embedder,
             _CORE.value,
         )
-    except (DataError, ImportError) as error:
-        raise SystemExit(f"error: {error}") from error
-    print(report)
+    )
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main, __doc__)

@@ -63,7 +63,7 @@ def pretrain(run: Pretraining) -> dict[str, Any]:
     params = run.train_generator(lambda params: measure(params, held_out))
     results = {
         "tokenizer": {name: tokens.report for name, tokens in run.tokens.items()},
-        "test": measure(params, run.batches(settings["split"])),
+        "test": measure(params, run.batches("test")),
         "seconds": time.perf_counter() - start,
         "samples_per_second": run.samples_per_second(),
     }

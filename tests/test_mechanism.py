@@ -120,6 +120,10 @@ def changed(name, row, place, value):
 
 
 AD_ROW, AD = np.argwhere(REQUESTS.is_ad)[-1]
+FIRST_AD = np.flatnonzero(REQUESTS.is_ad[AD_ROW])[0]
+TWICE = changed("item", AD_ROW, AD, REQUESTS.item[AD_ROW, FIRST_AD])
+HUGE = REQUESTS.replace(bid=REQUESTS.bid.astype(np.float64))
+HUGE.bid[AD_ROW, AD] = 1e39
 
 
 @pytest.mark.parametrize(
@@ -133,6 +137,8 @@ AD_ROW, AD = np.argwhere(REQUESTS.is_ad)[-1]
         (changed("history_poi", 0, 2, P), "request 0, history_poi 2"),
         (changed("history_creative", 5, 1, R), "request 5, history_creative 1"),
         (changed("item", 2, slice(None), -1), "request 2 has no candidates"),
+        (TWICE, rf"request {AD_ROW}, candidate {AD}: \d+ is there already"),
+        (HUGE, f"request {AD_ROW}, ad {AD}: 1e\\+39 is no bid"),
     ],
 )
 def test_a_request_that_breaks_a_rule_is_named(request_, message):
@@ -148,6 +154,35 @@ def test_an_organic_bid_and_unknown_settings_are_refused():
         tiny_mechanism().allocate(REQUESTS, "vickrey")
     with pytest.raises(ValueError, match="no lever 'gamma'; valid levers: alpha"):
         tiny_mechanism().allocate(REQUESTS, gamma=1.0)
+    for wrong in (0.5, 2**31, np.nan):
+        with pytest.raises(ValueError, match=f"max_ads is {wrong}: it must be a whole number"):
+            tiny_mechanism().allocate(REQUESTS, max_ads=wrong)
+    with pytest.raises(ValueError, match=r"reserve is 1e\+39: it must be finite"):
+        tiny_mechanism().allocate(REQUESTS, reserve=1e39)
+    with pytest.raises(ValueError, match=r"alpha is 0\.0: it must be finite and above 0"):
+        tiny_mechanism().allocate(REQUESTS, alpha=0.0)
+
+
+def test_the_truthful_mode_takes_no_reserve():
+    """A price raised to it after the slate is chosen is not Clarke's: lies about slates pay."""
+    with pytest.raises(ValueError, match=r"the truthful mode has no reserve, and it is 0\.5"):
+        tiny_mechanism().allocate(REQUESTS, TRUTHFUL, reserve=0.5)
+    reserved = dataclasses.replace(
+        tiny_mechanism(), levers=dataclasses.replace(LEVERS, reserve=jnp.float32(0.5))
+    )
+    with pytest.raises(ValueError, match="the truthful mode has no reserve"):
+        reserved.allocate(REQUESTS, TRUTHFUL)
+    assert reserved.allocate(REQUESTS, TRUTHFUL, reserve=0.0).is_ad.any()
+
+
+def test_a_mechanism_without_networks_is_restored(tmp_path):
+    m = dataclasses.replace(
+        tiny_mechanism(), networks={}, pricing=PricingConfig(heads=(), probes=()), rule="gsp"
+    )
+    m.save(mechanism_folder(tmp_path, "plain"))
+    again = Mechanism.restore(tmp_path, "plain")
+    assert again.networks == {}
+    chex.assert_trees_all_equal(again.allocate(REQUESTS), m.allocate(REQUESTS))
     with pytest.raises(ValueError, match="lever beta is -1"):
         tiny_mechanism().allocate(REQUESTS, beta=-1.0)
 

@@ -225,9 +225,12 @@ def training_of(pretraining: Pretraining, system: Path) -> AuctionTraining:
       system: folder of this system, below the workdir.
 
     Raises:
-      ValueError: there is no such kind.
+      ValueError: there is no such kind, or no such payment rule.
     """
-    kind = pretraining.config["auction"]["system"]
+    kind, rule = (pretraining.config["auction"][name] for name in ("system", "rule"))
     if kind not in KINDS:
         raise ValueError(f"auction.system {kind!r} is not one of {', '.join(KINDS)}")
-    return KINDS[kind](pretraining, system)
+    run = KINDS[kind](pretraining, system)
+    if rule not in (rules := run.pricing_config.rules):
+        raise ValueError(f"auction.rule {rule!r} is not one of {', '.join(rules)}")
+    return run

@@ -110,7 +110,7 @@ def tiger_loss(
     Returns:
       `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, where `batch` holds
       the fields of ad logs: the NLL in nats of each shown item as the one next item, by the
-      weights of the pre-training (a click has 1).
+      weights of the batch (a click has 1).
     """
 
     def loss(params: Params, variables, batch: dict[str, jax.Array], key: chex.PRNGKey):

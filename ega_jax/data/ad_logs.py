@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from ega_jax.data.ragged import Ragged
 from ega_jax.data.schema import Summary
 from ega_jax.data.session_rules import session_files
-from ega_jax.data.tables import read_matrix, read_texts, to_numpy
+from ega_jax.data.tables import read_matrix, to_numpy
 from ega_jax.types import repeats_an_ad
 
 Batch = dict[str, np.ndarray]
@@ -67,7 +67,6 @@ class AdLogDataset:
     item_embedding: np.ndarray  # [P, E] float32.
     creative_embedding: np.ndarray  # [R, E'] float32.
     creative_poi: np.ndarray  # [R] int32, the POI that owns each creative.
-    titles: list[str]  # P of them, "" where unknown.
     row_groups: tuple[RowGroup, ...]  # all sessions, in time order.
     fractions: tuple[float, float]  # shares of "pretrain" and "align"; "test" is the rest.
 
@@ -75,7 +74,13 @@ class AdLogDataset:
     def load(
         cls, folder: Path | str, summary: Summary, fractions: tuple[float, float]
     ) -> "AdLogDataset":
-        """Opens a folder that `schema.validate` found valid, with the summary it returned."""
+        """Opens a folder that `schema.validate` found valid, with the summary it returned.
+
+        Raises:
+          ValueError: fractions that are no shares of a whole.
+        """
+        if min(fractions) < 0 or sum(fractions) > 1:
+            raise ValueError(f"data.fractions {fractions}: shares of a whole, at least 0")
         pois, creatives = Path(folder) / "pois.parquet", Path(folder) / "creatives.parquet"
         owners = pq.read_table(creatives, columns=["poi_id"])["poi_id"]
         return cls(
@@ -83,7 +88,6 @@ class AdLogDataset:
             item_embedding=read_matrix(pois, "embedding"),
             creative_embedding=read_matrix(creatives, "embedding"),
             creative_poi=to_numpy(owners, np.int32),
-            titles=read_texts(pois, "title"),
             row_groups=tuple(_row_groups(Path(folder) / "sessions")),
             fractions=fractions,
         )

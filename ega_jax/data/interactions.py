@@ -24,7 +24,8 @@ def with_interactions(dataset: SequenceDataset, share: float) -> np.ndarray:
       share: of the squared length that the interactions have, in [0, 1].
 
     Returns:
-      `[P, E + 64]` float32; an item that nobody took in training has no second part.
+      `[P, E + 64]` float32, narrower where there are few items; an item that nobody took in
+      training has no second part.
     """
     content = dataset.item_embedding
     parts = _unit(content), _unit(interaction_embedding(dataset))

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ega_jax.data.batch_source import Batch, InMemoryRows
 from ega_jax.data.ragged import Ragged
 from ega_jax.data.schema import Summary
-from ega_jax.data.tables import read_matrix, read_texts
+from ega_jax.data.tables import read_matrix
 
 HELD_OUT = {"validation": 2, "test": 1}  # split -> place of the target, from the end.
 
@@ -29,7 +29,6 @@ class SequenceDataset:
     item_embedding: np.ndarray  # [P, E] float32.
     creative_embedding: np.ndarray  # [R, E'] float32; R = P, or 0 if items have no images.
     creative_poi: np.ndarray  # [R] int32, the item of each creative: its own id.
-    titles: list[str]  # P of them, "" where unknown.
     items: Ragged  # int32 item ids, one row per sequence, in time order.
 
     @classmethod
@@ -45,7 +44,6 @@ class SequenceDataset:
             item_embedding=read_matrix(items, "embedding"),
             creative_embedding=images,
             creative_poi=np.arange(len(images), dtype=np.int32),
-            titles=read_texts(items, "title"),
             items=Ragged.from_arrow(sequences["items"], np.int32),
         )
 

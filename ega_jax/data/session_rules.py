@@ -138,9 +138,12 @@ def _check_slate(
 ) -> tuple[Ragged, np.ndarray]:
     """The candidates and what was shown of them; returns it, and `[rows]` numbers of candidates."""
     ads, organic = (part.ids(name, num_pois, "POI") for name in ("ad_poi", "organic_poi"))
+    for candidates, column in ((ads, "ad_poi"), (organic, "organic_poi")):
+        ok = _is_first(candidates, num_pois)
+        part.require_values(ok, candidates, column, "a candidate must come once")
     bids = part.lists("ad_bid", np.float64)
     part.require_equal_lengths(bids, "ad_bid", ads, "ad_poi")
-    ok = np.isfinite(bids.values) & (bids.values >= 0)
+    ok = (bids.values >= 0) & (bids.values <= np.finfo(np.float32).max)
     part.require_values(ok, bids, "ad_bid", "bids must be finite and not negative")
 
     shown = part.ids("shown_poi", num_pois, "POI")
@@ -161,6 +164,14 @@ def _among(lists: Ragged, others: Ragged, bound: int) -> np.ndarray:
     keys, other_keys = (ids.row_of_value() * bound + ids.values for ids in (lists, others))
     other_keys = np.append(np.sort(other_keys), -1)
     return other_keys[np.searchsorted(other_keys[:-1], keys)] == keys
+
+
+def _is_first(lists: Ragged, bound: int) -> np.ndarray:
+    """`[V]` whether no value before it in its row equals a value of `lists`, in [0, bound)."""
+    keys = lists.row_of_value() * bound + lists.values
+    is_first = np.zeros(keys.shape, bool)
+    is_first[np.unique(keys, return_index=True)[1]] = True
+    return is_first
 
 
 def _check_feedback(part: Part, shown: Ragged):

@@ -84,10 +84,3 @@ def to_matrix(column: pa.ChunkedArray) -> np.ndarray:
 def read_matrix(path: Path, column: str) -> np.ndarray:
     """`[rows, E]` float32 of a validated file's column of embeddings."""
     return to_matrix(pq.read_table(path, columns=[column])[column])
-
-
-def read_texts(path: Path, column: str) -> list[str]:
-    """Text per row; empty strings where the column, or a row of it, is absent."""
-    if column not in pq.read_schema(path).names:
-        return [""] * pq.read_metadata(path).num_rows
-    return [text or "" for text in pq.read_table(path, columns=[column])[column].to_pylist()]

@@ -27,7 +27,7 @@ from ega_jax.mechanism import Mechanism
 from ega_jax.reward.system import Levers
 from ega_jax.training.auction import real_rows, request_of
 
-__all__ = ["Judged", "judge", "psi", "scores"]
+__all__ = ["Judged", "judge", "psi", "scores", "systems"]
 
 MYERSON = "myerson"  # The oracle: the only truthful prices of a monotone allocation.
 # Myerson's prices of the clicks that the model expects: all that a rule without the truth can do.

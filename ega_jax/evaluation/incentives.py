@@ -25,11 +25,16 @@ def psi(
       `psi`: sum of regret / sum of utility; infinite where regret meets no utility.
       `psi_mean_ratio`: mean of regret / utility over the terms with utility above 0.
       `dropped`: how many terms that mean leaves out. Without terms all three are 0.
+
+    Raises:
+      ValueError: where a utility that counts is not finite.
     """
     truthful, misreport = np.asarray(utility_truthful, float), np.asarray(utility_misreport, float)
     mask = np.asarray(mask, bool)
     chex.assert_equal_shape([truthful, mask])
     chex.assert_shape(misreport, (*mask.shape, None))
+    if not (np.isfinite(truthful[mask]).all() and np.isfinite(misreport[mask]).all()):
+        raise ValueError("a utility that counts is NaN or infinite")
     utility = truthful[mask]
     regret = np.maximum(misreport[mask].max(-1, initial=-np.inf) - utility, 0.0)
     paid = utility > 0

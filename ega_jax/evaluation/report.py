@@ -90,14 +90,15 @@ def plot_curves(workdir: Path, phase: str, names: Sequence[str] = ("loss",)) -> 
     Args:
       workdir: with the phase's metrics.
       phase: its name.
-      names: metrics to draw, those of the phase; recall and likelihood are drawn where evaluated.
+      names: metrics to draw, as far as the phase has them; recall and likelihood are drawn where
+        evaluated.
 
     Returns:
       The figure's path.
     """
     records = read_metrics(Path(workdir) / "metrics" / f"{phase}.jsonl")
     evaluated = [name for name in records[-1] if "/recall" in name or "/nll" in name]
-    shown = [*names, *evaluated]
+    shown = [*(name for name in names if name in records[-1]), *evaluated]
     figure = Figure(figsize=(4 * len(shown), 3), layout="constrained")
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
     for axis, name in zip(axes, shown, strict=True):

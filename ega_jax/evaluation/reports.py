@@ -131,7 +131,7 @@ def _report(models, networks, config, pricing, levers, offer, bid, truth, report
 def explore(
     mechanism: Mechanism, levers: Levers, offer: Offer, bid: jax.Array, truth: Truthful
 ) -> Reported:
-    """Tries every ad's reports: 80 multiples of its value, and closely around the largest jumps.
+    """Tries every ad's reports: 81 multiples of its value, and closely around the largest jumps.
 
     Args:
       mechanism: what is judged.

@@ -13,12 +13,12 @@ def target_rank(ranked_items: jax.Array, target: jax.Array) -> jax.Array:
 
     Args:
       ranked_items: `[B, R]` int item ids, best first, -1 where none.
-      target: `[B]` int item ids, at least 0.
+      target: `[B]` int item ids; one below 0 is never listed.
 
     Returns:
       `[B]` int32 rank from 0; `R` where the target is not listed.
     """
-    hit = ranked_items == target[:, None]
+    hit = (ranked_items == target[:, None]) & (target >= 0)[:, None]
     return jnp.where(hit.any(-1), jnp.argmax(hit, axis=-1), ranked_items.shape[1])
 
 
@@ -56,10 +56,12 @@ def recall_ndcg(
     """
     ranked_items, target = jnp.asarray(ranked_items), jnp.asarray(target)
     chex.assert_rank([ranked_items, target], [2, 1])
+    chex.assert_equal_shape_prefix([ranked_items, target], 1)
     if max(ks) > ranked_items.shape[1]:
         raise ValueError(f"recall@{max(ks)} needs as many items, got {ranked_items.shape[1]}")
     rank = target_rank(ranked_items, target)
     where = jnp.ones(rank.shape, bool) if where is None else jnp.asarray(where)
+    chex.assert_equal_shape([rank, where])
     count = jnp.maximum(where.sum(), 1)
     metrics = {}
     for k in ks:

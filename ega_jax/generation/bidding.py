@@ -65,8 +65,10 @@ def run_means(values: jax.Array, where: jax.Array, low: jax.Array, end: jax.Arra
     return (total / jnp.maximum(count, 1))[:, end - 1]
 
 
-def token_weights(token_bids: jax.Array, alpha: chex.Numeric, beta: chex.Numeric) -> jax.Array:
-    """Weight of a token given its bid (21): `w = bid ** alpha + beta`.
+def log_weights(token_bids: jax.Array, alpha: chex.Numeric, beta: chex.Numeric) -> jax.Array:
+    """Log weight of a token given its bid (21): `log(bid ** alpha + beta)`.
+
+    The power itself would leave float32 at bids and alphas that a request may have.
 
     Args:
       token_bids: bids of tokens in currency per click, at least 0; any shape.
@@ -74,9 +76,10 @@ def token_weights(token_bids: jax.Array, alpha: chex.Numeric, beta: chex.Numeric
       beta: floor of the weight, at least 0; a larger one lifts organic content.
 
     Returns:
-      Weights, shaped as `token_bids`.
+      Float32, shaped as `token_bids`; finite, also where bid and beta are both 0.
     """
-    return token_bids**alpha + beta
+    log_bids = jnp.log(jnp.maximum(token_bids, jnp.finfo(jnp.float32).tiny))
+    return jnp.logaddexp(alpha * log_bids, jnp.log(jnp.float32(beta)))
 
 
 def allocation_log_probs(
@@ -102,7 +105,6 @@ def allocation_log_probs(
       valid, and everywhere when none is.
     """
     chex.assert_equal_shape([logits, token_bids, valid])
-    weights = token_weights(token_bids, alpha, beta)
-    log_weights = jnp.log(jnp.maximum(weights, jnp.finfo(jnp.float32).tiny))
-    scores = jnp.where(valid, logits.astype(jnp.float32) + log_weights, IMPOSSIBLE)
+    scores = logits.astype(jnp.float32) + log_weights(token_bids, alpha, beta)
+    scores = jnp.where(valid, scores, IMPOSSIBLE)
     return jnp.where(valid, jax.nn.log_softmax(scores, axis=-1), IMPOSSIBLE)

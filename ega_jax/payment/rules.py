@@ -40,6 +40,18 @@ def check_bids(bids: ArrayLike, axes: tuple[str, ...] = ("request", "ad")) -> No
         raise ValueError(f"{place}: a bid is finite and at least 0, got {bids[tuple(bad[0])]}")
 
 
+def _check_rates(**named: ArrayLike) -> None:
+    """Refuses factors of click rates, and reserves, that are negative or not finite; see above."""
+    for name, values in named.items():
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
+            continue
+        values = np.asarray(values, np.float64)
+        bad = ~(np.isfinite(values) & (values >= 0))
+        if bad.any():
+            place = tuple(np.argwhere(bad)[0].tolist())
+            raise ValueError(f"{name} {list(place)}: finite and at least 0, got {values[place]}")
+
+
 def _floats(*values: ArrayLike) -> tuple[ModuleType, list[Any]]:
     """The library to compute with, jax.numpy or numpy, and the values as its floats."""
     xp = jnp if any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values)) else np
@@ -81,9 +93,10 @@ def gsp(
       `[num_slots]` int ad of each slot, -1 where empty, and `[num_slots]` price per click.
 
     Raises:
-      ValueError: names a bid that is negative, NaN or infinite.
+      ValueError: names a bid, or another argument, that is negative, NaN or infinite.
     """
     check_bids(bids)
+    _check_rates(quality=quality, reserve=reserve)
     xp, (bid, quality, least) = _floats(bids, quality, reserve)
     chex.assert_equal_shape([bid, quality])
     where = xp.asarray(bids) >= reserve  # As given: rounding must not decide who is out.
@@ -110,9 +123,10 @@ def vcg(
       `[K]` int ad of each slot, -1 where empty, and `[K]` total payment, currency per impression.
 
     Raises:
-      ValueError: names a bid that is negative, NaN or infinite.
+      ValueError: names a bid, or another argument, that is negative, NaN or infinite.
     """
     check_bids(bids)
+    _check_rates(quality=quality, slot_ctr=slot_ctr, reserve=reserve)
     xp, (bid, quality, rate, least) = _floats(bids, quality, slot_ctr, reserve)
     chex.assert_equal_shape([bid, quality])
     where = xp.asarray(bids) >= reserve
@@ -141,9 +155,10 @@ def clarke(bids: ArrayLike, clicks: ArrayLike) -> tuple[Any, Any]:
       impression.
 
     Raises:
-      ValueError: names a bid that is negative, NaN or infinite.
+      ValueError: names a bid, or another argument, that is negative, NaN or infinite.
     """
     check_bids(bids)
+    _check_rates(clicks=clicks)
     xp, (bid, clicks) = _floats(bids, clicks)
     chex.assert_shape(clicks, (None, bid.shape[0]))
     chosen = xp.argmax((bid[None] * clicks).sum(-1))
@@ -168,11 +183,16 @@ def myerson(bid_grid: ArrayLike, clicks: ArrayLike) -> Any:
       Total payment at the last bid, currency per impression.
 
     Raises:
-      ValueError: names a bid that is negative, NaN or infinite.
+      ValueError: names a bid or a click rate that is negative, NaN or infinite; or the grid does
+        not rise from 0.
     """
     check_bids(bid_grid, ("grid point",))
+    _check_rates(clicks=clicks)
     xp, (grid, clicks) = _floats(bid_grid, clicks)
+    chex.assert_rank([grid, clicks], 1)
     chex.assert_equal_shape([grid, clicks])
+    if not isinstance(grid, jax.core.Tracer) and (grid[0] != 0 or (np.diff(grid) < 0).any()):
+        raise ValueError(f"bid_grid must rise from 0 to the bid, got {np.asarray(grid).tolist()}")
     payment = ((grid[1:] + grid[:-1]) / 2 * xp.diff(clicks)).sum()
     return xp.clip(payment, 0.0, grid[-1] * clicks[-1])
 

@@ -10,6 +10,7 @@ Written for one request; `vmap` it over a batch.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import chex
@@ -20,6 +21,8 @@ from flax import struct
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, Predictions, RewardConfig
 from ega_jax.types import Params, Request, repeats_an_ad
+
+LARGEST = float(jnp.finfo(jnp.float32).max)  # What is computed with.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,26 @@ class Levers:
     max_ads: chex.Numeric = 2**30  # Most ads in a slate.
     min_gap: chex.Numeric = 0  # Fewest organic items between two ads.
     bid_free: chex.Numeric = False  # The search ignores bids: a menu that nobody can influence.
+
+
+def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
+    """Applies changes to levers, keeping their types so that nothing recompiles.
+
+    Raises:
+      ValueError: there is no such lever, or its value is out of range.
+    """
+    types = {name: jnp.asarray(value).dtype for name, value in vars(defaults).items()}
+    for name, value in changes.items():
+        if name not in types:
+            raise ValueError(f"no lever {name!r}; valid levers: {', '.join(types)}")
+        whole = jnp.issubdtype(types[name], jnp.integer)
+        if whole and not (float(value).is_integer() and 0 <= value < 2**31):
+            raise ValueError(f"lever {name} is {value}: it must be a whole number, at least 0")
+        if not 0 <= value <= LARGEST or (name == "alpha" and value == 0):
+            least = "above 0" if name == "alpha" else "not negative"
+            raise ValueError(f"lever {name} is {value}: it must be finite and {least}")
+    typed = {name: jnp.asarray(value, types[name]) for name, value in changes.items()}
+    return dataclasses.replace(defaults, **typed)
 
 
 @struct.dataclass

@@ -25,7 +25,7 @@ from ega_jax.payment.lagrangian import LagrangianConfig
 from ega_jax.payment.network import PaymentConfig
 from ega_jax.payment.pricing import PricingConfig, tabulate_request
 from ega_jax.reward.model import RewardConfig
-from ega_jax.reward.system import Levers, SystemConfig, SystemModels
+from ega_jax.reward.system import Levers, SystemConfig, SystemModels, check_levers
 from ega_jax.training.checkpoints import check_workdir, is_complete, restore_tree, save_tree
 from ega_jax.training.logged import sizes_of
 from ega_jax.training.loop import Phase, train
@@ -36,8 +36,6 @@ from ega_jax.training.progress import ProgressReport
 from ega_jax.training.reward import items_of, reward_phase
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Params, Request
-
-NO_LIMIT = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,14 +94,16 @@ class AuctionTraining(abc.ABC):
 
     @property
     def levers(self) -> Levers:
-        """The run-time settings that the system is trained and measured with."""
+        """The run-time settings that the system is trained and measured with.
+
+        Raises:
+          ValueError: one is out of range.
+        """
         settings = self.config["allocation"]
-        return Levers(
-            **{name: jnp.float32(settings[name]) for name in ("alpha", "beta", "kappa", "reserve")},
-            max_ads=jnp.int32(settings["max_ads"] or NO_LIMIT),
-            min_gap=jnp.int32(settings["min_gap"]),
-            bid_free=jnp.asarray(settings["bid_free"]),
-        )
+        defaults = Levers()
+        given = {name: settings[name] for name in vars(defaults)}
+        given["max_ads"] = given["max_ads"] or defaults.max_ads
+        return check_levers(defaults, given)
 
     @functools.cached_property
     def items(self):

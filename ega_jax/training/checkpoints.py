@@ -58,7 +58,7 @@ class PhaseCheckpoints:
         if jax.process_index() == 0:
             kept = {str(kept) for kept in sorted(self._complete_steps())[-KEPT:]}
             for child in self._folder.iterdir():
-                if child.name not in kept:
+                if child.is_dir() and child.name not in kept:
                     shutil.rmtree(child)
 
     def restore(

@@ -93,7 +93,6 @@ def base(name: str) -> ConfigDict:
                 "checkpoint_every": 1000,
                 "log_every": 50,
                 "evaluate_every": 1000,
-                "validation_rows": 4096,  # Sessions measured every `evaluate_every` steps.
             },
             "allocation": {
                 "num_beams": 32,  # S
@@ -148,7 +147,7 @@ def base(name: str) -> ConfigDict:
             "cascade": cascade(),
             "auction": {  # What is auctioned by, and how it is measured.
                 "system": "ega",  # ega, gr (OneRec, Peri-CR, GSP) or mca (the cascade).
-                "rule": "threshold",  # first_price, gsp, clarke, rate, threshold or truthful.
+                "rule": "threshold",  # first_price, gsp, clarke, rate or threshold.
                 "num_sessions": 128,  # Whose every report is tried,
                 "num_served": 512,  # and those that tables count money and clicks of.
                 "batch_size": 8,

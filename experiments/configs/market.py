@@ -84,6 +84,7 @@ LARGE = {
         "evaluate_every": 5000,
     },
     "evaluation": {"num_beams": 64},
+    "allocation": {"num_beams": 64},
 }
 VARIANTS = {"tiny": TINY, "small": SMALL, "yelp_small": YELP_SMALL, "large": LARGE}
 

@@ -28,6 +28,7 @@ SETTINGS = {
         "evaluate_every": 10_000,
     },
     "evaluation": {"num_beams": 64},
+    "allocation": {"num_beams": 64},
 }
 
 

@@ -28,7 +28,6 @@ def dataset_of(sequences, num_items):
         item_embedding=np.zeros((num_items, 2), np.float32),
         creative_embedding=np.zeros((0, 0), np.float32),
         creative_poi=np.zeros(0, np.int32),
-        titles=[""] * num_items,
         items=Ragged(np.concatenate(sequences).astype(np.int32), offsets),
     )
 

@@ -46,7 +46,6 @@ def test_catalogue_as_stored(ad_log, dataset):
     np.testing.assert_allclose(dataset.item_embedding, ad_log.pois["embedding"], rtol=1e-6)
     np.testing.assert_allclose(dataset.creative_embedding, ad_log.creatives["embedding"], rtol=1e-6)
     assert dataset.creative_poi.tolist() == ad_log.creatives["poi_id"]
-    assert dataset.titles == ad_log.pois["title"]
 
 
 def test_examples_equal_those_made_by_hand(ad_log, dataset):

@@ -27,7 +27,6 @@ def dataset_of(rows):
         item_embedding=rng.normal(size=(P, 4)).astype(np.float32),
         creative_embedding=nothing,
         creative_poi=np.zeros(0, np.int32),
-        titles=[""] * P,
         items=Ragged(values, offsets),
     )
 

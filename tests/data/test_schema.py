@@ -57,6 +57,11 @@ def shuffle_ids(dataset):
     dataset.pois["poi_id"][2:4] = [3, 2]
 
 
+def too_large_a_bid(dataset):
+    dataset.types["ad_bid"] = pa.list_(pa.float64())
+    set_first("ad_bid", 7, 1e39)(dataset)
+
+
 # Files of sessions hold 25 rows: session 30 is row 5 of the second.
 AD_LOG_FAULTS = {
     "poi id": (
@@ -103,6 +108,14 @@ AD_LOG_FAULTS = {
     "nan bid": (
         set_first("ad_bid", 7, math.nan),
         "part-0.parquet, column 'ad_bid', row 7: bids must be finite and not negative, found nan",
+    ),
+    "bid beyond float32": (
+        too_large_a_bid,
+        "part-0.parquet, column 'ad_bid', row 7: bids must be finite and not negative, found 1e+39",
+    ),
+    "ad twice": (
+        set_value("sessions", "ad_poi", 31, [3, 3]),
+        "part-1.parquet, column 'ad_poi', row 6: a candidate must come once, found 3",
     ),
     "bids and ads": (
         set_value("sessions", "ad_bid", 31, [0.5] * 5),

@@ -29,7 +29,6 @@ def test_items_as_stored(raw, dataset):
     np.testing.assert_allclose(dataset.creative_embedding, raw.items["image_embedding"], rtol=1e-6)
     assert dataset.item_embedding.dtype == np.float32
     assert dataset.creative_poi.tolist() == list(range(15))
-    assert dataset.titles == raw.items["title"]
 
 
 @pytest.mark.parametrize(("split", "from_end"), [("test", 1), ("validation", 2)])

@@ -118,3 +118,10 @@ def test_falls_of_clicks():
     np.testing.assert_array_equal(
         non_monotone(clicks.reshape(2, 2, 4), where.reshape(2, 2), 0.2), np.zeros((2, 2), bool)
     )
+
+
+def test_a_utility_that_is_no_number_is_refused_where_it_counts():
+    nan = [[[1.0, np.nan]]]
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        psi([[1.0]], nan, [[True]])
+    assert psi([[1.0]], nan, [[False]])["psi"] == 0

@@ -61,3 +61,11 @@ def test_an_empty_place_is_never_a_hit():
 def test_a_list_too_short_to_measure_is_refused():
     with pytest.raises(ValueError, match="recall@10 needs as many items, got 4"):
         recall_ndcg(RANKED, TARGET, (5, 10))
+
+
+def test_what_does_not_fit_is_refused_and_padding_is_no_hit():
+    with pytest.raises(AssertionError):
+        recall_ndcg([[1, 2, 3], [4, 5, 6]], [1], (1,))
+    with pytest.raises(AssertionError):
+        recall_ndcg([[1, 2, 3], [4, 5, 6]], [1, 6], (1,), where=[True])
+    assert recall_ndcg([[-1, -1, 2]], [-1], (1,))["recall@1"] == 0

@@ -9,8 +9,8 @@ import pytest
 from ega_jax.generation.bidding import (
     allocation_log_probs,
     code_bids,
+    log_weights,
     run_means,
-    token_weights,
 )
 
 LOGITS = np.array([0.5, -1.0, 2.0, 0.0], np.float32)
@@ -57,7 +57,7 @@ def test_a_large_bid_of_another_run_does_not_swallow_a_small_one():
 
 def test_weight_is_a_power_of_the_bid_over_a_floor():
     expected = [3.0**1.2 + 2.0, 2.0, 0.5**1.2 + 2.0, 1.0 + 2.0]
-    np.testing.assert_allclose(token_weights(BIDS, 1.2, 2.0), expected, rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(log_weights(BIDS, 1.2, 2.0)), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("valid", [ALL, np.array([True, True, False, True])])
@@ -132,3 +132,15 @@ def test_half_precision_logits_give_float32():
     log_z = SCORE(LOGITS.astype(jnp.bfloat16), BIDS, ALL, 1.2, 2.0)
     assert log_z.dtype == jnp.float32
     np.testing.assert_allclose(log_z, SCORE(LOGITS, BIDS, ALL, 1.2, 2.0), atol=2e-2)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.2, 5.0, 600.0])
+def test_no_bid_and_no_alpha_leave_what_floats_hold(alpha):
+    """A power beyond float32 used to make the whole slate NaN; below, all bids were one."""
+    bids = jnp.array([0.0, 1e-12, 1e-9, 1.0, 84.0, 1e9, 1e38])
+    for beta in (0.0, 2.0):
+        found = allocation_log_probs(jnp.zeros(7), bids, jnp.ones(7, bool), alpha, beta)
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(np.exp(np.float64(found)).sum(), 1, rtol=1e-5)
+        rises = np.diff(found) >= 0 if beta else np.diff(found) > 0
+        assert rises.all()

@@ -264,6 +264,24 @@ def test_slate_prices_by_hand():
     )
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: rules.gsp([3, 2, 1], [0.1, np.nan, 0.3], 2), r"quality \[1\]: .* got nan"),
+        (lambda: rules.gsp([3, 2], [0.1, 0.2], 2, np.nan), r"reserve \[\]: .* got nan"),
+        (lambda: rules.vcg([3, 2], [0.1, 0.2], [1, -0.5]), r"slot_ctr \[1\]: .* got -0.5"),
+        (lambda: rules.vcg([3, 2], [0.1, -0.2], [1, 0.5]), r"quality \[1\]: .* got -0.2"),
+        (lambda: rules.clarke([1, 2], [[0.1, 0.2], [np.nan, 0]]), r"clicks \[1, 0\]: .* nan"),
+        (lambda: rules.myerson([0, 1], [0, -1]), r"clicks \[1\]: .* got -1"),
+        (lambda: rules.myerson([0, 2, 1], [0, 1, 1]), "bid_grid must rise from 0"),
+        (lambda: rules.myerson([1, 2], [0.5, 1]), "bid_grid must rise from 0"),
+    ],
+)
+def test_what_is_no_rate_and_no_grid_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_slate_myerson_is_myerson_per_click():
     grid = np.linspace(0, [4.0, 0.0, 2.0], 5, axis=-1)
     clicks = np.array([[0, 0.1, 0.1, 0.3, 0.4], [0.2] * 5, [0.1, 0.1, 0.1, 0, 0]])

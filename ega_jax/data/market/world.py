@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ega_jax.data.market.config import LARGE, SIZES, SMALL, TINY, MarketConfig
+from ega_jax.data.market.config import MarketConfig
 from ega_jax.data.market.sampling import Groups
 from ega_jax.data.market.sources import (
     Source,
@@ -22,18 +22,6 @@ from ega_jax.data.market.sources import (
     synthetic_source,
     unit,
 )
-
-__all__ = [
-    "LARGE",
-    "SIZES",
-    "SMALL",
-    "TINY",
-    "Latents",
-    "MarketConfig",
-    "Supply",
-    "World",
-    "make_world",
-]
 
 NUM_FAVOURITES = 3
 MIN_CREATIVES, MAX_CREATIVES = 2, 5

@@ -9,7 +9,8 @@ import pytest
 
 from ega_jax.data.market import clicks
 from ega_jax.data.market.clicks import CLICK, CONVERT, IMAGE, Truth, responses
-from ega_jax.data.market.world import MarketConfig, make_world
+from ega_jax.data.market.config import MarketConfig
+from ega_jax.data.market.world import make_world
 
 CONFIG = MarketConfig(num_pois=80, num_users=12, num_sessions=10, num_slots=4)
 

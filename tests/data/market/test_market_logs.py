@@ -17,7 +17,8 @@ from absl.testing import flagsaver
 from ega_jax.data.market import behaviour, logs, policy, recall
 from ega_jax.data.market.calibration import auc, calibrate, log_sd, matrix, real_prices
 from ega_jax.data.market.clicks import Truth
-from ega_jax.data.market.world import MarketConfig, make_world
+from ega_jax.data.market.config import MarketConfig
+from ega_jax.data.market.world import make_world
 from experiments import calibrate as command
 
 CONFIG = MarketConfig(num_pois=150, num_users=900, num_sessions=3000, num_ads=10, num_organic=12)

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ega_jax.data.market.config import SIZES, MarketConfig
 from ega_jax.data.market.sampling import Groups, choose, distinct
-from ega_jax.data.market.world import SIZES, MarketConfig, make_world
+from ega_jax.data.market.world import make_world
 
 CONFIG = MarketConfig(num_pois=200, num_users=30, num_sessions=10)
 REAL = MarketConfig(
