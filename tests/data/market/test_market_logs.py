@@ -145,7 +145,7 @@ def test_the_report_is_written_and_printed(folder, tmp_path, capsys):
     (tmp_path / "p.csv").write_text("campaign,price,impressions\na,1,3\na,10,1\n")
     flags = {"data": str(folder), "out": str(tmp_path / "out"), "sessions": 500}
     with flagsaver.flagsaver(**flags, ipinyou=str(tmp_path / "p.csv")):
-        command.main([])
+        command.main()
     report = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert report["sessions"] == 500
     assert report["real.a.log_sd"] == pytest.approx(math.log(10) * math.sqrt(3) / 4)
