@@ -32,7 +32,7 @@ from ega_jax.reward.system import (
 )
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
 from ega_jax.training.mesh import split_rows
-from ega_jax.types import Catalogue, Params, Request, Slate
+from ega_jax.types import Catalogue, Params, Request, Slate, is_amount
 
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
 _CLARKE = RULES.index("clarke")
@@ -79,8 +79,7 @@ class Mechanism:
         Raises:
           ValueError: a request breaks a rule; the message names request and candidate.
         """
-        request = jax.device_get(request)  # Free to go to all devices.
-        check_request(request, self.models.items.catalogue)
+        request = checked(request, self.models.items.catalogue)
         number, settings = self._settings(rule, levers)
         return _serve(
             self.models, self.networks, self.config, self.pricing, request, settings, number
@@ -98,8 +97,7 @@ class Mechanism:
         """
         if not isinstance(self.models, Models):
             raise TypeError(f"{type(self.models).__name__} has no generator to explain")
-        request = jax.device_get(request)
-        check_request(request, self.models.items.catalogue)
+        request = checked(request, self.models.items.catalogue)
         _, settings = self._settings(rule, levers)
         single = jax.tree.map(lambda x: jnp.asarray(x[row]), request)
         return explain(self.models, self.networks, self.config, self.pricing, settings, single)
@@ -231,8 +229,11 @@ def _serve(
     return split_rows(slates, request)
 
 
-def check_request(request: Request, catalogue: Catalogue) -> None:
+def checked(request: Request, catalogue: Catalogue) -> Request:
     """Refuses requests that cannot be served, naming the first culprit.
+
+    Returns:
+      The batch on the host, free to go to all devices.
 
     Raises:
       ValueError: an id is out of range, a bid is negative, NaN or infinite, an ad or an organic
@@ -247,7 +248,7 @@ def check_request(request: Request, catalogue: Catalogue) -> None:
         ids = getattr(host, name)
         _refuse((ids < -1) | (ids >= limit), name, ids, f"outside [0, {limit})")
     shown = host.item >= 0
-    wrong = shown & host.is_ad & ~((host.bid >= 0) & (host.bid <= jnp.finfo(jnp.float32).max))
+    wrong = shown & host.is_ad & ~is_amount(host.bid)
     _refuse(wrong, "ad", host.bid, "no bid: a bid is finite and at least 0")
     _refuse(shown & ~host.is_ad & (host.bid != 0), "organic item", host.bid, "no bid of 0")
     same = (host.item[..., :, None] == host.item[..., None, :]) & shown[..., None]
@@ -256,6 +257,7 @@ def check_request(request: Request, catalogue: Catalogue) -> None:
     empty = np.flatnonzero(~shown.any(axis=-1))
     if empty.size:
         raise ValueError(f"request {empty[0]} has no candidates")
+    return host
 
 
 def _refuse(wrong: np.ndarray, name: str, values: np.ndarray, rule: str) -> None:

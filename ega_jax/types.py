@@ -24,7 +24,10 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from flax import struct
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 Params = Any
 Metrics = dict[str, jax.Array]
@@ -72,6 +75,11 @@ class Request:
     item: jax.Array  # [B, N] int32 POI ids, -1 padding; organic ones in upstream order.
     is_ad: jax.Array  # [B, N] bool.
     bid: jax.Array  # [B, N] float32, value of one click in currency; 0 for organic items.
+
+
+def is_amount(values: Any) -> Any:
+    """Whether values are amounts to compute with: not negative, and finite in float32 too."""
+    return (values >= 0) & (values <= _LARGEST)
 
 
 def repeats_an_ad(item: Any, is_ad: Any) -> Any:

@@ -199,11 +199,12 @@ def measure_auction(name: str, rounds: int) -> None:
         for rows in BATCHES:
             request = request_of(auction.batch(rows))
             (median,) = timed([lambda r=request, by=rule: mechanism.allocate(r, by)], rounds)
-            speed = {"batch": rows, "requests_per_s": rows / median}
-            emit({"part": "allocate", "shape": name, "rule": rule} | speed)
-            if rows / median < 1.1 * best:
+            speed = rows / median
+            served = {"rule": rule, "batch": rows, "requests_per_s": speed}
+            emit({"part": "allocate", "shape": name} | served)
+            if speed < 1.1 * best:
                 break  # Larger batches do not help any more.
-            best = rows / median
+            best = speed
     one, every = timed(list(auction.reallocations()), rounds)
     count = NUM_REPORTS * auction.shape.num_slots
     share = {"ms_one": 1e3 * one, "ms_all": 1e3 * every, "share": every / (count * one)}

@@ -147,7 +147,7 @@ def _joined(argv: list[str]) -> list[str]:
     """Writes `--flag value` as `--flag=value` for the flags that are looked for before parsing."""
     joined: list[str] = []
     for arg in argv:
-        if joined and SOUGHT.fullmatch(joined[-1]):
+        if joined and SOUGHT.fullmatch(joined[-1]) and not arg.startswith("--"):
             joined[-1] += f"={arg}"
         else:
             joined.append(arg)

@@ -161,6 +161,8 @@ def test_an_organic_bid_and_unknown_settings_are_refused():
         tiny_mechanism().allocate(REQUESTS, reserve=1e39)
     with pytest.raises(ValueError, match=r"alpha is 0\.0: it must be finite and above 0"):
         tiny_mechanism().allocate(REQUESTS, alpha=0.0)
+    with pytest.raises(ValueError, match="lever beta is -1"):
+        tiny_mechanism().allocate(REQUESTS, beta=-1.0)
 
 
 def test_the_truthful_mode_takes_no_reserve():
@@ -183,8 +185,6 @@ def test_a_mechanism_without_networks_is_restored(tmp_path):
     again = Mechanism.restore(tmp_path, "plain")
     assert again.networks == {}
     chex.assert_trees_all_equal(again.allocate(REQUESTS), m.allocate(REQUESTS))
-    with pytest.raises(ValueError, match="lever beta is -1"):
-        tiny_mechanism().allocate(REQUESTS, beta=-1.0)
 
 
 def test_extreme_bids_neither_break_prices_nor_order():

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from ega_jax.data.checks import Part, parts
 from ega_jax.data.ragged import Ragged
 from ega_jax.data.tables import DataError, open_table
+from ega_jax.types import is_amount
 
 REQUIRED = {
     "session_id": "integer",
@@ -143,8 +144,9 @@ def _check_slate(
         part.require_values(ok, candidates, column, "a candidate must come once")
     bids = part.lists("ad_bid", np.float64)
     part.require_equal_lengths(bids, "ad_bid", ads, "ad_poi")
-    ok = (bids.values >= 0) & (bids.values <= np.finfo(np.float32).max)
-    part.require_values(ok, bids, "ad_bid", "bids must be finite and not negative")
+    part.require_values(
+        is_amount(bids.values), bids, "ad_bid", "bids must be finite and not negative"
+    )
 
     shown = part.ids("shown_poi", num_pois, "POI")
     _check_creatives(part, "shown_creative", "shown_poi", shown, creative_poi)
@@ -159,16 +161,21 @@ def _check_slate(
     return shown, ads.lengths + organic.lengths
 
 
+def _keys(lists: Ragged, bound: int) -> np.ndarray:
+    """`[V]` numbers that are the same for values in [0, bound) that are, in the same row."""
+    return lists.row_of_value() * bound + lists.values
+
+
 def _among(lists: Ragged, others: Ragged, bound: int) -> np.ndarray:
     """`[V]` whether each value of `lists`, in [0, bound), is in the same row of `others`."""
-    keys, other_keys = (ids.row_of_value() * bound + ids.values for ids in (lists, others))
+    keys, other_keys = _keys(lists, bound), _keys(others, bound)
     other_keys = np.append(np.sort(other_keys), -1)
     return other_keys[np.searchsorted(other_keys[:-1], keys)] == keys
 
 
 def _is_first(lists: Ragged, bound: int) -> np.ndarray:
     """`[V]` whether no value before it in its row equals a value of `lists`, in [0, bound)."""
-    keys = lists.row_of_value() * bound + lists.values
+    keys = _keys(lists, bound)
     is_first = np.zeros(keys.shape, bool)
     is_first[np.unique(keys, return_index=True)[1]] = True
     return is_first

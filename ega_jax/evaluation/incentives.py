@@ -33,10 +33,10 @@ def psi(
     mask = np.asarray(mask, bool)
     chex.assert_equal_shape([truthful, mask])
     chex.assert_shape(misreport, (*mask.shape, None))
-    if not (np.isfinite(truthful[mask]).all() and np.isfinite(misreport[mask]).all()):
+    utility, lying = truthful[mask], misreport[mask]
+    if not (np.isfinite(utility).all() and np.isfinite(lying).all()):
         raise ValueError("a utility that counts is NaN or infinite")
-    utility = truthful[mask]
-    regret = np.maximum(misreport[mask].max(-1, initial=-np.inf) - utility, 0.0)
+    regret = np.maximum(lying.max(-1, initial=-np.inf) - utility, 0.0)
     paid = utility > 0
     ratio = regret[paid] / utility[paid]
     return {

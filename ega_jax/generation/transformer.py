@@ -182,8 +182,8 @@ class Block(nn.Module):
           self_keys: `[S, H, D / H, L]` each beam's own keys.
           self_values: `[S, L, H, D / H]` each beam's own values.
           self_where: `[L]` bool, positions already written.
-          cross_kv: `[M, H, D / H]` keys and values of the history's M positions, read by all beams.
-          cross_where: `[M]` bool.
+          cross_kv: `[L', H, D / H]` keys and values of the history's positions, read by all beams.
+          cross_where: `[L']` bool.
 
         Returns:
           `[S, D]`.

@@ -21,6 +21,15 @@ from jax.typing import ArrayLike
 _TINY = float(np.finfo(np.float32).tiny)  # Divides 0 into 0, and anything else beyond any bid.
 
 
+def _first_bad(values: ArrayLike) -> tuple[list[int], float] | None:
+    """Place and value of the first one that is negative, NaN or infinite; traced ones pass."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
+        return None
+    values = np.asarray(values, np.float64)
+    bad = np.argwhere(~(np.isfinite(values) & (values >= 0))).tolist()
+    return (bad[0], values[tuple(bad[0])]) if bad else None
+
+
 def check_bids(bids: ArrayLike, axes: tuple[str, ...] = ("request", "ad")) -> None:
     """Refuses bids that are no price; traced ones cannot be read and pass.
 
@@ -31,25 +40,19 @@ def check_bids(bids: ArrayLike, axes: tuple[str, ...] = ("request", "ad")) -> No
     Raises:
       ValueError: names the first bid that is negative, NaN or infinite.
     """
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(bids)):
-        return
-    bids = np.asarray(bids, np.float64)
-    bad = np.argwhere(~(np.isfinite(bids) & (bids >= 0)))
-    if bad.size:
-        place = ", ".join(f"{axis} {i}" for axis, i in zip(axes[-bids.ndim :], bad[0], strict=True))
-        raise ValueError(f"{place}: a bid is finite and at least 0, got {bids[tuple(bad[0])]}")
+    if bad := _first_bad(bids):
+        place, bid = bad
+        named = zip(axes[-len(place) :], place, strict=True)
+        culprit = ", ".join(f"{axis} {i}" for axis, i in named)
+        raise ValueError(f"{culprit}: a bid is finite and at least 0, got {bid}")
 
 
 def _check_rates(**named: ArrayLike) -> None:
-    """Refuses factors of click rates, and reserves, that are negative or not finite; see above."""
+    """Refuses factors of click rates, and reserves, that are negative, NaN or infinite."""
     for name, values in named.items():
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
-            continue
-        values = np.asarray(values, np.float64)
-        bad = ~(np.isfinite(values) & (values >= 0))
-        if bad.any():
-            place = tuple(np.argwhere(bad)[0].tolist())
-            raise ValueError(f"{name} {list(place)}: finite and at least 0, got {values[place]}")
+        if bad := _first_bad(values):
+            place, value = bad
+            raise ValueError(f"{name} {place}: finite and at least 0, got {value}")
 
 
 def _floats(*values: ArrayLike) -> tuple[ModuleType, list[Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_auction
 from tiny_auction import PHASES, STEPS, align, copied, training
-from tiny_runs import NUM_SLOTS
+from tiny_runs import NUM_SLOTS, Flag
 
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.pricing import RULES
@@ -114,10 +114,9 @@ def test_the_restored_mechanism_serves_what_was_trained(finished):
 def test_a_sweep_serves_each_point_once(finished, monkeypatch):
     config, workdir = finished
     monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
-    flag = lambda value: type("Flag", (), {"value": value})
     settings = {"ALPHAS": [], "BETAS": ["0", "8"], "RULE": "gsp", "SESSIONS": 4}
     for name, value in settings.items():
-        monkeypatch.setattr(sweep, f"_{name}", flag(value))
+        monkeypatch.setattr(sweep, f"_{name}", Flag(value))
     points = []
     served = lambda *args, **levers: points.append(levers) or real(*args, **levers)
     real = sweep.served
@@ -138,16 +137,15 @@ def test_a_sweep_serves_each_point_once(finished, monkeypatch):
 def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypatch):
     config, workdir = finished
     monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
-    flag = lambda value: type("Flag", (), {"value": value})
     for name in ("ALPHAS", "BETAS", "SLOTS", "CODES"):
-        monkeypatch.setattr(sweep, f"_{name}", flag([]))
-    monkeypatch.setattr(sweep, "_BEAMS", flag(["2"]))
-    monkeypatch.setattr(sweep, "_LAYERS", flag(["2"]))
-    monkeypatch.setattr(sweep, "_SESSIONS", flag(4))
-    monkeypatch.setattr(sweep, "_RULE", flag("threshold"))
+        monkeypatch.setattr(sweep, f"_{name}", Flag([]))
+    monkeypatch.setattr(sweep, "_BEAMS", Flag(["2"]))
+    monkeypatch.setattr(sweep, "_LAYERS", Flag(["2"]))
+    monkeypatch.setattr(sweep, "_SESSIONS", Flag(4))
+    monkeypatch.setattr(sweep, "_RULE", Flag("threshold"))
     with pytest.raises(ValueError, match=r"not trained again for other .*--rule=gsp"):
         sweep.main()
-    monkeypatch.setattr(sweep, "_RULE", flag("gsp"))
+    monkeypatch.setattr(sweep, "_RULE", Flag("gsp"))
     before = (workdir / "config.json").read_bytes()
     sweep.main()
     own = json.loads((workdir / "sweep" / "layers-2" / "config.json").read_text())
@@ -158,7 +156,7 @@ def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypat
         assert 0 < place[setting]["2"]["model"]["ctr_poi"] < 1
     monkeypatch.setattr(sweep, "retrained", lambda *_: pytest.fail("trained again"))
     sweep.main()
-    monkeypatch.setattr(sweep, "_SLOTS", flag(["4"]))
+    monkeypatch.setattr(sweep, "_SLOTS", Flag(["4"]))
     with pytest.raises(ValueError, match="take the embedded market"):
         sweep.main()
 
@@ -167,7 +165,7 @@ def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypat
 def test_the_reward_model_and_its_control_are_trained_once_a_seed(finished, monkeypatch, capsys):
     config, workdir = finished
     monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
-    monkeypatch.setattr(reward_control, "_SEEDS", type("Flag", (), {"value": 2}))
+    monkeypatch.setattr(reward_control, "_SEEDS", Flag(2))
     reward_control.main()
     known = json.loads((workdir / "results.json").read_text())["reward_control"]
     assert known["slate"].keys() == known["pointwise"].keys() == {"0", "1"}

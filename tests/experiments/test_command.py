@@ -11,6 +11,7 @@ import tiny_runs
 from tiny_runs import tiny_config
 
 from ega_jax.training.checkpoints import check_workdir
+from experiments import command
 
 PRETRAIN, EVALUATE = "experiments.pretrain", "experiments.evaluate"
 
@@ -127,6 +128,12 @@ def test_a_config_that_would_not_be_read_is_refused(tmp_path, given):
     code, printed = run("experiments.tune", ["--workdir", tmp_path, *given.split("=")], tmp_path)
     assert code == 1
     assert printed.startswith(f"error: {given}: this command takes the config that the workdir was")
+
+
+def test_a_value_may_follow_its_flag_and_a_switch_takes_none():
+    argv = ["prog", "--workdir", "a", "--config.allocation.bid_free", "--config", "b", "--sessions"]
+    expected = ["--workdir=a", "--config.allocation.bid_free", "--config=b", "--sessions"]
+    assert command._joined(argv) == ["prog", *expected]
 
 
 @pytest.mark.parametrize(

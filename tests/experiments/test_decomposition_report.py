@@ -2,6 +2,7 @@
 
 import pytest
 from matplotlib import image
+from tiny_runs import Flag
 
 from experiments import auction_align, command, decomposition
 
@@ -34,10 +35,7 @@ def test_table_and_figure(capsys, tmp_path):
 
 
 def test_a_system_that_is_not_there(monkeypatch, tmp_path):
-    class Flag:
-        value = "mca"
-
     monkeypatch.setattr(command, "find_workdir", lambda: ({}, tmp_path))
-    monkeypatch.setattr(auction_align, "_SYSTEM", Flag)
+    monkeypatch.setattr(auction_align, "_SYSTEM", Flag("mca"))
     with pytest.raises(FileNotFoundError, match="no system 'mca'"):
         decomposition.main()

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from tiny_runs import Flag
 
 from ega_jax.evaluation.comparison import METRICS, SERVED
 from ega_jax.evaluation.report import read_results
@@ -14,13 +15,6 @@ from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, rea
 from experiments import command, tables, tune
 
 FAST = ["mca", "gr", "ega", "ega-gsp"]  # The other ablations are compiled anew, each a minute.
-
-
-class Flag:
-    """Stands for a parsed flag."""
-
-    def __init__(self, value):
-        self.value = value
 
 
 def run_command(config, root, monkeypatch, names=FAST):

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiny_runs import tiny_config, write_ad_log
+from tiny_runs import Flag, tiny_config, write_ad_log
 
 from ega_jax.evaluation.report import write_results
 from ega_jax.training import loop
@@ -55,12 +55,9 @@ def align(config, workdir, system="ega"):
         check_workdir(workdir, config, command.FREE)
         return json.loads(json.dumps(config)), workdir
 
-    class Flag:
-        value = system
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "open_workdir", open_workdir)
-        patch.setattr(auction_align, "_SYSTEM", Flag)
+        patch.setattr(auction_align, "_SYSTEM", Flag(system))
         auction_align.main()
 
 

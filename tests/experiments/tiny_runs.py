@@ -48,6 +48,13 @@ TINY = {
 }
 
 
+class Flag:
+    """Stands for a parsed flag."""
+
+    def __init__(self, value):
+        self.value = value
+
+
 def tiny_config(folder, kind="rqvae", **groups):
     """The config of a run on a folder, as commands get it; `groups` change its fields."""
     config = market.get_config("tiny")
