@@ -15,7 +15,7 @@ from ega_jax.generation.bidding import log_weights
 from ega_jax.generation.generator import codes_of
 from ega_jax.generation.slate_policy import slate_path
 from ega_jax.payment.elsewhere import look_elsewhere
-from ega_jax.payment.pricing import PricingConfig, marginal_values, prices
+from ega_jax.payment.pricing import PricingConfig, prices
 from ega_jax.reward.allocation import AllocationConfig, Models, candidates_of
 from ega_jax.reward.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
 from ega_jax.types import Params, Request
@@ -107,7 +107,7 @@ def explain(
         **_tokens(models, config, levers, offer, bid, shown),
         log_z=shown.log_z,
         pctr=shown.prediction.click_poi,
-        contribution=jnp.where(filled, marginal_values(menu, elsewhere.without), 0.0),
+        contribution=jnp.where(filled, menu.value.max() - elsewhere.without, 0.0),
         price=dict(zip(pricing.rules, every, strict=True)),
         lowest_bid=lowest_bids(models, config, levers, offer, bid, shown),
     )

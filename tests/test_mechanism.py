@@ -187,6 +187,21 @@ def test_a_mechanism_without_networks_is_restored(tmp_path):
     chex.assert_trees_all_equal(again.allocate(REQUESTS), m.allocate(REQUESTS))
 
 
+def test_a_bid_beyond_all_others_pays_what_it_costs_them():
+    """It is shown from some bid on and owes the same from there; its value drowns nothing."""
+    is_loud = np.arange(N) == REQUESTS.is_ad.argmax(1)[:, None]
+    loud = lambda factor: REQUESTS.replace(
+        bid=np.where(is_loud, REQUESTS.bid * factor, REQUESTS.bid).astype(np.float32)
+    )
+    before, after = (tiny_mechanism().allocate(loud(x), TRUTHFUL) for x in (1e3, 1e9))
+    chex.assert_trees_all_equal(before.items, after.items)
+    own = np.asarray(before.items) == REQUESTS.item[is_loud][:, None]
+    owed = np.asarray(before.price_per_click)[own]
+    assert owed.size == len(own)
+    assert (owed > 0).any()
+    np.testing.assert_allclose(np.asarray(after.price_per_click)[own], owed, rtol=1e-4)
+
+
 def test_extreme_bids_neither_break_prices_nor_order():
     """0, 1e-9 and 1e9, equal bids, one ad, no ad."""
     for bids in ([0.0] * N, [1e-9] * N, [1e9] * N, [1e9, 1e-9, 0.0, 1.0, 1.0, 1.0]):

@@ -18,6 +18,7 @@ from ega_jax.payment.elsewhere import (
     owed,
     posted_price,
     scale_of,
+    value_to_others,
 )
 from ega_jax.payment.network import Context, PaymentConfig
 from ega_jax.payment.regret import Outcome, Table, tabulate
@@ -94,11 +95,6 @@ def context_of(
     )
 
 
-def marginal_values(menu: Menu, without: jax.Array) -> jax.Array:
-    """Marginal contributions (31) `[K]` in currency from the values without each ad `[K]`."""
-    return menu.value.max() - without
-
-
 def prices(
     networks: dict[str, Params],
     pricing: PricingConfig,
@@ -129,7 +125,8 @@ def prices(
     losing = offer.is_ad & ~jnp.isin(places, allocation.candidate) & (bid >= levers.reserve)
     best_losing = jnp.max(bid * offer.quality, where=losing, initial=0.0)
     quality = offer.quality[jnp.maximum(allocation.candidate, 0)]
-    pctr = menu.pctr[jnp.argmax(menu.value)]
+    best = jnp.argmax(menu.value)
+    left = value_to_others(menu, bid, allocation.candidate, levers)[:, best]
     context = context_of(offer, allocation, menu, bid, levers, elsewhere)
     learned = [
         network.price(networks[head], PaymentConfig(head, pricing.hidden), context, own)
@@ -139,7 +136,7 @@ def prices(
         [
             rules.slate_first_price(own, is_ad),
             rules.slate_gsp(own, quality, is_ad, best_losing),
-            rules.slate_clarke(own, pctr, marginal_values(menu, elsewhere.without)),
+            rules.slate_clarke(own, menu.pctr[best], elsewhere.without - left),
             *learned,
         ]
     )

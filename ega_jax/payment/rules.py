@@ -227,19 +227,19 @@ def slate_gsp(
     return jnp.where(is_ad, price[jnp.argsort(order)], 0.0)
 
 
-def slate_clarke(bid: jax.Array, pctr: jax.Array, marginal: jax.Array) -> jax.Array:
-    """Clarke payment `b pctr - r` of each ad, per click.
+def slate_clarke(bid: jax.Array, pctr: jax.Array, cost: jax.Array) -> jax.Array:
+    """Clarke payment of each ad, per click: `b pctr - r`, with r of eq. 31, is its cost to others.
 
     Args:
       bid: `[K]` currency per click, 0 for organic items.
       pctr: `[K]` predicted click rate; without clicks the price is 0.
-      marginal: `[K]` marginal contribution r of eq. 31, currency per impression.
+      cost: `[K]` what the ad's presence costs the others, currency per impression. Taken as such,
+        not as a difference from the ad's own value, in which it drowns where the bid is large.
 
     Returns:
       `[K]` price per click.
     """
-    price = bid - marginal / jnp.maximum(pctr, _TINY)
-    return jnp.where(pctr > 0, jnp.clip(price, 0.0, bid), 0.0)
+    return jnp.where(pctr > 0, jnp.clip(cost / jnp.maximum(pctr, _TINY), 0.0, bid), 0.0)
 
 
 def slate_myerson(bid_grid: jax.Array, clicks: jax.Array) -> jax.Array:

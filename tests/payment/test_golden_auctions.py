@@ -150,7 +150,7 @@ def test_permutation_externality(rule):
     close(total, fractions(case, "clarke_total"))
     marginal = bids * x - np.asarray(total)
     close(marginal[:2], fractions(case, "marginal_contribution_eq31"))
-    close(slate_clarke(bids, x, marginal), fractions(case, "clarke_per_click"))
+    close(slate_clarke(bids, x, total), fractions(case, "clarke_per_click"))
 
 
 def test_clarke_is_the_myerson_integral():

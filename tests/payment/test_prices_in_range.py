@@ -46,8 +46,7 @@ def test_the_inputs_hold_the_extremes(inputs):
 
 def clarke_price(bid, pctr, is_ad):
     del is_ad
-    marginal = bid * pctr * jnp.linspace(-0.5, 1.5, K)
-    return rules.slate_clarke(bid, pctr, marginal)
+    return rules.slate_clarke(bid, pctr, bid * pctr * jnp.linspace(-0.5, 1.5, K))
 
 
 def myerson_price(bid, pctr, is_ad):

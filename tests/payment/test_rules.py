@@ -257,7 +257,7 @@ def test_slate_prices_by_hand():
     is_ad = jnp.array([True, False, True, True])
     np.testing.assert_array_equal(rules.slate_first_price(bid, is_ad), [4, 0, 2, 3])
     np.testing.assert_allclose(
-        rules.slate_clarke(bid, pctr, jnp.array([1.5, 0.0, 0.0, 9.0])), [1, 0, 0, 0]
+        rules.slate_clarke(bid, pctr, jnp.array([0.5, 0.1, 0.5, -9.0])), [1, 0, 0, 0]
     )
     np.testing.assert_allclose(
         rules.with_reserve(jnp.array([1.0, 0, 0, 2.5]), bid, is_ad, 2.25), [2.25, 0, 2, 2.5]
