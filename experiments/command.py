@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from flax.traverse_util import flatten_dict
+from ml_collections import config_flags
 
 from ega_jax.data.tables import DataError
 from ega_jax.training.checkpoints import (
@@ -24,6 +25,7 @@ from ega_jax.training.checkpoints import (
 )
 from ega_jax.training.loop import Interrupted, NonFiniteLossError
 from ega_jax.training.mesh import join_hosts, split_cpu
+from experiments.checks import check_config
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT = "market.py:tiny"
@@ -90,8 +92,10 @@ def open_workdir(free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
 
     Raises:
       ConfigMismatchError: the workdir was made with another config.
+      ValueError: a field's value is out of its range; no workdir is made.
     """
     config = flags.FLAGS.config.to_dict()
+    check_config(config)
     workdir = Path(_WORKDIR.value or Path("runs") / config["name"]).absolute()
     check_workdir(workdir, config, free)
     return config, workdir
@@ -204,18 +208,9 @@ def _unknown_fields(argv: list[str]) -> str:
     """Names the flags of config fields that do not exist, with all that do; "" if all do."""
     path, _, variant = _config_named(argv).partition(":")
     config = runpy.run_path(path)["get_config"](*filter(None, [variant]))
-    valid = [f"config.{name}" for name in _names(config)]
+    valid = [f"config.{name}" for name in sorted(flatten_dict(config.to_dict(), sep="."))]
     named = [arg.lstrip("-").partition("=")[0] for arg in argv if arg.startswith(FIELD)]
     unknown = [name for name in named if name not in valid]
     if not unknown:
         return ""
     return f"no config field {', '.join(unknown)}; valid fields:\n  " + "\n  ".join(valid)
-
-
-def _names(fields: ConfigDict, prefix: str = "") -> list[str]:
-    """Dotted names of a config's fields."""
-    names = []
-    for name, value in sorted(fields.items()):
-        group = isinstance(value, ConfigDict)
-        names += _names(value, f"{prefix}{name}.") if group else [prefix + name]
-    return names

@@ -38,6 +38,7 @@ from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from experiments import auction_align, command
+from experiments.checks import check_config
 from experiments.pretrain import pretrained
 
 command.define_config()
@@ -109,9 +110,14 @@ def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -
 
 
 def changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with dotted fields set."""
+    """A config with dotted fields set.
+
+    Raises:
+      ValueError: a value is out of its field's range.
+    """
     settings = ConfigDict(config)
     settings.update_from_flattened_dict(changes)
+    check_config(settings.to_dict())
     return settings.to_dict()
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ega_jax.data.sequences import SequenceDataset
 from ega_jax.generation import generator
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.generation.pretraining import CodeTree, code_tree, pretraining_loss
-from ega_jax.training.checkpoints import PhaseCheckpoints, restore_tree
+from ega_jax.training.checkpoints import PhaseCheckpoints, check_workdir, restore_tree
 from ega_jax.training.loop import Phase, train
 from ega_jax.training.metrics import read_metrics
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -98,10 +99,19 @@ class Pretraining:
 
     @functools.cached_property
     def tokens(self) -> dict[str, Tokens]:
-        """Tokens of the POIs and, where there are any, of the creatives."""
-        embeddings = {"poi": self._item_embedding()}
+        """Tokens of the POIs and, where there are any, of the creatives.
+
+        Raises:
+          ConfigMismatchError: the workdir's tokens are of other items than the dataset's.
+        """
+        given = {"poi": self.dataset.item_embedding}
         if self.dataset.summary.num_creatives:
-            embeddings["creative"] = self.dataset.creative_embedding
+            given["creative"] = self.dataset.creative_embedding
+        known = {
+            name: f"{zlib.crc32(embedding.tobytes()):08x}" for name, embedding in given.items()
+        }
+        check_workdir(self.workdir / "tokenizers", {"data.path": {"embeddings_crc32": known}})
+        embeddings = given | {"poi": self._item_embedding()}
         settings = TokenizerSettings(**self.config["tokenizer"])
         return {
             name: tokenize(

@@ -99,6 +99,14 @@ def test_a_broken_dataset_is_named_before_any_training(tmp_path, how):
     json.loads((workdir / "config.json").read_text())
 
 
+def test_a_value_out_of_range_makes_no_workdir(tmp_path):
+    arguments = ["--config.auction.num_sessions=0", f"--workdir={tmp_path / 'run'}"]
+    code, printed = run("experiments.auction_align", arguments, tmp_path)
+    assert code == 1
+    assert printed == "error: config.auction.num_sessions is 0: it must be at least 1\n"
+    assert contents(tmp_path) == {"printed.txt"}
+
+
 def test_a_workdir_of_another_config_names_field_found_and_expected(tmp_path):
     workdir = tmp_path / "run"
     check_workdir(workdir, tiny_config("data"))

@@ -8,12 +8,13 @@ import signal
 import chex
 import jax
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tiny_runs
 from tiny_runs import NUM_POIS, STEPS, tiny_config
 
 from ega_jax.evaluation.interest import creative_unigram
-from ega_jax.training.checkpoints import CheckpointMismatchError
+from ega_jax.training.checkpoints import CheckpointMismatchError, ConfigMismatchError
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
 from ega_jax.training.pretraining import Pretraining, owned_creatives
@@ -113,6 +114,25 @@ def test_a_checkpoint_of_another_shape_is_named(finished, group, field, value, m
     other = config | {group: config[group] | {field: value}}
     with pytest.raises(CheckpointMismatchError, match=message):
         Pretraining(other, workdir, data_mesh()).restore_generator()
+
+
+def test_tokens_are_of_the_items_that_they_were_made_of(finished, tmp_path):
+    config, workdir = finished
+    folder = tiny_runs.write_ad_log(tmp_path / "moved")
+    shutil.copytree(workdir / "tokenizers", tmp_path / "tokenizers")
+    tokens_of = lambda path: (
+        Pretraining(
+            config | {"data": config["data"] | {"path": str(path)}}, tmp_path, data_mesh()
+        ).tokens
+    )
+    codes = Pretraining(config, workdir, data_mesh()).tokens["poi"].codes
+    np.testing.assert_array_equal(tokens_of(folder)["poi"].codes, codes)
+    path = folder / "pois.parquet"
+    table = pq.read_table(path)
+    other = table["embedding"].take(np.arange(table.num_rows)[::-1])
+    pq.write_table(table.set_column(1, "embedding", other), path)
+    with pytest.raises(ConfigMismatchError, match=r"data\.path\.embeddings_crc32\.poi: found"):
+        tokens_of(folder)
 
 
 def test_a_workdir_without_generator_says_what_to_do(finished, tmp_path):

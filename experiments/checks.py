@@ -1,0 +1,103 @@
+"""Which values the fields of a config may take: asked before a command makes anything of them."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+
+from ega_jax.baselines.sasrec import LOSSES
+from ega_jax.baselines.systems import KINDS as SYSTEMS
+from ega_jax.data.ad_logs import SPLITS
+from ega_jax.data.market.config import SIZES, WORLDS
+from ega_jax.data.sequences import HELD_OUT
+from ega_jax.generation.alignment import PARTS
+from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS
+from ega_jax.payment.lagrangian import REGRETS
+from ega_jax.payment.network import HEADS
+from ega_jax.payment.pricing import RULES
+from ega_jax.training.optimizer import SCHEDULES
+from ega_jax.training.tokenization import KINDS as TOKENIZERS
+
+CHOICES = {  # By the last part of a field's name, as below, or by all of it.
+    "size": tuple(SIZES),
+    "split": (*HELD_OUT, *SPLITS),
+    "world": WORLDS,
+    "tokenizer.kind": TOKENIZERS,
+    "dtype": ("float32", "bfloat16"),
+    "schedule": SCHEDULES,
+    "token_bid": TOKEN_BIDS,
+    "scope": SCOPES,
+    "part": PARTS,
+    "heads": HEADS,
+    "regret": REGRETS,
+    "system": tuple(SYSTEMS),
+    "rule": RULES,
+    "loss": LOSSES,
+}
+RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    (
+        "at least 1",
+        lambda x: x >= 1,
+        "batch_size checkpoint_every log_every evaluate_every history_length num_layers "
+        "num_iterations hidden latent width num_heads blocks encoder_blocks decoder_blocks "
+        "num_beams validation_rows num_sessions num_served num_reports tabulated_at_once "
+        "update_every num_recalled screen num_last num_steps",
+    ),
+    ("at least 2", lambda x: x >= 2, "num_codes"),
+    (
+        "at least 0",
+        lambda x: x >= 0,
+        "seed num_slots warmup_steps max_ads min_gap joint_rows sampled num_losing weight_decay "
+        "exposure_weight beta kappa reserve kl_weight multiplier_init probes alignment.num_steps",
+    ),
+    ("above 0", lambda x: x > 0, "learning_rate clip_norm alpha rho rho_growth rho_max strength"),
+    ("a share from 0 to 1", lambda x: 0 <= x <= 1, "interactions final_fraction discount epsilon"),
+    ("a share below 1", lambda x: 0 <= x < 1, "dropout_rate history_dropout"),
+    ("a share above 0", lambda x: 0 < x <= 1, "fractions recency tau"),
+)
+_RANGES = {name: (words, test) for words, test, names in RANGES for name in names.split()}
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuses a config with a value that nothing can be done with.
+
+    Args:
+      config: nested settings of any config file.
+
+    Raises:
+      ValueError: names the first field that is not one of its choices, is out of its range, or
+        does not fit another field.
+    """
+    fields: dict[str, Any] = flatten_dict(config, sep=".")
+    _check_values(fields)
+    _check_relations(fields)
+
+
+def _check_values(fields: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if (valid := _of(CHOICES, name)) and one not in valid:
+                raise ValueError(f"config.{name}: {one!r} is not one of {', '.join(valid)}")
+            if (found := _of(_RANGES, name)) and one is not None:
+                words, is_valid = found
+                if not (math.isfinite(one) and is_valid(one)):
+                    raise ValueError(f"config.{name} is {one}: it must be {words}")
+
+
+def _check_relations(fields: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
+        group, _, last = name.rpartition(".")
+        if last == "num_heads" and (width := fields[f"{group}.width"]) % value:
+            raise ValueError(f"config.{name}: {value} heads do not divide a width of {width}")
+        if last == "warmup_steps":
+            steps = fields.get(f"{group}.num_steps", fields["training.num_steps"])
+            if value >= steps:
+                raise ValueError(f"config.{name}: {value} leave none of {steps} steps")
+    if sum(shares := fields.get("data.fractions", ())) >= 1:
+        raise ValueError(f"config.data.fractions: {tuple(shares)} leave no sessions to test")
+
+
+def _of(rules: Mapping[str, Any], name: str) -> Any:
+    """What stands for a field, by all of its name or its last part; `None` without either."""
+    return rules.get(name, rules.get(name.rpartition(".")[2]))
