@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +34,7 @@ from ega_jax.training.mesh import split_rows
 from ega_jax.types import Catalogue, Params, Request, Slate, is_amount
 
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
+SHAPED_AS = {"is_ad": "item", "bid": "item", "history_creative": "history_poi"}
 _CLARKE = RULES.index("clarke")
 
 
@@ -69,7 +69,7 @@ class Mechanism:
         """Chooses and prices a slate for each request.
 
         Args:
-          request: a batch of requests.
+          request: a batch of requests; of histories, the last T behaviours are read.
           rule: payment rule instead of the default, one of `choices`.
           **levers: fields of `Levers` instead of the defaults; none of them recompiles.
 
@@ -79,7 +79,7 @@ class Mechanism:
         Raises:
           ValueError: a request breaks a rule; the message names request and candidate.
         """
-        request = checked(request, self.models.items.catalogue)
+        request = self._checked(request)
         number, settings = self._settings(rule, levers)
         return _serve(
             self.models, self.networks, self.config, self.pricing, request, settings, number
@@ -97,10 +97,13 @@ class Mechanism:
         """
         if not isinstance(self.models, Models):
             raise TypeError(f"{type(self.models).__name__} has no generator to explain")
-        request = checked(request, self.models.items.catalogue)
+        request = self._checked(request)
         _, settings = self._settings(rule, levers)
         single = jax.tree.map(lambda x: jnp.asarray(x[row]), request)
         return explain(self.models, self.networks, self.config, self.pricing, settings, single)
+
+    def _checked(self, request: Request) -> Request:
+        return checked(request, self.models.items.catalogue, self.config.reward.history_length)
 
     def _settings(self, rule: str | None, changes: Mapping[str, Any]) -> tuple[jax.Array, Levers]:
         """The rule's number and the levers of one call."""
@@ -229,23 +232,36 @@ def _serve(
     return split_rows(slates, request)
 
 
-def checked(request: Request, catalogue: Catalogue) -> Request:
+def checked(request: Request, catalogue: Catalogue, history_length: int) -> Request:
     """Refuses requests that cannot be served, naming the first culprit.
 
+    Args:
+      request: a batch, on any device or as lists; histories of any length.
+      catalogue: what ids stand for.
+      history_length: T, the behaviours that the models read.
+
     Returns:
-      The batch on the host, free to go to all devices.
+      The batch on the host, free to go to all devices; histories `[B, T]`, of the last behaviours.
 
     Raises:
-      ValueError: an id is out of range, a bid is negative, NaN or infinite, an ad or an organic
-        item comes twice, or there is nothing to show.
+      ValueError: shapes do not agree, an id is out of range, a bid is negative, NaN or infinite,
+        an ad or an organic item comes twice, or there is nothing to show.
     """
-    host = jax.device_get(request)
-    chex.assert_equal_shape([host.item, host.is_ad, host.bid])
-    chex.assert_equal_shape([host.history_poi, host.history_creative])
+    arrays: Any = {name: np.asarray(values) for name, values in vars(request).items()}
+    host: Any = Request(**arrays)
+    for field, name in SHAPED_AS.items():
+        shape, expected = getattr(host, field).shape, getattr(host, name).shape
+        if shape != expected or len(shape) != 2 or shape[0] != len(host.item):
+            raise ValueError(
+                f"{field} is {list(shape)} and {name} {list(expected)} in a batch of "
+                f"{len(host.item)}: both are rows of one length for every request"
+            )
     pois, creatives = catalogue.poi_codes.shape[0], catalogue.creative_codes.shape[0]
     limits = {"item": pois, "history_poi": pois, "history_creative": creatives}
     for name, limit in limits.items():
         ids = getattr(host, name)
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"{name} is {ids.dtype}: ids are integers")
         _refuse((ids < -1) | (ids >= limit), name, ids, f"outside [0, {limit})")
     shown = host.item >= 0
     wrong = shown & host.is_ad & ~is_amount(host.bid)
@@ -257,7 +273,12 @@ def checked(request: Request, catalogue: Catalogue) -> Request:
     empty = np.flatnonzero(~shown.any(axis=-1))
     if empty.size:
         raise ValueError(f"request {empty[0]} has no candidates")
-    return host
+    last = lambda ids: np.pad(ids, ((0, 0), (history_length, 0)), constant_values=-1)[
+        :, -history_length:
+    ]
+    return host.replace(
+        history_poi=last(host.history_poi), history_creative=last(host.history_creative)
+    )
 
 
 def _refuse(wrong: np.ndarray, name: str, values: np.ndarray, rule: str) -> None:

@@ -1,7 +1,6 @@
 """One call from requests to prices: bounds, messages, levers, and saving."""
 
 import dataclasses
-import functools
 import itertools
 
 import chex
@@ -9,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import CONFIG, LEVERS, K, N, P, R, random_requests, tiny_models
+from tiny_mechanism import tiny_mechanism
+from tiny_models import LEVERS, K, N, P, R, random_requests
 
 from ega_jax import mechanism
 from ega_jax.mechanism import TRUTHFUL, Mechanism, mechanism_folder
-from ega_jax.payment import network
-from ega_jax.payment.network import Context, PaymentConfig
 from ega_jax.payment.pricing import RULES, PricingConfig
+from ega_jax.types import Request
 
-PRICING = PricingConfig(hidden=(8, 4), probes=(0.0, 1.0))
 REQUESTS = random_requests(11, 6)
 
 
@@ -25,21 +23,6 @@ REQUESTS = random_requests(11, 6)
 def _broadcasting():
     with jax.numpy_rank_promotion("allow"):
         yield
-
-
-@functools.cache
-def tiny_mechanism(num_beams=6):
-    models = tiny_models()
-    width = 2 * CONFIG.reward.width
-    context = Context(
-        jnp.zeros((K, width)), jnp.zeros((K, N + 3)), jnp.zeros((K, 2)), jnp.zeros(K), jnp.ones(K)
-    )
-    networks = {
-        head: network.init(jax.random.key(1), PaymentConfig(head, PRICING.hidden), context)
-        for head in network.HEADS
-    }
-    config = dataclasses.replace(CONFIG, num_beams=num_beams)
-    return Mechanism(models, networks, config, PRICING, LEVERS, "threshold")
 
 
 @pytest.mark.parametrize("rule", [*RULES, TRUTHFUL])
@@ -139,11 +122,46 @@ HUGE.bid[AD_ROW, AD] = 1e39
         (changed("item", 2, slice(None), -1), "request 2 has no candidates"),
         (TWICE, rf"request {AD_ROW}, candidate {AD}: \d+ is there already"),
         (HUGE, f"request {AD_ROW}, ad {AD}: 1e\\+39 is no bid"),
+        (
+            REQUESTS.replace(bid=REQUESTS.bid[:, 1:]),
+            r"bid is \[6, 5\] and item \[6, 6\] in a batch",
+        ),
+        (REQUESTS.replace(item=REQUESTS.item * 1.0), "item is float64: ids are integers"),
+        (REQUESTS.replace(history_poi=REQUESTS.history_poi[0]), r"history_poi \[4\] in a batch"),
     ],
 )
 def test_a_request_that_breaks_a_rule_is_named(request_, message):
     with pytest.raises(ValueError, match=message):
         tiny_mechanism().allocate(request_)
+
+
+def test_few_candidates_are_served_whatever_there_are():
+    """Fewer than there are slots, rivals that count, or candidates of a logged request."""
+    few = REQUESTS.replace(**{n: getattr(REQUESTS, n)[:, :2] for n in ("item", "is_ad", "bid")})
+    widened = few.replace(
+        item=np.where(np.arange(N) < 2, REQUESTS.item, -1),
+        is_ad=REQUESTS.is_ad & (np.arange(N) < 2),
+        bid=np.where(np.arange(N) < 2, REQUESTS.bid, 0.0),
+    )
+    slates = [tiny_mechanism().allocate(request) for request in (few, widened)]
+    chex.assert_trees_all_close(*slates, rtol=1e-5)
+
+
+def test_histories_of_any_length_and_lists_are_served():
+    expected = tiny_mechanism().allocate(REQUESTS)
+    names = ("history_poi", "history_creative")
+    behaviour = np.full((6, 2), 3)
+    longer = {name: np.hstack([behaviour, getattr(REQUESTS, name)]) for name in names}
+    chex.assert_trees_all_equal(tiny_mechanism().allocate(REQUESTS.replace(**longer)), expected)
+    shorter = {name: getattr(REQUESTS, name)[:, -1:] for name in names}
+    padded = {
+        name: np.pad(ids, ((0, 0), (3, 0)), constant_values=-1) for name, ids in shorter.items()
+    }
+    chex.assert_trees_all_equal(
+        *[tiny_mechanism().allocate(REQUESTS.replace(**ids)) for ids in (shorter, padded)]
+    )
+    lists = Request(**{name: values.tolist() for name, values in vars(REQUESTS).items()})
+    chex.assert_trees_all_equal(tiny_mechanism().allocate(lists), expected)
 
 
 def test_an_organic_bid_and_unknown_settings_are_refused():

@@ -6,10 +6,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny_models import CONFIG, LEVERS, K, N, random_requests, tiny_models
+from tiny_models import CONFIG, LEVERS, K, random_requests, tiny_models
 
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment import network
+from ega_jax.payment.elsewhere import NUM_RIVALS
 from ega_jax.payment.network import Context, PaymentConfig
 from ega_jax.payment.pricing import PricingConfig
 from ega_jax.types import Request
@@ -23,7 +24,7 @@ def tiny_mechanism() -> Mechanism:
     """Random networks, moved away from where they start: at one price for all."""
     width = 2 * CONFIG.reward.width
     context = Context(
-        jnp.zeros((K, width)), jnp.zeros((K, N + 3)), jnp.zeros((K, 2)), jnp.zeros(K), jnp.ones(K)
+        *(jnp.zeros((K, size)) for size in (width, NUM_RIVALS + 3, 2)), jnp.zeros(K), jnp.ones(K)
     )
 
     @jax.jit

@@ -101,14 +101,16 @@ def asked_by_rivals(offer: Offer, bid: jax.Array, ads: jax.Array) -> jax.Array:
       ads: `[A]` int32 candidates, -1 for none.
 
     Returns:
-      `[A, M]` falling `b_j * q_j / q_i`, with the click probabilities of candidates on their own;
-      0 after the last rival. Losing ads are among them: the price of a slot comes from those.
+      `[A, NUM_RIVALS]` falling `b_j * q_j / q_i`, with the click probabilities of candidates on
+      their own; 0 after the last rival. Losing ads are among them: the price of a slot comes from
+      those.
     """
     own = jnp.maximum(ads, 0)
     quality = jnp.maximum(offer.quality, _NO_QUALITY)
     rival = offer.is_ad & (own[:, None] != jnp.arange(bid.shape[0]))  # [A, N]
     needed = jnp.where(rival, bid * quality / quality[own][:, None], 0.0)
-    return jax.lax.top_k(needed, min(NUM_RIVALS, bid.shape[0]))[0]
+    strongest = jax.lax.top_k(needed, min(NUM_RIVALS, bid.shape[0]))[0]
+    return jnp.pad(strongest, ((0, 0), (0, NUM_RIVALS - strongest.shape[1])))
 
 
 def scale_of(asked: jax.Array) -> jax.Array:

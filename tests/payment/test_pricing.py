@@ -10,7 +10,7 @@ import pytest
 from tiny_models import CONFIG, K, N, levers, one, random_requests, serve, tiny_models
 
 from ega_jax.payment import network, rules
-from ega_jax.payment.elsewhere import Elsewhere, look_elsewhere, struck_out
+from ega_jax.payment.elsewhere import NUM_RIVALS, Elsewhere, look_elsewhere, struck_out
 from ega_jax.payment.network import PaymentConfig
 from ega_jax.payment.pricing import RULES, PricingConfig, context_of, prices, tabulate_request
 from ega_jax.reward.system import allocate, prepare
@@ -88,7 +88,7 @@ def test_the_network_sees_the_rivals_and_not_the_own_bid():
     ]
     *seen, cost, clarke, posted = np.asarray(before.others[slot])
     assert posted == 0
-    expected = sorted(rivals, reverse=True) + [0.0] * N
+    expected = sorted(rivals, reverse=True) + [0.0] * NUM_RIVALS
     np.testing.assert_allclose(seen, expected[: len(seen)], rtol=1e-5)
     to_others = [
         sum(float(bid[j]) * p for j, p in zip(slate, pctr, strict=True) if j not in (own, -1))
