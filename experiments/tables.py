@@ -16,7 +16,8 @@ RPM and click rates are of `auction.num_served` test sessions; bid_rpm is RPM at
 of the system's prices, which compares the slates alone. Psi, which tries every report of every
 advertiser, is of `auction.num_sessions`. An interval is Student's over seeds, 95 %. A third table
 shows what the policy gradient adds: EGA under GSP without it and with it. Writes table2.csv,
-table3.csv, alignment.csv, tables.md and tables.png into `--results`.
+table3.csv, alignment.csv, runs.csv (each run's own values), tables.md and tables.png into
+`--results`.
 """
 
 import shutil

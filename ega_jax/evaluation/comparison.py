@@ -57,21 +57,33 @@ def write_tables(scores: Scores, tables: Mapping[str, tuple[str, ...]], folder: 
     Args:
       scores: of the runs.
       tables: names of tables, and of the systems in each; lifts are over the first.
-      folder: gets TABLE.csv, `tables.md` and `tables.png`.
+      folder: gets TABLE.csv, `tables.md`, `tables.png` and, for one's own statistics, the value of
+        every run in `runs.csv`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    runs = [
+        {"system": name, "seed": seed, "scorer": scorer, "metric": metric, "value": value}
+        for (seed, name), by in scores.items()
+        for scorer, figures in by.items()
+        for metric, value in figures.items()
+    ]
+    _write_csv(folder / "runs.csv", ("system", "seed", "scorer", "metric", "value"), runs)
     text = []
     for table, names in tables.items():
         rows = rows_of(scores, names)
-        with (folder / f"{table}.csv").open("w", newline="") as file:
-            columns = ("system", "scorer", "metric", "mean", "low", "high", "seeds")
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        columns = ("system", "scorer", "metric", "mean", "low", "high", "seeds")
+        _write_csv(folder / f"{table}.csv", columns, rows)
         text.append(f"### {table}\n\n{markdown(rows, scores)}")
     (folder / "tables.md").write_text("\n".join(text))
     every = tuple(dict.fromkeys(name for names in tables.values() for name in names))
     draw(rows_of(scores, every), folder / "tables.png")
+
+
+def _write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def markdown(rows: list[dict], scores: Scores) -> str:

@@ -53,6 +53,16 @@ def test_lifts_are_over_the_first_system_of_a_table(tmp_path):
     assert "| ega | truth | 1 | 3 |" in second
     with (tmp_path / "both.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 2 * 2 * len(METRICS)
+    with (tmp_path / "runs.csv").open() as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) == 3 * 2 * len(METRICS)
+    assert {
+        "system": "mca",
+        "seed": "1",
+        "scorer": "model",
+        "metric": "rpm",
+        "value": "4.0",
+    } in runs
     assert (tmp_path / "tables.png").stat().st_size > 0
 
 
