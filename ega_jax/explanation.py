@@ -20,6 +20,7 @@ from ega_jax.reward.allocation import AllocationConfig, Models, candidates_of
 from ega_jax.reward.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
 from ega_jax.types import Params, Request
 
+_MOST = np.finfo(np.float32).max
 BISECTIONS = 20  # The lowest bid is known to a millionth of the bid.
 
 
@@ -55,7 +56,8 @@ class Explanation:
         places = np.arange(len(slots))
         bottom = np.zeros(len(slots))
         for layer in range(self.codes.shape[1]):
-            share = np.array([np.log(slot["weight"][layer]) for slot in slots])
+            weight = np.array([slot["weight"][layer] for slot in slots], np.float32)
+            share = np.log(np.where(weight > 0, np.minimum(weight, _MOST), 1.0))
             left.bar(places, share, bottom=bottom, label=f"code {layer + 1}")
             bottom += share
         left.set(title="log weight that bids add", xlabel="slot", xticks=places)

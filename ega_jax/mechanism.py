@@ -31,7 +31,7 @@ from ega_jax.reward.system import (
 )
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
 from ega_jax.training.mesh import split_rows
-from ega_jax.types import Catalogue, Params, Request, Slate, is_amount
+from ega_jax.types import LARGEST, Catalogue, Params, Request, Slate, is_amount
 
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
 SHAPED_AS = {"is_ad": "item", "bid": "item", "history_creative": "history_poi"}
@@ -179,7 +179,7 @@ class Mechanism:
 
 def mechanism_folder(workdir: str | os.PathLike, system: str) -> Path:
     """Where a system's mechanism is saved."""
-    return Path(workdir).absolute() / "systems" / system / "mechanism"
+    return Path(workdir).expanduser().absolute() / "systems" / system / "mechanism"
 
 
 def _fields(struct: Any) -> dict[str, Any]:
@@ -241,13 +241,15 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
       history_length: T, the behaviours that the models read.
 
     Returns:
-      The batch on the host, free to go to all devices; histories `[B, T]`, of the last behaviours.
+      The batch on the host, free to go to all devices, of the types that a `Request` has;
+      histories `[B, T]`, of the last behaviours.
 
     Raises:
-      ValueError: shapes do not agree, an id is out of range, a bid is negative, NaN or infinite,
-        an ad or an organic item comes twice, or there is nothing to show.
+      ValueError: shapes do not agree, an id is out of range, a bid is negative, NaN or beyond
+        `LARGEST`, an ad or an organic item comes twice, or there is nothing to show.
     """
     arrays: Any = {name: np.asarray(values) for name, values in vars(request).items()}
+    arrays["is_ad"] = arrays["is_ad"].astype(bool)
     host: Any = Request(**arrays)
     for field, name in SHAPED_AS.items():
         shape, expected = getattr(host, field).shape, getattr(host, name).shape
@@ -260,12 +262,12 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
     limits = {"item": pois, "history_poi": pois, "history_creative": creatives}
     for name, limit in limits.items():
         ids = getattr(host, name)
-        if not np.issubdtype(ids.dtype, np.integer):
+        if ids.size and not np.issubdtype(ids.dtype, np.integer):
             raise ValueError(f"{name} is {ids.dtype}: ids are integers")
         _refuse((ids < -1) | (ids >= limit), name, ids, f"outside [0, {limit})")
     shown = host.item >= 0
     wrong = shown & host.is_ad & ~is_amount(host.bid)
-    _refuse(wrong, "ad", host.bid, "no bid: a bid is finite and at least 0")
+    _refuse(wrong, "ad", host.bid, f"no bid: a bid is from 0 to {LARGEST:g}")
     _refuse(shown & ~host.is_ad & (host.bid != 0), "organic item", host.bid, "no bid of 0")
     same = (host.item[..., :, None] == host.item[..., None, :]) & shown[..., None]
     same &= host.is_ad[..., :, None] == host.is_ad[..., None, :]
@@ -273,12 +275,11 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
     empty = np.flatnonzero(~shown.any(axis=-1))
     if empty.size:
         raise ValueError(f"request {empty[0]} has no candidates")
-    last = lambda ids: np.pad(ids, ((0, 0), (history_length, 0)), constant_values=-1)[
-        :, -history_length:
-    ]
-    return host.replace(
-        history_poi=last(host.history_poi), history_creative=last(host.history_creative)
-    )
+    before = np.full((len(host.item), history_length), -1)
+    for name in ("history_poi", "history_creative"):
+        arrays[name] = np.hstack([before, arrays[name]])[:, -history_length:]
+    dtypes = {"is_ad": bool, "bid": np.float32}
+    return Request(**{name: x.astype(dtypes.get(name, np.int32)) for name, x in arrays.items()})
 
 
 def _refuse(wrong: np.ndarray, name: str, values: np.ndarray, rule: str) -> None:

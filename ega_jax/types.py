@@ -24,10 +24,9 @@ import dataclasses
 from typing import Any
 
 import jax
-import numpy as np
 from flax import struct
 
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = 1e30  # Sums, products and ratios of amounts up to it are finite in float32.
 
 Params = Any
 Metrics = dict[str, jax.Array]
@@ -78,8 +77,8 @@ class Request:
 
 
 def is_amount(values: Any) -> Any:
-    """Whether values are amounts to compute with: not negative, and finite in float32 too."""
-    return (values >= 0) & (values <= _LARGEST)
+    """Whether values are amounts of money to compute with: from 0 to `LARGEST`."""
+    return (values >= 0) & (values <= LARGEST)
 
 
 def repeats_an_ad(item: Any, is_ad: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -45,6 +46,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "update_every num_recalled screen num_last num_steps",
     ),
     ("at least 2", lambda x: x >= 2, "num_codes"),
+    ("at least 10", lambda x: x >= 10, "evaluation.num_beams"),
     (
         "at least 0",
         lambda x: x >= 0,
@@ -94,6 +96,18 @@ def _check_relations(fields: Mapping[str, Any]) -> None:
             steps = fields.get(f"{group}.num_steps", fields["training.num_steps"])
             if value >= steps:
                 raise ValueError(f"config.{name}: {value} leave none of {steps} steps")
+    if fields.get("data.market.world") == "yelp" and not (
+        fields["data.path"] or Path(fields["data.market.sequences"] or "-").expanduser().is_dir()
+    ):
+        raise ValueError(
+            "config.data.market.world is yelp: set config.data.market.sequences to the folder of "
+            f"the Yelp sequences; {fields['data.market.sequences']!r} is none"
+        )
+    slots, screen = fields.get("data.market.num_slots"), fields.get("cascade.cross_dqn.screen")
+    if fields.get("auction.system") == "mca" and slots and slots % screen:
+        raise ValueError(
+            f"config.cascade.cross_dqn.screen: screens of {screen} slots do not fill {slots}"
+        )
     if sum(shares := fields.get("data.fractions", ())) >= 1:
         raise ValueError(f"config.data.fractions: {tuple(shares)} leave no sessions to test")
 

@@ -1,7 +1,7 @@
 """What all commands share: flags, one clean message per error, and exit codes.
 
 Exit codes: 0 done, 1 an error that the message explains, 2 wrong flags, 130 stopped on request
-with everything saved.
+with training saved.
 """
 
 import os
@@ -80,12 +80,15 @@ def define_config() -> None:
         "config",
         None,
         f"Config file and variant, e.g. experiments/configs/market.py:small; by default {DEFAULT}. "
-        "A field is changed by --config.field=value, e.g. --config.training.num_steps=100.",
+        "A field is changed by --config.field=value, e.g. --config.training.num_steps=1000.",
     )
 
 
 def open_workdir(free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
     """Reads the config flag and binds the workdir to it, but for some fields that are free.
+
+    Of these, the groups of `AUCTION` stay in the workdir's file as it was made: what one system is
+    trained with is bound to its own folder, and is no default of the next.
 
     Returns:
       The config as a plain dictionary, and the workdir.
@@ -96,8 +99,10 @@ def open_workdir(free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
     """
     config = flags.FLAGS.config.to_dict()
     check_config(config)
-    workdir = Path(_WORKDIR.value or Path("runs") / config["name"]).absolute()
-    check_workdir(workdir, config, free)
+    workdir = Path(_WORKDIR.value or Path("runs") / config["name"]).expanduser().absolute()
+    made_with = read_config(workdir) if (workdir / "config.json").exists() else {}
+    kept = {name: made_with[name] for name in AUCTION if name in free and name in made_with}
+    check_workdir(workdir, config | kept, free)
     return config, workdir
 
 
@@ -111,7 +116,7 @@ def find_workdir() -> tuple[dict[str, Any], Path]:
     for arg in sys.argv[1:]:
         if arg.startswith((*CONFIG, *FIELD)):
             raise ValueError(f"{arg}: this command takes the config that the workdir was made with")
-    workdir = Path(_WORKDIR.value or Path("runs") / "market-tiny").absolute()
+    workdir = Path(_WORKDIR.value or Path("runs") / "market-tiny").expanduser().absolute()
     if not (workdir / "config.json").exists():
         raise FileNotFoundError(f"{workdir} is not a workdir: run experiments.pretrain first")
     return read_config(workdir), workdir
@@ -139,6 +144,9 @@ def run(main: Callable[[], None], description: str | None) -> None:
             main()
         except Interrupted as stop:
             print(stop, file=sys.stderr)
+            sys.exit(130)
+        except KeyboardInterrupt:  # Outside of training, where what is at hand is begun again.
+            print("stopped; run the same command again to continue", file=sys.stderr)
             sys.exit(130)
         except EXPLAINED as error:
             print(f"error: {error}", file=sys.stderr)
@@ -197,8 +205,8 @@ def _config_named(argv: list[str]) -> str:
     if named := values(CONFIG):
         return named[-1]
     system = (values(SYSTEM) or ["ega"])[-1]
-    for workdir in values(WORKDIR)[-1:]:
-        for folder in (Path(workdir) / "systems" / system, Path(workdir)):
+    for workdir in map(Path, values(WORKDIR)[-1:]):
+        for folder in (workdir.expanduser() / "systems" / system, workdir.expanduser()):
             if (folder / "config.json").exists():
                 return f"{CONFIGS / 'saved.py'}:{folder}"
     return str(CONFIGS / DEFAULT)

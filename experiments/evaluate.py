@@ -27,7 +27,7 @@ def main() -> None:
     settings["split"] = _SPLIT.value or settings["split"]
     settings["num_beams"] = _NUM_BEAMS.value or settings["num_beams"]
     run = Pretraining(config, workdir, data_mesh())
-    params = run.restore_generator()
+    params = run.newest_generator()
     measured = evaluator_of(run)(params, run.batches(settings["split"]))
     results = {settings["split"]: measured}
     write_results(workdir, results)

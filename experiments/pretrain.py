@@ -46,7 +46,7 @@ def pretrained(config: Mapping[str, Any], workdir: Path) -> Pretraining:
     """
     check_workdir(workdir, config, command.FREE)
     run = Pretraining(config, workdir, data_mesh())
-    if "test" not in read_results(workdir):
+    if not run.is_finished or "test" not in read_results(workdir):
         pretrain(run)
     return run
 

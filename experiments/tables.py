@@ -73,12 +73,14 @@ def main() -> None:
         raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
     if not _SEEDS.value or not all(seed.isdecimal() for seed in _SEEDS.value):
         raise ValueError(f"--seeds={','.join(_SEEDS.value)}: name seeds, each a number from 0 on")
-    runs = [(seed, name) for seed in map(int, _SEEDS.value) for name in _ONLY.value]
+    seeds = list(map(int, _SEEDS.value))
+    runs = [(seed, name) for seed in seeds for name in _ONLY.value]
     start, folder = time.perf_counter(), Path(_RESULTS.value)
-    finished = lambda: {run: known(workdir, *run) for run in runs}
-    waiting = [run for run, scores in finished().items() if not scores]
+    every = [(seed, name) for seed in seeds for name in SYSTEMS]
+    finished = lambda: {run: known(workdir, *run) for run in every}
+    waiting = [run for run in runs if not finished()[run]]
     for seed, name in waiting:
-        print_grid(finished(), running=(seed, name))
+        print_grid({run: known(workdir, *run) for run in runs}, running=(seed, name))
         run_system(config, workdir, seed, name)
         jax.clear_caches()  # A process holds only so many compiled functions.
         write_tables(finished(), TABLES, folder)

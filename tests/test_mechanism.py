@@ -160,8 +160,19 @@ def test_histories_of_any_length_and_lists_are_served():
     chex.assert_trees_all_equal(
         *[tiny_mechanism().allocate(REQUESTS.replace(**ids)) for ids in (shorter, padded)]
     )
+    nothing = REQUESTS.replace(**{name: [[]] * 6 for name in names})
+    none = REQUESTS.replace(**{name: np.full((6, 4), -1) for name in names})
+    chex.assert_trees_all_equal(*[tiny_mechanism().allocate(x) for x in (nothing, none)])
     lists = Request(**{name: values.tolist() for name, values in vars(REQUESTS).items()})
     chex.assert_trees_all_equal(tiny_mechanism().allocate(lists), expected)
+
+
+def test_whole_bids_are_priced_as_the_same_numbers_are():
+    whole = REQUESTS.replace(bid=np.ceil(REQUESTS.bid).astype(np.int64), is_ad=1 * REQUESTS.is_ad)
+    same = REQUESTS.replace(bid=np.ceil(REQUESTS.bid))
+    chex.assert_trees_all_equal(*[tiny_mechanism().allocate(x) for x in (whole, same)])
+    explained = [tiny_mechanism().explain(x, row=1).lowest_bid for x in (whole, same)]
+    np.testing.assert_array_equal(*explained)
 
 
 def test_an_organic_bid_and_unknown_settings_are_refused():
@@ -175,9 +186,9 @@ def test_an_organic_bid_and_unknown_settings_are_refused():
     for wrong in (0.5, 2**31, np.nan):
         with pytest.raises(ValueError, match=f"max_ads is {wrong}: it must be a whole number"):
             tiny_mechanism().allocate(REQUESTS, max_ads=wrong)
-    with pytest.raises(ValueError, match=r"reserve is 1e\+39: it must be finite"):
+    with pytest.raises(ValueError, match=r"reserve is 1e\+39: it must be not negative, at most"):
         tiny_mechanism().allocate(REQUESTS, reserve=1e39)
-    with pytest.raises(ValueError, match=r"alpha is 0\.0: it must be finite and above 0"):
+    with pytest.raises(ValueError, match=r"alpha is 0\.0: it must be above 0"):
         tiny_mechanism().allocate(REQUESTS, alpha=0.0)
     with pytest.raises(ValueError, match="lever beta is -1"):
         tiny_mechanism().allocate(REQUESTS, beta=-1.0)

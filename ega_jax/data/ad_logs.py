@@ -125,14 +125,14 @@ class LoggedSessions:
 
     def load(self, groups: tuple[int, ...]) -> SessionPool:
         """Reads and joins some row groups."""
-        table = pa.concat_tables([_read(self.row_groups[group]) for group in groups])
-        propensity = np.ones(table.num_rows, np.float32)
-        if "propensity" in table.column_names:
-            propensity = to_numpy(table["propensity"], np.float32)
+        tables = [_read(self.row_groups[group]) for group in groups]  # Types may differ by file.
+        lists = lambda name, dtype: Ragged.joined(
+            [Ragged.from_arrow(table[name], dtype) for table in tables]
+        )
         return SessionPool(
-            lists={name: Ragged.from_arrow(table[name], dtype) for name, dtype in _LISTS.items()},
-            session=to_numpy(table["session_id"], np.int32),
-            propensity=propensity,
+            lists={name: lists(name, dtype) for name, dtype in _LISTS.items()},
+            session=np.concatenate([to_numpy(table["session_id"], np.int32) for table in tables]),
+            propensity=np.concatenate([_propensity(table) for table in tables]),
         )
 
     def examples(self, pool: SessionPool, rows: np.ndarray, epoch: int) -> Batch:
@@ -175,6 +175,12 @@ def _row_groups(folder: Path) -> list[RowGroup]:
         sizes = (metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
         groups += [RowGroup(path, index, 0, size) for index, size in enumerate(sizes)]
     return groups
+
+
+def _propensity(table: pa.Table) -> np.ndarray:
+    if "propensity" not in table.column_names:
+        return np.ones(table.num_rows, np.float32)
+    return to_numpy(table["propensity"], np.float32)
 
 
 def _read(group: RowGroup) -> pa.Table:

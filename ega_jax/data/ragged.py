@@ -1,6 +1,7 @@
 """Lists of unequal length, held as one flat array and the offsets of its rows."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,13 @@ class Ragged:
         flat = lists.values.slice(offsets[0], offsets[-1] - offsets[0])
         values = flat.to_numpy(zero_copy_only=False)
         return cls(values.astype(dtype, copy=False), offsets - offsets[0])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The rows of one after those of another."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        values = np.concatenate([part.values for part in parts])
+        return cls(values, np.concatenate([[0], np.cumsum(lengths)]))
 
     @property
     def num_rows(self) -> int:

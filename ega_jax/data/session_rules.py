@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from ega_jax.data.checks import Part, parts
 from ega_jax.data.ragged import Ragged
 from ega_jax.data.tables import DataError, open_table
-from ega_jax.types import is_amount
+from ega_jax.types import LARGEST, is_amount
 
 REQUIRED = {
     "session_id": "integer",
@@ -145,7 +145,7 @@ def _check_slate(
     bids = part.lists("ad_bid", np.float64)
     part.require_equal_lengths(bids, "ad_bid", ads, "ad_poi")
     part.require_values(
-        is_amount(bids.values), bids, "ad_bid", "bids must be finite and not negative"
+        is_amount(bids.values), bids, "ad_bid", f"bids must be from 0 to {LARGEST:g}"
     )
 
     shown = part.ids("shown_poi", num_pois, "POI")

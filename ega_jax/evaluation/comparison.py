@@ -73,7 +73,7 @@ def write_tables(scores: Scores, tables: Mapping[str, tuple[str, ...]], folder: 
         rows = rows_of(scores, names)
         columns = ("system", "scorer", "metric", "mean", "low", "high", "seeds")
         _write_csv(folder / f"{table}.csv", columns, rows)
-        text.append(f"### {table}\n\n{markdown(rows, scores)}")
+        text.append(f"### {table}\n\n{markdown(rows, scores, first=names[0])}")
     (folder / "tables.md").write_text("\n".join(text))
     every = tuple(dict.fromkeys(name for names in tables.values() for name in names))
     draw(rows_of(scores, every), folder / "tables.png")
@@ -86,15 +86,14 @@ def _write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def markdown(rows: list[dict], scores: Scores) -> str:
-    """A line per system and scorer: means, and lifts over the first system, with half intervals.
+def markdown(rows: list[dict], scores: Scores, first: str) -> str:
+    """A line per system and scorer: means, and lifts over the system `first`, with half intervals.
 
     Systems of one seed share what they can, so lifts are taken seed by seed.
     """
     cells = {(row["system"], row["scorer"], row["metric"]): row for row in rows}
     lines = ["| system | scorer | seeds | " + " | ".join(METRICS) + " |"]
     lines.append("|---" * (3 + len(METRICS)) + "|")
-    first = rows[0]["system"] if rows else ""
     for system, scorer in dict.fromkeys((row["system"], row["scorer"]) for row in rows):
         shown = []
         for metric in METRICS:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -23,7 +24,7 @@ def write_results(workdir: Path, results: Mapping[str, Any]) -> Path:
     A value that is not finite becomes `null`.
     """
     path, kept = Path(workdir) / "results.json", read_results(workdir)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".tmp{jax.process_index()}")
     temporary.write_text(json.dumps(_finite(_merged(kept, results)), indent=2) + "\n")
     os.replace(temporary, path)
     return path

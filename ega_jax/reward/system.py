@@ -20,7 +20,7 @@ from flax import struct
 
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, Predictions, RewardConfig
-from ega_jax.types import Params, Request, is_amount, repeats_an_ad
+from ega_jax.types import LARGEST, Params, Request, is_amount, repeats_an_ad
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
             raise ValueError(f"lever {name} is {value}: it must be a whole number, at least 0")
         if not is_amount(value) or (name == "alpha" and value == 0):
             least = "above 0" if name == "alpha" else "not negative"
-            raise ValueError(f"lever {name} is {value}: it must be finite and {least}")
+            raise ValueError(f"lever {name} is {value}: it must be {least}, at most {LARGEST:g}")
     typed = {name: jnp.asarray(value, types[name]) for name, value in changes.items()}
     return dataclasses.replace(defaults, **typed)
 

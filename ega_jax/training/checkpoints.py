@@ -15,11 +15,9 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.sharding import SingleDeviceSharding
-
-from ega_jax.training.mesh import unbound
 
 KEPT = 2  # checkpoints of a phase that stay on disk.
 
@@ -106,10 +104,11 @@ def restore_tree(path: str | os.PathLike, target: Any) -> Any:
         raise CheckpointMismatchError(
             f"{path} does not fit what is being restored:\n" + "\n".join(differences)
         )
-    abstract = jax.tree.map(_abstract, target)
-    restored = _restore(path, tree=ocp.args.StandardRestore(abstract))["tree"]
+    restored = _restore(path, tree=ocp.args.StandardRestore(jax.tree.map(_abstract, target)))
     is_placed = lambda leaf: getattr(leaf, "sharding", None) is not None
-    return jax.tree.map(lambda x, leaf: x if is_placed(leaf) else unbound(x), restored, target)
+    return jax.tree.map(
+        lambda x, leaf: x if is_placed(leaf) else jnp.asarray(x), restored["tree"], target
+    )
 
 
 def read_tree(path: str | os.PathLike) -> Any:
@@ -143,6 +142,8 @@ def check_workdir(
 ) -> None:
     """Binds a workdir to a config: writes `config.json`, or compares with what stands there.
 
+    A workdir that holds nothing else yet is bound anew.
+
     Args:
       workdir: the folder, made if absent.
       config: nested JSON-like settings.
@@ -158,7 +159,7 @@ def check_workdir(
         found, expected = _flatten(json.loads(path.read_text())), _flatten(config)
         free = tuple(free)
         differences = _differences(_without(found, free), _without(expected, free))
-        if differences:
+        if differences and any(child != path for child in path.parent.iterdir()):
             raise ConfigMismatchError(
                 f"{workdir} was created with another config; restore these fields or choose "
                 "another workdir:\n" + "\n".join(differences)
@@ -176,6 +177,8 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
 
 def _save(path: Path, tree: Any, metadata: Mapping[str, Any], **items: Any) -> None:
     described = {"fields": _fields(tree), "metadata": dict(metadata)}
+    shared = lambda x: isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
+    tree = jax.tree.map(lambda x: x if shared(x) else np.asarray(x), tree)  # Each host has it all.
     items |= {"tree": ocp.args.StandardSave(tree), "metadata": ocp.args.JsonSave(described)}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(path.absolute(), ocp.args.Composite(**items), force=True)
@@ -200,9 +203,11 @@ def _fields(tree: Any) -> dict[str, str]:
     }
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
+    """What orbax takes as a target: where an array goes, or an array of the host's."""
+    if sharding := getattr(leaf, "sharding", None):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    return np.empty(leaf.shape, leaf.dtype)
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -12,6 +12,7 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from ega_jax.data import pipeline
 from ega_jax.data.interactions import with_interactions
@@ -63,7 +64,7 @@ class Pretraining:
     @property
     def folder(self) -> Path:
         """The dataset's folder: `data.path`, or the workdir's own market."""
-        return Path(self.config["data"]["path"] or self.workdir / "data")
+        return Path(self.config["data"]["path"] or self.workdir / "data").expanduser()
 
     @functools.cached_property
     def dataset(self) -> pipeline.Dataset:
@@ -73,8 +74,10 @@ class Pretraining:
           DataError: the folder breaks a rule of its format.
         """
         data = self.config["data"]
-        if not data["path"] and not self.folder.exists():
-            self._make_market()
+        if not data["path"]:
+            if jax.process_index() == 0 and not self.folder.exists():
+                self._make_market()
+            multihost_utils.sync_global_devices("market")
         with ProgressReport("validating", 0, 1) as progress:
             return pipeline.open_dataset(
                 self.folder, fractions=tuple(data["fractions"]), progress=progress.count
@@ -90,7 +93,8 @@ class Pretraining:
             num_slots=market["num_slots"] or size.num_slots,
         )
         with ProgressReport("simulating", 0, config.num_sessions) as progress:
-            write_market(config, self.folder, market["sequences"] or None, progress.count)
+            sequences = market["sequences"] and Path(market["sequences"]).expanduser()
+            write_market(config, self.folder, sequences or None, progress.count)
 
     @property
     def is_market(self) -> bool:
@@ -230,19 +234,48 @@ class Pretraining:
         records = read_metrics(self.workdir / "metrics" / "generator.jsonl")
         return float(np.median([record["samples_per_second"] for record in records]))
 
+    @property
+    def newest_step(self) -> int:
+        """The generator's steps so far, as its newest checkpoint has them; 0 without one."""
+        return self._checkpoints.latest_step() or 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the generator has had all its steps."""
+        return self.newest_step == self.config["training"]["num_steps"]
+
     def restore_generator(self) -> Params:
-        """The parameters of the last checkpoint.
+        """The pre-trained parameters.
+
+        Raises:
+          FileNotFoundError: the workdir has none.
+          ValueError: pre-training stopped before its end. What is built on a generator must not
+            change under it.
+        """
+        params = self.newest_generator()
+        if not self.is_finished:
+            raise ValueError(
+                f"the generator in {self.workdir} has {self.newest_step} of "
+                f"{self.config['training']['num_steps']} steps: run experiments.pretrain with it"
+            )
+        return params
+
+    def newest_generator(self) -> Params:
+        """The parameters of the newest checkpoint, of a stopped run too.
 
         Raises:
           FileNotFoundError: the workdir has none.
         """
-        checkpoints = PhaseCheckpoints(self.workdir / "checkpoints" / "generator")
-        step = checkpoints.latest_step()
-        if step is None:
+        if not self.newest_step:
             raise FileNotFoundError(
                 f"{self.workdir} holds no generator: run experiments.pretrain with it first"
             )
-        return restore_tree(checkpoints.path(step), jax.eval_shape(self._init)).params
+        path = self._checkpoints.path(self.newest_step)
+        return restore_tree(path, jax.eval_shape(self._init)).params
+
+    @property
+    def _checkpoints(self) -> PhaseCheckpoints:
+        return PhaseCheckpoints(self.workdir / "checkpoints" / "generator")
 
     @property
     def _init(self) -> Callable[[], TrainState]:

@@ -73,7 +73,7 @@ def base(name: str) -> ConfigDict:
                 "batch_size": 64,
                 "num_beams": 50,  # S
                 "validation_rows": 1024,  # Measured every `training.evaluate_every` steps.
-                "split": "test",  # Measured at the end.
+                "split": "test",  # What experiments.evaluate measures.
             },
             "reward": {
                 "width": 64,

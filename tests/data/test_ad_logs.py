@@ -1,4 +1,6 @@
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ega_jax.data.pipeline import eval_batches, open_dataset
@@ -116,6 +118,21 @@ def test_unknown_propensities_are_one(ad_log, tmp_path):
     dataset = open_dataset(ad_log.write(tmp_path / "log"))
     (batch,) = eval_batches(dataset, "test", batch_size=4, history_length=T)
     assert batch["propensity"].tolist() == [1.0] * 4
+
+
+def test_files_may_differ_in_the_types_of_their_columns(ad_log, tmp_path):
+    first, second = ad_log.write(tmp_path / "first"), ad_log.write(tmp_path / "second")
+    path = second / "sessions" / "part-1.parquet"
+    table = pq.read_table(path)
+    wide = {pa.list_(pa.int32()): pa.large_list(pa.int64()), pa.int32(): pa.int64()}
+    fields = [pa.field(f.name, wide.get(f.type, f.type)) for f in table.schema]
+    pq.write_table(table.cast(pa.schema(fields)), path)
+    of = lambda folder: eval_batches(
+        open_dataset(folder, fractions=(0.3, 0.5)), "align", batch_size=20, history_length=T
+    )
+    (one,), (other,) = of(first), of(second)
+    for name, values in one.items():
+        np.testing.assert_array_equal(other[name], values, strict=True)
 
 
 def test_slots_may_be_added_but_not_taken(dataset):

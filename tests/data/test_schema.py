@@ -103,15 +103,15 @@ AD_LOG_FAULTS = {
     ),
     "negative bid": (
         set_first("ad_bid", 7, -0.5),
-        "part-0.parquet, column 'ad_bid', row 7: bids must be finite and not negative, found -0.5",
+        "part-0.parquet, column 'ad_bid', row 7: bids must be from 0 to 1e+30, found -0.5",
     ),
     "nan bid": (
         set_first("ad_bid", 7, math.nan),
-        "part-0.parquet, column 'ad_bid', row 7: bids must be finite and not negative, found nan",
+        "part-0.parquet, column 'ad_bid', row 7: bids must be from 0 to 1e+30, found nan",
     ),
     "bid beyond float32": (
         too_large_a_bid,
-        "part-0.parquet, column 'ad_bid', row 7: bids must be finite and not negative, found 1e+39",
+        "part-0.parquet, column 'ad_bid', row 7: bids must be from 0 to 1e+30, found 1e+39",
     ),
     "ad twice": (
         set_value("sessions", "ad_poi", 31, [3, 3]),

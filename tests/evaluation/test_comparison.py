@@ -66,6 +66,11 @@ def test_lifts_are_over_the_first_system_of_a_table(tmp_path):
     assert (tmp_path / "tables.png").stat().st_size > 0
 
 
+def test_without_a_tables_first_system_there_are_no_lifts(tmp_path):
+    write_tables(SCORES, {"table": ("gr", "mca", "ega")}, tmp_path)
+    assert "%" not in (tmp_path / "tables.md").read_text()
+
+
 def test_lifts_are_taken_seed_by_seed(tmp_path):
     assert lifts(PAIRED, "b", "a", "model", "rpm") == pytest.approx([0.1, 0.2])
     write_tables(PAIRED, {"both": ("a", "b")}, tmp_path)

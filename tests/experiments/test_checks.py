@@ -14,6 +14,10 @@ from experiments.configs import market, retrieval
 @pytest.mark.parametrize(("module", "variant"), [*CONFIGS, (retrieval, "beauty")])
 def test_every_config_passes(module, variant):
     config = module.get_config() if variant is None else module.get_config(variant)
+    if variant == "yelp_small":
+        with pytest.raises(ValueError, match=r"set config\.data\.market\.sequences to the folder"):
+            checks.check_config(config.to_dict())
+        config.data.market.sequences = "."
     checks.check_config(config.to_dict())
 
 
@@ -42,6 +46,7 @@ def test_every_number_has_a_range():
         ("generator.num_heads", 3, "generator.num_heads: 3 heads do not divide a width of 64"),
         ("optimizer.warmup_steps", 600, "optimizer.warmup_steps: 600 leave none of 600 steps"),
         ("cascade.hstu.warmup_steps", 400, "hstu.warmup_steps: 400 leave none of 400 steps"),
+        ("evaluation.num_beams", 9, "config.evaluation.num_beams is 9: it must be at least 10"),
         ("data.fractions", (0.5, 0.5), "fractions: (0.5, 0.5) leave no sessions to test"),
     ],
 )

@@ -110,6 +110,7 @@ def test_a_value_out_of_range_makes_no_workdir(tmp_path):
 def test_a_workdir_of_another_config_names_field_found_and_expected(tmp_path):
     workdir = tmp_path / "run"
     check_workdir(workdir, tiny_config("data"))
+    (workdir / "metrics").mkdir()
     before = (workdir / "config.json").read_bytes()
     tiny = f"--config={Path(tiny_runs.market.__file__)}:tiny"
     code, printed = run(PRETRAIN, [f"--workdir={workdir}", tiny], tmp_path)
@@ -118,7 +119,7 @@ def test_a_workdir_of_another_config_names_field_found_and_expected(tmp_path):
     assert "generator.width: found 8, expected 64" in printed
     assert "data.path" not in printed, "where the data lies may change"
     assert "Traceback" not in printed
-    assert contents(workdir) == {"config.json"}
+    assert contents(workdir) == {"config.json", "metrics"}
     assert (workdir / "config.json").read_bytes() == before
 
 

@@ -142,6 +142,18 @@ def test_a_workdir_without_generator_says_what_to_do(finished, tmp_path):
         Pretraining(config, tmp_path, data_mesh()).restore_generator()
 
 
+def test_nothing_is_built_on_a_generator_that_has_steps_to_go(finished, tmp_path):
+    config, workdir = finished
+    run = Pretraining(config, shutil.copytree(workdir, tmp_path / "run"), data_mesh())
+    shutil.rmtree(run.workdir / "checkpoints" / "generator" / str(STEPS))
+    assert not run.is_finished
+    with pytest.raises(ValueError, match=rf"has {run.newest_step} of {STEPS} steps: run exper"):
+        run.restore_generator()
+    run_command(evaluate, "find_workdir", config, run.workdir)  # Of a stopped run too.
+    again = pretrain.pretrained(json.loads(json.dumps(config)), run.workdir)
+    chex.assert_trees_all_equal(again.restore_generator(), params_of(config, workdir))
+
+
 def kill_points():
     """A random step of each phase, in the order in which a run comes by them."""
     rng = np.random.default_rng(0)

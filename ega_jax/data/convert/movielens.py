@@ -31,7 +31,9 @@ def parse_movie(line: str) -> ItemText | None:
         fields = line.split("|")
         flags = zip(_GENRES, fields[-len(_GENRES) :], strict=True)
         return ItemText(_number(fields[0]), fields[1], tuple(n for n, on in flags if on == "1"))
-    fields = line.split("::") if "::" in line else next(csv.reader([line]))
+    # The csv files alone are UTF-8; all are read as what the others are.
+    as_csv = lambda: next(csv.reader([line.encode("latin-1").decode("utf-8", "replace")]))
+    fields = line.split("::") if "::" in line else as_csv()
     if fields[0] == "movieId":
         return None
     item, title, genres = fields

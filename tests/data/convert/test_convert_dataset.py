@@ -92,6 +92,11 @@ def test_movielens_becomes_a_valid_dataset(tmp_path):
     assert titles_in(out) == [f"Café no{n} (1995)" for n in range(1, 6)]
 
 
+def test_titles_of_csv_files_are_utf_8():
+    line = '7,"Amélie, Le Fabuleux destin d\'",Comedy|Romance'.encode().decode("latin-1")
+    assert MOVIELENS.parse_item(line).title == "Amélie, Le Fabuleux destin d'"
+
+
 def failing(items):
     raise DataError("embedding", "no")
 
