@@ -40,7 +40,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "at least 1",
         lambda x: x >= 1,
-        "batch_size checkpoint_every log_every evaluate_every history_length num_layers "
+        "batch_size checkpoint_every log_every history_length num_layers "
         "num_iterations hidden latent width num_heads blocks encoder_blocks decoder_blocks "
         "num_beams validation_rows num_sessions num_served num_reports tabulated_at_once "
         "update_every num_recalled screen num_last num_steps",
@@ -50,8 +50,9 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     (
         "at least 0",
         lambda x: x >= 0,
-        "seed num_slots warmup_steps max_ads min_gap joint_rows sampled num_losing weight_decay "
-        "exposure_weight beta kappa reserve kl_weight multiplier_init probes alignment.num_steps",
+        "seed evaluate_every num_slots warmup_steps max_ads min_gap joint_rows sampled num_losing "
+        "weight_decay exposure_weight beta kappa reserve kl_weight multiplier_init probes "
+        "alignment.num_steps",
     ),
     ("above 0", lambda x: x > 0, "learning_rate clip_norm alpha rho rho_growth rho_max strength"),
     ("a share from 0 to 1", lambda x: 0 <= x <= 1, "interactions final_fraction discount epsilon"),

@@ -87,9 +87,6 @@ def define_config() -> None:
 def open_workdir(free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
     """Reads the config flag and binds the workdir to it, but for some fields that are free.
 
-    Of these, the groups of `AUCTION` stay in the workdir's file as it was made: what one system is
-    trained with is bound to its own folder, and is no default of the next.
-
     Returns:
       The config as a plain dictionary, and the workdir.
 
@@ -100,10 +97,19 @@ def open_workdir(free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
     config = flags.FLAGS.config.to_dict()
     check_config(config)
     workdir = Path(_WORKDIR.value or Path("runs") / config["name"]).expanduser().absolute()
+    bind_workdir(workdir, config, free)
+    return config, workdir
+
+
+def bind_workdir(workdir: Path, config: dict[str, Any], free: tuple[str, ...] = FREE) -> None:
+    """Binds a workdir to a config; see `check_workdir`.
+
+    Of the free fields, the groups of `AUCTION` stay in the file as the workdir was made: what one
+    system is trained with is bound to its own folder, and is no default of the next.
+    """
     made_with = read_config(workdir) if (workdir / "config.json").exists() else {}
     kept = {name: made_with[name] for name in AUCTION if name in free and name in made_with}
     check_workdir(workdir, config | kept, free)
-    return config, workdir
 
 
 def find_workdir() -> tuple[dict[str, Any], Path]:

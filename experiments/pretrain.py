@@ -21,7 +21,6 @@ from absl import flags
 
 from ega_jax.evaluation.interest import evaluator_of
 from ega_jax.evaluation.report import plot_curves, print_table, read_results, write_results
-from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from experiments import command
@@ -44,7 +43,7 @@ def pretrained(config: Mapping[str, Any], workdir: Path) -> Pretraining:
     Raises:
       ConfigMismatchError: the workdir was made with another config.
     """
-    check_workdir(workdir, config, command.FREE)
+    command.bind_workdir(workdir, dict(config))
     run = Pretraining(config, workdir, data_mesh())
     if not run.is_finished or "test" not in read_results(workdir):
         pretrain(run)

@@ -40,6 +40,13 @@ def test_a_workdir_alone_takes_its_config(workdir):
     assert config["generator"]["width"] == 8
 
 
+def test_what_one_system_is_trained_with_is_no_default_of_the_next(workdir):
+    folder, config = workdir
+    moved = config | {"data": config["data"] | {"path": "elsewhere"}}
+    command.bind_workdir(folder, moved | {"allocation": config["allocation"] | {"beta": 8.0}})
+    assert parsed(f"--workdir={folder}") == moved
+
+
 def test_fields_of_the_command_line_change_it(workdir):
     folder, config = workdir
     found = parsed(
