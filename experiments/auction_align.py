@@ -3,7 +3,7 @@
 Takes a workdir that experiments.pretrain has finished; trains the reward model on logged feedback,
 aligns the generator by policy gradient, tabulates what every report of an advertiser leads to,
 trains the payment network on that table, and scores the auction under every payment rule. Run it
-again with the same workdir to continue where it stopped; Ctrl-C and SIGTERM save first.
+again with the same workdir to continue where it stopped; in training Ctrl-C and SIGTERM save first.
 
     python -m experiments.auction_align --workdir=runs/market-tiny
     python -m experiments.auction_align --workdir=runs/market-tiny --system=calm \\

@@ -2,7 +2,7 @@
 
 Makes the data if the config names none, validates it, fits the tokenizers, pre-trains the
 generator on users' interests, and measures it. Run it again with the same workdir to continue
-where it stopped; Ctrl-C and SIGTERM save first.
+where it stopped; in training Ctrl-C and SIGTERM save first.
 
     python -m experiments.pretrain                         # The embedded market, tiny.
     python -m experiments.pretrain --config=experiments/configs/sequences.py:beauty \\

@@ -2,7 +2,7 @@
 
 Validates the data, trains SASRec, and ranks the whole catalogue for every user of the held-out
 split with each of the three. Run it again with the same workdir to continue where it stopped;
-Ctrl-C and SIGTERM save first.
+in training Ctrl-C and SIGTERM save first.
 
     python -m experiments.retrieval_baselines --config=experiments/configs/retrieval.py:beauty \\
         --config.data.path=DIR --workdir=DIR
