@@ -34,7 +34,7 @@ from ega_jax.training.mesh import split_rows
 from ega_jax.types import LARGEST, Catalogue, Params, Request, Slate, is_amount
 
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
-SHAPED_AS = {"is_ad": "item", "bid": "item", "history_creative": "history_poi"}
+_SHAPED_AS = {"is_ad": "item", "bid": "item", "history_creative": "history_poi"}
 _CLARKE = RULES.index("clarke")
 
 
@@ -251,7 +251,7 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
     arrays: Any = {name: np.asarray(values) for name, values in vars(request).items()}
     arrays["is_ad"] = arrays["is_ad"].astype(bool)
     host: Any = Request(**arrays)
-    for field, name in SHAPED_AS.items():
+    for field, name in _SHAPED_AS.items():
         shape, expected = getattr(host, field).shape, getattr(host, name).shape
         if shape != expected or len(shape) != 2 or shape[0] != len(host.item):
             raise ValueError(

@@ -211,8 +211,9 @@ def _config_named(argv: list[str]) -> str:
     if named := values(CONFIG):
         return named[-1]
     system = (values(SYSTEM) or ["ega"])[-1]
-    for workdir in map(Path, values(WORKDIR)[-1:]):
-        for folder in (workdir.expanduser() / "systems" / system, workdir.expanduser()):
+    for value in values(WORKDIR)[-1:]:
+        workdir = Path(value).expanduser()
+        for folder in (workdir / "systems" / system, workdir):
             if (folder / "config.json").exists():
                 return f"{CONFIGS / 'saved.py'}:{folder}"
     return str(CONFIGS / DEFAULT)

@@ -77,15 +77,15 @@ def main() -> None:
     runs = [(seed, name) for seed in seeds for name in _ONLY.value]
     start, folder = time.perf_counter(), Path(_RESULTS.value)
     every = [(seed, name) for seed in seeds for name in SYSTEMS]
-    finished = lambda: {run: known(workdir, *run) for run in every}
-    waiting = [run for run in runs if not finished()[run]]
+    scores_of = lambda some: {run: known(workdir, *run) for run in some}
+    waiting = [run for run, scores in scores_of(runs).items() if not scores]
     for seed, name in waiting:
-        print_grid({run: known(workdir, *run) for run in runs}, running=(seed, name))
+        print_grid(scores_of(runs), running=(seed, name))
         run_system(config, workdir, seed, name)
         jax.clear_caches()  # A process holds only so many compiled functions.
-        write_tables(finished(), TABLES, folder)
+        write_tables(scores_of(every), TABLES, folder)
     if not waiting:
-        write_tables(finished(), TABLES, folder)
+        write_tables(scores_of(every), TABLES, folder)
     print((folder / "tables.md").read_text())
     print(f"tables and figure are in {folder}; {(time.perf_counter() - start) / 60:.1f} minutes")
 
@@ -118,10 +118,11 @@ def changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     Raises:
       ValueError: a value is out of its field's range.
     """
-    settings = ConfigDict(config)
-    settings.update_from_flattened_dict(changes)
-    check_config(settings.to_dict())
-    return settings.to_dict()
+    fields = ConfigDict(config)
+    fields.update_from_flattened_dict(changes)
+    settings = fields.to_dict()
+    check_config(settings)
+    return settings
 
 
 def folders_of(seed: int, name: str) -> tuple[str, str]:

@@ -252,13 +252,12 @@ class Pretraining:
           ValueError: pre-training stopped before its end. What is built on a generator must not
             change under it.
         """
-        params = self.newest_generator()
-        if not self.is_finished:
+        if self.newest_step and not self.is_finished:
             raise ValueError(
                 f"the generator in {self.workdir} has {self.newest_step} of "
                 f"{self.config['training']['num_steps']} steps: run experiments.pretrain with it"
             )
-        return params
+        return self.newest_generator()
 
     def newest_generator(self) -> Params:
         """The parameters of the newest checkpoint, of a stopped run too.
