@@ -161,15 +161,15 @@ def cascade() -> dict:
     """Settings of the stages of MCA, some of which GR uses too."""
     logged = {
         "batch_size": 128,
-        "num_steps": 1000,
+        "num_steps": 3000,  # As many samples as the reward model sees.
         "learning_rate": 3e-3,
         "schedule": "cosine",
         "warmup_steps": 50,
         "weight_decay": 0.3,
         "clip_norm": 1.0,
-        "checkpoint_every": 500,
+        "checkpoint_every": 1000,
         "log_every": 50,
-        "evaluate_every": 500,
+        "evaluate_every": 1000,
     }
     sizes = {"width": 64, "num_heads": 8, "hidden": 128}
     rewarded = logged | {"learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": 64}
