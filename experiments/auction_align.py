@@ -87,7 +87,7 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
     results = {
         "reward": read_results(workdir).get("reward")
         or measure_reward(run, run.reward, run.reward_config),
-        "systems": measure_systems(run, mechanism, name),
+        "systems": measure_systems(run, mechanism),
         "auction_seconds": time.perf_counter() - start,
     }
     write_results(workdir, results)
@@ -123,9 +123,11 @@ def truth_of(run: AuctionTraining) -> Truth | None:
     return Truth.load(folder) if (folder / "truth").is_dir() else None
 
 
-def measure_systems(run: AuctionTraining, mechanism: Mechanism, name: str) -> dict[str, Any]:
+def measure_systems(
+    run: AuctionTraining, mechanism: Mechanism, split: str = "test"
+) -> dict[str, Any]:
     """Scores the allocation under every payment rule, and the exactly truthful mode."""
-    settings = run.config["auction"]
+    settings, name = run.config["auction"], run.system.name
     truth = truth_of(run)
     modes = {name: (mechanism.levers, mechanism.rule)}
     if run.config["auction"]["system"] == "ega":
@@ -137,7 +139,7 @@ def measure_systems(run: AuctionTraining, mechanism: Mechanism, name: str) -> di
             judged = judge(
                 mechanism,
                 levers,
-                run.sessions("test", settings["num_sessions"], settings["batch_size"]),
+                run.sessions(split, settings["num_sessions"], settings["batch_size"]),
                 truth,
                 settings["num_losing"],
                 lambda done, progress=progress: progress.count(done, settings["num_sessions"]),

@@ -2,20 +2,26 @@
 
     python -m experiments.evaluate --workdir=runs/market-tiny
     python -m experiments.evaluate --workdir=runs/sequences-beauty --split=validation --num_beams=64
+    python -m experiments.evaluate --workdir=runs/market-tiny --system=ega --split=align
 
-Takes the newest checkpoint, also of a run that is still under way or was stopped. Prints a table
-and writes it to `results.json` under the split's name.
+Takes the generator's newest checkpoint, also of a run that is still under way or was stopped; with
+`--system` that auction instead, trained to its end, under every payment rule. Prints a table and
+writes it to `results.json` under the split's name.
 """
+
+from typing import Any
 
 from absl import flags
 
+from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.interest import evaluator_of
-from ega_jax.evaluation.report import print_table, write_results
+from ega_jax.evaluation.report import print_systems, print_table, read_results, write_results
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
-from experiments import command
+from experiments import auction_align, command
 
 flags.adopt_module_key_flags(command)
+flags.declare_key_flag("system")
 _SPLIT = flags.DEFINE_string("split", None, "Held-out split; by default the config's, test.")
 _NUM_BEAMS = flags.DEFINE_integer("num_beams", None, "Beams; by default the config's.", 10)
 
@@ -24,14 +30,24 @@ def main() -> None:
     """Runs the command."""
     config, workdir = command.find_workdir()
     settings = config["evaluation"]
-    settings["split"] = _SPLIT.value or settings["split"]
-    settings["num_beams"] = _NUM_BEAMS.value or settings["num_beams"]
-    run = Pretraining(config, workdir, data_mesh())
-    params = run.newest_generator()
-    measured = evaluator_of(run)(params, run.batches(settings["split"]))
-    results = {settings["split"]: measured}
-    write_results(workdir, results)
-    print_table(results, title=config["name"])
+    split = _SPLIT.value or settings["split"]
+    if flags.FLAGS["system"].present:
+        if _NUM_BEAMS.value:
+            raise ValueError("--num_beams: a system is measured with the beams of its config")
+        run = auction_align.find_system()
+        if run.system.name not in read_results(workdir).get("systems", {}):
+            raise FileNotFoundError(
+                f"{run.system} is not trained to its end: run experiments.auction_align first"
+            )
+        found = auction_align.measure_systems(run, mechanism_of(run), split)
+        results: dict[str, Any] = {"systems": found}
+        print_systems(found, title=f"{config['name']}, {split}")
+    else:
+        settings["num_beams"] = _NUM_BEAMS.value or settings["num_beams"]
+        generator = Pretraining(config, workdir, data_mesh())
+        results = evaluator_of(generator)(generator.newest_generator(), generator.batches(split))
+        print_table({split: results}, title=config["name"])
+    write_results(workdir, {split: results})
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ in training Ctrl-C and SIGTERM save first.
         --config.data.path=DIR --config.sasrec.loss=binary
 
 The workdir then holds config.json, checkpoints/, metrics/ (JSON lines), tensorboard/ and
-results.json, with the figures under `retrieval`. Those named `unseen_*` are measured without the
-items of the user's history, the others with them.
+results.json, with the figures under `retrieval` and the split's name. Those named `unseen_*` are
+measured without the items of the user's history, the others with them.
 """
 
 from collections.abc import Mapping
@@ -49,10 +49,11 @@ def main() -> None:
         "item_knn": ItemKnn.fit(dataset, **config["item_knn"]).scores,
         "sasrec": train_sasrec(dataset, config, workdir),
     }
-    held_out = held_out_batches(dataset, config, config["evaluation"]["split"])
+    split = config["evaluation"]["split"]
+    held_out = held_out_batches(dataset, config, split)
     figures = {name: full_ranking(scores, held_out) for name, scores in systems.items()}
-    write_results(workdir, {"retrieval": figures})
-    print_figures(figures, title=config["name"])
+    write_results(workdir, {"retrieval": {split: figures}})
+    print_figures(figures, title=f"{config['name']}, {split}")
 
 
 def open_sequences(folder: str) -> SequenceDataset:

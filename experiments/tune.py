@@ -59,13 +59,15 @@ def main() -> None:
     unknown = set(_SYSTEMS.value) - set(TRIALS)
     if unknown:
         raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(TRIALS)}")
+    place = f"{_SESSIONS.value} sessions"
+    known = lambda system: read_results(workdir).get("tuning", {}).get(place, {}).get(system, {})
     for system in _SYSTEMS.value:
         for number, changes in enumerate(TRIALS[system]):
-            if title_of(changes) not in read_results(workdir).get("tuning", {}).get(system, {}):
+            if title_of(changes) not in known(system):
                 found = try_out(config, workdir, system, number)
-                write_results(workdir, {"tuning": {system: {title_of(changes): found}}})
+                write_results(workdir, {"tuning": {place: {system: {title_of(changes): found}}}})
                 jax.clear_caches()  # A process holds only so many compiled functions.
-        print_trials(read_results(workdir)["tuning"][system], system)
+        print_trials(known(system), f"{system}, {place}")
 
 
 def try_out(

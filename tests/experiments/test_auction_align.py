@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_auction
+from absl import flags
 from tiny_auction import PHASES, STEPS, align, copied, training
 from tiny_runs import NUM_SLOTS, Flag
 
@@ -19,7 +20,7 @@ from ega_jax.training.auction import request_of
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, is_complete
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
-from experiments import auction_align, command, reward_control, sweep
+from experiments import auction_align, command, evaluate, reward_control, sweep
 
 FIGURES = {"rpm", "ctr_poi", "ctr_img", "psi", "psi_10", "psi_fine", "psi_all", "ad_share"}
 KILLS = [("reward", 1), ("reward", 5), ("alignment", 3), ("payment_rate", 4)]
@@ -109,6 +110,24 @@ def test_the_restored_mechanism_serves_what_was_trained(finished):
             for slot, item in enumerate(items.tolist()):
                 assert 0 <= slate.price_per_click[row, slot] <= bid_of[item]
     assert mechanism.rule in RULES
+
+
+def test_evaluate_scores_a_saved_system_on_any_split(finished, monkeypatch, capsys):
+    config, workdir = finished
+    before = json.loads((workdir / "results.json").read_text())
+    monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
+    monkeypatch.setattr(flags.FLAGS["system"], "present", 1)
+    for split in ("test", "align"):
+        monkeypatch.setattr(evaluate, "_SPLIT", Flag(split))
+        evaluate.main()
+    after = json.loads((workdir / "results.json").read_text())
+    assert after["test"].pop("systems") == before["systems"]
+    assert after.pop("align")["systems"].keys() == before["systems"].keys()
+    assert after == before
+    assert "ega-myerson" in capsys.readouterr().out
+    monkeypatch.setattr(evaluate, "_NUM_BEAMS", Flag(8))
+    with pytest.raises(ValueError, match="num_beams: a system is measured with"):
+        evaluate.main()
 
 
 def test_a_sweep_serves_each_point_once(finished, monkeypatch):

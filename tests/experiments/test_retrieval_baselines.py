@@ -49,17 +49,17 @@ def finished(tmp_path_factory):
 def test_results_name_every_system_and_figure(finished):
     _, _, results = finished
     assert results.keys() == {"retrieval"}
-    assert results["retrieval"].keys() == {"popularity", "item_knn", "sasrec"}
+    assert results["retrieval"]["test"].keys() == {"popularity", "item_knn", "sasrec"}
     names = {f"{measure}@{k}" for measure in ("recall", "ndcg") for k in (5, 10)}
     names |= {f"unseen_{name}" for name in names}
-    for figures in results["retrieval"].values():
+    for figures in results["retrieval"]["test"].values():
         assert figures.keys() == names
         assert all(0 <= value <= 1 for value in figures.values())
 
 
 def test_neighbours_beat_popularity_on_walks(finished):
     """Users walk along the items: who took these took the next one."""
-    figures = finished[2]["retrieval"]
+    figures = finished[2]["retrieval"]["test"]
     assert figures["item_knn"]["unseen_recall@5"] > figures["popularity"]["unseen_recall@5"]
 
 
