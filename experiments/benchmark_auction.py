@@ -162,7 +162,7 @@ class Auction:
         one = functools.partial(single, self.models, offer, request.bid, self.levers)
         return one, functools.partial(each, self.models, offer, jnp.asarray(bids), self.levers)
 
-    def steps(self) -> dict[str, tuple[int, tuple[jax.stages.Compiled, tuple]]]:
+    def steps(self) -> dict[str, tuple[int, tuple[jax.stages.Wrapped, tuple]]]:
         """A training step of each phase: its batch size, the function and its arguments."""
         reward = reward_loss(self.config.reward, self.models.items)
         policy = policy_loss(self.models, self.config, self.levers, AlignmentConfig())
@@ -183,11 +183,13 @@ class Auction:
             "payment": (128, self._step(payment, network_params, self.table(128), duals)),
         }
 
-    def _step(self, loss, params, batch, variables=()) -> tuple[jax.stages.Compiled, tuple]:
+    def _step(self, loss, params, batch, variables=()) -> tuple[jax.stages.Wrapped, tuple]:
         optimizer = make_optimizer(OptimizerConfig(1e-3), 1)
         step = jax.jit(make_train_step(loss, optimizer, jax.random.key(2)))
-        given = TrainState.create(params, optimizer, variables), jax.tree.map(jnp.asarray, batch)
-        return step.lower(*given).compile(), given
+        return step, (
+            TrainState.create(params, optimizer, variables),
+            jax.tree.map(jnp.asarray, batch),
+        )
 
 
 def measure_auction(name: str, rounds: int) -> None:
@@ -210,7 +212,8 @@ def measure_auction(name: str, rounds: int) -> None:
     share = {"ms_one": 1e3 * one, "ms_all": 1e3 * every, "share": every / (count * one)}
     emit({"part": "reallocate", "shape": name, "reports": count} | share)
     product = matrix_product()
-    for phase, (rows, (step, given)) in auction.steps().items():
+    for phase, (rows, (function, given)) in auction.steps().items():
+        step = function.lower(*given).compile()
         (median,) = timed([functools.partial(step, *given)], rounds)
         share = flops_of(step) / median / product()
         # The alignment searches, and the length of a loop is not known to the count.

@@ -1,0 +1,85 @@
+"""What is compiled can be lowered for GPU and TPU too, though nothing here has one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import export
+
+from ega_jax import mechanism
+from ega_jax.generation.pretraining import code_tree, pretraining_loss
+from ega_jax.quantization import autoencoder, kmeans, rqvae
+from ega_jax.training.auction import request_of
+from experiments.benchmark_auction import Auction, Shape
+
+SHAPE = Shape(
+    num_codes=16,
+    num_slots=3,
+    history_length=4,
+    num_candidates=8,
+    num_beams=4,
+    width=16,
+    hidden=16,
+    blocks=1,
+    reward_width=8,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _broadcasting():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def auction():
+    return Auction(SHAPE)
+
+
+def lowers(function, *arguments):
+    """Lowers a function for both platforms; raises where an operation does not exist there."""
+    exported = export.export(jax.jit(function), platforms=("cuda", "tpu"))(*arguments)
+    return set(exported.platforms) == {"cuda", "tpu"} and exported.mlir_module_serialized
+
+
+def test_tokenizers():
+    x, key = jnp.ones((64, 6)), jax.random.key(0)
+    config = autoencoder.RQVAEConfig(num_layers=2, num_codes=8, hidden=(8,), latent=4)
+    state = jax.eval_shape(lambda: rqvae.init(key, config, x))
+    assert lowers(jax.grad(rqvae.make_loss(config), has_aux=True), *state, {"embedding": x}, key)
+    config = kmeans.KMeansConfig(num_layers=2, num_codes=8)
+    assert lowers(lambda x: kmeans.residual_kmeans(key, x, config), x)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_pretraining(auction, dtype):
+    config = dataclasses.replace(auction.config.generator, dtype=dtype)
+    catalogue = auction.models.items.catalogue
+    tree = code_tree(jax.device_get(catalogue.poi_codes), config.num_codes)
+    loss = pretraining_loss(config, catalogue, tree)
+    batch = auction.batch(2)
+    targets = {
+        "target_poi": batch["shown_poi"],
+        "target_creative": batch["shown_creative"],
+        "target_weight": jnp.ones(batch["shown_poi"].shape),
+    }
+    key = jax.random.key(0)
+    assert lowers(jax.grad(loss, has_aux=True), auction.models.generator, (), batch | targets, key)
+
+
+def test_the_auction_s_training_steps(auction):
+    for phase, (_, (step, given)) in auction.steps().items():
+        assert lowers(step, *given), phase
+
+
+def test_serving(auction):
+    served = auction.mechanism()
+    request = request_of(auction.batch(2))
+
+    def serve(models, networks, request, levers, rule):
+        return mechanism._serve(
+            models, networks, served.config, served.pricing, request, levers, rule
+        )
+
+    assert lowers(serve, served.models, served.networks, request, served.levers, jnp.int32(0))
