@@ -267,11 +267,11 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
         _refuse((ids < -1) | (ids >= limit), name, ids, f"outside [0, {limit})")
     shown = host.item >= 0
     wrong = shown & host.is_ad & ~is_amount(host.bid)
-    _refuse(wrong, "ad", host.bid, f"no bid: a bid is from 0 to {LARGEST:g}")
-    _refuse(shown & ~host.is_ad & (host.bid != 0), "organic item", host.bid, "no bid of 0")
+    _refuse(wrong, "ad", host.bid, f"not a bid from 0 to {LARGEST:g}")
+    _refuse(shown & ~host.is_ad & (host.bid != 0), "organic item", host.bid, "not 0, its bid")
     same = (host.item[..., :, None] == host.item[..., None, :]) & shown[..., None]
     same &= host.is_ad[..., :, None] == host.is_ad[..., None, :]
-    _refuse(np.tril(same, -1).any(axis=-1), "candidate", host.item, "there already")
+    _refuse(np.tril(same, -1).any(axis=-1), "candidate", host.item, "listed twice")
     empty = np.flatnonzero(~shown.any(axis=-1))
     if empty.size:
         raise ValueError(f"request {empty[0]} has no candidates")

@@ -1,6 +1,6 @@
 """The pytrees that flow between the stages, and the dimension legend.
 
-Dimension legend, used in every docstring:
+Dimension legend; a docstring that uses another letter, or one otherwise, says so:
 
 | letter | meaning                                               | paper's value |
 |--------|-------------------------------------------------------|---------------|

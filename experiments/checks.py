@@ -96,7 +96,9 @@ def _check_relations(fields: Mapping[str, Any]) -> None:
         if last == "warmup_steps":
             steps = fields.get(f"{group}.num_steps", fields["training.num_steps"])
             if value >= steps:
-                raise ValueError(f"config.{name}: {value} leave none of {steps} steps")
+                raise ValueError(
+                    f"config.{name}: {value} warm-up steps leave none of {steps} steps"
+                )
     if fields.get("data.market.world") == "yelp" and not (
         fields["data.path"] or Path(fields["data.market.sequences"] or "-").expanduser().is_dir()
     ):
@@ -110,7 +112,7 @@ def _check_relations(fields: Mapping[str, Any]) -> None:
             f"config.cascade.cross_dqn.screen: screens of {screen} slots do not fill {slots}"
         )
     if sum(shares := fields.get("data.fractions", ())) >= 1:
-        raise ValueError(f"config.data.fractions: {tuple(shares)} leave no sessions to test")
+        raise ValueError(f"config.data.fractions: {tuple(shares)} leave no test sessions")
 
 
 def _of(rules: Mapping[str, Any], name: str) -> Any:

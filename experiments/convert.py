@@ -29,9 +29,9 @@ SOURCES = {"amazon": AMAZON, "yelp": YELP, "movielens": MOVIELENS}
 _SOURCE = flags.DEFINE_enum("source", None, list(SOURCES), "The dataset's kind.", required=True)
 _REVIEWS = flags.DEFINE_string("reviews", None, "File of reviews or ratings.", required=True)
 _METADATA = flags.DEFINE_string("metadata", None, "File of items; needed unless --embedding=npy.")
-_OUT = flags.DEFINE_string("out", None, "Folder to make; must not hold anything.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder to make; absent or empty.", required=True)
 _CORE = flags.DEFINE_integer(
-    "k_core", 5, "Leave out users and items with fewer actions.", lower_bound=1
+    "k_core", 5, "Leave out users and items with fewer actions than this.", lower_bound=1
 )
 _EMBEDDING = flags.DEFINE_enum(
     "embedding",
@@ -43,10 +43,12 @@ _EMBEDDING = flags.DEFINE_enum(
 _WIDTH = flags.DEFINE_integer("width", 256, "Width of TF-IDF embeddings.", lower_bound=1)
 _NPY = flags.DEFINE_string("npy", None, "For --embedding=npy: array [items, width] of floats.")
 _NPY_IDS = flags.DEFINE_string(
-    "npy_ids", None, "For --embedding=npy: the item of each row, a line."
+    "npy_ids", None, "For --embedding=npy: text file with the item of each row, one a line."
 )
 _MODEL = flags.DEFINE_string(
-    "sentence_model", "sentence-transformers/all-MiniLM-L6-v2", "For --embedding=sentence."
+    "sentence_model",
+    "sentence-transformers/all-MiniLM-L6-v2",
+    "For --embedding=sentence: name or folder of the model.",
 )
 
 

@@ -15,12 +15,13 @@ STAGES = (  # In order of flow.
     "reward",
     "payment",
     "training",
+    "explanation",
     "mechanism",
     "evaluation",
     "baselines",
 )
 METHOD = STAGES[1:5]
-TRUTH = "ega_jax.data.market.clicks"
+TRUTH = "ega_jax.data.market.clicks", "ega_jax.data.market.calibration"
 MODULES = sorted(ROOT.rglob("*.py"))
 
 

@@ -112,16 +112,16 @@ HUGE.bid[AD_ROW, AD] = 1e39
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (changed("bid", AD_ROW, AD, np.nan), f"request {AD_ROW}, ad {AD}: nan is no bid"),
-        (changed("bid", AD_ROW, AD, -0.5), f"request {AD_ROW}, ad {AD}: -0.5 is no bid"),
-        (changed("bid", AD_ROW, AD, np.inf), f"request {AD_ROW}, ad {AD}: inf is no bid"),
+        (changed("bid", AD_ROW, AD, np.nan), f"request {AD_ROW}, ad {AD}: nan is not a bid"),
+        (changed("bid", AD_ROW, AD, -0.5), f"request {AD_ROW}, ad {AD}: -0.5 is not a bid"),
+        (changed("bid", AD_ROW, AD, np.inf), f"request {AD_ROW}, ad {AD}: inf is not a bid"),
         (changed("item", 1, 0, P), rf"request 1, item 0: {P} is outside \[0, {P}\)"),
         (changed("item", 1, 0, -2), r"request 1, item 0: -2 is outside"),
         (changed("history_poi", 0, 2, P), "request 0, history_poi 2"),
         (changed("history_creative", 5, 1, R), "request 5, history_creative 1"),
         (changed("item", 2, slice(None), -1), "request 2 has no candidates"),
-        (TWICE, rf"request {AD_ROW}, candidate {AD}: \d+ is there already"),
-        (HUGE, f"request {AD_ROW}, ad {AD}: 1e\\+39 is no bid"),
+        (TWICE, rf"request {AD_ROW}, candidate {AD}: \d+ is listed twice"),
+        (HUGE, f"request {AD_ROW}, ad {AD}: 1e\\+39 is not a bid"),
         (
             REQUESTS.replace(bid=REQUESTS.bid[:, 1:]),
             r"bid is \[6, 5\] and item \[6, 6\] in a batch",
@@ -186,7 +186,7 @@ def test_an_organic_bid_and_unknown_settings_are_refused():
     for wrong in (0.5, 2**31, np.nan):
         with pytest.raises(ValueError, match=f"max_ads is {wrong}: it must be a whole number"):
             tiny_mechanism().allocate(REQUESTS, max_ads=wrong)
-    with pytest.raises(ValueError, match=r"reserve is 1e\+39: it must be not negative, at most"):
+    with pytest.raises(ValueError, match=r"reserve is 1e\+39: it must be at least 0 and at most"):
         tiny_mechanism().allocate(REQUESTS, reserve=1e39)
     with pytest.raises(ValueError, match=r"alpha is 0\.0: it must be above 0"):
         tiny_mechanism().allocate(REQUESTS, alpha=0.0)

@@ -24,8 +24,9 @@ from flax import struct
 from jax import lax
 
 from ega_jax.data.ad_logs import AdLogDataset
-from ega_jax.generation.alignment import policy_loss, slate_values, standardise
+from ega_jax.generation.alignment import policy_loss, standardise
 from ega_jax.generation.transformer import Block, linear, row_wise_dot
+from ega_jax.reward.system import pick, slate_value
 from ega_jax.training.auction import real_rows
 from ega_jax.training.logged import Batch, logged_phase
 from ega_jax.training.loop import Phase
@@ -228,7 +229,7 @@ def cga_loss(config: CGAConfig, view: Callable[[Batch], Ads], judge: Judge) -> C
         ads = view(batch)
         keys = jax.random.split(key, len(ads.bid))
         lists = jax.vmap(propose, (None, 0, 0))(lax.stop_gradient(params), ads, keys)
-        values = jax.vmap(slate_values)(ads.bid, judge(batch, lists), lists)
+        values = list_values(ads.bid, judge(batch, lists), lists)
         sampled, (value, greedy) = lists[:, 0], values.T
         gain = jnp.broadcast_to((value - greedy)[:, None], sampled.shape)
         gain = standardise(gain, sampled >= 0)
@@ -243,6 +244,11 @@ def cga_loss(config: CGAConfig, view: Callable[[Batch], Ads], judge: Judge) -> C
         return total, (metrics, variables)
 
     return loss
+
+
+def list_values(bid: jax.Array, pctr: jax.Array, lists: jax.Array) -> jax.Array:
+    """Expected revenue per request `[B, R]` of lists `[B, R, L]` at the bids `[B, A]`."""
+    return slate_value(jax.vmap(lambda bid, lists: pick(bid, lists, 0.0))(bid, lists), pctr, 0.0)
 
 
 def cga_phase(
@@ -273,7 +279,7 @@ def cga_phase(
     def greedy_values(params: Params, batch: Batch) -> jax.Array:
         ads = view(batch)
         lists = jax.vmap(lambda ads: generate(params, config, ads)[0][None])(ads)
-        return jax.vmap(slate_values)(ads.bid, judge(batch, lists), lists)
+        return list_values(ads.bid, judge(batch, lists), lists)
 
     def evaluate(params: Params, batches: Iterable[Batch]) -> dict[str, float]:
         values = [

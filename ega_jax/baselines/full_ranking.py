@@ -15,7 +15,7 @@ Scores = Callable[[np.ndarray], ArrayLike]  # Histories [B, T] -> scores of all 
 
 
 def full_ranking(scores: Scores, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Recall and NDCG over the whole catalogue, leave-one-out (design: method, sec. 8).
+    """Recall and NDCG over the whole catalogue, leave-one-out.
 
     Of equal scores the item with the lower id comes first. What stands in the history may be
     recommended again, as a generator may; the figures `unseen_*` are those of a ranking from

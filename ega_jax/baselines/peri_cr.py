@@ -74,7 +74,7 @@ class PeriCR(nn.Module):
         self.scale = self.param("scale", nn.initializers.ones, (len(RESPONSES),))
 
     def past(self, items: Items, poi: jax.Array, creative: jax.Array) -> jax.Array:
-        """The user as both towers see him: behaviours `[..., T]` as `[..., T, D]`."""
+        """The user as both towers see them: behaviours `[..., T]` as `[..., T, D]`."""
         recency = self.recency(jnp.arange(poi.shape[-1])[::-1])
         return self.item.poi(items, poi) + self.item.creative(items, creative) + recency
 

@@ -56,7 +56,6 @@ class SessionPool:
 
     lists: dict[str, Ragged]
     session: np.ndarray  # [rows] int32 session ids.
-    propensity: np.ndarray  # [rows] float32, 1 where unknown.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +131,6 @@ class LoggedSessions:
         return SessionPool(
             lists={name: lists(name, dtype) for name, dtype in _LISTS.items()},
             session=np.concatenate([to_numpy(table["session_id"], np.int32) for table in tables]),
-            propensity=np.concatenate([_propensity(table) for table in tables]),
         )
 
     def examples(self, pool: SessionPool, rows: np.ndarray, epoch: int) -> Batch:
@@ -145,7 +143,6 @@ class LoggedSessions:
         for name, empty in _SLOTS.items():
             batch[name] = pool.lists[name].first(rows, self.num_slots, empty)
         batch["session"] = pool.session[rows]
-        batch["propensity"] = pool.propensity[rows]
         batch["target_poi"] = batch["shown_poi"]
         batch["target_creative"] = batch["shown_creative"]
         weight = np.where(batch["click_poi"] | batch["click_image"], 1.0, self.exposure_weight)
@@ -177,15 +174,7 @@ def _row_groups(folder: Path) -> list[RowGroup]:
     return groups
 
 
-def _propensity(table: pa.Table) -> np.ndarray:
-    if "propensity" not in table.column_names:
-        return np.ones(table.num_rows, np.float32)
-    return to_numpy(table["propensity"], np.float32)
-
-
 def _read(group: RowGroup) -> pa.Table:
     file = pq.ParquetFile(group.path)
-    names = [*_LISTS, "session_id", "propensity"]
-    names = [name for name in names if name in file.schema_arrow.names]
-    table = file.read_row_group(group.index, columns=names)
+    table = file.read_row_group(group.index, columns=[*_LISTS, "session_id"])
     return table.slice(group.start, group.stop - group.start)

@@ -90,7 +90,7 @@ class BatchSource:
 
 
 def _blank(batch: Batch, where: np.ndarray) -> Batch:
-    """Empties some rows: ids become -1, weights 0, flags false, and a propensity 1."""
-    for name, values in batch.items():
-        values[where] = -1 if values.dtype == np.int32 else name == "propensity"
+    """Empties some rows: ids become -1, weights 0 and flags false."""
+    for values in batch.values():
+        values[where] = -1 if values.dtype == np.int32 else 0
     return batch

@@ -61,8 +61,8 @@ def train_batches(
     `target_weight` `[B, K]` float32. Ad logs also give `item` `[B, N]` int32 (ads, then organic
     items in upstream order, -1 padding on the right), `is_ad` `[B, N]` bool, `bid` `[B, N]`
     float32, `shown_poi`, `shown_creative` `[B, K]` int32 (which are the targets), `shown_is_ad`,
-    `click_poi`, `click_image`, `convert` `[B, K]` bool, `propensity` `[B]` float32 (1 where
-    unknown) and `session` `[B]` int32. Creatives are -1 where the dataset has none.
+    `click_poi`, `click_image`, `convert` `[B, K]` bool and `session` `[B]` int32. Creatives
+    are -1 where the dataset has none.
 
     Args:
         dataset: what `open_dataset` returned.

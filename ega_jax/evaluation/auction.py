@@ -1,4 +1,4 @@
-"""The score of an auction, by the model's click probabilities and by the true ones (method sec. 8).
+"""The score of an auction, by the model's click probabilities and by the true ones (paper sec. 5).
 
 A mechanism is run on sessions of a log, whose bids are the true values, and every report of its
 advertisers is tried with the allocation run again. The same slates and reports are priced by every
@@ -161,7 +161,7 @@ def myerson_prices(bid: np.ndarray, clicks: np.ndarray) -> np.ndarray:
 
 
 def scores(judged: Judged, rule: str) -> dict[str, float]:
-    """The metrics of method section 8 for one payment rule.
+    """The metrics of an auction under one payment rule (paper sec. 5).
 
     Returns:
       `rpm` currency per 1000 impressions, `ctr_poi`, `ctr_img`, `ad_share` per impression;

@@ -1,4 +1,4 @@
-"""How far an auction is from truthful: Psi, and the shape of clicks against the bid (section 8).
+"""How far an auction is from truthful: Psi, and the shape of clicks against the bid (paper sec. 5).
 
 Judged on the host in numpy float64: a regret is a small difference of money.
 """
@@ -73,7 +73,9 @@ def jump_brackets(
     grid, clicks = np.asarray(grid, float), np.asarray(clicks, float)
     chex.assert_equal_shape([grid, clicks])
     if num_jumps > grid.shape[-1] - 1:
-        raise ValueError(f"{num_jumps} jumps need as many intervals, got {grid.shape[-1] - 1}")
+        raise ValueError(
+            f"{num_jumps} jumps need at least {num_jumps} intervals, got {grid.shape[-1] - 1}"
+        )
     change = np.abs(np.diff(clicks))
     largest = np.argsort(-change, stable=True)[..., :num_jumps]
     low, high, change = (

@@ -141,7 +141,7 @@ def evaluator_of(run: Pretraining) -> InterestEvaluator:
     Retrieval searches the whole catalogue where requests have no candidates of their own.
     """
     config = run.generator_config
-    everything = None if run.is_market else catalogue_candidates(run.tree.index)
+    everything = None if run.is_ad_log else catalogue_candidates(run.tree.index)
     num_beams = run.config["evaluation"]["num_beams"]
     unigram = creative_unigram(run) if config.creatives else None
     return InterestEvaluator(config, run.catalogue, everything, num_beams, run.loss_tree, unigram)

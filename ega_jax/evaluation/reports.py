@@ -1,4 +1,4 @@
-"""What every report of an advertiser would lead to: the allocation, run again (method sec. 7)."""
+"""What every report of an advertiser would lead to: the allocation, run again."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Retrieval metrics: item-level, full ranking (design: a hit is the item, not its code)."""
+"""Retrieval metrics: item-level, full ranking: a hit is the item, not its code."""
 
 from collections.abc import Sequence
 
@@ -58,7 +58,10 @@ def recall_ndcg(
     chex.assert_rank([ranked_items, target], [2, 1])
     chex.assert_equal_shape_prefix([ranked_items, target], 1)
     if max(ks) > ranked_items.shape[1]:
-        raise ValueError(f"recall@{max(ks)} needs as many items, got {ranked_items.shape[1]}")
+        raise ValueError(
+            f"recall@{max(ks)} needs rankings of at least {max(ks)} items, "
+            f"got {ranked_items.shape[1]}"
+        )
     rank = target_rank(ranked_items, target)
     where = jnp.ones(rank.shape, bool) if where is None else jnp.asarray(where)
     chex.assert_equal_shape([rank, where])

@@ -34,20 +34,6 @@ class AlignmentConfig:
     part: str = "head_and_last_block"  # What is trained, one of PARTS.
 
 
-def slate_values(bid: jax.Array, pctr: jax.Array, items: jax.Array) -> jax.Array:
-    """Expected revenue per request of slates at first price, `sum_j b_j * pctr_j`.
-
-    Args:
-      bid: `[N]` bids of the candidates, currency per click, 0 for organic items.
-      pctr: `[S, K]` click probabilities; what empty slots hold means nothing.
-      items: `[S, K]` int32 candidates, -1 where a slot is empty.
-
-    Returns:
-      `[S]` in currency.
-    """
-    return jnp.where(items >= 0, bid[items] * pctr, 0.0).sum(-1)
-
-
 def marginal_contributions(
     values: jax.Array, items: jax.Array, where: jax.Array, chosen: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""Many searches of one request at once (method sec. 7).
+"""Many searches of one request at once.
 
 Regret asks what a request would have shown had one advertiser bid otherwise, for every advertiser
 and many bids. Such searches hold much the same beams, and what the decoder makes of a prefix does

@@ -1,4 +1,4 @@
-"""What an ad's report changes for it and for the others: the allocation, run again (sec. 7).
+"""What an ad's report changes for it and for the others: the allocation, run again.
 
 Prices that make lying useless follow from how an ad's clicks rise with its bid (Myerson), and from
 what its presence costs the others (Clarke). One slate tells neither. So the allocation is run again

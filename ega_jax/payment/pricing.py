@@ -140,7 +140,6 @@ def prices(
             *learned,
         ]
     )
-    every = jnp.where(is_ad, every, 0.0)
     return jax.vmap(rules.with_reserve, in_axes=(0, None, None, None))(
         every, own, is_ad, levers.reserve
     )

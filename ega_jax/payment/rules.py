@@ -172,7 +172,7 @@ def clarke(bids: ArrayLike, clicks: ArrayLike) -> tuple[Any, Any]:
 
 
 def myerson(bid_grid: ArrayLike, clicks: ArrayLike) -> Any:
-    """Total payment that makes a bid truthful, `b x(b) - integral_0^b x(s) ds` (design section 7).
+    """Total payment that makes a bid truthful, `b x(b) - integral_0^b x(s) ds` (Myerson, 1981).
 
     The trapezoidal rule summed by parts, `integral s dx(s)`: exact for a piecewise linear x, a sum
     of positive terms where x rises. A jump counts at the middle of its interval; two equal grid

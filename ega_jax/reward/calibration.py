@@ -1,4 +1,4 @@
-"""How good predicted probabilities are: ranking, likelihood, calibration (design sec. 4).
+"""How good predicted probabilities are: ranking, likelihood, calibration.
 
 Plain numpy on the host, for whole splits. All functions take predictions and outcomes of one
 shape and a mask `where`; a measure of nothing is 0, except the AUC, which is then 1/2.

@@ -38,7 +38,7 @@ class Levers:
     beta: chex.Numeric = 2.0  # Floor of token weights (21); lifts organic content.
     kappa: chex.Numeric = 0.0  # Currency that one expected click is worth beside its price.
     reserve: chex.Numeric = 0.0  # Least bid and least price per click, in currency.
-    max_ads: chex.Numeric = 2**30  # Most ads in a slate.
+    max_ads: chex.Numeric = 2**30  # Most ads in a slate; 0: none (in a config: no limit).
     min_gap: chex.Numeric = 0  # Fewest organic items between two ads.
     bid_free: chex.Numeric = False  # The search ignores bids: a menu that nobody can influence.
 
@@ -57,8 +57,8 @@ def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
         if whole and not (float(value).is_integer() and 0 <= value < 2**31):
             raise ValueError(f"lever {name} is {value}: it must be a whole number, at least 0")
         if not is_amount(value) or (name == "alpha" and value == 0):
-            least = "above 0" if name == "alpha" else "not negative"
-            raise ValueError(f"lever {name} is {value}: it must be {least}, at most {LARGEST:g}")
+            least = "above 0" if name == "alpha" else "at least 0"
+            raise ValueError(f"lever {name} is {value}: it must be {least} and at most {LARGEST:g}")
     typed = {name: jnp.asarray(value, types[name]) for name, value in changes.items()}
     return dataclasses.replace(defaults, **typed)
 
@@ -75,7 +75,7 @@ class SystemModels:
 class Offer:
     """One request, as far as bids cannot change it."""
 
-    memory: Any  # What the system's own search reads of the request; here the encoded history.
+    memory: Any  # What the system's own search reads of the request; EGA's: encoded history.
     reward_memory: reward_model.Memory
     item: jax.Array  # [N] int32 POI ids, -1 padding; organic ones in upstream order.
     is_ad: jax.Array  # [N] bool.

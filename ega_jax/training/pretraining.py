@@ -97,7 +97,7 @@ class Pretraining:
             write_market(config, self.folder, sequences or None, progress.count)
 
     @property
-    def is_market(self) -> bool:
+    def is_ad_log(self) -> bool:
         """Whether the dataset is an ad log, with candidates of its own for each request."""
         return not isinstance(self.dataset, SequenceDataset)
 
@@ -167,11 +167,10 @@ class Pretraining:
     def generator_config(self) -> GeneratorConfig:
         """Sizes of the generator, some of which follow from data and tokens."""
         settings = TokenizerSettings(**self.config["tokenizer"])
-        num_slots = self.dataset.summary.num_slots if self.is_market else 0
         return GeneratorConfig(
             num_codes=settings.num_codes,
             num_layers=settings.code_layers,
-            num_slots=self.config["data"]["num_slots"] or num_slots,
+            num_slots=self.config["data"]["num_slots"] or self.dataset.summary.num_slots,
             history_length=self.config["data"]["history_length"],
             creatives=self.dataset.summary.num_creatives > 0,
             **self.config["generator"],
@@ -180,7 +179,7 @@ class Pretraining:
     @property
     def validation_split(self) -> str:
         """The held-out split that is measured during training."""
-        return "align" if self.is_market else "validation"
+        return "align" if self.is_ad_log else "validation"
 
     def batches(self, split: str, num_rows: int | None = None) -> grain.IterDataset:
         """A held-out split as batches, or about `num_rows` of its rows, evenly spread."""
@@ -203,7 +202,7 @@ class Pretraining:
     def _training_batches(self) -> grain.IterDataset:
         return pipeline.train_batches(
             self.dataset,
-            "pretrain" if self.is_market else "train",
+            "pretrain" if self.is_ad_log else "train",
             batch_size=self.config["training"]["batch_size"],
             sort_by_length=self.config["training"]["sort_by_length"],
             seed=self.config["seed"],

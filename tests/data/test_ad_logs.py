@@ -32,7 +32,6 @@ def expected_row(sessions, row, num_candidates, exposure_weight):
         "shown_creative": pad(session["shown_creative"], K, -1),
         **{name: pad(session[name], K, False) for name in flags},
         "session": session["session_id"],
-        "propensity": np.float32(session["propensity"]),
         "target_poi": pad(shown, K, -1),
         "target_creative": pad(session["shown_creative"], K, -1),
         "target_weight": np.float32(pad(weights, K, 0.0)),
@@ -91,8 +90,7 @@ def test_an_organic_item_that_is_an_ad_too_is_a_candidate_once(ad_log, tmp_path)
 def test_blank_rows_are_empty(dataset):
     (batch,) = eval_batches(dataset, "test", batch_size=6, history_length=T)
     for name, values in batch.items():
-        empty = {"propensity": 1}.get(name, -1 if values.dtype == np.int32 else 0)
-        assert (values[4:] == empty).all(), name
+        assert (values[4:] == (-1 if values.dtype == np.int32 else 0)).all(), name
 
 
 def test_dtypes(dataset):
@@ -100,7 +98,7 @@ def test_dtypes(dataset):
     kinds = {name: values.dtype.name for name, values in batch.items()}
     for name in ("history_poi", "history_creative", "item", "target_poi", "shown_poi", "session"):
         assert kinds[name] == "int32", name
-    for name in ("bid", "propensity", "target_weight"):
+    for name in ("bid", "target_weight"):
         assert kinds[name] == "float32", name
     for name in ("is_ad", "shown_is_ad", "click_poi", "click_image", "convert"):
         assert kinds[name] == "bool", name
@@ -111,13 +109,6 @@ def test_fractions_set_the_splits(ad_log, tmp_path):
     for split, first, size in (("pretrain", 100, 12), ("align", 112, 20), ("test", 132, 8)):
         (batch,) = eval_batches(dataset, split, batch_size=size, history_length=T)
         assert batch["session"].tolist() == list(range(first, first + size))
-
-
-def test_unknown_propensities_are_one(ad_log, tmp_path):
-    del ad_log.sessions["propensity"]
-    dataset = open_dataset(ad_log.write(tmp_path / "log"))
-    (batch,) = eval_batches(dataset, "test", batch_size=4, history_length=T)
-    assert batch["propensity"].tolist() == [1.0] * 4
 
 
 def test_files_may_differ_in_the_types_of_their_columns(ad_log, tmp_path):

@@ -19,7 +19,7 @@ class CountingRows:
 
     def examples(self, pool, rows, epoch):
         weights = np.ones(len(rows), np.float32)
-        return {"row": np.int32(rows), "weight": weights, "propensity": weights / 2}
+        return {"row": np.int32(rows), "weight": weights}
 
 
 def source_of(num_examples, batch_size, share=None, seed=None, sizes=(4,) * 6):
@@ -43,7 +43,6 @@ def test_places_after_the_last_example_are_blank():
     assert source[0]["row"].tolist() == [0, 1, 2, 3, 4]
     assert source[1]["row"].tolist() == [5, 6, 7, -1, -1]
     assert source[1]["weight"].tolist() == [1, 1, 1, 0, 0]
-    assert source[1]["propensity"].tolist() == [0.5, 0.5, 0.5, 1, 1]
 
 
 def test_a_share_holds_its_places_of_the_batch():

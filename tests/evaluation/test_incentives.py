@@ -98,7 +98,7 @@ def test_brackets_of_rows_are_those_of_each():
 
 
 def test_more_jumps_than_intervals_are_refused():
-    with pytest.raises(ValueError, match="4 jumps need as many intervals, got 3"):
+    with pytest.raises(ValueError, match="4 jumps need at least 4 intervals, got 3"):
         jump_brackets(np.arange(4), np.zeros(4), 4)
 
 

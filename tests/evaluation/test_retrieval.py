@@ -59,7 +59,7 @@ def test_an_empty_place_is_never_a_hit():
 
 
 def test_a_list_too_short_to_measure_is_refused():
-    with pytest.raises(ValueError, match="recall@10 needs as many items, got 4"):
+    with pytest.raises(ValueError, match="recall@10 needs rankings of at least 10 items, got 4"):
         recall_ndcg(RANKED, TARGET, (5, 10))
 
 

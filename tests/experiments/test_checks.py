@@ -44,10 +44,18 @@ def test_every_number_has_a_range():
         ("payment.heads", ("rate", "vcg"), "payment.heads: 'vcg' is not one of rate, threshold"),
         ("data.market.size", "huge", "market.size: 'huge' is not one of " + ", ".join(SIZES)),
         ("generator.num_heads", 3, "generator.num_heads: 3 heads do not divide a width of 64"),
-        ("optimizer.warmup_steps", 600, "optimizer.warmup_steps: 600 leave none of 600 steps"),
-        ("cascade.hstu.warmup_steps", 400, "hstu.warmup_steps: 400 leave none of 400 steps"),
+        (
+            "optimizer.warmup_steps",
+            600,
+            "optimizer.warmup_steps: 600 warm-up steps leave none of 600 steps",
+        ),
+        (
+            "cascade.hstu.warmup_steps",
+            400,
+            "hstu.warmup_steps: 400 warm-up steps leave none of 400 steps",
+        ),
         ("evaluation.num_beams", 9, "config.evaluation.num_beams is 9: it must be at least 10"),
-        ("data.fractions", (0.5, 0.5), "fractions: (0.5, 0.5) leave no sessions to test"),
+        ("data.fractions", (0.5, 0.5), "fractions: (0.5, 0.5) leave no test sessions"),
     ],
 )
 def test_a_value_out_of_range_is_named(field, value, message):

@@ -69,7 +69,7 @@ def test_the_command_reports_every_network(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_networks_learn_what_theory_says(tmp_path):
-    """Issue 3, point 5."""
+    """Revenue of the optimal auction, and Myerson's price where clicks rise smoothly."""
     with flagsaver.flagsaver(workdir=str(tmp_path)):
         payment_theory.main()
     results = json.loads((tmp_path / "results.json").read_text())["payment_theory"]

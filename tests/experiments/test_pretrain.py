@@ -17,7 +17,7 @@ from ega_jax.evaluation.interest import creative_unigram
 from ega_jax.training.checkpoints import CheckpointMismatchError, ConfigMismatchError
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
-from ega_jax.training.pretraining import Pretraining, owned_creatives
+from ega_jax.training.pretraining import Pretraining
 from experiments import command, evaluate, pretrain
 
 PHASES = ("rqvae_poi", "rqvae_creative", "generator")
@@ -223,10 +223,3 @@ def test_unigram_counts_the_codes_of_training_targets(finished):
                 counts[layer, run.tokens["creative"].codes[creative, layer]] += weight
     expected = np.log(counts / counts.sum(1, keepdims=True))
     np.testing.assert_allclose(creative_unigram(run), expected, rtol=1e-5)
-
-
-def test_owned_creatives_are_listed_by_poi():
-    owned = owned_creatives(np.array([2, 0, 2, 0, 0, 3], np.int32), 5)
-    expected = [[1, 3, 4], [-1] * 3, [0, 2, -1], [5, -1, -1], [-1] * 3]
-    np.testing.assert_array_equal(owned, expected)
-    assert owned_creatives(np.zeros(0, np.int32), 4).shape == (4, 0)

@@ -97,7 +97,7 @@ def test_trials_use_what_the_workdir_has(tabulated, monkeypatch, capsys):
     monkeypatch.setattr(tune, "_SYSTEMS", Flag(["gr"]))
     monkeypatch.setattr(tune, "_SESSIONS", Flag(4))
     tune.main()
-    known = read_results(workdir)["tuning"]["gr"]
+    known = read_results(workdir)["tuning"]["4 sessions"]["gr"]
     assert set(known) == {"alignment.num_steps=1", "alignment.num_steps=0"}
     assert "alignment.num_steps=1" in capsys.readouterr().out
     monkeypatch.setattr(tune, "try_out", lambda *_: pytest.fail("tried again"))

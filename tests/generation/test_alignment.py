@@ -18,7 +18,6 @@ from ega_jax.generation.alignment import (
     join,
     marginal_contributions,
     policy_loss,
-    slate_values,
     split,
     standardise,
 )
@@ -33,14 +32,6 @@ B, N, ALL = 8, 4, 24  # Requests, candidates, slates of three of these at most.
 INDEX = functools.partial(request_candidates, max_ads=2)
 ALIGNMENT = AlignmentConfig(alpha=0.8, beta=1.0)
 LAST = f"decoder_{CONFIG.decoder_blocks - 1}"
-
-
-def test_values_by_hand():
-    bid = np.array([2.0, 0.0, 0.5])
-    items = np.array([[0, 1, 2], [2, -1, -1], [-1, -1, -1]])
-    pctr = np.array([[0.1, 0.9, 0.2], [0.5, np.nan, np.inf], [np.nan, 1, 1]], np.float32)
-    found = slate_values(jnp.asarray(bid, jnp.float32), pctr, items)
-    np.testing.assert_allclose(found, [2 * 0.1 + 0.5 * 0.2, 0.5 * 0.5, 0], rtol=1e-6)
 
 
 def contributions_by_loop(values, items, where, chosen):
@@ -181,7 +172,8 @@ def judge(params, request):
         num_beams=ALL, alpha=ALIGNMENT.alpha, beta=ALIGNMENT.beta,
     )  # fmt: skip
     pctr = request["pctr"][beams.items] * (1.0 - 0.3 * jnp.arange(K))
-    values = slate_values(request["bid"], pctr, beams.items)
+    bid = jnp.where(beams.items >= 0, request["bid"][beams.items], 0.0)
+    values = jnp.sum(bid * pctr, axis=-1)
     chosen = jnp.argmax(jnp.where(beams.where, values, -jnp.inf))
     contribution, _ = marginal_contributions(values, beams.items, beams.where, chosen)
     probability = jnp.where(beams.where, jnp.exp(beams.log_prob), 0.0)

@@ -1,6 +1,6 @@
 """Worked auctions from papers and textbooks: every field of every case, on the host and traced.
 
-The cases are part of the workplace, not of the package: without them nothing is tested here.
+The file of cases is no part of the package: where it is absent, these tests are skipped.
 """
 
 import itertools

@@ -82,12 +82,12 @@ def test_prices_scale_with_the_currency(config):
     np.testing.assert_allclose(PRICE(params, config, dear, 100.0 * bid), expected, rtol=1e-4)
 
 
-def test_works_without_slate_features_or_other_ads(config):
-    context = Context(
-        jnp.zeros((2, 0)), jnp.ones((2, 1)), jnp.zeros((2, 0)), jnp.ones(2), jnp.ones(2)
-    )
-    params = start(config, context)
-    assert PRICE(params, config, context, jnp.ones(2)).shape == (2,)
+def test_works_without_slate_features_and_probes(config):
+    none = jnp.zeros((2, 0))
+    context = Context(none, jnp.ones((2, 1)), none, jnp.ones(2), jnp.ones(2))
+    price = PRICE(start(config, context), config, context, jnp.ones(2))
+    assert price.shape == (2,)
+    assert jnp.all((price >= 0) & (price <= 1))
 
 
 def test_batch_equals_vmap_and_no_jit(config):

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ega_jax.data.market.clicks import CLICK, Truth, affinity
+from ega_jax.data.session_rules import session_files
 
 PROBES = 2000  # Sessions in which slate effects are looked at.
 MOST_ABOVE = 3  # Similar items put above an item to see what they take from it.
@@ -17,11 +18,8 @@ MOST_ABOVE = 3  # Similar items put above an item to see what they take from it.
 
 def read_sessions(folder: str | pathlib.Path, limit: int) -> pa.Table:
     """Reads at most the first `limit` sessions of a log."""
-    files = sorted((pathlib.Path(folder) / "sessions").glob("*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"{folder}/sessions: no Parquet file there")
     tables, rows = [], 0
-    for file in files:
+    for file in session_files(pathlib.Path(folder) / "sessions"):
         tables.append(pq.read_table(file))
         rows += len(tables[-1])
         if rows >= limit:

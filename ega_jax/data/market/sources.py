@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ega_jax.data.market.config import MarketConfig
+from ega_jax.data.schema import validate
+from ega_jax.data.tables import to_matrix
 
 CATEGORY_NAMES = (
     *("Noodles", "Coffee", "Hotpot", "Bakery", "Barbecue", "Seafood", "Salad", "Pizza"),
@@ -105,11 +107,14 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
         The source, with at most `num_pois` POIs and users of at least `MIN_VISITS` visits.
 
     Raises:
-        FileNotFoundError: when a file is missing.
-        ValueError: when no user has enough visits.
+        DataError: when the folder breaks a rule of its format.
+        ValueError: when it holds an ad log, or no user has enough visits.
     """
-    items = _read(folder, "items.parquet")
-    sequences = _read(folder, "sequences.parquet")["items"].combine_chunks()
+    folder = pathlib.Path(folder)
+    if validate(folder).format != "sequences":
+        raise ValueError(f"{folder} holds an ad log; the market world `yelp` takes sequences")
+    items = pq.read_table(folder / "items.parquet")
+    sequences = pq.read_table(folder / "sequences.parquet")["items"].combine_chunks()
     lengths = np.diff(sequences.offsets.to_numpy())
     flat = sequences.flatten().to_numpy()
     counts = np.bincount(flat, minlength=len(items))
@@ -121,7 +126,7 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
             f"{len(kept)} most visited POIs"
         )
     items = items.take(pa.array(kept))
-    embedding = _matrix(items["embedding"])
+    embedding = to_matrix(items["embedding"])
     subcategory, categories = _taxonomy(_column(items, "categories"))
     return Source(
         latent=_principal_components(embedding, config.latent_dim),
@@ -134,20 +139,8 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
     )
 
 
-def _read(folder: str | pathlib.Path, name: str) -> pa.Table:
-    path = pathlib.Path(folder) / name
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file, needed for the market world `yelp`")
-    return pq.read_table(path)
-
-
 def _column(table: pa.Table, name: str) -> list:
     return table[name].to_pylist() if name in table.column_names else [None] * len(table)
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.astype(np.float32).reshape(len(column), -1)
 
 
 def _kept_visits(

@@ -11,6 +11,7 @@ import pytest
 from ega_jax.data.market.config import SIZES, MarketConfig
 from ega_jax.data.market.sampling import Groups, choose, distinct
 from ega_jax.data.market.world import make_world
+from ega_jax.data.tables import DataError
 
 CONFIG = MarketConfig(num_pois=200, num_users=30, num_sessions=10)
 REAL = MarketConfig(
@@ -123,7 +124,7 @@ def test_the_real_world_keeps_pois_embeddings_and_visits(tmp_path):
 def test_missing_input_of_the_real_world_is_named(tmp_path):
     with pytest.raises(ValueError, match="needs sequences_folder"):
         make_world(REAL)
-    with pytest.raises(FileNotFoundError, match=r"items\.parquet: no such file"):
+    with pytest.raises(DataError, match=r"not a dataset: expected items\.parquet"):
         make_world(REAL, tmp_path)
     write_sequences(tmp_path, num_users=1)
     with pytest.raises(ValueError, match="no user has 3 visits"):
