@@ -62,7 +62,11 @@ EXPLAINED = (
     ValueError,
 )
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where results are kept; by default runs/NAME.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Where results are kept; by default runs/NAME of the config, without one runs/market-tiny.",
+)
 _SEVERAL_HOSTS = flags.DEFINE_bool(
     "several_hosts", False, "Join the other processes of a run on several hosts (TPU pods, SLURM)."
 )
@@ -82,6 +86,16 @@ def define_config() -> None:
         f"Config file and variant, e.g. experiments/configs/market.py:small; by default {DEFAULT}. "
         "A field is changed by --config.field=value, e.g. --config.training.num_steps=1000.",
     )
+
+
+def define_system(otherwise: str = "ega") -> None:
+    """Defines the flag `--system`, one of those in the workdir; as with `--config`, once.
+
+    Args:
+      otherwise: what is meant without it, for `--help`.
+    """
+    if "system" not in flags.FLAGS:
+        flags.DEFINE_string("system", None, f"A system of the workdir; without it, {otherwise}.")
 
 
 def open_workdir(free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
@@ -117,11 +131,7 @@ def find_workdir() -> tuple[dict[str, Any], Path]:
 
     Raises:
       FileNotFoundError: `--workdir` is not one.
-      ValueError: a config is given, which would not be read.
     """
-    for arg in sys.argv[1:]:
-        if arg.startswith((*CONFIG, *FIELD)):
-            raise ValueError(f"{arg}: this command takes the config that the workdir was made with")
     workdir = Path(_WORKDIR.value or Path("runs") / "market-tiny").expanduser().absolute()
     if not (workdir / "config.json").exists():
         raise FileNotFoundError(f"{workdir} is not a workdir: run experiments.pretrain first")
@@ -175,7 +185,12 @@ def _joined(argv: list[str]) -> list[str]:
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; an unknown config file, variant or field is answered with the valid ones."""
     try:
-        return flags.FLAGS(_config_first(argv) if "config" in flags.FLAGS else argv)
+        if "config" in flags.FLAGS:
+            return flags.FLAGS(_config_first(argv))
+        for arg in argv[1:]:
+            if arg.startswith((*CONFIG, *FIELD)):
+                raise flags.Error(f"{arg}: this command takes no config; a workdir has its own")
+        return flags.FLAGS(argv)
     except flags.Error as error:
         # Of an error within a config file, the flags' own message holds a whole traceback.
         lines = str(error).strip().splitlines()

@@ -27,9 +27,11 @@ from ega_jax.evaluation.attainable import Sample, samples_of
 from ega_jax.evaluation.report import write_results
 from ega_jax.training.auction import AuctionTraining
 from ega_jax.training.progress import ProgressReport
-from experiments import auction_align, command
+from experiments import command
+from experiments.runs import find_system
 
-flags.adopt_module_key_flags(auction_align)
+command.define_system()
+flags.adopt_module_key_flags(command)
 LOST_AT = {  # Slate -> the stage at which what it lacks is lost.
     "attainable": "",
     "recalled": "recall",
@@ -43,7 +45,7 @@ _SESSIONS = flags.DEFINE_integer("decomposed_sessions", 128, "Test sessions to s
 
 def main() -> None:
     """Runs the command."""
-    run = auction_align.find_system()
+    run = find_system(flags.FLAGS.system or "ega")
     name, workdir = run.system.name, run.pretraining.workdir
     truth = Truth.load(run.pretraining.folder)
     found = measure(run, truth, _SESSIONS.value)

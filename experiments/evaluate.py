@@ -18,10 +18,11 @@ from ega_jax.evaluation.interest import evaluator_of
 from ega_jax.evaluation.report import print_systems, print_table, read_results, write_results
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
-from experiments import auction_align, command
+from experiments import command
+from experiments.runs import find_system, measure_systems
 
+command.define_system("the generator is measured")
 flags.adopt_module_key_flags(command)
-flags.declare_key_flag("system")
 _SPLIT = flags.DEFINE_string("split", None, "Held-out split; by default the config's, test.")
 _NUM_BEAMS = flags.DEFINE_integer("num_beams", None, "Beams; by default the config's.", 10)
 
@@ -31,15 +32,15 @@ def main() -> None:
     config, workdir = command.find_workdir()
     settings = config["evaluation"]
     split = _SPLIT.value or settings["split"]
-    if flags.FLAGS["system"].present:
+    if name := flags.FLAGS.system:
         if _NUM_BEAMS.value:
             raise ValueError("--num_beams: a system is measured with the beams of its config")
-        run = auction_align.find_system()
-        if run.system.name not in read_results(workdir).get("systems", {}):
+        run = find_system(name)
+        if name not in read_results(workdir).get("systems", {}):
             raise FileNotFoundError(
                 f"{run.system} is not trained to its end: run experiments.auction_align first"
             )
-        found = auction_align.measure_systems(run, mechanism_of(run), split)
+        found = measure_systems(run, mechanism_of(run), split)
         results: dict[str, Any] = {"systems": found}
         print_systems(found, title=f"{config['name']}, {split}")
     else:

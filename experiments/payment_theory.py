@@ -213,7 +213,7 @@ def print_results(results: dict[str, dict[str, float]]) -> None:
 
 def main() -> None:
     """Runs the command."""
-    workdir = Path(flags.FLAGS.workdir or "runs/payment-theory").absolute()
+    workdir = Path(flags.FLAGS.workdir or "runs/payment-theory").expanduser().absolute()
     settings = {"optimizer": OPTIMIZER, "lagrangian": LAGRANGIAN}
     config = {name: dataclasses.asdict(value) for name, value in settings.items()}
     check_workdir(workdir, config | {"steps": _STEPS.value}, ())

@@ -26,7 +26,8 @@ from ega_jax.training.logged import sizes_of
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from ega_jax.training.reward import reward_phase
-from experiments import auction_align, command
+from experiments import command
+from experiments.runs import measure_reward
 
 flags.adopt_module_key_flags(command)
 KINDS = {"slate": True, "pointwise": False}  # Whether a slot sees the others.
@@ -52,7 +53,7 @@ def measure(run: AuctionTraining, kind: str, seed: int) -> dict[str, float]:
     sizes = sizes_of(RewardConfig, settings, run.pretraining.generator_config)
     phase = reward_phase("reward", run.dataset, run.items, sizes, settings, seed)
     params = run.train_shared(phase, f"reward_control/{kind}-{seed}", settings)
-    return auction_align.measure_reward(run, params, sizes)
+    return measure_reward(run, params, sizes)
 
 
 def print_models(found: Mapping[str, Mapping[str, Any]], title: str) -> None:

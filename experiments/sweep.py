@@ -31,11 +31,18 @@ from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.payment.pricing import WITHOUT_NETWORK
 from ega_jax.reward.allocation import AllocationConfig
 from ega_jax.training.auction import AuctionTraining
-from experiments import auction_align, command
-from experiments.pretrain import pretrained
-from experiments.tables import UNPRICED, changed
+from experiments import command
+from experiments.runs import (
+    UNPRICED,
+    changed,
+    find_system,
+    open_system,
+    pretrained,
+    truth_of,
+)
 
-flags.adopt_module_key_flags(auction_align)
+command.define_system()
+flags.adopt_module_key_flags(command)
 FIGURES = ("rpm", "bid_rpm", "ctr_poi", "ad_share")
 TRAINED = {  # What takes a training of its own, and its field of the config.
     "slots": "data.market.num_slots",
@@ -54,7 +61,7 @@ _SESSIONS = flags.DEFINE_integer("num_sessions", 512, "Test sessions to serve.",
 
 def main() -> None:
     """Runs the command."""
-    run = auction_align.find_system()
+    run = find_system(flags.FLAGS.system or "ega")
     system, workdir = run.system.name, run.pretraining.workdir
     rule = _RULE.value or run.config["auction"]["rule"]
     asked = {"alpha": _ALPHAS, "beta": _BETAS, "beams": _BEAMS}
@@ -91,7 +98,7 @@ def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str
         mechanism = dataclasses.replace(mechanism, config=config)
     levers = {setting: float(value)} if setting in ("alpha", "beta") else {}
     batches = run.sessions("test", _SESSIONS.value, run.config["auction"]["batch_size"])
-    return served(mechanism, batches, auction_align.truth_of(run), rule, **levers)
+    return served(mechanism, batches, truth_of(run), rule, **levers)
 
 
 def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining:
@@ -103,9 +110,7 @@ def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining
         "data.path": "" if setting == "slots" else str(run.pretraining.folder),
     }
     settings = changed(run.config, UNPRICED | own)
-    return auction_align.open_system(
-        pretrained(settings, workdir), workdir / "systems" / run.system.name
-    )
+    return open_system(pretrained(settings, workdir), workdir / "systems" / run.system.name)
 
 
 def known_points(workdir: Path, *place: str) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,6 @@ from typing import Any
 
 import jax
 from absl import flags
-from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
@@ -38,23 +37,18 @@ from ega_jax.evaluation.levers import served
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
-from experiments import auction_align, command
-from experiments.checks import check_config
-from experiments.pretrain import pretrained
+from experiments import command
+from experiments.runs import (
+    SYSTEMS,
+    changed,
+    open_system,
+    pretrained,
+    train_and_measure,
+    truth_of,
+)
 
 command.define_config()
 flags.adopt_module_key_flags(command)
-UNPRICED = {"auction.rule": "first_price", "payment.heads": (), "payment.probes": ()}
-SYSTEMS = {  # What each sets otherwise than EGA.
-    "mca": {"auction.system": "mca"},
-    "gr": UNPRICED | {"auction.system": "gr", "auction.rule": "gsp", "allocation.bid_free": True},
-    "ega": {},
-    "ega-mtp": {"generator.multi_token": False},
-    "ega-end": {"alignment.joint_rows": 2},
-    "ega-bid": {"allocation.token_bid": "mean"},
-    "ega-gsp": {"auction.rule": "gsp"},
-    "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
-}
 TABLES = {
     "table2": ("mca", "gr", "ega"),
     "table3": ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp"),
@@ -103,26 +97,13 @@ def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -
     for part in ("tokenizers", "reward"):  # Of the same data, seed and settings.
         if folder != main_folder and (main_folder / part).is_dir() and not (folder / part).exists():
             shutil.copytree(main_folder / part, folder / part)
-    run = auction_align.open_system(pretrained(settings, folder), folder / "systems" / trained_as)
+    run = open_system(pretrained(settings, folder), folder / "systems" / trained_as)
     if run.system.name not in read_results(folder).get("systems", {}):
-        auction_align.train_and_measure(run)
+        train_and_measure(run)
     auction = changed(config, SYSTEMS[name])["auction"]
     batches = run.sessions("test", auction["num_served"], auction["batch_size"])
-    found = served(mechanism_of(run), batches, auction_align.truth_of(run), auction["rule"])
+    found = served(mechanism_of(run), batches, truth_of(run), auction["rule"])
     write_results(folder, {"served": {name: found}})
-
-
-def changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with dotted fields set.
-
-    Raises:
-      ValueError: a value is out of its field's range.
-    """
-    fields = ConfigDict(config)
-    fields.update_from_flattened_dict(changes)
-    settings = fields.to_dict()
-    check_config(settings)
-    return settings
 
 
 def folders_of(seed: int, name: str) -> tuple[str, str]:

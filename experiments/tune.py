@@ -25,8 +25,8 @@ from ega_jax.evaluation.levers import served
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
-from experiments import auction_align, command
-from experiments.tables import SYSTEMS, UNPRICED, changed
+from experiments import command
+from experiments.runs import SYSTEMS, UNPRICED, changed, open_system, truth_of
 
 flags.adopt_module_key_flags(command)
 TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -76,9 +76,9 @@ def try_out(
     """Trains one trial of a system up to its slates, and serves it; see `levers.served`."""
     settings = changed(config, SYSTEMS[system] | TRIALS[system][number] | UNPRICED)
     folder = workdir / "tuning" / f"{system}-{number}"
-    run = auction_align.open_system(Pretraining(settings, workdir, data_mesh()), folder)
+    run = open_system(Pretraining(settings, workdir, data_mesh()), folder)
     batches = run.sessions("align", _SESSIONS.value, settings["auction"]["batch_size"])
-    return served(mechanism_of(run), batches, auction_align.truth_of(run))
+    return served(mechanism_of(run), batches, truth_of(run))
 
 
 def title_of(changes: Mapping[str, Any]) -> str:

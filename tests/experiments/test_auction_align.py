@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_auction
-from absl import flags
+from absl.testing import flagsaver
 from tiny_auction import PHASES, STEPS, align, copied, training
 from tiny_runs import NUM_SLOTS, Flag
 
@@ -19,7 +19,7 @@ from ega_jax.training.auction import request_of
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, is_complete
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
-from experiments import auction_align, command, evaluate, reward_control, sweep
+from experiments import command, evaluate, reward_control, runs, sweep
 
 FIGURES = {"rpm", "ctr_poi", "ctr_img", "psi", "psi_10", "psi_fine", "psi_all", "ad_share"}
 KILLS = [("reward", 1), ("reward", 5), ("alignment", 3), ("payment_rate", 4)]
@@ -47,7 +47,7 @@ def test_results_hold_the_keys_of_the_contract(finished):
         assert fine is None or fine >= ten, name  # Without utility any regret is infinite: null.
     assert results["systems"]["ega-truthful"]["model"]["psi_all"] < 1e-5
     assert results["auction_seconds"] > 0
-    for phase in auction_align.CURVES:
+    for phase in runs.CURVES:
         assert (workdir / "systems" / "ega" / "figures" / f"{phase}.png").stat().st_size > 0
 
 
@@ -115,17 +115,18 @@ def test_evaluate_scores_a_saved_system_on_any_split(finished, monkeypatch, caps
     config, workdir = finished
     before = json.loads((workdir / "results.json").read_text())
     monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
-    monkeypatch.setattr(flags.FLAGS["system"], "present", 1)
     for split in ("test", "align"):
         monkeypatch.setattr(evaluate, "_SPLIT", Flag(split))
-        evaluate.main()
+        with flagsaver.flagsaver(system="ega"):
+            evaluate.main()
     after = json.loads((workdir / "results.json").read_text())
     assert after["test"].pop("systems") == before["systems"]
     assert after.pop("align")["systems"].keys() == before["systems"].keys()
     assert after == before
     assert "ega-myerson" in capsys.readouterr().out
     monkeypatch.setattr(evaluate, "_NUM_BEAMS", Flag(8))
-    with pytest.raises(ValueError, match="num_beams: a system is measured with"):
+    refused = pytest.raises(ValueError, match="num_beams: a system is measured with")
+    with flagsaver.flagsaver(system="ega"), refused:
         evaluate.main()
 
 

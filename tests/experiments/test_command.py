@@ -135,8 +135,8 @@ def test_evaluating_what_is_no_workdir_says_what_to_do(tmp_path):
 )
 def test_a_config_that_would_not_be_read_is_refused(tmp_path, given):
     code, printed = run("experiments.tune", ["--workdir", tmp_path, *given.split("=")], tmp_path)
-    assert code == 1
-    assert printed.startswith(f"error: {given}: this command takes the config that the workdir was")
+    assert code == 2
+    assert printed == f"error: {given}: this command takes no config; a workdir has its own\n"
 
 
 def test_a_value_may_follow_its_flag_and_a_switch_takes_none():
@@ -149,7 +149,8 @@ def test_a_value_may_follow_its_flag_and_a_switch_takes_none():
     ("module", "shown"),
     [
         (PRETRAIN, ["--config", "--workdir", "--config.field=value", "market.py:tiny"]),
-        (EVALUATE, ["--workdir", "--split", "--num_beams", "without training"]),
+        (EVALUATE, ["--workdir", "--split", "--num_beams", "--system", "without training"]),
+        ("experiments.sweep", ["--workdir", "--alphas", "--system", "without it, ega"]),
     ],
 )
 def test_help_shows_every_flag_of_the_command(module, shown):
@@ -158,4 +159,5 @@ def test_help_shows_every_flag_of_the_command(module, shown):
     )
     for word in shown:
         assert word in done.stdout
+    assert ("--config:" in done.stdout) == ("--config" in shown)
     assert not done.stderr

@@ -1,10 +1,10 @@
 """How a decomposition is shown, and what the command refuses."""
 
 import pytest
+from absl.testing import flagsaver
 from matplotlib import image
-from tiny_runs import Flag
 
-from experiments import auction_align, command, decomposition
+from experiments import command, decomposition
 
 CASCADE = ("attainable", "recalled", "listed", "placed", "shown", "paid")
 
@@ -36,6 +36,6 @@ def test_table_and_figure(capsys, tmp_path):
 
 def test_a_system_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "find_workdir", lambda: ({}, tmp_path))
-    monkeypatch.setattr(auction_align, "_SYSTEM", Flag("mca"))
-    with pytest.raises(FileNotFoundError, match="no system 'mca'"):
+    missing = pytest.raises(FileNotFoundError, match="no system 'mca'")
+    with flagsaver.flagsaver(system="mca"), missing:
         decomposition.main()

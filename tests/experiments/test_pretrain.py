@@ -18,7 +18,7 @@ from ega_jax.training.checkpoints import CheckpointMismatchError, ConfigMismatch
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
 from ega_jax.training.pretraining import Pretraining
-from experiments import command, evaluate, pretrain
+from experiments import command, evaluate, pretrain, runs
 
 PHASES = ("rqvae_poi", "rqvae_creative", "generator")
 
@@ -150,7 +150,7 @@ def test_nothing_is_built_on_a_generator_that_has_steps_to_go(finished, tmp_path
     with pytest.raises(ValueError, match=rf"has {run.newest_step} of {STEPS} steps: run exper"):
         run.restore_generator()
     run_command(evaluate, "find_workdir", config, run.workdir)  # Of a stopped run too.
-    again = pretrain.pretrained(json.loads(json.dumps(config)), run.workdir)
+    again = runs.pretrained(json.loads(json.dumps(config)), run.workdir)
     chex.assert_trees_all_equal(again.restore_generator(), params_of(config, workdir))
 
 

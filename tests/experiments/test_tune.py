@@ -4,7 +4,7 @@ import json
 
 from experiments import tune
 from experiments.configs import market
-from experiments.tables import changed
+from experiments.runs import changed
 
 BEST_BY_TRUTH = {
     "one_rec.strength=0.1": {"model": {"bid_rpm": 3.0}, "truth": {"bid_rpm": 9.0}},

@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from tiny_runs import Flag, tiny_config, write_ad_log
+from absl.testing import flagsaver
+from tiny_runs import tiny_config, write_ad_log
 
 from ega_jax.evaluation.report import write_results
 from ega_jax.training import loop
@@ -57,8 +58,8 @@ def align(config, workdir, system="ega"):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "open_workdir", open_workdir)
-        patch.setattr(auction_align, "_SYSTEM", Flag(system))
-        auction_align.main()
+        with flagsaver.flagsaver(system=system):
+            auction_align.main()
 
 
 def aligned(root: Path) -> tuple[dict, Path]:
