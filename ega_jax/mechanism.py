@@ -14,7 +14,7 @@ from jax import lax
 
 from ega_jax.explanation import Explanation, explain
 from ega_jax.generation.generator import GeneratorConfig
-from ega_jax.payment.elsewhere import Elsewhere, look_elsewhere
+from ega_jax.payment.elsewhere import Elsewhere, look_elsewhere, struck_out
 from ega_jax.payment.pricing import RULES, PricingConfig, prices
 from ega_jax.reward.allocation import AllocationConfig, Models
 from ega_jax.reward.model import Items, RewardConfig
@@ -197,14 +197,17 @@ def _serve(
     rule: jax.Array,
 ) -> Slate:
     """Slates of a batch of requests, with the prices of one rule."""
-    # Only Clarke's price and the network's need to know what happens elsewhere.
-    is_needed = rule >= _CLARKE
+    # Only the network's price and Clarke's need to know what happens elsewhere; of a menu that is
+    # free of bids, Clarke's needs the menu alone.
+    is_needed = (rule > _CLARKE) | ((rule == _CLARKE) & ~jnp.asarray(levers.bid_free))
 
     def slates(request: Request) -> Slate:
         offer, allocation, menu = jax.vmap(found)(request)
-        nothing = jnp.zeros(allocation.candidate.shape)
-        at_probes = jnp.zeros((*nothing.shape, len(pricing.probes)))
-        unknown = Elsewhere(without=nothing, bid=at_probes, clicks=at_probes)
+        without = jax.vmap(functools.partial(struck_out, levers=levers))(
+            menu, request.bid, allocation.candidate
+        )
+        at_probes = jnp.zeros((*without.shape, len(pricing.probes)))
+        on_menu = Elsewhere(without=without, bid=at_probes, clicks=at_probes)
 
         def search_again(_):
             search = functools.partial(look_elsewhere, models, config, pricing.probes, levers)
@@ -212,7 +215,7 @@ def _serve(
             requests = offer, request.bid, allocation.candidate, menu
             return lax.map(lambda x: search(*x)[0], requests)
 
-        elsewhere = lax.cond(is_needed, search_again, lambda _: unknown, None)
+        elsewhere = lax.cond(is_needed, search_again, lambda _: on_menu, None)
         price = jax.vmap(functools.partial(prices, networks, pricing, levers))(
             offer, request.bid, allocation, menu, elsewhere
         )
