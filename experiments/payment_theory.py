@@ -56,7 +56,7 @@ ALPHA, BETA = 1.2, 2.0  # Of the smooth allocation (21).
 BATCH, MISREPORTS = 64, 16  # Per step of training.
 FINE = 400  # Misreports of the measurement, and half the points of Myerson's integral.
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, schedule="cosine", clip_norm=1.0)
-LAGRANGIAN = LagrangianConfig(rho=100.0, rho_growth=1.02, multiplier_init=100.0)
+LAGRANGIAN = LagrangianConfig(rho=100.0, rho_growth=1.02, multiplier_init=100.0, every_report=False)
 OTHERS = (0.6, 0.3)  # Bids of the others in the figure.
 LIMIT = 1e-6  # How far above a jump of the allocation the report that just wins is.
 

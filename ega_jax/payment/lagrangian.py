@@ -38,14 +38,14 @@ class LagrangianConfig:
       ValueError: `regret` is not one of `REGRETS`.
     """
 
-    rho: float = 20.0  # penalty of the squared regret, at the start.
-    rho_growth: float = 1.02  # factor per update of the multipliers.
+    rho: float = 10.0  # penalty of the squared regret, at the start.
+    rho_growth: float = 1.0  # factor per update of the multipliers.
     rho_max: float = 1000.0
     multiplier_init: float = 20.0
     update_every: int = 10  # steps between two updates of the multipliers.
     regret: str = "rerun"  # one of REGRETS; "soft" counts exposure as clicks, for studies.
     sampled: int = 0  # misreports drawn per step from those in the table; 0 takes all.
-    every_report: bool = False  # counts each report as the truth of one more advertiser.
+    every_report: bool = True  # counts each report as the truth of one more advertiser.
 
     def __post_init__(self):
         if self.regret not in REGRETS:

@@ -16,7 +16,14 @@ from ega_jax.training.state import TrainState, make_train_step
 
 B, K, J, F, M, G = 4, 3, 5, 2, 2, 2
 NETWORK = PaymentConfig("rate", hidden=(8,))
-CONFIG = LagrangianConfig(rho=3.0, rho_growth=2.0, rho_max=5.0, multiplier_init=2.0, update_every=2)
+CONFIG = LagrangianConfig(
+    rho=3.0,
+    rho_growth=2.0,
+    rho_max=5.0,
+    multiplier_init=2.0,
+    update_every=2,
+    every_report=False,
+)
 KEY = jax.random.key(0)
 
 
@@ -207,7 +214,7 @@ def posted_price_table(random):
 def test_a_threshold_learns_the_price_that_wins(start_at):
     """Also from a first price, where the exact slope of the price is 0 everywhere."""
     config = PaymentConfig("threshold", (64, 16))
-    lagrange = LagrangianConfig(rho=10.0, multiplier_init=10.0)
+    lagrange = LagrangianConfig(rho=10.0, rho_growth=1.02, multiplier_init=10.0, every_report=False)
     random = np.random.default_rng(0)
     context = posted_price_table(random).truth.context
     params = jax.jit(network.init, static_argnums=1)(KEY, config, context)

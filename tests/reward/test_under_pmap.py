@@ -13,7 +13,7 @@ from ega_jax.payment.network import Context, PaymentConfig
 from ega_jax.payment.regret import Outcome, Table
 
 DEVICES, ROWS, K, J = 4, 3, 3, 5
-DUALS = LagrangianConfig(sampled=3)
+DUALS = LagrangianConfig(sampled=3, every_report=False)
 
 
 def split(tree):
