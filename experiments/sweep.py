@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ega_jax.baselines.systems import mechanism_of
-from ega_jax.evaluation.levers import served
 from ega_jax.evaluation.report import read_results, write_results
+from ega_jax.evaluation.serving import served
 from ega_jax.payment.pricing import WITHOUT_NETWORK
 from ega_jax.reward.allocation import AllocationConfig
 from ega_jax.training.auction import AuctionTraining

@@ -33,8 +33,8 @@ from rich.table import Table
 
 from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.comparison import REPORTED, SCORERS, SERVED, Scores, write_tables
-from ega_jax.evaluation.levers import served
 from ega_jax.evaluation.report import read_results, write_results
+from ega_jax.evaluation.serving import served
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from experiments import command

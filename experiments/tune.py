@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ega_jax.baselines.systems import mechanism_of
-from ega_jax.evaluation.levers import served
 from ega_jax.evaluation.report import read_results, write_results
+from ega_jax.evaluation.serving import served
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from experiments import command
@@ -79,7 +79,7 @@ def main() -> None:
 def try_out(
     config: Mapping[str, Any], workdir: Path, system: str, number: int
 ) -> dict[str, dict[str, float]]:
-    """Trains one trial of a system up to its slates, and serves it; see `levers.served`."""
+    """Trains one trial of a system up to its slates, and serves it; see `serving.served`."""
     settings = changed(config, SYSTEMS[system] | TRIALS[system][number] | UNPRICED)
     folder = workdir / "tuning" / f"{system}-{number}"
     run = open_system(Pretraining(settings, workdir, data_mesh()), folder)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.incentives import non_monotone, psi
-from ega_jax.evaluation.reports import (
+from ega_jax.evaluation.misreports import (
     MULTIPLES,
     Reported,
     Truthful,

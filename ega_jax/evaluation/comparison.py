@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-SERVED = ("rpm", "bid_rpm", "ctr_poi", "ctr_img")  # See `levers.served`,
+SERVED = ("rpm", "bid_rpm", "ctr_poi", "ctr_img")  # See `serving.served`,
 REPORTED = ("psi", "psi_10")  # and `auction.systems`.
 METRICS = (*SERVED, *REPORTED)
 SCORERS = ("model", "truth")

@@ -20,7 +20,7 @@ from ega_jax.evaluation.auction import (
     scores,
     systems,
 )
-from ega_jax.evaluation.reports import MULTIPLES, Reported, Truthful
+from ega_jax.evaluation.misreports import MULTIPLES, Reported, Truthful
 from ega_jax.payment import rules
 from ega_jax.payment.pricing import RULES, PricingConfig
 from ega_jax.reward.model import Predictions

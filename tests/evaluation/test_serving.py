@@ -6,7 +6,7 @@ import numpy as np
 from tiny_mechanism import requests_with_ads_last, tiny_mechanism
 
 from ega_jax.data.market.clicks import Responses
-from ega_jax.evaluation.levers import served
+from ega_jax.evaluation.serving import served
 
 B = 6
 

@@ -1,4 +1,4 @@
-"""What an operator's levers do to money and clicks (paper fig. 5)."""
+"""Serving of logged sessions under any levers: money and clicks (paper fig. 5)."""
 
 from collections.abc import Iterable, Mapping
 

@@ -97,7 +97,7 @@ def _truthful(models, networks, config, pricing, levers, offer, bid, num_losing)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "pricing"))
-def _report(models, networks, config, pricing, levers, offer, bid, truth, reports) -> Reported:
+def _report(models, networks, config, pricing, levers, offer, bid, fair, reports) -> Reported:
     """Outcomes `[B, A, J]` of reports `[B, A, J]` in currency."""
 
     def one(x) -> Reported:
@@ -125,11 +125,11 @@ def _report(models, networks, config, pricing, levers, offer, bid, truth, report
 
         return rerun(outcomes_of, bid, ads, reports)
 
-    return map_rows(one, (offer, bid, truth.ad, truth.elsewhere, reports))
+    return map_rows(one, (offer, bid, fair.ad, fair.elsewhere, reports))
 
 
 def explore(
-    mechanism: Mechanism, levers: Levers, offer: Offer, bid: jax.Array, truth: Truthful
+    mechanism: Mechanism, levers: Levers, offer: Offer, bid: jax.Array, fair: Truthful
 ) -> Reported:
     """Tries every ad's reports: 81 multiples of its value, and closely around the largest jumps.
 
@@ -138,7 +138,7 @@ def explore(
       levers: its run-time settings.
       offer: of a batch, from `offers_of`.
       bid: `[B, N]` float32 currency per click, the true values.
-      truth: from `truthful`.
+      fair: from `truthful`.
 
     Returns:
       Outcomes `[B, A, J]` on the host: those of `MULTIPLES` first, then those around jumps.
@@ -147,9 +147,9 @@ def explore(
 
     def run(reports: np.ndarray) -> Reported:
         parts = m.models, m.networks, m.config, m.pricing, levers
-        return jax.device_get(_report(*parts, offer, bid, truth, np.float32(reports)))
+        return jax.device_get(_report(*parts, offer, bid, fair, np.float32(reports)))
 
-    tried = run(MULTIPLES * np.asarray(truth.value)[..., None])
+    tried = run(MULTIPLES * np.asarray(fair.value)[..., None])
     low, high, _ = jump_brackets(tried.bid, tried.clicks, NUM_JUMPS)
     below, above = _clicks_at(tried, low), _clicks_at(tried, high)
     closer = []

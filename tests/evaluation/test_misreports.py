@@ -9,7 +9,7 @@ from tiny_mechanism import requests_with_ads_last, tiny_mechanism
 from tiny_models import K, levers, one
 
 from ega_jax.evaluation.auction import judge, scores
-from ega_jax.evaluation.reports import (
+from ega_jax.evaluation.misreports import (
     MULTIPLES,
     NUM_BISECTIONS,
     NUM_JUMPS,
