@@ -27,6 +27,7 @@ import jax
 from flax import struct
 
 LARGEST = 1e30  # Sums, products and ratios of amounts up to it are finite in float32.
+IMPOSSIBLE = -1e30  # The score or log-probability of what cannot be chosen.
 
 Params = Any
 Metrics = dict[str, jax.Array]

@@ -4,49 +4,39 @@ python -m experiments.calibrate --data=DIR [--ipinyou=CSV] --out=DIR
 """
 
 import json
-import os
 import pathlib
 from typing import Any
 
-import matplotlib
 import numpy as np
 from absl import flags
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ega_jax.data.market.calibration import calibrate, log_sd, real_prices
 from experiments import command
 
-DATA = flags.DEFINE_string("data", None, "Folder of an ad log with its truth.", required=True)
-OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
-IPINYOU = flags.DEFINE_string("ipinyou", None, "CSV of real prices: campaign,price,impressions.")
-SESSIONS = flags.DEFINE_integer("sessions", 20_000, "Sessions to read.", lower_bound=1)
+_DATA = flags.DEFINE_string("data", None, "Folder of an ad log with its truth.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
+_IPINYOU = flags.DEFINE_string("ipinyou", None, "CSV of real prices: campaign,price,impressions.")
+_SESSIONS = flags.DEFINE_integer("sessions", 20_000, "Sessions to read.", lower_bound=1)
 
 
 def main() -> None:
     """Measures, prints, draws."""
-    report = calibrate(DATA.value, SESSIONS.value)
-    prices = real_prices(IPINYOU.value) if IPINYOU.value else {}
+    report = calibrate(_DATA.value, _SESSIONS.value)
+    prices = real_prices(_IPINYOU.value) if _IPINYOU.value else {}
     report |= {f"real.{name}.log_sd": log_sd(*prices[name]) for name in sorted(prices)}
-    out = pathlib.Path(OUT.value)
+    out = pathlib.Path(_OUT.value).expanduser()
     out.mkdir(parents=True, exist_ok=True)
-    _replace(out / "calibration.json", (json.dumps(report, indent=2) + "\n").encode())
-    matplotlib.use("agg")
+    (out / "calibration.json").write_text(json.dumps(report, indent=2) + "\n")
     figures = {"rates": _rates, "slate": _slate, "bids": lambda a, r: _bids(a, r, prices)}
     for name, draw in figures.items():
-        figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+        figure = Figure(figsize=(5, 3.5), layout="constrained")
+        axes = figure.subplots()
         draw(axes, report)
         axes.legend()
-        figure.savefig(out / f".{name}.png", dpi=120)
-        os.replace(out / f".{name}.png", out / f"{name}.png")
-        plt.close(figure)
+        figure.savefig(out / f"{name}.png", dpi=120)
     print(_table(report))
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def _table(report: dict[str, Any]) -> str:

@@ -30,9 +30,8 @@ from ega_jax.reward.system import pick, slate_value
 from ega_jax.training.auction import real_rows
 from ega_jax.training.logged import Batch, logged_phase
 from ega_jax.training.loop import Phase
-from ega_jax.types import Params
+from ega_jax.types import IMPOSSIBLE, Params
 
-_NEVER = -1e30
 _LEAST = 1e-6  # Quality, and eCPM relative to the request's mean; their logarithms stay finite.
 _GREED = 3.0  # Weight of log eCPM at the start: how close samples keep to the order of eCPM.
 
@@ -191,7 +190,7 @@ def _write(
 
     def step(carry, given):
         state, free = carry
-        logits = jnp.where(free, run("point", reading, state), _NEVER)
+        logits = jnp.where(free, run("point", reading, state), IMPOSSIBLE)
         log_probs = jax.nn.log_softmax(logits)
         ad = jnp.where(free.any(), choose(log_probs, given), -1).astype(jnp.int32)
         log_prob = jnp.where(ad >= 0, log_probs[ad], 0.0)

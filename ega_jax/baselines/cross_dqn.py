@@ -38,9 +38,7 @@ from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.generation.transformer import Block, linear, row_wise_dot
 from ega_jax.training.logged import Batch, logged_phase
 from ega_jax.training.loop import Phase
-from ega_jax.types import Params
-
-_NEVER = -1e30
+from ega_jax.types import IMPOSSIBLE, Params
 
 Judge = Callable[[Batch, jax.Array], jax.Array]
 
@@ -181,7 +179,7 @@ def rollout(
         screen, key = now
         slates, where = candidates_of_screen(config.screen, queues, slate, screen, max_ads, min_gap)
         values = q_values(params, config, queues, slates, screen)
-        best = jnp.argmax(jnp.where(where, values, _NEVER))
+        best = jnp.argmax(jnp.where(where, values, IMPOSSIBLE))
         action = best if key is None else _explore(key, best, where, epsilon)
         return slates[action], Rollout(slates[action], slates[best])
 
@@ -193,7 +191,7 @@ def rollout(
 def _explore(key: chex.PRNGKey, best: jax.Array, where: jax.Array, epsilon) -> jax.Array:
     """The best action, or with probability `epsilon` any one of `where [A]`."""
     key_whether, key_which = jax.random.split(key)
-    other = jax.random.categorical(key_which, jnp.where(where, 0.0, _NEVER))
+    other = jax.random.categorical(key_which, jnp.where(where, 0.0, IMPOSSIBLE))
     return jnp.where(jax.random.bernoulli(key_whether, epsilon), other, best)
 
 

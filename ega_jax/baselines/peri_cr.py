@@ -24,9 +24,8 @@ from ega_jax.reward.losses import feedback_loss
 from ega_jax.reward.network import Items, Tower
 from ega_jax.training.logged import logged_phase, report
 from ega_jax.training.loop import Phase
-from ega_jax.types import Params, SessionSizes
+from ega_jax.types import IMPOSSIBLE, Params, SessionSizes
 
-_NONE = -1e30
 RESPONSES = ("click_poi", "click_image")
 
 
@@ -157,7 +156,7 @@ def score(
         return model.score(items, past, where, owner.reshape(flat), creatives.reshape(flat))
 
     scores: Any = PeriCR(config).apply({"params": params}, method=judge)
-    return jnp.where(creatives >= 0, scores.reshape(creatives.shape), _NONE)
+    return jnp.where(creatives >= 0, scores.reshape(creatives.shape), IMPOSSIBLE)
 
 
 def choose(

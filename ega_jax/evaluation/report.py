@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib as mpl
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -106,8 +105,7 @@ def plot_curves(workdir: Path, phase: str, names: Sequence[str] = ("loss",)) -> 
         _curve(axis, records, name)
     path = Path(workdir) / "figures" / f"{phase}.png"
     path.parent.mkdir(exist_ok=True)
-    with mpl.rc_context({"savefig.dpi": 120}):
-        figure.savefig(path)
+    figure.savefig(path, dpi=120)
     return path
 
 

@@ -22,11 +22,10 @@ from jax import lax
 from ega_jax.generation.bidding import allocation_log_probs
 from ega_jax.generation.candidates import Candidates, Options
 from ega_jax.generation.generator import Generator, GeneratorConfig, Memory
-from ega_jax.types import Params
+from ega_jax.types import IMPOSSIBLE, Params
 
 T = TypeVar("T")
 
-DEAD = -1e30
 GROWTH = 5  # Slots by which caches grow; each time compiles the body of the scan once more.
 
 
@@ -71,7 +70,7 @@ class Beams:
     @property
     def where(self) -> jax.Array:
         """`[S]` bool, the beam holds a slate."""
-        return self.log_prob > DEAD / 2
+        return self.log_prob > IMPOSSIBLE / 2
 
 
 def beam_search(
@@ -230,16 +229,16 @@ def advance(
       The beams, best first, and the beam `[num_beams]` that each continues.
     """
     beams, places = log_z.shape
-    total = jnp.where(options.where, search.log_prob[:, None] + log_z, 2 * DEAD).reshape(-1)
-    total = jnp.pad(total, (0, max(num_beams - total.size, 0)), constant_values=2 * DEAD)
+    total = jnp.where(options.where, search.log_prob[:, None] + log_z, 2 * IMPOSSIBLE).reshape(-1)
+    total = jnp.pad(total, (0, max(num_beams - total.size, 0)), constant_values=2 * IMPOSSIBLE)
     log_prob, flat = lax.top_k(total, num_beams)
     parent, place = jnp.minimum(flat // places, beams - 1), flat % places
-    live = log_prob > DEAD / 2
+    live = log_prob > IMPOSSIBLE / 2
     pick = lambda of, nothing: jnp.where(live, of[parent, place], nothing)
     search = _rows(search, parent)
     search = dataclasses.replace(
         search,
-        log_prob=jnp.maximum(log_prob, DEAD),
+        log_prob=jnp.maximum(log_prob, IMPOSSIBLE),
         node=pick(options.node, -1),
         codes=_write(search.codes, pick(options.code, 0), step),
         log_z=_write(search.log_z, pick(log_z, 0.0), step),

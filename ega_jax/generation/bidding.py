@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ega_jax.types import IMPOSSIBLE
+
 TOKEN_BIDS = ("max", "mean")
 SCOPES = ("prefix", "layer")
-IMPOSSIBLE = -1e30
 
 
 def code_bids(codes: jax.Array, bids: jax.Array, where: jax.Array, token_bid: str) -> jax.Array:

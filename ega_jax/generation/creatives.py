@@ -11,9 +11,7 @@ from ega_jax.generation.generator import (
     codes_of,
     log_probs,
 )
-from ega_jax.types import Catalogue, Params
-
-_NONE = -1e30
+from ega_jax.types import IMPOSSIBLE, Catalogue, Params
 
 
 def creative_log_probs(
@@ -46,7 +44,7 @@ def creative_log_probs(
         return log_probs(model.creative_logits(slots[..., None, :], codes), codes).sum(-1)
 
     scores = apply(params, config, score)
-    return jnp.where(creatives >= 0, scores, _NONE)
+    return jnp.where(creatives >= 0, scores, IMPOSSIBLE)
 
 
 def choose_creatives(

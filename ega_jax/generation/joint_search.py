@@ -16,12 +16,12 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from ega_jax.generation.beam_search import DEAD, Beams, Search, advance, finish, score, start
+from ega_jax.generation.beam_search import Beams, Search, advance, finish, score, start
 from ega_jax.generation.candidates import RequestCandidates
 from ega_jax.generation.compaction import first_equal, map_where
 from ega_jax.generation.generator import Generator, GeneratorConfig, Memory
 from ega_jax.generation.transformer import KeysValues
-from ega_jax.types import Params
+from ega_jax.types import IMPOSSIBLE, Params
 
 
 @struct.dataclass
@@ -103,7 +103,9 @@ def _start(config: GeneratorConfig, num_variants: int, num_beams: int) -> Search
         lambda x: jnp.broadcast_to(x, (*room, *x.shape[1:])), start(config, config.num_slots)
     )
     first = jnp.arange(num_beams) == 0
-    return dataclasses.replace(search, log_prob=jnp.broadcast_to(jnp.where(first, 0.0, DEAD), room))
+    return dataclasses.replace(
+        search, log_prob=jnp.broadcast_to(jnp.where(first, 0.0, IMPOSSIBLE), room)
+    )
 
 
 def _no_past(config: GeneratorConfig, rows: int) -> Past:
@@ -125,7 +127,7 @@ def _decode(model, memory, search, past, position, step, layer):
     """
     config, variants = model.config, search.log_prob.shape
     code = search.codes[:, :, step - 1].reshape(-1)
-    live = search.log_prob.reshape(-1) > DEAD / 2
+    live = search.log_prob.reshape(-1) > IMPOSSIBLE / 2
     before = jnp.where(step > 0, past.trail[:, step - 1], 0)
     same = jnp.stack([jnp.where(live, before, -1), jnp.where(step > 0, code, 0)], axis=1)
     first = first_equal(same)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from ega_jax.generation.bidding import IMPOSSIBLE, allocation_log_probs
+from ega_jax.generation.bidding import allocation_log_probs
 from ega_jax.generation.candidates import Options, RequestCandidates
 from ega_jax.generation.generator import GeneratorConfig, Memory, apply
-from ega_jax.types import Params
+from ega_jax.types import IMPOSSIBLE, Params
 
 
 @struct.dataclass

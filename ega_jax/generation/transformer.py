@@ -11,6 +11,8 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
+from ega_jax.types import IMPOSSIBLE
+
 
 @struct.dataclass
 class KeysValues:
@@ -99,7 +101,7 @@ class Attention(nn.Module):
 
 def masked_softmax(scores: jax.Array, where: jax.Array) -> jax.Array:
     """Softmax over the last axis in float32 among `where`; all zeros where nothing is."""
-    scores = jnp.where(where, scores.astype(jnp.float32), -1e30)
+    scores = jnp.where(where, scores.astype(jnp.float32), IMPOSSIBLE)
     return jnp.where(where, jax.nn.softmax(scores, axis=-1), 0.0)
 
 

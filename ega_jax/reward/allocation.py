@@ -39,9 +39,8 @@ from ega_jax.reward.system import (
     seen_bids,
     slate_value,
 )
-from ega_jax.types import Params, Request
+from ega_jax.types import IMPOSSIBLE, Params, Request
 
-_NONE = -1e30
 _WINNERS_AT_ONCE = 4  # Winning slates of variants are few: most variants share one.
 
 
@@ -228,7 +227,7 @@ def _menu(beams: Beams, pctr: jax.Array, bid: jax.Array, levers: Levers) -> Menu
     return Menu(
         candidate=beams.items,
         pctr=pctr,
-        value=jnp.where(beams.where, value, _NONE),
+        value=jnp.where(beams.where, value, IMPOSSIBLE),
         where=beams.where,
         log_z=beams.log_z.sum(-1),
         states=beams.states,
