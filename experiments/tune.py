@@ -35,24 +35,18 @@ TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
         {"cascade.cga.learning_rate": 3e-3},
         {"cascade.cga.learning_rate": 1e-3, "cascade.num_recalled": 16},
         {"cascade.cga.learning_rate": 1e-3, "cascade.cross_dqn.num_steps": 1000},
-        {"cascade.cga.learning_rate": 1e-2},
-        {"cascade.cga.learning_rate": 3e-3, "cascade.cross_dqn.learning_rate": 3e-3},
     ),
     "gr": (
         {"alignment.learning_rate": 1e-4, "one_rec.strength": 0.1},
         {"alignment.learning_rate": 1e-4, "one_rec.strength": 0.5},
         {"alignment.learning_rate": 1e-3, "one_rec.strength": 0.1},
         {"alignment.learning_rate": 1e-3, "one_rec.strength": 0.5},
-        {"alignment.learning_rate": 3e-3, "one_rec.strength": 0.1},
-        {"alignment.learning_rate": 1e-3, "one_rec.strength": 0.03},
     ),
     "ega": (
         {"alignment.learning_rate": 1e-4, "allocation.alpha": 1.2},
         {"alignment.learning_rate": 1e-4, "allocation.alpha": 2.4},
         {"alignment.learning_rate": 1e-3, "allocation.alpha": 1.2},
         {"alignment.learning_rate": 1e-3, "allocation.alpha": 2.4},
-        {"alignment.learning_rate": 1e-3, "allocation.alpha": 3.6},
-        {"alignment.learning_rate": 1e-3, "allocation.alpha": 4.8},
     ),
 }
 _SYSTEMS = flags.DEFINE_list("tuned", list(TRIALS), "Systems to tune.")
