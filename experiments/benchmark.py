@@ -1,7 +1,11 @@
-"""Measures speed: training, beam search, prefix index, market, auction; one JSON line a figure.
+"""Measures speed, one JSON line per measurement.
+
+Parts: the generator's training step and beam search, the prefix index, the market, serving an
+auction and its re-allocations, and a training step of each of the auction's phases.
 
     python -m experiments.benchmark                          # All parts.
     python -m experiments.benchmark --parts=train,search
+    python -m experiments.benchmark --parts=auction,phases --auctions=tiny,small
     python -m experiments.benchmark --peer="ENV/bin/python torch_tiger.py"
 
 Machines are noisy, so figures are medians of `--rounds` runs or more; building the index and making
@@ -34,11 +38,11 @@ from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Catalogue
 from experiments import command
 from experiments.benchmark_auction import SHAPES as AUCTIONS
-from experiments.benchmark_auction import measure_auction
+from experiments.benchmark_auction import measure_phases, measure_serving
 from experiments.benchmark_data import measure_index, measure_market
 from experiments.timing import emit, flops_of, matrix_product, seconds
 
-PARTS = ("train", "search", "index", "market", "auction")
+PARTS = ("train", "search", "index", "market", "auction", "phases")
 W, C, S, N = 1024, 3, 64, 1000
 SHAPES = {"3 codes": (20, 1), "30 codes": (32, 10)}  # (T, K)
 
@@ -65,7 +69,10 @@ def main() -> None:
         measure_market(_SESSIONS.value)
     if "auction" in _PARTS.value:
         for name in _AUCTIONS.value:
-            measure_auction(name, _ROUNDS.value)
+            measure_serving(name, _ROUNDS.value)
+    if "phases" in _PARTS.value:
+        for name in _AUCTIONS.value:
+            measure_phases(name, _ROUNDS.value)
     if not {"train", "search"} & set(_PARTS.value):
         return
     for shape, (history_length, num_slots) in SHAPES.items():

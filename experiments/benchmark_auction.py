@@ -1,4 +1,4 @@
-"""Speed of the auction, a part of `experiments.benchmark`: allocation, re-allocation, training."""
+"""Speed of the auction, parts of `experiments.benchmark`: serving, re-allocation, training."""
 
 import dataclasses
 import functools
@@ -192,8 +192,8 @@ class Auction:
         )
 
 
-def measure_auction(name: str, rounds: int) -> None:
-    """Times one shape and emits a line per figure, medians of `rounds` runs."""
+def measure_serving(name: str, rounds: int) -> None:
+    """Times allocations of one shape and emits a line per figure, medians of `rounds` runs."""
     auction = Auction(SHAPES[name])
     mechanism = auction.mechanism()
     for rule in ("gsp", "threshold"):
@@ -211,8 +211,12 @@ def measure_auction(name: str, rounds: int) -> None:
     count = NUM_REPORTS * auction.shape.num_slots
     share = {"ms_one": 1e3 * one, "ms_all": 1e3 * every, "share": every / (count * one)}
     emit({"part": "reallocate", "shape": name, "reports": count} | share)
+
+
+def measure_phases(name: str, rounds: int) -> None:
+    """Times a training step of each phase of one shape, in the same way."""
     product = matrix_product()
-    for phase, (rows, (function, given)) in auction.steps().items():
+    for phase, (rows, (function, given)) in Auction(SHAPES[name]).steps().items():
         step = function.lower(*given).compile()
         (median,) = timed([functools.partial(step, *given)], rounds)
         share = flops_of(step) / median / product()
