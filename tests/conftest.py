@@ -1,4 +1,4 @@
-"""Four fake CPU devices, one compilation cache, and strict shapes for every test.
+"""Four fake CPU devices, one compilation cache, and strict shapes where no module allows others.
 
 What is set in the environment also holds for the processes that tests start.
 """
