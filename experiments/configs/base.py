@@ -16,7 +16,7 @@ def base(name: str) -> ConfigDict:
             "data": {
                 "path": "",  # Folder in one of the two formats; empty: the market below.
                 "history_length": 20,  # T
-                "num_slots": 0,  # K; 0: as the ad log says.
+                "num_slots": 0,  # K; 0: as the ad log says; 1 for sequences.
                 "interactions": 0.0,  # Share of co-occurrence in embeddings (sequences).
                 "exposure_weight": 0.1,  # Loss weight of what was shown but not clicked.
                 "fractions": (0.8, 0.1),  # Ad logs: shares of "pretrain" and "align" in time.

@@ -208,6 +208,8 @@ def test_public_sequences_without_creatives(tmp_path):
     run = Pretraining(config, tmp_path / "run", data_mesh())
     assert run.generator_config.num_layers == 3
     assert len(np.unique(run.tokens["poi"].codes, axis=0)) == NUM_POIS
+    config["data"]["num_slots"] = 0  # As in the market's config.
+    assert Pretraining(config, tmp_path / "run", data_mesh()).generator_config.num_slots == 1
 
 
 def test_unigram_counts_the_codes_of_training_targets(finished):
