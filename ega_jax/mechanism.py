@@ -99,6 +99,8 @@ class Mechanism:
             raise TypeError(f"{type(self.models).__name__} has no generator to explain")
         request = self._checked(request)
         _, settings = self._settings(rule, levers)
+        if not 0 <= row < len(request.item):
+            raise ValueError(f"row {row} is outside of a batch of {len(request.item)}")
         single = jax.tree.map(lambda x: jnp.asarray(x[row]), request)
         return explain(self.models, self.networks, self.config, self.pricing, settings, single)
 
@@ -206,7 +208,7 @@ def _serve(
         without = jax.vmap(functools.partial(struck_out, levers=levers))(
             menu, request.bid, allocation.candidate
         )
-        at_probes = jnp.zeros((*without.shape, len(pricing.probes)))
+        at_probes = jnp.zeros((*without.shape, len(pricing.probes)), without.dtype)
         on_menu = Elsewhere(without=without, bid=at_probes, clicks=at_probes)
 
         def search_again(_):
@@ -251,7 +253,7 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
       ValueError: shapes do not agree, an id is out of range, a bid is negative, NaN or beyond
         `LARGEST`, an ad or an organic item comes twice, or there is nothing to show.
     """
-    arrays: Any = {name: np.asarray(values) for name, values in vars(request).items()}
+    arrays: Any = {name: _rows(name, values) for name, values in vars(request).items()}
     arrays["is_ad"] = arrays["is_ad"].astype(bool)
     host: Any = Request(**arrays)
     for field, name in _SHAPED_AS.items():
@@ -283,6 +285,13 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
         arrays[name] = np.hstack([before, arrays[name]])[:, -history_length:]
     dtypes = {"is_ad": bool, "bid": np.float32}
     return Request(**{name: x.astype(dtypes.get(name, np.int32)) for name, x in arrays.items()})
+
+
+def _rows(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name}: rows of unequal length; -1 pads ids, 0 bids") from error
 
 
 def _refuse(wrong: np.ndarray, name: str, values: np.ndarray, rule: str) -> None:

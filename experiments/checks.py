@@ -1,5 +1,6 @@
 """Which values the fields of a config may take: asked before a command makes anything of them."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -106,7 +107,17 @@ def _check_relations(fields: Mapping[str, Any]) -> None:
             "config.data.market.world is yelp: set config.data.market.sequences to the folder of "
             f"the Yelp sequences; {fields['data.market.sequences']!r} is none"
         )
-    slots, screen = fields.get("data.market.num_slots"), fields.get("cascade.cross_dqn.screen")
+    if slots := fields.get("data.market.num_slots"):
+        size, world = (fields[f"data.market.{name}"] for name in ("size", "world"))
+        dataclasses.replace(SIZES[size], world=world, num_slots=slots)  # Refuses what it cannot be.
+    if (rule := fields.get("auction.rule")) in HEADS and rule not in fields["payment.heads"]:
+        raise ValueError(f"config.auction.rule: {rule} is no head of config.payment.heads")
+    tried = fields.get("payment.num_reports", 0)
+    if (sampled := fields.get("payment.lagrangian.sampled", 0)) > tried:
+        raise ValueError(f"config.payment.lagrangian.sampled: {sampled} of {tried} reports")
+    if list(probes := fields.get("payment.probes", ())) != sorted(set(probes)):
+        raise ValueError(f"config.payment.probes: {tuple(probes)} do not rise")
+    screen = fields.get("cascade.cross_dqn.screen")
     if fields.get("auction.system") == "mca" and slots and slots % screen:
         raise ValueError(
             f"config.cascade.cross_dqn.screen: screens of {screen} slots do not fill {slots}"

@@ -122,6 +122,7 @@ HUGE.bid[AD_ROW, AD] = 1e39
         (changed("item", 2, slice(None), -1), "request 2 has no candidates"),
         (TWICE, rf"request {AD_ROW}, candidate {AD}: \d+ is listed twice"),
         (HUGE, f"request {AD_ROW}, ad {AD}: 1e\\+39 is not a bid"),
+        (REQUESTS.replace(item=[[1], [2, 3]]), "item: rows of unequal length"),
         (
             REQUESTS.replace(bid=REQUESTS.bid[:, 1:]),
             r"bid is \[6, 5\] and item \[6, 6\] in a batch",
@@ -245,3 +246,14 @@ def test_extreme_bids_neither_break_prices_nor_order():
     lone = REQUESTS.replace(is_ad=only, bid=only.astype(np.float32))
     for rule in (*RULES, TRUTHFUL):
         assert np.isfinite(tiny_mechanism().allocate(lone, rule).price_per_click).all()
+
+
+def test_a_row_beyond_the_batch_is_refused():
+    with pytest.raises(ValueError, match="row 6 is outside of a batch of 6"):
+        tiny_mechanism().explain(REQUESTS, row=6)
+
+
+def test_double_precision_elsewhere_in_the_process_does_no_harm():
+    with jax.enable_x64(True):
+        slate = jax.eval_shape(lambda: tiny_mechanism().allocate(REQUESTS))
+    assert slate.price_per_click.shape == (6, K)

@@ -231,6 +231,7 @@ def training_of(pretraining: Pretraining, system: Path) -> AuctionTraining:
     if kind not in KINDS:
         raise ValueError(f"auction.system {kind!r} is not one of {', '.join(KINDS)}")
     run = KINDS[kind](pretraining, system)
+    _ = run.allocation_config  # Sizes that do not fit are refused before anything is trained.
     if rule not in (rules := run.pricing_config.rules):
         raise ValueError(f"auction.rule {rule!r} is not one of {', '.join(rules)}")
     return run

@@ -182,5 +182,8 @@ def retrieval_report(
     first = np.argmax(weight, axis=-1)[:, None]
     taken = np.take_along_axis(weight, first, axis=-1)[:, 0] == 1
     target = np.take_along_axis(target, first, axis=-1)[:, 0]
-    found = recall_ndcg(np.concatenate([order for order, _ in rows]), target, KS, where=taken)
+    order = np.concatenate([order for order, _ in rows])
+    missing = max(0, max(KS) - order.shape[1])  # A request may have fewer candidates than that.
+    order = np.pad(order, ((0, 0), (0, missing)), constant_values=-1)
+    found = recall_ndcg(order, target, KS, where=taken)
     return {name: float(value) for name, value in found.items()}

@@ -46,9 +46,13 @@ def by_seed(scores: Scores, name: str, scorer: str) -> dict[int, Mapping[str, fl
 
 
 def lifts(scores: Scores, name: str, first: str, scorer: str, metric: str) -> list[float]:
-    """What a system has more of a metric than the first one, as shares of its, seed by seed."""
+    """What a system has more of a metric than the first one, as shares of its, seed by seed.
+
+    Seeds in which the first one has nothing are left out.
+    """
     own, others = by_seed(scores, name, scorer), by_seed(scores, first, scorer)
-    return [own[seed][metric] / others[seed][metric] - 1 for seed in own if seed in others]
+    shared = [seed for seed in own if seed in others and others[seed][metric]]
+    return [own[seed][metric] / others[seed][metric] - 1 for seed in shared]
 
 
 def write_tables(scores: Scores, tables: Mapping[str, tuple[str, ...]], folder: Path) -> None:

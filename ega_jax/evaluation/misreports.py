@@ -65,7 +65,7 @@ def truthful(
       levers: its run-time settings.
       offer: of the batch, from `offers_of`.
       bid: `[B, N]` float32 currency per click, the true values.
-      num_losing: how many ads outside the slate are followed, those of the highest score.
+      num_losing: how many ads outside the slate are followed at most, those of the highest score.
     """
     m = mechanism
     return _truthful(m.models, m.networks, m.config, m.pricing, levers, offer, bid, num_losing)
@@ -78,7 +78,7 @@ def _truthful(models, networks, config, pricing, levers, offer, bid, num_losing)
         allocation, menu = allocate(models, config, offer, bid, levers)
         shown = jnp.isin(jnp.arange(bid.shape[0]), allocation.candidate)
         score = jnp.where(offer.is_ad & ~shown, bid * offer.quality, -1.0)
-        best, losing = jax.lax.top_k(score, num_losing)
+        best, losing = jax.lax.top_k(score, min(num_losing, score.size))
         winning = jnp.where(allocation.is_ad, allocation.candidate, -1)
         ad = jnp.concatenate([winning, jnp.where(best >= 0, losing, -1)])
         elsewhere, _, _ = look_elsewhere(

@@ -79,8 +79,10 @@ def log_weights(token_bids: jax.Array, alpha: chex.Numeric, beta: chex.Numeric) 
     Returns:
       Float32, shaped as `token_bids`; finite, also where bid and beta are both 0.
     """
-    log_bids = jnp.log(jnp.maximum(token_bids, jnp.finfo(jnp.float32).tiny))
-    return jnp.logaddexp(alpha * log_bids, jnp.log(jnp.float32(beta)))
+    log_powers = alpha * jnp.log(jnp.maximum(token_bids, jnp.finfo(jnp.float32).tiny))
+    log_beta = jnp.log(jnp.float32(beta))
+    of_none = jnp.maximum(log_powers, log_beta)  # 0 ** alpha is 0, however small alpha is.
+    return jnp.where(token_bids > 0, jnp.logaddexp(log_powers, log_beta), of_none)
 
 
 def allocation_log_probs(

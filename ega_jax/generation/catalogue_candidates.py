@@ -7,6 +7,7 @@ from flax import struct
 
 from ega_jax.generation.candidates import Options
 from ega_jax.quantization.prefix_index import CatalogueIndex
+from ega_jax.types import LARGEST, is_amount
 
 
 @struct.dataclass
@@ -55,9 +56,16 @@ def catalogue_candidates(
 
     Returns:
       The candidates; shapes depend on the index only, so that new bids do not recompile.
+
+    Raises:
+      ValueError: names the first item whose bid is negative, NaN or beyond `LARGEST`.
     """
     order = np.asarray(index.order)
-    value = np.zeros(order.size, np.float32) if bid is None else np.asarray(bid, np.float32)[order]
+    bids = np.zeros(order.size) if bid is None else np.asarray(bid)
+    if not (valid := is_amount(bids)).all():
+        item = int(np.argmin(valid))
+        raise ValueError(f"item {item}: {bids[item]} is not a bid from 0 to {LARGEST:g}")
+    value = bids.astype(np.float32)[order]
     if available is not None:
         value = np.where(np.asarray(available)[order], value, np.float32(-1.0))
     starts = [np.asarray(bounds)[:-1] for bounds in index.bounds[1:]]

@@ -3,8 +3,8 @@
 Two heads. `rate` is the paper's: a share of the own bid. It knows the own bid only through the
 ad's exposure, so it cannot be truthful where the allocation is a step function of the bid: the
 price would have to be threshold / own bid, as a rate. `threshold` is a price that neither the
-own bid nor the exposure influences, charged up to the own bid: a posted price, as in a second
-price auction. Individual rationality (5) holds by construction with either.
+own bid nor the exposure influences but through slate and menu, charged up to the own bid: a posted
+price, as in a second price auction. Individual rationality (5) holds by construction with either.
 """
 
 import dataclasses

@@ -102,6 +102,7 @@ def gsp(
     _check_rates(quality=quality, reserve=reserve)
     xp, (bid, quality, least) = _floats(bids, quality, reserve)
     chex.assert_equal_shape([bid, quality])
+    chex.assert_rank(bid, 1)
     where = xp.asarray(bids) >= reserve  # As given: rounding must not decide who is out.
     order, bid, quality = _ranking(xp, bid, quality, where, num_slots + 1)
     price = _next_price(xp, (bid * quality)[1:], quality[:-1], bid[:-1])
@@ -164,6 +165,8 @@ def clarke(bids: ArrayLike, clicks: ArrayLike) -> tuple[Any, Any]:
     _check_rates(clicks=clicks)
     xp, (bid, clicks) = _floats(bids, clicks)
     chex.assert_shape(clicks, (None, bid.shape[0]))
+    if not clicks.shape[0]:
+        raise ValueError("clicks: a menu without a slate")
     chosen = xp.argmax((bid[None] * clicks).sum(-1))
     change = bid[None] * (clicks - clicks[chosen][None])
     own = xp.eye(bid.shape[0], dtype=bool)[None]
@@ -194,6 +197,8 @@ def myerson(bid_grid: ArrayLike, clicks: ArrayLike) -> Any:
     xp, (grid, clicks) = _floats(bid_grid, clicks)
     chex.assert_rank([grid, clicks], 1)
     chex.assert_equal_shape([grid, clicks])
+    if not grid.size:
+        raise ValueError("bid_grid must rise from 0 to the bid, got no point")
     if not isinstance(grid, jax.core.Tracer) and (grid[0] != 0 or (np.diff(grid) < 0).any()):
         raise ValueError(f"bid_grid must rise from 0 to the bid, got {np.asarray(grid).tolist()}")
     payment = ((grid[1:] + grid[:-1]) / 2 * xp.diff(clicks)).sum()

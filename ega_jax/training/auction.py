@@ -189,14 +189,17 @@ class AuctionTraining(abc.ABC):
         if is_complete(path):
             target = jax.eval_shape(tabulate, models, batches[0], keys_of(0))
             resized = lambda x: jax.ShapeDtypeStruct((len(batches) * size, *x.shape[1:]), x.dtype)
-            return jax.device_get(restore_tree(path, jax.tree.map(resized, target)))
+            target = jax.tree.map(resized, target)
+            empty = {name: np.zeros(x.shape, x.dtype) for name, x in target.items() if not x.size}
+            saved = {name: x for name, x in target.items() if x.size}
+            return jax.device_get(restore_tree(path, saved)) | empty
         rows = []
         with ProgressReport("tabulating", 0, len(batches) * size) as progress:
             for number, batch in enumerate(batches):
                 rows.append(jax.device_get(tabulate(models, batch, keys_of(number))))
                 progress.count((number + 1) * size, len(batches) * size)
         table = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        save_tree(path, table, {})
+        save_tree(path, {name: x for name, x in table.items() if x.size}, {})
         return table
 
     def _payment_phase(self, head: str) -> Phase:

@@ -121,6 +121,13 @@ def test_retrieval_counts_first_clicks_only():
         assert report["ndcg@10"] == pytest.approx(1 / np.log2(place + 2))
 
 
+def test_retrieval_among_fewer_candidates_than_are_counted():
+    batch = {"target_weight": np.ones((1, 1)), "target_poi": np.array([[7]])}
+    report = tiger.retrieval_report(lambda *_: np.array([[3, 7, -1]]), None, [batch])
+    assert report["recall@10"] == report["recall@5"] == 1.0
+    assert report["ndcg@5"] == pytest.approx(1 / np.log2(3))
+
+
 def test_it_learns_what_follows():
     """Users click what follows their last behaviour in a cycle of items."""
     batch = random_batch(rows=128)

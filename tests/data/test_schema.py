@@ -288,6 +288,16 @@ def test_summary_of_sequences(make_sequences, tmp_path):
     assert (summary.num_rows, summary.num_actions, summary.longest_history) == (8, 33, 9)
 
 
+def test_a_page_that_cannot_be_read_is_named(ad_log, tmp_path):
+    folder = ad_log.write(tmp_path / "log")
+    (path,) = sorted((folder / "sessions").glob("*.parquet"))[:1]
+    content = bytearray(path.read_bytes())
+    content[40:400] = bytes(360)  # The footer, at the end, stays.
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{path.name}: unreadable from row 0 on"):
+        schema.validate(folder)
+
+
 def test_slots_are_declared_given_or_inferred(ad_log, tmp_path):
     folder = ad_log.write(tmp_path / "log", num_slots=7)
     assert schema.validate(folder).num_slots == 7

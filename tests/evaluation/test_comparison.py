@@ -76,3 +76,12 @@ def test_lifts_are_taken_seed_by_seed(tmp_path):
     write_tables(PAIRED, {"both": ("a", "b")}, tmp_path)
     reach = 12.7062047 * np.std([0.1, 0.2], ddof=1) / np.sqrt(2)
     assert f"(+15.0% ± {reach:.1%})" in (tmp_path / "tables.md").read_text()
+
+
+def test_what_is_not_finite_and_a_first_system_without_revenue_are_shown(tmp_path):
+    nothing = dict.fromkeys(METRICS, 0.0)
+    endless = dict.fromkeys(METRICS, 1.0) | {"psi": float("nan")}
+    scores = {(0, "a"): {"model": nothing}, (0, "b"): {"model": endless}}
+    assert lifts(scores, "b", "a", "model", "rpm") == []
+    write_tables(scores, {"both": ("a", "b")}, tmp_path)
+    assert "| b | model | 1 | 1 | 1 | 1 | 1 | nan | 1 |" in (tmp_path / "tables.md").read_text()

@@ -176,3 +176,9 @@ def test_no_lie_pays_in_the_truthful_mode():
     assert exact["rpm"] > 0
     assert scores(judged(bid_free=True), "first_price")["psi_all"] > 0.01
     assert scores(judged(), "clarke")["psi_all"] > 1e-4
+
+
+def test_of_few_candidates_no_more_are_followed_than_there_are():
+    offer, number = offers_of(tiny_mechanism(), REQUESTS), REQUESTS.item.shape[1]
+    follow = lambda: truthful(tiny_mechanism(), levers(), offer, REQUESTS.bid, number + 5)
+    assert jax.eval_shape(follow).ad.shape == (B, K + number)

@@ -76,6 +76,18 @@ def test_killed_and_resumed_is_as_never_stopped(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_table_without_probes_is_kept(finished, tmp_path):
+    """What has no entries cannot be saved, and is there again when the table is restored."""
+    config, workdir = finished
+    copied(workdir, tmp_path)
+    bare = config | {"payment": config["payment"] | {"probes": ()}}
+    made = training(bare, tmp_path).table
+    assert made["misreports_reach"].size == 0
+    chex.assert_trees_all_equal(training(bare, tmp_path).table, made)
+    assert training(bare, tmp_path).networks.keys() == {"rate", "threshold"}
+
+
+@pytest.mark.slow
 def test_four_devices_give_the_losses_of_one(finished, tmp_path):
     """Generator and table of the four, so that both train on the same."""
     config, workdir = finished

@@ -55,6 +55,11 @@ def test_every_number_has_a_range():
             "hstu.warmup_steps: 400 warm-up steps leave none of 400 steps",
         ),
         ("evaluation.num_beams", 9, "config.evaluation.num_beams is 9: it must be at least 10"),
+        ("payment.probes", (1.0, 0.5), "payment.probes: (1.0, 0.5) do not rise"),
+        ("payment.heads", ("rate",), "auction.rule: threshold is no head of config.payment.heads"),
+        ("payment.lagrangian.sampled", 11, "lagrangian.sampled: 11 of 10 reports"),
+        ("data.market.num_slots", 1, "num_slots must be at least 2, got 1"),
+        ("data.market.num_slots", 40, "must each be at least num_slots (40)"),
         ("data.fractions", (0.5, 0.5), "fractions: (0.5, 0.5) leave no test sessions"),
     ],
 )

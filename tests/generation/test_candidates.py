@@ -273,6 +273,13 @@ def one_item_paths(candidates):
     return paths(narrow(lambda d, n, c: candidates.options(d, n, c[:, :1]), candidates.item), [])
 
 
+@pytest.mark.parametrize("bid", [np.nan, np.inf, -1.0])
+def test_a_bid_of_a_catalogue_that_is_none_is_refused(bid):
+    index = catalogue_index(np.zeros((3, 2), int), 4)
+    with pytest.raises(ValueError, match=r"item 1: .* is not a bid from 0 to"):
+        catalogue_candidates(index, np.array([1.0, bid, 2.0]))
+
+
 def test_new_bids_keep_the_shapes_of_a_catalogue():
     codes, bid, available = catalogue()
     index = catalogue_index(codes, 4)
