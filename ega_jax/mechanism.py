@@ -205,11 +205,12 @@ def _serve(
 
     def slates(request: Request) -> Slate:
         offer, allocation, menu = jax.vmap(found)(request)
-        without = jax.vmap(functools.partial(struck_out, levers=levers))(
-            menu, request.bid, allocation.candidate
-        )
-        at_probes = jnp.zeros((*without.shape, len(pricing.probes)), without.dtype)
-        on_menu = Elsewhere(without=without, bid=at_probes, clicks=at_probes)
+
+        def strike_from_menu(_):
+            strike = functools.partial(struck_out, levers=levers)
+            without = jax.vmap(strike)(menu, request.bid, allocation.candidate)
+            at_probes = jnp.zeros((*without.shape, len(pricing.probes)), without.dtype)
+            return Elsewhere(without=without, bid=at_probes, clicks=at_probes)
 
         def search_again(_):
             search = functools.partial(look_elsewhere, models, config, pricing.probes, levers)
@@ -217,7 +218,7 @@ def _serve(
             requests = offer, request.bid, allocation.candidate, menu
             return lax.map(lambda x: search(*x)[0], requests)
 
-        elsewhere = lax.cond(is_needed, search_again, lambda _: on_menu, None)
+        elsewhere = lax.cond(is_needed, search_again, strike_from_menu, None)
         price = jax.vmap(functools.partial(prices, networks, pricing, levers))(
             offer, request.bid, allocation, menu, elsewhere
         )

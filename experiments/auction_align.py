@@ -31,7 +31,7 @@ def main() -> None:
     """Runs the command."""
     config, workdir = command.open_workdir()
     pretraining = Pretraining(config, workdir, data_mesh())
-    folder = workdir / "systems" / (flags.FLAGS.system or "ega")
+    folder = workdir / "systems" / command.named_system()
     results = train_and_measure(open_system(pretraining, folder))
     print_table({"reward": results["reward"]}, title=config["name"])
     print_systems(results["systems"], title=config["name"])

@@ -1,6 +1,5 @@
 """Which values the fields of a config may take: asked before a command makes anything of them."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from ega_jax.baselines.sasrec import LOSSES
 from ega_jax.baselines.systems import KINDS as SYSTEMS
 from ega_jax.data.ad_logs import SPLITS
-from ega_jax.data.market.config import SIZES, WORLDS
+from ega_jax.data.market.config import SIZES, WORLDS, market_config
 from ega_jax.data.sequences import HELD_OUT
 from ega_jax.generation.alignment import PARTS
 from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS
@@ -76,6 +75,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     fields: dict[str, Any] = flatten_dict(config, sep=".")
     _check_values(fields)
     _check_relations(fields)
+    if market := config.get("data", {}).get("market"):
+        market_config(market)
 
 
 def _check_values(fields: Mapping[str, Any]) -> None:
@@ -107,9 +108,6 @@ def _check_relations(fields: Mapping[str, Any]) -> None:
             "config.data.market.world is yelp: set config.data.market.sequences to the folder of "
             f"the Yelp sequences; {fields['data.market.sequences']!r} is none"
         )
-    if slots := fields.get("data.market.num_slots"):
-        size, world = (fields[f"data.market.{name}"] for name in ("size", "world"))
-        dataclasses.replace(SIZES[size], world=world, num_slots=slots)  # Refuses what it cannot be.
     if (rule := fields.get("auction.rule")) in HEADS and rule not in fields["payment.heads"]:
         raise ValueError(f"config.auction.rule: {rule} is no head of config.payment.heads")
     tried = fields.get("payment.num_reports", 0)
@@ -117,7 +115,7 @@ def _check_relations(fields: Mapping[str, Any]) -> None:
         raise ValueError(f"config.payment.lagrangian.sampled: {sampled} of {tried} reports")
     if list(probes := fields.get("payment.probes", ())) != sorted(set(probes)):
         raise ValueError(f"config.payment.probes: {tuple(probes)} do not rise")
-    screen = fields.get("cascade.cross_dqn.screen")
+    slots, screen = fields.get("data.market.num_slots"), fields.get("cascade.cross_dqn.screen")
     if fields.get("auction.system") == "mca" and slots and slots % screen:
         raise ValueError(
             f"config.cascade.cross_dqn.screen: screens of {screen} slots do not fill {slots}"

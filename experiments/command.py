@@ -29,6 +29,7 @@ from experiments.checks import check_config
 
 CONFIGS = Path(__file__).parent / "configs"
 DEFAULT = "market.py:tiny"
+EGA = "ega"  # The system that is meant where none is named.
 CONFIG = ("--config=", "-config=")  # How the flag of the config file starts,
 WORKDIR = ("--workdir=", "-workdir=")
 SYSTEM = ("--system=", "-system=")
@@ -88,7 +89,7 @@ def define_config() -> None:
     )
 
 
-def define_system(otherwise: str = "ega") -> None:
+def define_system(otherwise: str = EGA) -> None:
     """Defines the flag `--system`, one of those in the workdir; as with `--config`, once.
 
     Args:
@@ -96,6 +97,11 @@ def define_system(otherwise: str = "ega") -> None:
     """
     if "system" not in flags.FLAGS:
         flags.DEFINE_string("system", None, f"A system of the workdir; without it, {otherwise}.")
+
+
+def named_system() -> str:
+    """The system that the flag names; EGA's without it."""
+    return flags.FLAGS.system or EGA
 
 
 def open_workdir(free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
@@ -225,7 +231,7 @@ def _config_named(argv: list[str]) -> str:
     values = lambda starts: [arg.partition("=")[2] for arg in argv if arg.startswith(starts)]
     if named := values(CONFIG):
         return named[-1]
-    system = (values(SYSTEM) or ["ega"])[-1]
+    system = (values(SYSTEM) or [EGA])[-1]
     for value in values(WORKDIR)[-1:]:
         workdir = Path(value).expanduser()
         for folder in (workdir / "systems" / system, workdir):

@@ -45,7 +45,7 @@ _SESSIONS = flags.DEFINE_integer("decomposed_sessions", 128, "Test sessions to s
 
 def main() -> None:
     """Runs the command."""
-    run = find_system(flags.FLAGS.system or "ega")
+    run = find_system(command.named_system())
     name, workdir = run.system.name, run.pretraining.workdir
     truth = Truth.load(run.pretraining.folder)
     found = measure(run, truth, _SESSIONS.value)

@@ -61,7 +61,7 @@ _SESSIONS = flags.DEFINE_integer("num_sessions", 512, "Test sessions to serve.",
 
 def main() -> None:
     """Runs the command."""
-    run = find_system(flags.FLAGS.system or "ega")
+    run = find_system(command.named_system())
     system, workdir = run.system.name, run.pretraining.workdir
     rule = _RULE.value or run.config["auction"]["rule"]
     asked = {"alpha": _ALPHAS, "beta": _BETAS, "beams": _BEAMS}

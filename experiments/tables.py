@@ -120,16 +120,14 @@ def folders_of(seed: int, name: str) -> tuple[str, str]:
 
 
 def known(workdir: Path, seed: int, name: str) -> dict[str, dict[str, float]]:
-    """Scorer -> metric -> value of a finished run, NaN of what is not finite; empty before."""
+    """Scorer -> metric -> value of a finished run, NaN where not finite; empty before."""
     found = read_results(workdir / folders_of(seed, name)[0])
     if name not in found.get("served", {}) or name not in found.get("systems", {}):
         return {}
     sources = {"served": SERVED, "systems": REPORTED}
     return {
         scorer: {
-            metric: float("nan")
-            if (value := found[source][name][scorer][metric]) is None
-            else value
+            metric: found[source][name][scorer][metric]
             for source, metrics in sources.items()
             for metric in metrics
         }

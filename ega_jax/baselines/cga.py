@@ -26,7 +26,7 @@ from jax import lax
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.alignment import policy_loss, standardise
 from ega_jax.generation.transformer import Block, linear, row_wise_dot
-from ega_jax.reward.system import pick, slate_value
+from ega_jax.reward.system import pick_each, slate_value
 from ega_jax.training.auction import real_rows
 from ega_jax.training.logged import Batch, logged_phase
 from ega_jax.training.loop import Phase
@@ -247,7 +247,7 @@ def cga_loss(config: CGAConfig, view: Callable[[Batch], Ads], judge: Judge) -> C
 
 def list_values(bid: jax.Array, pctr: jax.Array, lists: jax.Array) -> jax.Array:
     """Expected revenue per request `[B, R]` of lists `[B, R, L]` at the bids `[B, A]`."""
-    return slate_value(jax.vmap(lambda bid, lists: pick(bid, lists, 0.0))(bid, lists), pctr, 0.0)
+    return slate_value(pick_each(bid, lists, 0.0), pctr, 0.0)
 
 
 def cga_phase(

@@ -31,7 +31,7 @@ from ega_jax.mechanism import Mechanism
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.allocation import candidates_of
 from ega_jax.reward.model import Predictions
-from ega_jax.reward.system import pick
+from ega_jax.reward.system import pick_each
 from ega_jax.training.auction import AuctionTraining, request_of
 from ega_jax.training.ega import EGA
 from ega_jax.training.pretraining import Pretraining
@@ -150,7 +150,7 @@ class MCA(AuctionTraining):
         def judge(batch: Mapping[str, Any], slates: jax.Array) -> jax.Array:
             creative = self._ranked(batch).creative
             found = _predicted(self, self.reward, batch, creative, slates[:, None])
-            bid = _picked(batch["bid"], slates[:, None], 0.0)
+            bid = pick_each(batch["bid"], slates[:, None], 0.0)
             return ((bid + levers.kappa) * found.click_poi)[:, 0]
 
         phase = cross_dqn.cross_dqn_phase(
@@ -190,16 +190,11 @@ def _predicted(run: AuctionTraining, params: Params, batch, creative, lists) -> 
         return reward_model.predict(params, config, items, memory, *shown)
 
     shown = (
-        _picked(batch["item"], lists, -1),
-        _picked(creative, lists, -1),
-        _picked(batch["is_ad"], lists, False),
+        pick_each(batch["item"], lists, -1),
+        pick_each(creative, lists, -1),
+        pick_each(batch["is_ad"], lists, False),
     )
     return jax.vmap(one)(request, *shown)
-
-
-def _picked(values: jax.Array, lists: jax.Array, empty) -> jax.Array:
-    """Values `[B, N]` of candidates `[B, R, L]`, `empty` where there is none."""
-    return jax.vmap(lambda values, rows: pick(values, rows, empty))(values, lists)
 
 
 def mechanism_of(run: AuctionTraining) -> Mechanism:

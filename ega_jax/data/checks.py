@@ -88,14 +88,9 @@ class Part:
 def parts(path: Path, table: pq.ParquetFile, columns: list[str]) -> Iterator[Part]:
     """Reads a file from its first row to its last, never much of it at a time."""
     first_row = 0
-    batches = table.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=columns)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(path, f"unreadable from row {first_row} on ({error})") from error
-        if batch is None:
-            return
-        part = Part(path, first_row, pa.Table.from_batches([batch]))
-        yield part
-        first_row += part.table.num_rows
+    try:
+        for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=columns):
+            yield Part(path, first_row, pa.Table.from_batches([batch]))
+            first_row += batch.num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(path, f"unreadable from row {first_row} on ({error})") from error

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ WIDE = 120  # Columns that a wide table takes, where the terminal has fewer or t
 def write_results(workdir: Path, results: Mapping[str, Any]) -> Path:
     """Adds results to `workdir/results.json`; its other keys, nested ones too, stay as they are.
 
-    A value that is not finite becomes `null`.
+    A value that is not finite becomes `null`, which `read_results` reads as NaN.
     """
     path, kept = Path(workdir) / "results.json", read_results(workdir)
     temporary = path.with_suffix(f".tmp{jax.process_index()}")
-    temporary.write_text(json.dumps(_finite(_merged(kept, results)), indent=2) + "\n")
+    temporary.write_text(json.dumps(_each(_null, _merged(kept, results)), indent=2) + "\n")
     os.replace(temporary, path)
     return path
 
@@ -32,12 +32,17 @@ def write_results(workdir: Path, results: Mapping[str, Any]) -> Path:
 def read_results(workdir: Path) -> dict[str, Any]:
     """What `workdir/results.json` holds so far."""
     path = Path(workdir) / "results.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    not_null = lambda value: math.nan if value is None else value
+    return _each(not_null, json.loads(path.read_text())) if path.exists() else {}
 
 
-def _finite(value: Any) -> Any:
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
+        return {name: _each(change, inner) for name, inner in value.items()}
+    return change(value)
+
+
+def _null(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

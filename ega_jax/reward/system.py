@@ -231,3 +231,8 @@ def predict(
 def pick(values: jax.Array, candidate: jax.Array, empty: chex.Numeric) -> jax.Array:
     """Values `[N]` of candidates of any shape, `empty` where there is none."""
     return jnp.where(candidate >= 0, values[candidate], empty)
+
+
+def pick_each(values: jax.Array, candidate: jax.Array, empty: chex.Numeric) -> jax.Array:
+    """Values `[B, N]` of candidates `[B, ...]`, request by request; see `pick`."""
+    return jax.vmap(lambda values, candidate: pick(values, candidate, empty))(values, candidate)

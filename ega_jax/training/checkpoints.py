@@ -105,10 +105,14 @@ def restore_tree(path: str | os.PathLike, target: Any) -> Any:
             f"{path} does not fit what is being restored:\n" + "\n".join(differences)
         )
     restored = _restore(path, tree=ocp.args.StandardRestore(jax.tree.map(_abstract, target)))
-    is_placed = lambda leaf: getattr(leaf, "sharding", None) is not None
-    return jax.tree.map(
-        lambda x, leaf: x if is_placed(leaf) else jnp.asarray(x), restored["tree"], target
-    )
+
+    def placed(x: Any, leaf: Any) -> jax.Array:
+        sharding = getattr(leaf, "sharding", None)
+        if not leaf.size:  # See `_save`.
+            return jnp.zeros(leaf.shape, leaf.dtype, device=sharding)
+        return jnp.asarray(x) if sharding is None else x
+
+    return jax.tree.map(placed, restored["tree"], target)
 
 
 def read_tree(path: str | os.PathLike) -> Any:
@@ -179,6 +183,7 @@ def _save(path: Path, tree: Any, metadata: Mapping[str, Any], **items: Any) -> N
     described = {"fields": _fields(tree), "metadata": dict(metadata)}
     shared = lambda x: isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
     tree = jax.tree.map(lambda x: x if shared(x) else np.asarray(x), tree)  # Each host has it all.
+    tree = jax.tree.map(lambda x: x if x.size else np.zeros(1, x.dtype), tree)  # Orbax keeps none.
     items |= {"tree": ocp.args.StandardSave(tree), "metadata": ocp.args.JsonSave(described)}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(path.absolute(), ocp.args.Composite(**items), force=True)
@@ -205,6 +210,8 @@ def _fields(tree: Any) -> dict[str, str]:
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
     """What orbax takes as a target: where an array goes, or an array of the host's."""
+    if not leaf.size:  # See `_save`.
+        return np.empty(1, leaf.dtype)
     if sharding := getattr(leaf, "sharding", None):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     return np.empty(leaf.shape, leaf.dtype)

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 from ega_jax.data import pipeline
 from ega_jax.data.interactions import with_interactions
-from ega_jax.data.market.config import SIZES
+from ega_jax.data.market.config import market_config
 from ega_jax.data.market.logs import write_market
 from ega_jax.data.sequences import SequenceDataset
 from ega_jax.generation import generator
@@ -85,13 +85,7 @@ class Pretraining:
 
     def _make_market(self) -> None:
         market = self.config["data"]["market"]
-        size = SIZES[market["size"]]
-        config = dataclasses.replace(
-            size,
-            world=market["world"],
-            seed=market["seed"],
-            num_slots=market["num_slots"] or size.num_slots,
-        )
+        config = market_config(market)
         with ProgressReport("simulating", 0, config.num_sessions) as progress:
             sequences = market["sequences"] and Path(market["sequences"]).expanduser()
             write_market(config, self.folder, sequences or None, progress.count)

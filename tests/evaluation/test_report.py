@@ -1,6 +1,7 @@
 """Results on disk, in a table, as curves."""
 
 import json
+import math
 
 import pytest
 
@@ -9,6 +10,7 @@ from ega_jax.evaluation.report import (
     plot_curves,
     print_systems,
     print_table,
+    read_results,
     write_results,
 )
 
@@ -26,6 +28,7 @@ def test_nested_results_of_others_stay_and_infinity_is_null(tmp_path):
     write_results(tmp_path, {"systems": {"a": {"psi": 0.1}}})
     path = write_results(tmp_path, {"systems": {"b": {"psi": float("inf")}}})
     assert json.loads(path.read_text()) == {"systems": {"a": {"psi": 0.1}, "b": {"psi": None}}}
+    assert math.isnan(read_results(tmp_path)["systems"]["b"]["psi"])
 
 
 def test_a_system_is_one_line_per_judge(capsys):

@@ -18,6 +18,7 @@ from ega_jax.training.checkpoints import (
     check_workdir,
     read_config,
     read_metadata,
+    read_tree,
     restore_tree,
     save_tree,
 )
@@ -55,6 +56,17 @@ def test_what_no_place_is_asked_for_goes_where_it_is_used(tmp_path):
     last = jax.devices()[-1]
     restored = restore_tree(tmp_path / "tree", abstract({"a": jnp.ones(2)}))
     assert (restored["a"] + jax.device_put(jnp.ones(2), last)).devices() == {last}
+
+
+@pytest.mark.parametrize("is_placed", [False, True])
+def test_what_holds_no_element_comes_back_in_its_shape(tmp_path, is_placed):
+    saved = {"a": jnp.ones(2), "none": np.zeros((3, 0), np.int32)}
+    save_tree(tmp_path / "tree", saved, {})
+    target = {"a": jnp.zeros(2), "none": jnp.zeros((3, 0), jnp.int32)}
+    restored = restore_tree(tmp_path / "tree", target if is_placed else abstract(target))
+    for tree in (restored, read_tree(tmp_path / "tree")):
+        np.testing.assert_array_equal(tree["a"], 1.0)
+        assert (tree["none"].shape, tree["none"].dtype) == ((3, 0), np.int32)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The shape of an ad market: everything that decides what a log contains."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 WORLDS = ("synthetic", "yelp")
 
@@ -88,3 +90,21 @@ LARGE = MarketConfig(
     num_subcategories=20,
 )
 SIZES = {"tiny": TINY, "small": SMALL, "large": LARGE}
+
+
+def market_config(settings: Mapping[str, Any]) -> MarketConfig:
+    """The market that the group `data.market` of a config asks for.
+
+    Args:
+      settings: `size`, `world`, `seed` and `num_slots`; 0 slots: as the size says.
+
+    Raises:
+      ValueError: it could not fill its requests.
+    """
+    size = SIZES[settings["size"]]
+    return dataclasses.replace(
+        size,
+        world=settings["world"],
+        seed=settings["seed"],
+        num_slots=settings["num_slots"] or size.num_slots,
+    )
