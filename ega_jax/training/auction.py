@@ -26,15 +26,15 @@ from ega_jax.payment.network import PaymentConfig
 from ega_jax.payment.pricing import PricingConfig, tabulate_request
 from ega_jax.reward.model import RewardConfig
 from ega_jax.reward.system import Levers, SystemConfig, SystemModels, check_levers
-from ega_jax.training.checkpoints import check_workdir, is_complete, restore_tree, save_tree
+from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.logged import sizes_of
 from ega_jax.training.loop import Phase, train
 from ega_jax.training.mesh import map_rows, unbound
 from ega_jax.training.optimizer import optimizer_of
 from ega_jax.training.pretraining import Pretraining
-from ega_jax.training.progress import ProgressReport
 from ega_jax.training.reward import items_of, reward_phase
 from ega_jax.training.state import TrainState, make_train_step
+from ega_jax.training.tabulation import tabulated
 from ega_jax.types import Params, Request
 
 
@@ -185,22 +185,9 @@ class AuctionTraining(abc.ABC):
         size = settings["tabulated_at_once"]
         batches = list(self.sessions("align", settings["num_sessions"], size))
         keys_of = lambda number: jax.random.split(jax.random.fold_in(key, number), size)
+        rows_of = lambda number: tabulate(models, batches[number], keys_of(number))
         path = self.system / "tables" / "payment"
-        if is_complete(path):
-            target = jax.eval_shape(tabulate, models, batches[0], keys_of(0))
-            resized = lambda x: jax.ShapeDtypeStruct((len(batches) * size, *x.shape[1:]), x.dtype)
-            target = jax.tree.map(resized, target)
-            empty = {name: np.zeros(x.shape, x.dtype) for name, x in target.items() if not x.size}
-            saved = {name: x for name, x in target.items() if x.size}
-            return jax.device_get(restore_tree(path, saved)) | empty
-        rows = []
-        with ProgressReport("tabulating", 0, len(batches) * size) as progress:
-            for number, batch in enumerate(batches):
-                rows.append(jax.device_get(tabulate(models, batch, keys_of(number))))
-                progress.count((number + 1) * size, len(batches) * size)
-        table = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        save_tree(path, {name: x for name, x in table.items() if x.size}, {})
-        return table
+        return tabulated(path, len(batches), size, rows_of)
 
     def _payment_phase(self, head: str) -> Phase:
         settings, table = self.config["payment"], self.table
