@@ -134,8 +134,8 @@ class Mechanism:
             "generator": models.generator,
             "reward": models.reward,
             "networks": self.networks,
-            "items": _fields(models.items) | {"catalogue": _fields(models.items.catalogue)},
-            "levers": _fields(self.levers),
+            "items": vars(models.items) | {"catalogue": vars(models.items.catalogue)},
+            "levers": vars(self.levers),
         }
         metadata = {
             "config": dataclasses.asdict(self.config),
@@ -182,10 +182,6 @@ class Mechanism:
 def mechanism_folder(workdir: str | os.PathLike, system: str) -> Path:
     """Where a system's mechanism is saved."""
     return Path(workdir).expanduser().absolute() / "systems" / system / "mechanism"
-
-
-def _fields(struct: Any) -> dict[str, Any]:
-    return {field.name: getattr(struct, field.name) for field in dataclasses.fields(struct)}
 
 
 @functools.partial(jax.jit, static_argnames=("config", "pricing"))

@@ -29,8 +29,9 @@ flags.adopt_module_key_flags(command)
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.open_workdir()
+    config, workdir = command.open_workdir("auction")
     pretraining = Pretraining(config, workdir, data_mesh())
+    pretraining.check_finished()
     folder = workdir / "systems" / command.named_system()
     results = train_and_measure(open_system(pretraining, folder))
     print_table({"reward": results["reward"]}, title=config["name"])

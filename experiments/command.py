@@ -104,17 +104,27 @@ def named_system() -> str:
     return flags.FLAGS.system or EGA
 
 
-def open_workdir(free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
+def open_workdir(*groups: str, free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
     """Reads the config flag and binds the workdir to it, but for some fields that are free.
+
+    Args:
+      groups: of fields that the command reads and that not every config has.
+      free: fields that may differ from run to run.
 
     Returns:
       The config as a plain dictionary, and the workdir.
 
     Raises:
       ConfigMismatchError: the workdir was made with another config.
-      ValueError: a field's value is out of its range; no workdir is made.
+      ValueError: a field's value is out of its range, or the config is of another command; no
+        workdir is made.
     """
     config = flags.FLAGS.config.to_dict()
+    if missing := [group for group in groups if group not in config]:
+        raise ValueError(
+            f"the config {config['name']} has no fields for this command ({', '.join(missing)}): "
+            "name another with --config; the command's --help shows which"
+        )
     check_config(config)
     workdir = Path(_WORKDIR.value or Path("runs") / config["name"]).expanduser().absolute()
     bind_workdir(workdir, config, free)

@@ -35,7 +35,7 @@ COLUMNS = {
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.open_workdir()
+    config, workdir = command.open_workdir("tokenizer")
     first = Pretraining(config, workdir, data_mesh())
     print(first.dataset.summary)
     table = Table("tokens", "kind", *COLUMNS.values(), "seconds")

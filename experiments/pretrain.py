@@ -26,7 +26,7 @@ flags.adopt_module_key_flags(command)
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.open_workdir()
+    config, workdir = command.open_workdir("tokenizer", "generator")
     results = pretrain(Pretraining(config, workdir, data_mesh()))
     print_table(results, title=config["name"])
     print(f"results.json and figures are in {workdir}")

@@ -42,7 +42,7 @@ flags.adopt_module_key_flags(command)
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.open_workdir()
+    config, workdir = command.open_workdir("item_knn", "sasrec")
     dataset = open_sequences(config["data"]["path"])
     systems = {
         "popularity": Popularity.fit(dataset).scores,

@@ -58,13 +58,15 @@ def changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def pretrained(config: Mapping[str, Any], workdir: Path) -> Pretraining:
-    """The first half in a workdir bound to a config, run to its end unless it has been.
+    """The first half of an auction in a workdir bound to a config, run to its end if it is not.
 
     Raises:
       ConfigMismatchError: the workdir was made with another config.
+      ValueError: the data are sequences, which have no auction.
     """
     command.bind_workdir(workdir, dict(config))
     run = Pretraining(config, workdir, data_mesh())
+    _ = run.ad_log
     if not run.is_finished or "test" not in read_results(workdir):
         pretrain(run)
     return run

@@ -123,11 +123,11 @@ def known_points(workdir: Path, *place: str) -> dict[str, dict[str, Any]]:
 
 def print_points(points: dict[str, dict[str, Any]], title: str) -> None:
     """Prints one line per point and judge."""
-    table = Table("lever", "value", "judge", *FIGURES, title=title, title_justify="left")
-    for lever, values in points.items():
+    table = Table("setting", "value", "judge", *FIGURES, title=title, title_justify="left")
+    for setting, values in points.items():
         for value in sorted(values, key=float):
             for judge, figures in values[value].items():
-                table.add_row(lever, value, judge, *(f"{figures[name]:.4g}" for name in FIGURES))
+                table.add_row(setting, value, judge, *(f"{figures[name]:.4g}" for name in FIGURES))
     Console(width=100).print(table)
 
 
@@ -135,7 +135,7 @@ def draw_points(points: dict[str, dict[str, Any]], path: Path) -> None:
     """Draws revenue and click rate over each setting, by each judge."""
     figure = Figure(figsize=(4.5 * len(points), 3.4), layout="constrained")
     panels = figure.subplots(1, len(points), squeeze=False)[0]
-    for axes, (lever, values) in zip(panels, points.items(), strict=True):
+    for axes, (setting, values) in zip(panels, points.items(), strict=True):
         other = axes.twinx()
         ordered = sorted(values, key=float)
         of = lambda judge, name, v=values, o=ordered: [v[value][judge][name] for value in o]
@@ -143,7 +143,7 @@ def draw_points(points: dict[str, dict[str, Any]], path: Path) -> None:
             if judge in values[ordered[0]]:
                 axes.plot(ordered, of(judge, "rpm"), f"C0o{style}", label=f"RPM, {judge}")
                 other.plot(ordered, of(judge, "ctr_poi"), f"C1s{style}", label=f"CTR-poi, {judge}")
-        axes.set(xlabel=lever, ylabel="RPM")
+        axes.set(xlabel=setting, ylabel="RPM")
         other.set(ylabel="CTR-poi")
     figure.legend(handles=[*axes.lines, *other.lines], loc="outside upper center", ncols=4)
     figure.savefig(path, dpi=120)

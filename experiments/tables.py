@@ -61,7 +61,7 @@ _RESULTS = flags.DEFINE_string("results", "experiments/results", "Where the tabl
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.open_workdir(free=("data.path",))
+    config, workdir = command.open_workdir("auction", free=("data.path",))
     unknown = set(_ONLY.value) - set(SYSTEMS)
     if unknown:
         raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")

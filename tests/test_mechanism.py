@@ -14,6 +14,7 @@ from tiny_models import LEVERS, K, N, P, R, random_requests
 from ega_jax import mechanism
 from ega_jax.mechanism import TRUTHFUL, Mechanism, mechanism_folder
 from ega_jax.payment.pricing import RULES, PricingConfig
+from ega_jax.reward.system import Levers, check_levers
 from ega_jax.types import Request
 
 REQUESTS = random_requests(11, 6)
@@ -48,6 +49,14 @@ def test_devices_share_a_batch_wherever_its_arrays_lie():
     assert len(slates.items.sharding.device_set) == 2, "six requests, four devices"
     elsewhere = jax.device_put(REQUESTS, jax.devices()[3])
     chex.assert_trees_all_equal(tiny_mechanism().allocate(elsewhere), slates)
+
+
+def test_levers_keep_their_types_whatever_is_changed():
+    plain = check_levers(Levers(), {})
+    for changes in ({"beta": 8}, {"alpha": 3}, {"beta": 8, "max_ads": 2.0}):
+        types = jax.tree.map(jax.typeof, check_levers(Levers(), changes))
+        assert types == jax.tree.map(jax.typeof, plain)
+        assert not any(x.weak_type for x in jax.tree.leaves(types))
 
 
 def test_levers_bids_and_rules_change_without_compiling_again():

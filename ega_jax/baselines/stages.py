@@ -56,6 +56,7 @@ class Stages:
             self.tiger_config,
             settings,
             self._seed,
+            self.run.config["data"]["exposure_weight"],
             self.run.pretraining.loss_tree,
         )
         return self._train(phase, settings)

@@ -129,6 +129,7 @@ def tiger_phase(
     config: GeneratorConfig,
     settings: Mapping[str, Any],
     seed: int,
+    exposure_weight: float,
     tree: CodeTree | None = None,
 ) -> Phase:
     """The phase "tiger": trained on the sessions of "pretrain", measured on "align".
@@ -139,6 +140,7 @@ def tiger_phase(
       config: sizes, from `tiger_config`.
       settings: of the training; see `logged.logged_phase`.
       seed: of parameters, order of the sessions and dropout.
+      exposure_weight: of an item that was shown but not clicked; a click has 1.
       tree: see `item_log_probs`.
     """
 
@@ -152,7 +154,11 @@ def tiger_phase(
     return logged_phase(
         "tiger",
         dataset,
-        {"history_length": config.history_length, "num_slots": dataset.summary.num_slots},
+        {
+            "history_length": config.history_length,
+            "num_slots": dataset.summary.num_slots,
+            "exposure_weight": exposure_weight,
+        },
         settings,
         seed,
         init=lambda key: generator.init(key, config, catalogue),

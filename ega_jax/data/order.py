@@ -60,15 +60,16 @@ def _pools(
 ) -> tuple[list[tuple[int, ...]], np.ndarray]:
     """The epoch's pools of groups, and `[pools]` the position at which each begins."""
     pools: list[list[int]] = []
-    filled = 0
+    filled = total = 0
     starts = []
     for group in _shuffled(len(sizes), seed, epoch, -1).tolist():
         if not pools or filled + sizes[group] > pool_rows:
-            starts.append(sum(sizes[g] for pool in pools for g in pool))
+            starts.append(total)
             pools.append([])
             filled = 0
         pools[-1].append(group)
         filled += sizes[group]
+        total += sizes[group]
     return [tuple(pool) for pool in pools], np.array(starts)
 
 

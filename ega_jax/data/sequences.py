@@ -47,7 +47,7 @@ class SequenceDataset:
             items=Ragged.from_arrow(sequences["items"], np.int32),
         )
 
-    @property
+    @functools.cached_property
     def num_training_items(self) -> np.ndarray:
         """`[sequences]` int64 how many of the first items are for training."""
         lengths = self.items.lengths

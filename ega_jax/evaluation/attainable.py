@@ -8,6 +8,7 @@ are small enough to list every slate.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -34,7 +35,7 @@ class Sample:
     request: Request  # Of numpy arrays, [D, ...].
     poi_creatives: np.ndarray  # [P, M] int32, -1 where none.
 
-    @property
+    @functools.cached_property
     def creatives(self) -> np.ndarray:
         """Creatives `[D, N, M]` of the candidates, -1 where none."""
         item = np.asarray(self.request.item)

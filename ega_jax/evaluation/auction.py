@@ -33,7 +33,7 @@ MYERSON = "myerson"  # The oracle: the only truthful prices of a monotone alloca
 # Myerson's prices of the clicks that the model expects: all that a rule without the truth can do.
 MODEL_MYERSON = "myerson_model"
 HONEST = int(np.flatnonzero(MULTIPLES == 1.0)[0])  # Place of the true value among the reports.
-TEN = np.flatnonzero(np.isin(np.arange(len(MULTIPLES)), 8 * np.arange(1, 11)))  # .2, .4, ..., 2.0
+TEN = 8 * np.arange(1, 11)  # Places of .2, .4, ..., 2.0.
 MONOTONE_TOLERANCE = 1e-7  # Falls of a click probability below it are rounding.
 
 
@@ -167,7 +167,8 @@ def scores(judged: Judged, rule: str) -> dict[str, float]:
       `rpm` currency per 1000 impressions, `ctr_poi`, `ctr_img`, `ad_share` per impression;
       `psi_fine`: regret over utility with all reports; `psi_10`: with ten only, .2 to 2 times the
       value; `psi` is `psi_fine`; `psi_mean_ratio`: the paper's mean of ratios with the ten, and
-      `psi_dropped` the terms it leaves out; `psi_all`: as `psi_fine`, with losing ads too.
+      `psi_dropped` the terms it leaves out; `psi_all`: as `psi_fine`, with the losing ads that were
+      followed too (`auction.num_losing` of the highest score).
     """
     impressions = max(judged.shown.sum(), 1)
     value = judged.value[..., None]

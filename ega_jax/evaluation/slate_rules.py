@@ -1,6 +1,7 @@
 """Which slates of a request may be shown, and which of them are one step apart."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -88,7 +89,7 @@ class SlateRules:
         slates = self.filled(row, np.concatenate([puts, ads[:, np.array(shifts)]], axis=1))
         return slates, self.obeyed(row, slates)
 
-    @property
+    @functools.cached_property
     def choices(self) -> np.ndarray:
         """Ads `[D, A]` that may be shown, -1 after the last, and at least one -1."""
         order = np.argsort(~self.allowed, axis=1, kind="stable")

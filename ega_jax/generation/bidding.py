@@ -81,7 +81,8 @@ def log_weights(token_bids: jax.Array, alpha: chex.Numeric, beta: chex.Numeric) 
     """
     log_powers = alpha * jnp.log(jnp.maximum(token_bids, jnp.finfo(jnp.float32).tiny))
     log_beta = jnp.log(jnp.float32(beta))
-    of_none = jnp.maximum(log_powers, log_beta)  # 0 ** alpha is 0, however small alpha is.
+    # 0 ** alpha is 0, however small alpha is; without a floor it is as close to 0 as logs can be.
+    of_none = jnp.where(jnp.isfinite(log_beta), log_beta, log_powers)
     return jnp.where(token_bids > 0, jnp.logaddexp(log_powers, log_beta), of_none)
 
 
@@ -107,6 +108,7 @@ def allocation_log_probs(
       `[..., W]` float32 log-probabilities over the last axis; about -1e30 where a token is not
       valid, and everywhere when none is.
     """
+    logits, token_bids, valid = map(jnp.asarray, (logits, token_bids, valid))
     chex.assert_equal_shape([logits, token_bids, valid])
     scores = logits.astype(jnp.float32) + log_weights(token_bids, alpha, beta)
     scores = jnp.where(valid, scores, IMPOSSIBLE)

@@ -1,15 +1,15 @@
 """Residual quantisation: layer j quantises what layers 1..j-1 left over (sec. 4.1.2).
 
 `n` vectors of width `E` against codebooks `[C, W, E]`; also the figures by which a set of codes is
-judged. Everything is pure and runs under `jit`, `vmap` and `pmap`.
+judged. Everything is pure and runs under `jit`, `vmap` and `pmap`, but for the leaves of a whole
+catalogue, which are counted on the host.
 """
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-
-from ega_jax.quantization import prefix_index
 
 CHUNK = 4096  # Vectors compared with a codebook at a time: bounds the [CHUNK, W] distances.
 
@@ -109,16 +109,12 @@ def r2(x: jax.Array, approximation: jax.Array) -> jax.Array:
     return jnp.where(variance > 0, 1 - error / jnp.where(variance > 0, variance, 1), 0)
 
 
-def leaf_sizes(codes: jax.Array) -> jax.Array:
-    """Number of items that share all their codes, itself included, for each of `codes` [n, C].
-
-    Returns:
-        [n] int32, in an order of its own.
-    """
-    leaves = prefix_index.request_index(codes, jnp.ones(codes.shape[0], bool))
-    return leaves.end[-1] - leaves.low[-1]
+def leaf_sizes(codes: np.ndarray) -> np.ndarray:
+    """Items `[leaves]` int64 under each leaf of a catalogue's `codes` [n, C]; on the host."""
+    return np.unique(codes, axis=0, return_counts=True)[1]
 
 
-def collision_rate(codes: jax.Array) -> jax.Array:
-    """Share `[]` of the items `[n, C]` that share all their codes with another."""
-    return jnp.mean(leaf_sizes(codes) > 1)
+def collision_rate(codes: np.ndarray) -> float:
+    """Share of a catalogue's items, `[n, C]`, that share all their codes with another."""
+    sizes = leaf_sizes(codes)
+    return float(sizes[sizes > 1].sum() / sizes.sum())

@@ -161,7 +161,10 @@ def report(
         with another; `largest_leaf`, the most items with the same codes.
     """
     figures = _figures(tokenizer, jnp.asarray(embeddings, jnp.float32), jnp.asarray(codes))
-    return {name: figure.tolist() for name, figure in figures.items()}
+    found: dict[str, float | int | list[float]] = {k: v.tolist() for k, v in figures.items()}
+    found["collision_rate"] = residual.collision_rate(codes)
+    found["largest_leaf"] = int(residual.leaf_sizes(codes).max())
+    return found
 
 
 @jax.jit
@@ -175,6 +178,4 @@ def _figures(tokenizer: Tokenizer, embeddings: jax.Array, codes: jax.Array) -> d
         "usage_attainable": jnp.minimum(usage / attainable, 1.0),
         "perplexity": residual.perplexity(layers, num_codes),
         "r2": residual.r2(embeddings, decode(tokenizer, layers)),
-        "collision_rate": residual.collision_rate(codes),
-        "largest_leaf": residual.leaf_sizes(codes).max(),
     }

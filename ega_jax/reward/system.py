@@ -59,8 +59,8 @@ def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
         if not is_amount(value) or (name == "alpha" and value == 0):
             least = "above 0" if name == "alpha" else "at least 0"
             raise ValueError(f"lever {name} is {value}: it must be {least} and at most {LARGEST:g}")
-    typed = {name: jnp.asarray(value, types[name]) for name, value in changes.items()}
-    return dataclasses.replace(defaults, **typed)
+    values = vars(defaults) | dict(changes)
+    return Levers(**{name: jnp.asarray(value, types[name]) for name, value in values.items()})
 
 
 @struct.dataclass

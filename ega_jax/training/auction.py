@@ -64,12 +64,7 @@ class AuctionTraining(abc.ABC):
         Raises:
           ValueError: the workdir is of sequences, which have no auction.
         """
-        dataset = self.pretraining.dataset
-        if not isinstance(dataset, AdLogDataset):
-            raise ValueError(
-                f"{self.pretraining.folder} holds sequences; an auction needs an ad log"
-            )
-        return dataset
+        return self.pretraining.ad_log
 
     @property
     @abc.abstractmethod

@@ -94,7 +94,8 @@ def logged_phase(
     Args:
       name: of the phase.
       dataset: an ad log.
-      shapes: `history_length`, and `num_slots` of the logged slates.
+      shapes: `history_length`, and `num_slots` of the logged slates; further arguments of
+        `pipeline.train_batches`, if any.
       settings: of the training, and of the optimizer by the names in `OptimizerConfig`.
       seed: of parameters, order of the sessions and dropout.
       init: makes the parameters.

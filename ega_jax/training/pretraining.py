@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ega_jax.data import pipeline
+from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.data.interactions import with_interactions
 from ega_jax.data.market.config import market_config
 from ega_jax.data.market.logs import write_market
@@ -80,7 +81,7 @@ class Pretraining:
             multihost_utils.sync_global_devices("market")
         with ProgressReport("validating", 0, 1) as progress:
             return pipeline.open_dataset(
-                self.folder, fractions=tuple(data["fractions"]), progress=progress.count
+                self.folder, data["num_slots"] or None, tuple(data["fractions"]), progress.count
             )
 
     def _make_market(self) -> None:
@@ -94,6 +95,17 @@ class Pretraining:
     def is_ad_log(self) -> bool:
         """Whether the dataset is an ad log, with candidates of its own for each request."""
         return not isinstance(self.dataset, SequenceDataset)
+
+    @property
+    def ad_log(self) -> AdLogDataset:
+        """The dataset of an auction.
+
+        Raises:
+          ValueError: it holds sequences, which have no auction.
+        """
+        if not isinstance(self.dataset, AdLogDataset):
+            raise ValueError(f"{self.folder} holds sequences; an auction needs an ad log")
+        return self.dataset
 
     @functools.cached_property
     def tokens(self) -> dict[str, Tokens]:
@@ -237,19 +249,31 @@ class Pretraining:
         """Whether the generator has had all its steps."""
         return self.newest_step == self.config["training"]["num_steps"]
 
-    def restore_generator(self) -> Params:
-        """The pre-trained parameters.
+    def check_finished(self) -> None:
+        """Refuses a workdir without a generator that is trained to its end.
+
+        What is built on a generator must not change under it.
 
         Raises:
           FileNotFoundError: the workdir has none.
-          ValueError: pre-training stopped before its end. What is built on a generator must not
-            change under it.
+          ValueError: pre-training stopped before its end.
         """
-        if self.newest_step and not self.is_finished:
+        self._check_begun()
+        if not self.is_finished:
             raise ValueError(
                 f"the generator in {self.workdir} has {self.newest_step} of "
                 f"{self.config['training']['num_steps']} steps: run experiments.pretrain with it"
             )
+
+    def _check_begun(self) -> None:
+        if not self.newest_step:
+            raise FileNotFoundError(
+                f"{self.workdir} holds no generator: run experiments.pretrain with it first"
+            )
+
+    def restore_generator(self) -> Params:
+        """The pre-trained parameters; raises as `check_finished`."""
+        self.check_finished()
         return self.newest_generator()
 
     def newest_generator(self) -> Params:
@@ -258,10 +282,7 @@ class Pretraining:
         Raises:
           FileNotFoundError: the workdir has none.
         """
-        if not self.newest_step:
-            raise FileNotFoundError(
-                f"{self.workdir} holds no generator: run experiments.pretrain with it first"
-            )
+        self._check_begun()
         path = self._checkpoints.path(self.newest_step)
         return restore_tree(path, jax.eval_shape(self._init)).params
 

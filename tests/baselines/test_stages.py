@@ -40,7 +40,7 @@ def phases():
     return {
         "hstu": hstu_phase(dataset, items, sizes(HSTUConfig), SETTINGS, seed=0),
         "peri_cr": peri_cr_phase(dataset, items, sizes(PeriCRConfig), SETTINGS, seed=0),
-        "tiger": tiger_phase(dataset, catalogue, tiger_config(GENERATOR), SETTINGS, seed=0),
+        "tiger": tiger_phase(dataset, catalogue, tiger_config(GENERATOR), SETTINGS, 0, 0.1),
     }
 
 

@@ -107,6 +107,31 @@ def test_a_value_out_of_range_makes_no_workdir(tmp_path):
     assert contents(tmp_path) == {"printed.txt"}
 
 
+@pytest.mark.parametrize(
+    ("module", "config", "missing"),
+    [
+        ("experiments.retrieval_baselines", "market.py:tiny", "item_knn, sasrec"),
+        (PRETRAIN, "retrieval.py:beauty", "tokenizer, generator"),
+        ("experiments.tables", "retrieval.py", "auction"),
+    ],
+)
+def test_a_config_of_another_command_is_refused(tmp_path, module, config, missing):
+    workdir = tmp_path / "run"
+    arguments = [f"--config=experiments/configs/{config}", f"--workdir={workdir}"]
+    code, printed = run(module, arguments, tmp_path)
+    assert code == 1
+    assert f"has no fields for this command ({missing})" in printed
+    assert not workdir.exists()
+
+
+def test_no_market_is_made_for_an_auction_without_a_generator(tmp_path):
+    workdir = tmp_path / "run"
+    code, printed = run("experiments.auction_align", [f"--workdir={workdir}"], tmp_path)
+    assert code == 1
+    assert f"{workdir} holds no generator: run experiments.pretrain with it first" in printed
+    assert contents(workdir) == {"config.json"}
+
+
 def test_a_workdir_of_another_config_names_field_found_and_expected(tmp_path):
     workdir = tmp_path / "run"
     check_workdir(workdir, tiny_config("data"))

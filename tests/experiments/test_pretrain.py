@@ -26,7 +26,7 @@ PHASES = ("rqvae_poi", "rqvae_creative", "generator")
 def run_command(module, name, config, workdir):
     """Runs a command on a workdir, with flags at their defaults."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, name, lambda: (json.loads(json.dumps(config)), workdir))
+        patch.setattr(command, name, lambda *groups: (json.loads(json.dumps(config)), workdir))
         module.main()
 
 

@@ -32,7 +32,7 @@ def run(folder, workdir, **groups):
     config.update(TINY)
     config.update({"data": {"path": str(folder)}, **groups})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "open_workdir", lambda: (config.to_dict(), workdir))
+        patch.setattr(command, "open_workdir", lambda *groups: (config.to_dict(), workdir))
         retrieval_baselines.main()
     return json.loads((workdir / "results.json").read_text())
 

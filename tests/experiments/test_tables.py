@@ -20,7 +20,7 @@ FAST = ["mca", "gr", "ega", "ega-gsp"]  # The other ablations are compiled anew,
 def run_command(config, root, monkeypatch, names=FAST):
     """Runs the command as its flags would, with one seed."""
 
-    def open_workdir(free=()):
+    def open_workdir(*groups, free):
         check_workdir(root / "run", config, free)
         return json.loads(json.dumps(config)), root / "run"
 

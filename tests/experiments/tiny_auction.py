@@ -52,7 +52,7 @@ def pretrained(root: Path) -> tuple[dict, Path]:
 def align(config, workdir, system="ega"):
     """Runs `experiments.auction_align` as its flags would."""
 
-    def open_workdir():
+    def open_workdir(*groups):
         check_workdir(workdir, config, command.FREE)
         return json.loads(json.dumps(config)), workdir
 

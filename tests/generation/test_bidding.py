@@ -60,9 +60,10 @@ def test_weight_is_a_power_of_the_bid_over_a_floor():
     np.testing.assert_allclose(jnp.exp(log_weights(BIDS, 1.2, 2.0)), expected, rtol=1e-6)
 
 
-def test_a_bid_of_nothing_weighs_the_floor_at_any_alpha():
-    weight = jnp.exp(log_weights(np.array([0.0, 1.0], np.float32), 0.01, 2.0))
-    np.testing.assert_allclose(weight, [2.0, 3.0], rtol=1e-6)
+@pytest.mark.parametrize("beta", [1e-6, 0.1, 2.0])
+def test_a_bid_of_nothing_weighs_the_floor_at_any_alpha(beta):
+    weight = jnp.exp(log_weights(np.array([0.0, 1.0], np.float32), 0.01, beta))
+    np.testing.assert_allclose(weight, [beta, 1 + beta], rtol=3e-6)
     assert jnp.isfinite(log_weights(jnp.zeros(1), 0.01, 0.0)).all()
 
 

@@ -42,8 +42,9 @@ def config(request):
 @pytest.mark.parametrize("spread", [1.0, 100.0])
 def test_prices_are_between_0_and_the_bid(config, spread):
     random = np.random.default_rng(2)
-    context = random_context(random, 1000)
-    bid = np.float32(random.choice(EXTREMES, 1000) * random.choice([1.0, random.random()], 1000))
+    size = 250_000
+    context = random_context(random, size)
+    bid = np.float32(random.choice(EXTREMES, size) * random.choice([1.0, random.random()], size))
     prices = np.asarray(PRICE(random_params(config, spread), config, context, bid))
     assert np.isfinite(prices).all()
     assert (prices >= 0).all()

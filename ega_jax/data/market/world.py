@@ -89,7 +89,7 @@ def make_world(config: MarketConfig, sequences_folder: str | pathlib.Path | None
 
     Raises:
         ValueError: when the world `yelp` has no folder, or too little is in it.
-        FileNotFoundError: when the folder lacks a file.
+        DataError: when the folder breaks a rule of its format.
     """
     rng = np.random.default_rng(config.seed)
     if config.world == "synthetic":
