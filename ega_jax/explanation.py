@@ -92,7 +92,8 @@ def explain(
       request: the request.
 
     Returns:
-      The explanation.
+      The explanation. Its prices are those of every rule that may be charged for this slate; the
+      judge's oracles, Myerson's, try all reports of an ad, and the truthful mode shows another.
     """
     offer, bid = prepare(models, config, request), request.bid
     shown, menu = allocate(models, config, offer, bid, levers)

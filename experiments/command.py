@@ -66,7 +66,8 @@ EXPLAINED = (
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Where results are kept; by default runs/NAME of the config, without one runs/market-tiny.",
+    "Where results are kept; by default runs/NAME of the config; of commands without a config "
+    "runs/market-tiny, of payment_theory runs/payment-theory.",
 )
 _SEVERAL_HOSTS = flags.DEFINE_bool(
     "several_hosts", False, "Join the other processes of a run on several hosts (TPU pods, SLURM)."
