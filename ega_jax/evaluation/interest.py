@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from ega_jax.evaluation.retrieval import recall_ndcg, target_rank, without_seen
+from ega_jax.evaluation.retrieval import recall_ndcg, without_seen
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.candidates import request_candidates
 from ega_jax.generation.catalogue_candidates import CatalogueCandidates, catalogue_candidates
@@ -21,6 +22,7 @@ from ega_jax.types import Catalogue, Params
 
 Batch = dict[str, Any]
 KS = (5, 10)
+_CREATIVES_AT_A_TIME = 64  # Bounds the logits of all codes, [..., 64, C, W].
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +98,9 @@ class InterestEvaluator:
             memory = encode(params, self.config, history_poi, history_creative, self.catalogue)
             candidates = self.everything
             if candidates is None:
-                nothing = jnp.zeros(item.shape)
-                codes = codes_of(self.catalogue.poi_codes, item)
-                candidates = request_candidates(codes, nothing == 0, nothing, item >= 0)
+                codes, no_bids = codes_of(self.catalogue.poi_codes, item), jnp.zeros(item.shape)
+                everyone = jnp.ones(item.shape, bool)
+                candidates = request_candidates(codes, everyone, no_bids, item >= 0)
             beams = beam_search(
                 params, self.config, memory, candidates, num_beams=self.num_beams, num_slots=1
             )
@@ -110,7 +112,7 @@ class InterestEvaluator:
         return jax.vmap(one)(history, batch["history_creative"], item)
 
     def _creative_ranks(self, params: Params, sessions) -> jax.Array:
-        """Rank `[B, K]` of each slot's true creative among its POI's.
+        """Rank `[B, K]` from 0 of each slot's true creative among its POI's.
 
         Where every POI owns one creative, as in catalogues with one picture per item, the rank is
         among all the creatives of the catalogue.
@@ -122,17 +124,25 @@ class InterestEvaluator:
             return memory, model.poi_states(memory, codes_of(self.catalogue.poi_codes, poi))
 
         memory, states = apply(params, self.config, forward)
-        options = self.catalogue.poi_creatives[jnp.maximum(poi, 0)]
-        if options.shape[-1] == 1:
-            everyone = jnp.arange(self.catalogue.creative_codes.shape[0], dtype=jnp.int32)
-            options = jnp.broadcast_to(everyone, (*poi.shape, everyone.size))
-        scores = creative_log_probs(
-            params, self.config, memory, states[..., -1, :], poi, options, self.catalogue
+        score = lambda creatives: creative_log_probs(
+            params, self.config, memory, states[..., -1, :], poi, creatives, self.catalogue
         )
-        ranked = jnp.take_along_axis(options, jnp.argsort(-scores, axis=-1), axis=-1)
-        return target_rank(ranked.reshape(-1, ranked.shape[-1]), true.reshape(-1)).reshape(
-            true.shape
-        )
+        codes = functools.partial(codes_of, self.catalogue.creative_codes)
+        true = true[..., None]
+        true_score = score(true)
+
+        def num_before(others: jax.Array) -> jax.Array:
+            others = jnp.broadcast_to(others, (*poi.shape, others.shape[-1]))
+            is_tie = (codes(others) == codes(true)).all(-1)
+            before = jnp.where(is_tie, others < true, score(others) > true_score)
+            return jnp.sum(before & (others >= 0), axis=-1)
+
+        if (owned := self.catalogue.poi_creatives).shape[-1] > 1:
+            return num_before(owned[jnp.maximum(poi, 0)])
+        everyone = jnp.arange(self.catalogue.creative_codes.shape[0], dtype=jnp.int32)
+        rest = -everyone.size % _CREATIVES_AT_A_TIME
+        blocks = jnp.pad(everyone, (0, rest), constant_values=-1).reshape(-1, _CREATIVES_AT_A_TIME)
+        return lax.map(num_before, blocks).sum(0)
 
 
 def evaluator_of(run: Pretraining) -> InterestEvaluator:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ega_jax.evaluation import interest
 from ega_jax.evaluation.interest import InterestEvaluator
 from ega_jax.generation import generator
 from ega_jax.generation.catalogue_candidates import catalogue_candidates
@@ -151,7 +152,8 @@ def expected_metrics(params, catalogue, batches, everything):
 
 
 @pytest.mark.parametrize(("everything", "creatives_each"), [(True, 1), (False, 2)])
-def test_all_figures_by_enumeration(params, everything, creatives_each):
+def test_all_figures_by_enumeration(monkeypatch, params, everything, creatives_each):
+    monkeypatch.setattr(interest, "_CREATIVES_AT_A_TIME", 4)
     catalogue = catalogue_of(creatives_each)
     batches = [batch_of(0, creatives_each), batch_of(1, creatives_each, blank=2)]
     index = catalogue_candidates(catalogue_index(POI_CODES, W)) if everything else None
