@@ -114,7 +114,6 @@ def leaf_sizes(codes: np.ndarray) -> np.ndarray:
     return np.unique(codes, axis=0, return_counts=True)[1]
 
 
-def collision_rate(codes: np.ndarray) -> float:
-    """Share of a catalogue's items, `[n, C]`, that share all their codes with another."""
-    sizes = leaf_sizes(codes)
+def collision_rate(sizes: np.ndarray) -> float:
+    """Share of a catalogue's items that share all their codes with another, from `leaf_sizes`."""
     return float(sizes[sizes > 1].sum() / sizes.sum())

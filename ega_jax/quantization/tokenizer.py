@@ -162,8 +162,9 @@ def report(
     """
     figures = _figures(tokenizer, jnp.asarray(embeddings, jnp.float32), jnp.asarray(codes))
     found: dict[str, float | int | list[float]] = {k: v.tolist() for k, v in figures.items()}
-    found["collision_rate"] = residual.collision_rate(codes)
-    found["largest_leaf"] = int(residual.leaf_sizes(codes).max())
+    sizes = residual.leaf_sizes(codes)
+    found["collision_rate"] = residual.collision_rate(sizes)
+    found["largest_leaf"] = int(sizes.max())
     return found
 
 

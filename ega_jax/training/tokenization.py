@@ -96,7 +96,7 @@ def tokenize(
             codes = collisions.disambiguate(codes, settings.num_codes)
         unresolved = tokenizer.assign(fitted, embeddings, resolve=False)
         report = tokenizer.report(fitted, embeddings, codes) | {
-            "collision_rate_before": residual.collision_rate(unresolved)
+            "collision_rate_before": residual.collision_rate(residual.leaf_sizes(unresolved))
         }
         save_tree(path, {"tokenizer": fitted, "codes": jnp.asarray(codes)}, report)
     shape = (len(embeddings), settings.code_layers)

@@ -92,12 +92,12 @@ def test_leaves_are_counted():
     leaves = Counter(map(tuple, codes.tolist()))
     np.testing.assert_array_equal(np.sort(residual.leaf_sizes(codes)), sorted(leaves.values()))
     alone = sum(count for count in leaves.values() if count == 1)
-    assert residual.collision_rate(codes) == 1 - alone / 50
+    assert residual.collision_rate(residual.leaf_sizes(codes)) == 1 - alone / 50
 
 
 def test_leaves_of_a_large_code_space_are_told_apart():
     codes = np.stack([np.arange(4096), 2**21 - 1 - np.arange(4096)], axis=1).astype(np.int32)
-    assert residual.collision_rate(codes) == 0
+    assert residual.collision_rate(residual.leaf_sizes(codes)) == 0
 
 
 def test_r2(case):
