@@ -10,10 +10,9 @@ import numpy as np
 from flax import struct
 from matplotlib.figure import Figure
 
-from ega_jax.generation import generator
 from ega_jax.generation.bidding import log_weights
 from ega_jax.generation.generator import codes_of
-from ega_jax.generation.slate_policy import slate_path
+from ega_jax.generation.slate_policy import path_logits, slate_path
 from ega_jax.payment.elsewhere import look_elsewhere
 from ega_jax.payment.pricing import PricingConfig, prices
 from ega_jax.reward.allocation import AllocationConfig, Models, candidates_of
@@ -121,13 +120,8 @@ def _tokens(models, config, levers, offer: Offer, bid, shown: Allocation) -> dic
     codes = codes_of(models.items.catalogue.poi_codes, offer.item)
     candidates = candidates_of(config, levers)(codes, offer.is_ad, bid, offer.item >= 0)
     path = slate_path(candidates, shown.candidate)
-    logits = generator.apply(
-        models.generator,
-        config.generator,
-        lambda model: model.poi.logits(model.poi_states(offer.memory, path.codes)),
-    )
-    is_taken = path.options.where & (path.options.code == path.codes[..., None])
-    token_bid = jnp.max(path.options.bid, axis=-1, where=is_taken, initial=0.0)
+    logits = path_logits(models.generator, config.generator, offer.memory, path)
+    token_bid = jnp.max(path.options.bid, axis=-1, where=path.is_taken, initial=0.0)
     return {
         "codes": path.codes,
         "logit": jnp.take_along_axis(logits, path.codes[..., None], axis=-1)[..., 0],

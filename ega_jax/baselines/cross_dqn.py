@@ -35,7 +35,7 @@ from ega_jax.baselines.arrangements import (
 from ega_jax.baselines.cga import Ads, money_features
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.pretraining import weighted_mean
-from ega_jax.generation.transformer import Block, linear, row_wise_dot
+from ega_jax.generation.transformer import Block, embedding, linear, row_wise_dot
 from ega_jax.training.logged import Batch, logged_phase
 from ega_jax.training.loop import Phase
 from ega_jax.types import IMPOSSIBLE, Params
@@ -89,9 +89,8 @@ class CrossNetwork(nn.Module):
                 nn.Dense(1, dtype=c.dtype, dot_general=row_wise_dot),
             ]
         )
-        small = nn.initializers.normal(c.width**-0.5)
         self.state_in, self.money_in = (linear(c.width, c.dtype) for _ in range(2))
-        self.slot = nn.Embed(c.num_slots, c.width, dtype=c.dtype, embedding_init=small)
+        self.slot = embedding(c.num_slots, c.width, c.dtype)
         self.block = Block(c.width, c.num_heads, c.hidden, c.dtype)
         self.norm = nn.RMSNorm(dtype=c.dtype)
         self.now, self.later = head(), head()

@@ -20,7 +20,7 @@ from flax import struct
 
 from ega_jax.baselines.item_embedding import ItemEmbedding
 from ega_jax.data.ad_logs import AdLogDataset
-from ega_jax.generation.transformer import KeysValues, linear
+from ega_jax.generation.transformer import KeysValues, embedding, linear
 from ega_jax.reward.losses import feedback_loss
 from ega_jax.reward.network import Items, Tower
 from ega_jax.training.logged import logged_phase, report
@@ -108,8 +108,7 @@ class HSTU(nn.Module):
     def setup(self):
         """Declares embeddings, layers and heads."""
         c = self.config
-        small = nn.initializers.normal(c.width**-0.5)
-        embed = lambda n: nn.Embed(n, c.width, dtype=c.dtype, embedding_init=small)
+        embed = lambda number: embedding(number, c.width, c.dtype)
         self.item = ItemEmbedding(c.num_codes, c.num_layers, c.width, c.dtype)
         self.slot, self.ad = embed(c.num_slots), embed(2)
         self.layers = [

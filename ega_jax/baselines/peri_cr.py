@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from ega_jax.baselines.item_embedding import ItemEmbedding
 from ega_jax.data.ad_logs import AdLogDataset
-from ega_jax.generation.transformer import Attention
+from ega_jax.generation.transformer import Attention, embedding
 from ega_jax.reward.losses import feedback_loss
 from ega_jax.reward.network import Items, Tower
 from ega_jax.training.logged import logged_phase, report
@@ -62,8 +62,7 @@ class PeriCR(nn.Module):
     def setup(self):
         """Declares the embeddings that both share, and either tower."""
         c = self.config
-        small = nn.initializers.normal(c.width**-0.5)
-        embed = lambda n: nn.Embed(n, c.width, dtype=c.dtype, embedding_init=small)
+        embed = lambda number: embedding(number, c.width, c.dtype)
         self.item = ItemEmbedding(c.num_codes, c.num_layers, c.width, c.dtype)
         self.recency, self.slot, self.ad = embed(c.history_length), embed(c.num_slots), embed(2)
         self.interest, self.taste = Interest(c), Interest(c)

@@ -83,9 +83,8 @@ class MCA(AuctionTraining):
         """What is compiled into the allocation."""
         settings = self.config["cascade"]
         slots = self.dataset.summary.num_slots
-        sizes = lambda kind: {
-            name: settings[kind][name] for name in ("width", "num_heads", "hidden")
-        }
+        common = ("width", "num_heads", "hidden", "dtype")
+        sizes = lambda kind: {name: settings[kind][name] for name in common}
         placing = {name: settings["cross_dqn"][name] for name in ("screen", "discount")}
         return CascadeConfig(
             tiger=self.stages.tiger_config,

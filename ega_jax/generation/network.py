@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
-from ega_jax.generation.transformer import Block, KeysValues, Mlp, linear, row_wise_dot
+from ega_jax.generation.transformer import Block, KeysValues, Mlp, embedding, linear, row_wise_dot
 from ega_jax.types import Catalogue, SessionSizes
 
 
@@ -104,9 +104,7 @@ class Generator(nn.Module):
         block = lambda cross: Block(
             c.width, c.num_heads, c.hidden, c.dtype, cross=cross, dropout_rate=c.dropout_rate
         )
-        embed = lambda n: nn.Embed(
-            n, c.width, dtype=c.dtype, embedding_init=nn.initializers.normal(c.width**-0.5)
-        )
+        embed = lambda number: embedding(number, c.width, c.dtype)
         self.dropout = nn.Dropout(c.dropout_rate)
         self.poi = CodeEmbedding(c)
         self.recency = embed(c.history_length)

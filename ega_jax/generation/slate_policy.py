@@ -24,6 +24,11 @@ class Path:
     where: jax.Array  # [K] bool, the slot is filled.
     options: Options  # Fields [K, C, N]; nothing on offer where a slot is empty.
 
+    @property
+    def is_taken(self) -> jax.Array:
+        """`[K, C, N]` bool, which of the options the slate took."""
+        return self.options.where & (self.options.code == self.codes[..., None])
+
 
 def slate_path(candidates: RequestCandidates, items: jax.Array) -> Path:
     """Lays out the steps that lead to a slate, as the beam search would take them.
@@ -46,6 +51,13 @@ def slate_path(candidates: RequestCandidates, items: jax.Array) -> Path:
     return Path(codes=codes, where=items >= 0, options=options)
 
 
+def path_logits(params: Params, config: GeneratorConfig, memory: Memory, path: Path) -> jax.Array:
+    """The POI decoder's logits `[..., K, C, W]` along paths, in one teacher-forced pass."""
+    return apply(
+        params, config, lambda model: model.poi.logits(model.poi_states(memory, path.codes))
+    )
+
+
 def path_log_probs(
     params: Params,
     config: GeneratorConfig,
@@ -55,8 +67,6 @@ def path_log_probs(
     beta: chex.Numeric,
 ) -> jax.Array:
     """Log allocation probability (22) of all that was on offer along paths.
-
-    One teacher-forced pass of the POI decoder.
 
     Args:
       params: the generator's parameters.
@@ -69,18 +79,15 @@ def path_log_probs(
     Returns:
       `[..., K, C, N]` float32, about -1e30 for what was not on offer.
     """
-    logits = apply(
-        params, config, lambda model: model.poi.logits(model.poi_states(memory, path.codes))
-    )
     options = path.options
+    logits = path_logits(params, config, memory, path)
     logits = jnp.take_along_axis(logits, options.code, axis=-1)
     return allocation_log_probs(logits, options.bid, options.where, alpha, beta)
 
 
 def taken(log_probs: jax.Array, path: Path) -> jax.Array:
     """Picks the taken codes from `log_probs [..., K, C, N]`: `[..., K, C]`, 0 in empty slots."""
-    is_taken = path.options.where & (path.options.code == path.codes[..., None])
-    log_z = jnp.max(jnp.where(is_taken, log_probs, IMPOSSIBLE), axis=-1)
+    log_z = jnp.max(jnp.where(path.is_taken, log_probs, IMPOSSIBLE), axis=-1)
     return jnp.where(path.where[..., None], log_z, 0.0)
 
 

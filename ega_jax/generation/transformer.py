@@ -39,6 +39,12 @@ def linear(width: int, dtype: str) -> nn.Dense:
     return nn.Dense(width, use_bias=False, dtype=dtype, dot_general=row_wise_dot)
 
 
+def embedding(number: int, width: int, dtype: str) -> nn.Embed:
+    """A table of vectors of a length of about 1."""
+    small = nn.initializers.normal(width**-0.5)
+    return nn.Embed(number, width, dtype=dtype, embedding_init=small)
+
+
 class Attention(nn.Module):
     """Multi-head dot-product attention whose keys and values are given, not computed inside."""
 

@@ -19,7 +19,7 @@ from flax import linen as nn
 from flax import struct
 
 from ega_jax.generation.generator import codes_of
-from ega_jax.generation.transformer import Block, linear, masked_softmax
+from ega_jax.generation.transformer import Block, embedding, linear, masked_softmax
 from ega_jax.reward.likeness import Likeness
 from ega_jax.types import Catalogue, SessionSizes
 
@@ -101,13 +101,16 @@ class RewardModel(nn.Module):
     def setup(self):
         """Declares embeddings, likenesses, blocks and towers."""
         c = self.config
-        small = nn.initializers.normal(c.width**-0.5)
-        embed = lambda n: nn.Embed(n, c.width, dtype=c.dtype, embedding_init=small)
+        embed = lambda number: embedding(number, c.width, c.dtype)
         likeness = lambda: Likeness(c.width, c.num_heads, c.dtype)
         recency = lambda name: self.param(
             name, nn.initializers.zeros, (c.num_heads, 1, c.history_length)
         )
-        self.table = self.param("table", small, (c.num_layers * c.num_codes, c.width))
+        self.table = self.param(
+            "table",
+            nn.initializers.normal(c.width**-0.5),
+            (c.num_layers * c.num_codes, c.width),
+        )
         self.slot, self.ad = embed(c.num_slots), embed(2)
         self.poi_likeness, self.creative_likeness = likeness(), likeness()
         self.poi_recency, self.creative_recency = (

@@ -171,7 +171,7 @@ def cascade() -> dict:
         "log_every": 50,
         "evaluate_every": 1000,
     }
-    sizes = {"width": 64, "num_heads": 8, "hidden": 128}
+    sizes = {"width": 64, "num_heads": 8, "hidden": 128, "dtype": "float32"}
     rewarded = logged | {"learning_rate": 1e-3, "weight_decay": 0.0, "batch_size": 64}
     rewarded |= {"num_steps": 500}
     return {

@@ -164,6 +164,16 @@ def test_order_unit_and_what_is_masked_do_not_matter(params):
         np.testing.assert_allclose(found, log_probs, atol=1e-4)
 
 
+def test_mixed_precision_is_near(params):
+    ads, half = random_ads(), dataclasses.replace(CONFIG, dtype="bfloat16")
+    lists, exact = GENERATE(params, ads)
+    said = jax.jit(jax.vmap(lambda *x: cga.list_log_probs(params, half, *x)))(ads, lists)
+    _, written = jax.jit(jax.vmap(lambda ads: cga.generate(params, half, ads)))(ads)
+    assert said.dtype == written.dtype == jnp.float32
+    assert 0 < np.abs(said - exact).mean() < 0.02, "nats; these parameters are large"
+    assert np.isfinite(written).all()
+
+
 def test_every_input_counts(params):
     ads = random_ads()
     lists, before = GENERATE(params, ads)

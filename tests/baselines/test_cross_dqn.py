@@ -203,6 +203,15 @@ def test_unit_places_and_what_is_not_queued_do_not_matter(params):
         assert found == pytest.approx(np.mean(worth) if worth else 1, rel=1e-5)
 
 
+def test_mixed_precision_is_near(params):
+    queues, slates, screen = some_slates(params)
+    half = dataclasses.replace(CONFIG, dtype="bfloat16")
+    values = jax.jit(jax.vmap(lambda *x: cross_dqn.q_values(params, half, *x)))
+    found, exact = values(queues, slates, screen), Q(params, queues, slates, screen)
+    assert found.dtype == jnp.float32
+    assert 0 < np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
+
+
 def test_every_input_counts_as_long_as_it_may(params):
     queues, slates, screen = some_slates(params)
     before = np.asarray(Q(params, queues, slates, screen))

@@ -129,6 +129,15 @@ def test_what_is_masked_is_removed_and_a_batch_is_a_vmap(params):
     np.testing.assert_allclose(whole.click, mapped.click, atol=1e-6)
 
 
+def test_mixed_precision_is_near(params):
+    half = dataclasses.replace(CONFIG, dtype="bfloat16")
+    request = random_request()
+    found = jax.jit(lambda params, *x: hstu.rank(params, half, ITEMS, *x))(params, *request)
+    exact = RANK(params, *request)
+    assert found.click.dtype == found.convert.dtype == jnp.float32
+    assert 0 < np.abs(found.click - exact.click).max() < 0.02
+
+
 def test_loss_by_hand_with_finite_gradients(params):
     batch = random_batch()
     batch["history_poi"][0] = batch["history_creative"][0] = -1

@@ -124,6 +124,16 @@ def test_what_is_masked_is_removed_and_a_batch_is_a_vmap(params):
     np.testing.assert_allclose(whole, each, rtol=1e-4)
 
 
+def test_mixed_precision_is_near(params):
+    half = dataclasses.replace(CONFIG, dtype="bfloat16")
+    *history, pois = random_request()
+    request = *history, pois, OWNED[np.maximum(pois, 0)]
+    score = jax.jit(lambda params, *x: peri_cr.score(params, half, ITEMS, *x))
+    found, exact = score(params, *request), np.asarray(SCORE(params, *request))
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - exact).max() < 0.05 * exact.max()
+
+
 def test_loss_by_hand_with_finite_gradients(params):
     batch = random_batch()
     batch["history_poi"][0] = batch["history_creative"][0] = -1
