@@ -42,6 +42,12 @@ class SessionSizes:
     num_slots: int = 10  # K
     history_length: int = 256  # T
 
+    @property
+    def shared(self) -> dict[str, int]:
+        """These sizes alone, as keywords for another model's config."""
+        names = (field.name for field in dataclasses.fields(SessionSizes))
+        return {name: getattr(self, name) for name in names}
+
 
 @struct.dataclass
 class Catalogue:

@@ -96,7 +96,7 @@ class Stages:
         return self.run.config["seed"]
 
     def _sizes(self, kind: Any, name: str) -> Any:
-        return sizes_of(kind, self.settings[name], self.run.pretraining.generator_config)
+        return sizes_of(kind, self.settings[name], **self.run.pretraining.generator_config.shared)
 
     def _train_seeing_items(
         self, name: str, phase_of: Callable[..., Phase], config: SessionSizes

@@ -34,6 +34,7 @@ from ega_jax.reward.model import Predictions
 from ega_jax.reward.system import pick_each
 from ega_jax.training.auction import AuctionTraining, request_of
 from ega_jax.training.ega import EGA
+from ega_jax.training.logged import sizes_of
 from ega_jax.training.pretraining import Pretraining
 from ega_jax.types import Params
 
@@ -83,15 +84,12 @@ class MCA(AuctionTraining):
         """What is compiled into the allocation."""
         settings = self.config["cascade"]
         slots = self.dataset.summary.num_slots
-        common = ("width", "num_heads", "hidden", "dtype")
-        sizes = lambda kind: {name: settings[kind][name] for name in common}
-        placing = {name: settings["cross_dqn"][name] for name in ("screen", "discount")}
         return CascadeConfig(
             tiger=self.stages.tiger_config,
             hstu=self.stages.hstu_config,
             peri_cr=self.stages.peri_cr_config,
-            cga=CGAConfig(num_ads=slots, **sizes("cga")),
-            cross_dqn=CrossDQNConfig(num_slots=slots, **sizes("cross_dqn"), **placing),
+            cga=sizes_of(CGAConfig, settings["cga"], num_ads=slots),
+            cross_dqn=sizes_of(CrossDQNConfig, settings["cross_dqn"], num_slots=slots),
             reward=self.reward_config,
             num_recalled=settings["num_recalled"],
         )

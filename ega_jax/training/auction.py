@@ -79,7 +79,9 @@ class AuctionTraining(abc.ABC):
     @property
     def reward_config(self) -> RewardConfig:
         """Sizes of the reward model."""
-        return sizes_of(RewardConfig, self.config["reward"], self.pretraining.generator_config)
+        return sizes_of(
+            RewardConfig, self.config["reward"], **self.pretraining.generator_config.shared
+        )
 
     @property
     def pricing_config(self) -> PricingConfig:

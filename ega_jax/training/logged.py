@@ -3,7 +3,7 @@
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,25 +14,23 @@ from ega_jax.reward import calibration
 from ega_jax.training.loop import Phase
 from ega_jax.training.optimizer import optimizer_of
 from ega_jax.training.state import LossFn, TrainState, make_train_step
-from ega_jax.types import Params, SessionSizes
+from ega_jax.types import Params
 
 Batch = Mapping[str, Any]
-_Sizes = TypeVar("_Sizes", bound=SessionSizes)
 VALIDATION_SESSIONS = 2048  # Of the split "align", measured during training.
 NAMES = {"click_poi": "poi", "click_image": "image", "convert": "conversion"}  # In reports.
 
 
-def sizes_of(kind: type[_Sizes], settings: Mapping[str, Any], shared: SessionSizes) -> _Sizes:
-    """Sizes of a model: from its settings, and those of tokens and sessions from another's.
+def sizes_of(kind: type[Any], settings: Mapping[str, Any], **known: int) -> Any:
+    """Sizes of a model, by its settings.
 
     Args:
       kind: the dataclass of its sizes.
       settings: those named like a field of `kind` are taken.
-      shared: sizes of a model of the same workdir.
+      **known: fields that data or other models decide.
     """
-    names_of = lambda kind: {field.name for field in dataclasses.fields(kind)}
-    common = {name: getattr(shared, name) for name in names_of(SessionSizes)}
-    return kind(**common, **{name: settings[name] for name in names_of(kind) & settings.keys()})
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**known, **{name: settings[name] for name in names & settings.keys()})
 
 
 def report(

@@ -36,7 +36,7 @@ def phases():
     dataset, _ = small_market()
     catalogue = catalogue_of(dataset)
     items = items_of(dataset, catalogue)
-    sizes = lambda kind: logged.sizes_of(kind, SETTINGS, GENERATOR)
+    sizes = lambda kind: logged.sizes_of(kind, SETTINGS, **GENERATOR.shared)
     return {
         "hstu": hstu_phase(dataset, items, sizes(HSTUConfig), SETTINGS, seed=0),
         "peri_cr": peri_cr_phase(dataset, items, sizes(PeriCRConfig), SETTINGS, seed=0),
@@ -45,7 +45,7 @@ def phases():
 
 
 def test_sizes_come_from_the_settings_and_where_shared_from_the_generator():
-    found = dataclasses.asdict(logged.sizes_of(HSTUConfig, SETTINGS, GENERATOR))
+    found = dataclasses.asdict(logged.sizes_of(HSTUConfig, SETTINGS, **GENERATOR.shared))
     for name in ("num_codes", "num_layers", "num_slots", "history_length"):
         assert found[name] == getattr(GENERATOR, name)
     own = SETTINGS.keys() & found.keys()

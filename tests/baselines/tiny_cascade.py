@@ -21,8 +21,8 @@ _SMALL = {"width": 8, "num_heads": 2, "hidden": 8}
 CASCADE = CascadeConfig(
     reward=REWARD,
     tiger=tiger_config(GENERATOR),
-    hstu=sizes_of(HSTUConfig, _SMALL | {"blocks": 1}, GENERATOR),
-    peri_cr=sizes_of(PeriCRConfig, _SMALL, GENERATOR),
+    hstu=sizes_of(HSTUConfig, _SMALL | {"blocks": 1}, **GENERATOR.shared),
+    peri_cr=sizes_of(PeriCRConfig, _SMALL, **GENERATOR.shared),
     cga=CGAConfig(num_ads=GENERATOR.num_slots, **_SMALL),
     cross_dqn=CrossDQNConfig(num_slots=GENERATOR.num_slots, screen=1, **_SMALL),
     num_recalled=3,

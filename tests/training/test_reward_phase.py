@@ -36,7 +36,7 @@ def _broadcasting():
 def the_phase():
     dataset, _ = small_market()
     items = reward.items_of(dataset, catalogue_of(dataset))
-    config = sizes_of(RewardConfig, SETTINGS, GENERATOR)
+    config = sizes_of(RewardConfig, SETTINGS, **GENERATOR.shared)
     return reward.reward_phase("reward", dataset, items, config, SETTINGS, seed=0)
 
 
