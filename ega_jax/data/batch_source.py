@@ -58,11 +58,11 @@ class BatchSource:
         """Sets up the source.
 
         Args:
-            rows: where examples come from.
-            order: in which order.
-            num_examples: how many are read before the source ends.
-            batch_size: B, over all processes.
-            share: the places of a batch that this process reads.
+          rows: where examples come from.
+          order: in which order.
+          num_examples: how many are read before the source ends.
+          batch_size: B, over all processes.
+          share: the places of a batch that this process reads.
         """
         self._rows = rows
         self._order = order

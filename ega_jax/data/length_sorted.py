@@ -34,9 +34,9 @@ class LengthSorted:
         """Sets up the source.
 
         Args:
-            source: whole batches, not shares of them: all processes must agree on lengths.
-            share: the places of a batch that this process reads.
-            seed: of the order of a window's batches.
+          source: whole batches, not shares of them: all processes must agree on lengths.
+          share: the places of a batch that this process reads.
+          seed: of the order of a window's batches.
         """
         self._source = source
         self._share = np.asarray(share)

@@ -38,10 +38,10 @@ class Order:
         """What stands at some places of the run.
 
         Args:
-            positions: `[n]` int, ascending; position `p` is in epoch `p // num_rows`.
+          positions: `[n]` int, ascending; position `p` is in epoch `p // num_rows`.
 
         Yields:
-            Spans whose rows, joined, are those of `positions`.
+          Spans whose rows, joined, are those of `positions`.
         """
         epochs, places = np.divmod(positions, self.num_rows)
         for epoch in np.unique(epochs).tolist():

@@ -27,13 +27,13 @@ def open_dataset(
     """Validates a dataset folder and opens it.
 
     Args:
-        folder: in either format of `schema`.
-        num_slots: K of an ad log; default: as declared in the folder, else the most items shown.
-        fractions: shares of the splits "pretrain" and "align" of an ad log; "test" is the rest.
-        progress: called with (rows checked, rows in all).
+      folder: in either format of `schema`.
+      num_slots: K of an ad log; default: as declared in the folder, else the most items shown.
+      fractions: shares of the splits "pretrain" and "align" of an ad log; "test" is the rest.
+      progress: called with (rows checked, rows in all).
 
     Raises:
-        DataError: the folder breaks a rule of its format.
+      DataError: the folder breaks a rule of its format.
     """
     summary = schema.validate(folder, num_slots, progress)
     if summary.format == "sequences":
@@ -65,20 +65,20 @@ def train_batches(
     are -1 where the dataset has none.
 
     Args:
-        dataset: what `open_dataset` returned.
-        split: "train" for sequences; "pretrain", "align" or "test" for ad logs.
-        batch_size: B, over all processes.
-        history_length: T; longer histories keep their most recent items.
-        num_slots: K; default: that of the dataset's summary.
-        exposure_weight: target weight of what was shown but not clicked (ad logs); a click has 1.
-        seed: of the order and of the split points.
-        sort_by_length: of sequences, batch those of like length and drop needless padding: T and
-            K then differ from batch to batch; see `length_sorted`.
-        process_index: of this process.
-        process_count: how many share a batch.
+      dataset: what `open_dataset` returned.
+      split: "train" for sequences; "pretrain", "align" or "test" for ad logs.
+      batch_size: B, over all processes.
+      history_length: T; longer histories keep their most recent items.
+      num_slots: K; default: that of the dataset's summary.
+      exposure_weight: target weight of what was shown but not clicked (ad logs); a click has 1.
+      seed: of the order and of the split points.
+      sort_by_length: of sequences, batch those of like length and drop needless padding: T and
+        K then differ from batch to batch; see `length_sorted`.
+      process_index: of this process.
+      process_count: how many share a batch.
 
     Returns:
-        An iterable dataset; its iterators have `get_state` and `set_state`.
+      An iterable dataset; its iterators have `get_state` and `set_state`.
     """
     num_slots = num_slots or dataset.summary.num_slots
     if isinstance(dataset, sequences.SequenceDataset):

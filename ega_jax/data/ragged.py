@@ -49,12 +49,12 @@ class Ragged:
         """Picks values by row and position; a position outside its list gives `fill`.
 
         Args:
-            rows: `[B]` int, the rows to read.
-            positions: `[B, L]` int, where in its row; may be negative or too large.
-            fill: what an empty place holds.
+          rows: `[B]` int, the rows to read.
+          positions: `[B, L]` int, where in its row; may be negative or too large.
+          fill: what an empty place holds.
 
         Returns:
-            `[B, L]` of the values' dtype.
+          `[B, L]` of the values' dtype.
         """
         start = self.offsets[rows][:, None]
         where = (positions >= 0) & (positions < self.offsets[rows + 1][:, None] - start)

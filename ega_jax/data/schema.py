@@ -40,7 +40,7 @@ def detect_format(folder: Path | str) -> str:
     """Tells "sequences" from "ad_log" by the files present.
 
     Raises:
-        DataError: the folder does not exist, or is neither.
+      DataError: the folder does not exist, or is neither.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -62,15 +62,15 @@ def validate(
     """Checks every row of a dataset folder against its format.
 
     Args:
-        folder: the dataset.
-        num_slots: K of an ad log; default: that of `dataset.json`, else the most items shown.
-        progress: called with (rows checked, rows in all).
+      folder: the dataset.
+      num_slots: K of an ad log; default: that of `dataset.json`, else the most items shown.
+      progress: called with (rows checked, rows in all).
 
     Returns:
-        Counts and widths.
+      Counts and widths.
 
     Raises:
-        DataError: at the first row that breaks a rule.
+      DataError: at the first row that breaks a rule.
     """
     folder = Path(folder)
     if detect_format(folder) == "sequences":

@@ -25,12 +25,12 @@ def check_sequences(
     """Checks every sequence.
 
     Args:
-        path: the file.
-        num_items: P; item ids must be below it.
-        progress: called with (rows checked, rows in all).
+      path: the file.
+      num_items: P; item ids must be below it.
+      progress: called with (rows checked, rows in all).
 
     Raises:
-        DataError: at the first row that breaks a rule.
+      DataError: at the first row that breaks a rule.
     """
     required = {"user_id": "integer", "items": "list of integers"}
     table = open_table(path, required, {"timestamps": "list of integers"})

@@ -56,7 +56,7 @@ def session_files(folder: Path) -> list[Path]:
     """Files of sessions in time order, which is that of their names; hidden ones are left out.
 
     Raises:
-        DataError: there are none.
+      DataError: there are none.
     """
     paths = sorted(path for path in folder.glob("*.parquet") if path.name[0] not in "._")
     if not paths:
@@ -74,14 +74,14 @@ def check_sessions(
     """Checks every session.
 
     Args:
-        folder: `sessions/`.
-        num_pois: P.
-        creative_poi: `[R]` POI of each creative.
-        num_slots: K, the most items that may be shown; none for no bound.
-        progress: called with (rows checked, rows in all).
+      folder: `sessions/`.
+      num_pois: P.
+      creative_poi: `[R]` POI of each creative.
+      num_slots: K, the most items that may be shown; none for no bound.
+      progress: called with (rows checked, rows in all).
 
     Raises:
-        DataError: at the first row that breaks a rule.
+      DataError: at the first row that breaks a rule.
     """
     paths = session_files(folder)
     total = sum(open_table(path, REQUIRED, OPTIONAL).metadata.num_rows for path in paths)

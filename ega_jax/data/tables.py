@@ -43,12 +43,12 @@ def open_table(
     """Opens a Parquet file after checking that its columns exist and have the right types.
 
     Args:
-        path: the file.
-        required: column name -> type, a key of the type tests above.
-        optional: likewise, for columns that may be absent.
+      path: the file.
+      required: column name -> type, a key of the type tests above.
+      optional: likewise, for columns that may be absent.
 
     Raises:
-        DataError: the file is missing or unreadable, a column is missing or of another type.
+      DataError: the file is missing or unreadable, a column is missing or of another type.
     """
     if not path.is_file():
         raise DataError(path, "the file does not exist")

@@ -16,12 +16,12 @@ def resolve(codes: np.ndarray, left: np.ndarray, codebook: np.ndarray) -> np.nda
     nearest code, and collide.
 
     Args:
-        codes: [n, C] int nearest codes.
-        left: [n, E] what the last layer was given.
-        codebook: [W, E] codewords of the last layer.
+      codes: [n, C] int nearest codes.
+      left: [n, E] what the last layer was given.
+      codebook: [W, E] codewords of the last layer.
 
     Returns:
-        [n, C] int32 codes.
+      [n, C] int32 codes.
     """
     resolved = np.array(codes, np.int32)
     norm = np.sum(codebook**2, axis=-1)
@@ -37,14 +37,14 @@ def disambiguate(codes: np.ndarray, num_codes: int) -> np.ndarray:
     """Adds a layer that numbers the items of a leaf, so that codes name the item.
 
     Args:
-        codes: [n, C] int.
-        num_codes: W.
+      codes: [n, C] int.
+      num_codes: W.
 
     Returns:
-        [n, C + 1] int32 codes, all different.
+      [n, C + 1] int32 codes, all different.
 
     Raises:
-        ValueError: where more than W items share their codes.
+      ValueError: where more than W items share their codes.
     """
     codes = np.asarray(codes, np.int32)
     order, starts = _runs(codes)

@@ -35,13 +35,13 @@ def code_sums(
     """Number and sum of the vectors of each code.
 
     Args:
-        x: [n, E] vectors.
-        codes: [n] int32 their codes.
-        where: [n] bool, the vector counts.
-        num_codes: W.
+      x: [n, E] vectors.
+      codes: [n] int32 their codes.
+      where: [n] bool, the vector counts.
+      num_codes: W.
 
     Returns:
-        [W] numbers and [W, E] sums, float32.
+      [W] numbers and [W, E] sums, float32.
     """
     weight = where.astype(x.dtype)
     add = functools.partial(jax.ops.segment_sum, segment_ids=codes, num_segments=num_codes)
@@ -59,15 +59,15 @@ def split_clusters(
     """Draws new codewords out of clusters, the larger a cluster the more of them.
 
     Args:
-        key: PRNG key.
-        x: [n, E] vectors.
-        centre: [n, E] the codeword of each vector.
-        where: [n] bool, the vector may be drawn.
-        num_codes: W, codewords to draw; rows repeat where `n` is less.
-        step: 0 is the centre, 1 the vector drawn.
+      key: PRNG key.
+      x: [n, E] vectors.
+      centre: [n, E] the codeword of each vector.
+      where: [n] bool, the vector may be drawn.
+      num_codes: W, codewords to draw; rows repeat where `n` is less.
+      step: 0 is the centre, 1 the vector drawn.
 
     Returns:
-        [W, E] codewords.
+      [W, E] codewords.
     """
     n = x.shape[0]
     row = jax.random.choice(key, n, (num_codes,), replace=n < num_codes, p=where.astype(x.dtype))
@@ -82,13 +82,13 @@ def kmeans(key: jax.Array, x: jax.Array, num_codes: int, num_iterations: int = 2
     row of the data, so that no code is left empty.
 
     Args:
-        key: PRNG key.
-        x: [n, E] vectors, `n` at least W.
-        num_codes: W.
-        num_iterations: Lloyd steps.
+      key: PRNG key.
+      x: [n, E] vectors, `n` at least W.
+      num_codes: W.
+      num_iterations: Lloyd steps.
 
     Returns:
-        [W, E] centroids.
+      [W, E] centroids.
     """
     chex.assert_rank(x, 2)
     everywhere = jnp.ones(x.shape[0], bool)
@@ -120,12 +120,12 @@ def residual_kmeans(key: jax.Array, x: jax.Array, config: KMeansConfig) -> jax.A
     """Fits k-means layer by layer, each on what the layers before it left over.
 
     Args:
-        key: PRNG key.
-        x: [n, E] vectors, `n` at least W.
-        config: sizes and steps.
+      key: PRNG key.
+      x: [n, E] vectors, `n` at least W.
+      config: sizes and steps.
 
     Returns:
-        [C, W, E] codebooks.
+      [C, W, E] codebooks.
     """
 
     def layer(left: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:

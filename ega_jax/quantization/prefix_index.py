@@ -54,11 +54,11 @@ class RequestIndex:
         """Children of nodes.
 
         Args:
-            depth: depth of the nodes, static, below `C`.
-            node: [S] int32 node ids of that depth.
+          depth: depth of the nodes, static, below `C`.
+          node: [S] int32 node ids of that depth.
 
         Returns:
-            The children, with `F = N`; a child's id is its first row.
+          The children, with `F = N`; a child's id is its first row.
         """
         row = jnp.arange(self.order.shape[1], dtype=jnp.int32)[None]
         low, high = self.span(depth, node)
@@ -80,12 +80,12 @@ def request_index(
     """Builds the tree over one request's candidates, on device; `vmap` it over requests.
 
     Args:
-        codes: [N, C] int32 codes of the candidates.
-        where: [N] bool, the candidate exists.
-        priority: [N] float32, orders the items of a node, highest first; by candidate if absent.
+      codes: [N, C] int32 codes of the candidates.
+      where: [N] bool, the candidate exists.
+      priority: [N] float32, orders the items of a node, highest first; by candidate if absent.
 
     Returns:
-        The index; its shapes depend on `N` and `C` only.
+      The index; its shapes depend on `N` and `C` only.
     """
     chex.assert_rank([codes, where], [2, 1])
     n, c = codes.shape
@@ -166,12 +166,12 @@ class CatalogueIndex:
         """Children of nodes.
 
         Args:
-            depth: depth of the nodes, static, below `C`.
-            node: [S] int32 node ids of that depth.
+          depth: depth of the nodes, static, below `C`.
+          node: [S] int32 node ids of that depth.
 
         Returns:
-            The children, with `F = W` near the root and the largest number of children of any
-            node of that depth further down.
+          The children, with `F = W` near the root and the largest number of children of any
+          node of that depth further down.
         """
         return self.levels[depth].expand(node)
 
@@ -197,14 +197,14 @@ def catalogue_index(codes: np.ndarray, num_codes: int) -> CatalogueIndex:
     """Builds the tree over a catalogue, on the host.
 
     Args:
-        codes: [n, C] integer codes of the items.
-        num_codes: `W`, codes per layer.
+      codes: [n, C] integer codes of the items.
+      num_codes: `W`, codes per layer.
 
     Returns:
-        The index: about 11 bytes per item of 3 codes once most codes are taken.
+      The index: about 11 bytes per item of 3 codes once most codes are taken.
 
     Raises:
-        ValueError: where there is no item or a code is outside `[0, W)`.
+      ValueError: where there is no item or a code is outside `[0, W)`.
     """
     codes = np.asarray(codes)
     if codes.ndim != 2 or not codes.size:

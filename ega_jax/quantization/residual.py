@@ -18,11 +18,11 @@ def nearest(x: jax.Array, codebook: jax.Array) -> jax.Array:
     """The nearest code of each vector; the lowest one on ties.
 
     Args:
-        x: [n, E] vectors.
-        codebook: [W, E].
+      x: [n, E] vectors.
+      codebook: [W, E].
 
     Returns:
-        [n] int32 codes.
+      [n] int32 codes.
     """
     half_norm = 0.5 * jnp.sum(codebook**2, axis=-1)
 
@@ -39,11 +39,11 @@ def quantize_layers(x: jax.Array, codebooks: jax.Array) -> tuple[jax.Array, jax.
     Gradients reach `x` through the residuals, never through the choice of a code.
 
     Args:
-        x: [n, E] vectors.
-        codebooks: [C, W, E].
+      x: [n, E] vectors.
+      codebooks: [C, W, E].
 
     Returns:
-        [n, C] int32 codes and [C, n, E] residuals; layer j quantised `residuals[j]`.
+      [n, C] int32 codes and [C, n, E] residuals; layer j quantised `residuals[j]`.
     """
     chex.assert_rank([x, codebooks], [2, 3])
     chex.assert_equal_shape_suffix([x, codebooks], 1)
@@ -60,11 +60,11 @@ def quantize(x: jax.Array, codebooks: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Quantises vectors.
 
     Args:
-        x: [n, E] vectors.
-        codebooks: [C, W, E].
+      x: [n, E] vectors.
+      codebooks: [C, W, E].
 
     Returns:
-        [n, C] int32 codes and [n, E] the vectors they stand for.
+      [n, C] int32 codes and [n, E] the vectors they stand for.
     """
     codes, _ = quantize_layers(x, codebooks)
     return codes, reconstruct(codes, codebooks)
@@ -74,11 +74,11 @@ def reconstruct(codes: jax.Array, codebooks: jax.Array) -> jax.Array:
     """The vectors that codes stand for: the sum of their codewords.
 
     Args:
-        codes: [n, C] int.
-        codebooks: [C, W, E].
+      codes: [n, C] int.
+      codebooks: [C, W, E].
 
     Returns:
-        [n, E].
+      [n, E].
     """
     return jax.vmap(lambda codebook, code: codebook[code])(codebooks, codes.T).sum(axis=0)
 

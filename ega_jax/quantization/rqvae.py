@@ -35,12 +35,12 @@ def init(key: jax.Array, config: RQVAEConfig, embeddings: jax.Array) -> tuple[Pa
     """Initialises the networks, and the codebooks by residual k-means of encoded data.
 
     Args:
-        key: PRNG key.
-        config: sizes.
-        embeddings: [n, E] real embeddings, `n` at least W.
+      key: PRNG key.
+      config: sizes.
+      embeddings: [n, E] real embeddings, `n` at least W.
 
     Returns:
-        Parameters of encoder and decoder, and the variables.
+      Parameters of encoder and decoder, and the variables.
     """
     chex.assert_rank(embeddings, 2)
     key_params, key_codes = jax.random.split(key)
@@ -59,15 +59,15 @@ def make_loss(config: RQVAEConfig, axis_name: str | None = None) -> Callable:
     """The loss of a training step.
 
     Args:
-        config: sizes and weights.
-        axis_name: under `pmap`, the axis of the replicas, whose codebooks then stay equal.
+      config: sizes and weights.
+      axis_name: under `pmap`, the axis of the replicas, whose codebooks then stay equal.
 
     Returns:
-        `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, with `batch` of
-        `embedding` [B, E] float32 and optionally `where` [B] bool, the item exists. The loss is
-        the squared error of the standardised embedding, summed over features (a mean would let
-        the commitment term dominate and collapse the codebooks), plus the weighted commitment,
-        averaged over items.
+      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, with `batch` of
+      `embedding` [B, E] float32 and optionally `where` [B] bool, the item exists. The loss is
+      the squared error of the standardised embedding, summed over features (a mean would let
+      the commitment term dominate and collapse the codebooks), plus the weighted commitment,
+      averaged over items.
     """
 
     def loss(
@@ -111,15 +111,15 @@ def learn_codebooks(
     the cluster the likelier.
 
     Args:
-        config: the decay of the running means.
-        variables: codebooks and running means before the batch.
-        residuals: [C, B, L] what each layer was given.
-        codes: [B, C] int32 what it chose.
-        where: [B] bool, the item exists.
-        key: PRNG key.
+      config: the decay of the running means.
+      variables: codebooks and running means before the batch.
+      residuals: [C, B, L] what each layer was given.
+      codes: [B, C] int32 what it chose.
+      where: [B] bool, the item exists.
+      key: PRNG key.
 
     Returns:
-        Variables after the batch.
+      Variables after the batch.
     """
     mean_count = jnp.maximum(where.sum(), 1) / config.num_codes
 

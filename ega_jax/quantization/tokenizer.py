@@ -34,11 +34,11 @@ def check_embeddings(embeddings: np.ndarray, num_codes: int) -> None:
     """Checks that a tokenizer can be fitted.
 
     Args:
-        embeddings: should be [n, E] float, finite, with `n` at least W.
-        num_codes: W.
+      embeddings: should be [n, E] float, finite, with `n` at least W.
+      num_codes: W.
 
     Raises:
-        ValueError: names the first rule that is broken, and the row.
+      ValueError: names the first rule that is broken, and the row.
     """
     if embeddings.ndim != 2 or not embeddings.size:
         raise ValueError(f"embeddings must be a non-empty [items, width], found {embeddings.shape}")
@@ -55,15 +55,15 @@ def fit_kmeans(config: kmeans.KMeansConfig, embeddings: np.ndarray, key: jax.Arr
     Distances are those of the embeddings as given: they are only centred, and scaled as a whole.
 
     Args:
-        config: sizes and steps.
-        embeddings: [n, E] float.
-        key: PRNG key.
+      config: sizes and steps.
+      embeddings: [n, E] float.
+      key: PRNG key.
 
     Returns:
-        The tokenizer.
+      The tokenizer.
 
     Raises:
-        ValueError: see `check_embeddings`.
+      ValueError: see `check_embeddings`.
     """
     check_embeddings(np.asarray(embeddings), config.num_codes)
     return _fit_kmeans(config, jnp.asarray(embeddings, jnp.float32), key)
@@ -124,12 +124,12 @@ def assign(tokenizer: Tokenizer, embeddings: np.ndarray, resolve: bool = True) -
     """Gives each item its codes; on the host, once per catalogue.
 
     Args:
-        tokenizer: a fitted tokenizer.
-        embeddings: [P, E] float.
-        resolve: move colliding items apart within the last layer, see `collisions.resolve`.
+      tokenizer: a fitted tokenizer.
+      embeddings: [P, E] float.
+      resolve: move colliding items apart within the last layer, see `collisions.resolve`.
 
     Returns:
-        [P, C] int32 codes.
+      [P, C] int32 codes.
     """
     codes, left = _quantize(tokenizer, jnp.asarray(embeddings, jnp.float32))
     if not resolve:
@@ -150,15 +150,15 @@ def report(
     """How good a set of codes is.
 
     Args:
-        tokenizer: the tokenizer that assigned them.
-        embeddings: [P, E] float.
-        codes: [P, C] int; or [P, C + 1] with a layer from `collisions.disambiguate`.
+      tokenizer: the tokenizer that assigned them.
+      embeddings: [P, E] float.
+      codes: [P, C] int; or [P, C + 1] with a layer from `collisions.disambiguate`.
 
     Returns:
-        For each of the C layers `usage`, the share of its W codes in use, `usage_attainable`, the
-        share of min(W, P / 4), at most 1, and `perplexity`; `r2`, the share of the embeddings'
-        variance that the codes explain; `collision_rate`, the share of items that share all codes
-        with another; `largest_leaf`, the most items with the same codes.
+      For each of the C layers `usage`, the share of its W codes in use, `usage_attainable`, the
+      share of min(W, P / 4), at most 1, and `perplexity`; `r2`, the share of the embeddings'
+      variance that the codes explain; `collision_rate`, the share of items that share all codes
+      with another; `largest_leaf`, the most items with the same codes.
     """
     figures = _figures(tokenizer, jnp.asarray(embeddings, jnp.float32), jnp.asarray(codes))
     found: dict[str, float | int | list[float]] = {k: v.tolist() for k, v in figures.items()}

@@ -47,15 +47,15 @@ def convert(
     """Writes a folder in the sequences format, whole or not at all.
 
     Args:
-        source: how to read the files.
-        reviews: the file of actions.
-        metadata: the file of items; none if `embed` needs no text.
-        out: the folder to make; it may not hold anything yet.
-        embed: makes the item embeddings.
-        k: users and items with fewer actions are left out (k-core).
+      source: how to read the files.
+      reviews: the file of actions.
+      metadata: the file of items; none if `embed` needs no text.
+      out: the folder to make; it may not hold anything yet.
+      embed: makes the item embeddings.
+      k: users and items with fewer actions are left out (k-core).
 
     Raises:
-        DataError: a file is missing, nothing is left, or the result is not valid.
+      DataError: a file is missing, nothing is left, or the result is not valid.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(out, "already exists and is not an empty folder")

@@ -57,7 +57,7 @@ class FromFile:
         """`[P, E]` float32.
 
         Raises:
-            DataError: a file is missing, they do not fit, or an item has no row.
+          DataError: a file is missing, they do not fit, or an item has no row.
         """
         for path in (self.array, self.names):
             if not path.is_file():

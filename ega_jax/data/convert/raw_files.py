@@ -40,7 +40,7 @@ def records(
     """What `parse` makes of each line; it returns none for lines to skip, and raises for bad ones.
 
     Raises:
-        DataError: the file does not exist or cannot be read.
+      DataError: the file does not exist or cannot be read.
     """
     if not path.is_file():
         raise DataError(path, "the file does not exist")

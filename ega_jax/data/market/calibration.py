@@ -45,11 +45,11 @@ def calibrate(folder: str | pathlib.Path, limit: int = 20_000) -> dict[str, Any]
     """Measures a log and its truth.
 
     Args:
-        folder: of an ad log written by `write_market`.
-        limit: sessions to read, from the first.
+      folder: of an ad log written by `write_market`.
+      limit: sessions to read, from the first.
 
     Returns:
-        Figures by name; lists are by slot, or by number of similar items above.
+      Figures by name; lists are by slot, or by number of similar items above.
     """
     sessions, truth = read_sessions(folder, limit), Truth.load(folder)
     names = ("shown_poi", "shown_creative", "shown_is_ad")
@@ -105,13 +105,13 @@ def slate_effects(
     """True click rate of the same items in the same slot, alone and below other items.
 
     Args:
-        truth: of the log.
-        row: `[B]` sessions; at most `PROBES` are used.
-        target: `[B]` the POI whose click rate is looked at, in slot `MOST_ABOVE`.
-        first_creative: `[P]` a creative of each POI.
+      truth: of the log.
+      row: `[B]` sessions; at most `PROBES` are used.
+      target: `[B]` the POI whose click rate is looked at, in slot `MOST_ABOVE`.
+      first_creative: `[P]` a creative of each POI.
 
     Returns:
-        Mean click rates below 0 to `MOST_ABOVE` near neighbours, random POIs, and random ads.
+      Mean click rates below 0 to `MOST_ABOVE` near neighbours, random POIs, and random ads.
     """
     slot = MOST_ABOVE
     rng = np.random.default_rng(0)
@@ -148,7 +148,7 @@ def real_prices(path: str | pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndar
     """Reads a histogram of prices, columns `campaign,price,impressions`.
 
     Returns:
-        For each campaign the positive prices and how often each was paid.
+      For each campaign the positive prices and how often each was paid.
     """
     rows: dict[str, list[tuple[float, float]]] = {}
     with open(path, newline="") as file:

@@ -77,13 +77,13 @@ def affinity(latents: Latents, user: Array, intent: Array, items: Array) -> Affi
     """Compares each item with the session's user and intent.
 
     Args:
-        latents: the world's.
-        user: `[B]` int32.
-        intent: `[B]` int32, a POI like those looked for.
-        items: `[B, N]` int32 POI ids; what an empty place (-1) gets means nothing.
+      latents: the world's.
+      user: `[B]` int32.
+      intent: `[B]` int32, a POI like those looked for.
+      items: `[B, N]` int32 POI ids; what an empty place (-1) gets means nothing.
 
     Returns:
-        The parts of the utility, `[B, N]`.
+      The parts of the utility, `[B, N]`.
     """
     z = latents.poi_latent[items]
     favourites = latents.poi_latent[latents.user_favourite[user]]
@@ -115,13 +115,13 @@ def slate_effect(latents: Latents, items: Array, is_ad: Array, attraction: Array
     """What the rest of the slate adds to each slot's utility.
 
     Args:
-        latents: the world's.
-        items: `[B, K]` int32, -1 where empty.
-        is_ad: `[B, K]` bool.
-        attraction: `[B, K]` what shows at a glance: quality and creative.
+      latents: the world's.
+      items: `[B, K]` int32, -1 where empty.
+      is_ad: `[B, K]` bool.
+      attraction: `[B, K]` what shows at a glance: quality and creative.
 
     Returns:
-        `[B, K]` float32.
+      `[B, K]` float32.
     """
     where = items >= 0
     z = latents.poi_latent[items] * where[..., None]
@@ -148,15 +148,15 @@ def responses(
     """The exact probabilities of every response to a slate.
 
     Args:
-        latents: the world's.
-        user: `[B]` int32.
-        intent: `[B]` int32, a POI like those looked for.
-        items: `[B, K]` int32 POI ids, -1 where the slot is empty.
-        creatives: `[B, K]` int32, of those POIs, -1 where the slot is empty.
-        is_ad: `[B, K]` bool.
+      latents: the world's.
+      user: `[B]` int32.
+      intent: `[B]` int32, a POI like those looked for.
+      items: `[B, K]` int32 POI ids, -1 where the slot is empty.
+      creatives: `[B, K]` int32, of those POIs, -1 where the slot is empty.
+      is_ad: `[B, K]` bool.
 
     Returns:
-        Probabilities in (0, 1), and 0 in empty slots.
+      Probabilities in (0, 1), and 0 in empty slots.
     """
     parts = affinity(latents, user, intent, items)
     creative = creative_effect(latents, user, creatives)

@@ -53,13 +53,13 @@ def write_market(
     Everything goes to a temporary sibling first, so that the folder is complete or absent.
 
     Args:
-        config: of the market.
-        folder: to be made; may exist when empty.
-        sequences_folder: for the world `yelp`, a folder in the sequences format.
-        progress: called with the number of sessions written so far and in all.
+      config: of the market.
+      folder: to be made; may exist when empty.
+      sequences_folder: for the world `yelp`, a folder in the sequences format.
+      progress: called with the number of sessions written so far and in all.
 
     Raises:
-        FileExistsError: when the folder has something in it.
+      FileExistsError: when the folder has something in it.
     """
     folder = pathlib.Path(folder).absolute()
     if folder.exists() and any(folder.iterdir()):

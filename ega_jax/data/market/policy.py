@@ -44,15 +44,15 @@ def cascade(
     """Predicts with errors, then draws a slate and its creatives from the policy.
 
     Args:
-        key: consumed.
-        latents: the world's.
-        supply: the world's.
-        user: `[B]` int32.
-        candidates: at least `num_slots` ads and as many organic items.
-        num_slots: `K`.
+      key: consumed.
+      latents: the world's.
+      supply: the world's.
+      user: `[B]` int32.
+      candidates: at least `num_slots` ads and as many organic items.
+      num_slots: `K`.
 
     Returns:
-        The slates, full, with their propensities.
+      The slates, full, with their propensities.
     """
     slate_key, noise_key, creative_key = jax.random.split(key, 3)
     b, a = candidates.ad_poi.shape
@@ -77,14 +77,14 @@ def draw_slate(
     """Draws the places of the ads, then the ads; the organic items follow in order.
 
     Args:
-        key: consumed.
-        logits: `[B, A]` of the ads.
-        ad_poi: `[B, A]` int32.
-        organic_poi: `[B, O]` int32, best first.
-        num_slots: `K`.
+      key: consumed.
+      logits: `[B, A]` of the ads.
+      ad_poi: `[B, A]` int32.
+      organic_poi: `[B, O]` int32, best first.
+      num_slots: `K`.
 
     Returns:
-        items `[B, K]`, is_ad `[B, K]`, and the log-probability `[B]` of that slate.
+      items `[B, K]`, is_ad `[B, K]`, and the log-probability `[B]` of that slate.
     """
     most = min(MAX_ADS, num_slots - 1)
     uniform = jax.random.uniform(key, (1 + num_slots + most, len(logits)))
@@ -110,12 +110,12 @@ def explore(uniform: jax.Array, logits: jax.Array, where: jax.Array) -> tuple[ja
     """Draws along the last axis from a softmax mixed with a uniform choice.
 
     Args:
-        uniform: `[...]` in [0, 1).
-        logits: `[..., N]`.
-        where: `[..., N]` bool, what can be drawn.
+      uniform: `[...]` in [0, 1).
+      logits: `[..., N]`.
+      where: `[..., N]` bool, what can be drawn.
 
     Returns:
-        The choice `[...]` and its log-probability `[...]`.
+      The choice `[...]` and its log-probability `[...]`.
     """
     greedy = jax.nn.softmax(logits, axis=-1, where=where)
     probabilities = (1 - SWAP) * greedy + SWAP * where / jnp.sum(where, axis=-1, keepdims=True)

@@ -38,15 +38,15 @@ def recall(
     """Recalls related and random POIs, and keeps the best by a noisy utility.
 
     Args:
-        key: consumed.
-        latents: the world's.
-        supply: the world's.
-        user: `[B]` int32.
-        intent: `[B]` int32 POI ids.
-        config: gives the numbers of candidates.
+      key: consumed.
+      latents: the world's.
+      supply: the world's.
+      user: `[B]` int32.
+      intent: `[B]` int32 POI ids.
+      config: gives the numbers of candidates.
 
     Returns:
-        Full lists of distinct candidates.
+      Full lists of distinct candidates.
     """
     pool_key, noise_key, bid_key = jax.random.split(key, 3)
     pool, bidding = _pool(pool_key, latents, supply, user, intent, config)
@@ -92,15 +92,15 @@ def _shortlist(
     """Takes the best bidding POIs of a pool as ads, and the best of the rest as organic items.
 
     Args:
-        pool: `[B, M]` int32 POI ids; at least A of them distinct and bidding, A + O distinct.
-        bidding: `[B, M]` bool; a POI that bids anywhere in the pool bids.
-        utility: `[B, M]` float32.
-        noise: `[B, M]` float32, added for ranking.
-        num_ads: `A`.
-        num_organic: `O`.
+      pool: `[B, M]` int32 POI ids; at least A of them distinct and bidding, A + O distinct.
+      bidding: `[B, M]` bool; a POI that bids anywhere in the pool bids.
+      utility: `[B, M]` float32.
+      noise: `[B, M]` float32, added for ranking.
+      num_ads: `A`.
+      num_organic: `O`.
 
     Returns:
-        The ads `[B, A]`, their utilities, and the organic items `[B, O]`, each best first.
+      The ads `[B, A]`, their utilities, and the organic items `[B, O]`, each best first.
     """
     place = 2 * pool + ~bidding
     place, utility, score = jax.lax.sort((place, utility, utility + noise), num_keys=1)

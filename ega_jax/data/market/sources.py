@@ -100,15 +100,15 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
     log of the number of visits, and the taxonomy comes from the POIs' tags.
 
     Args:
-        config: keeps its `num_pois` most visited POIs and `num_users` users.
-        folder: holds `items.parquet` and `sequences.parquet`.
+      config: keeps its `num_pois` most visited POIs and `num_users` users.
+      folder: holds `items.parquet` and `sequences.parquet`.
 
     Returns:
-        The source, with at most `num_pois` POIs and users of at least `MIN_VISITS` visits.
+      The source, with at most `num_pois` POIs and users of at least `MIN_VISITS` visits.
 
     Raises:
-        DataError: when the folder breaks a rule of its format.
-        ValueError: when it holds an ad log, or no user has enough visits.
+      DataError: when the folder breaks a rule of its format.
+      ValueError: when it holds an ad log, or no user has enough visits.
     """
     folder = pathlib.Path(folder)
     if validate(folder).format != "sequences":

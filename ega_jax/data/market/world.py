@@ -81,15 +81,15 @@ def make_world(config: MarketConfig, sequences_folder: str | pathlib.Path | None
     """Makes the entities of a market from its seed.
 
     Args:
-        config: sizes, seed and kind of world.
-        sequences_folder: for the world `yelp`, a folder in the sequences format.
+      config: sizes, seed and kind of world.
+      sequences_folder: for the world `yelp`, a folder in the sequences format.
 
     Returns:
-        The world; its `config` has the numbers of POIs and users really there.
+      The world; its `config` has the numbers of POIs and users really there.
 
     Raises:
-        ValueError: when the world `yelp` has no folder, or too little is in it.
-        DataError: when the folder breaks a rule of its format.
+      ValueError: when the world `yelp` has no folder, or too little is in it.
+      DataError: when the folder breaks a rule of its format.
     """
     rng = np.random.default_rng(config.seed)
     if config.world == "synthetic":
