@@ -8,7 +8,6 @@ far, or the literal reading, all items of the request with that code at that lay
 import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from ega_jax.types import IMPOSSIBLE
 
@@ -39,31 +38,24 @@ def code_bids(codes: jax.Array, bids: jax.Array, where: jax.Array, token_bid: st
     return jax.vmap(layer, in_axes=1)(codes)
 
 
-def run_means(values: jax.Array, where: jax.Array, low: jax.Array, end: jax.Array) -> jax.Array:
+def run_means(values: jax.Array, where: jax.Array, low: jax.Array) -> jax.Array:
     """Means over runs of neighbouring rows, the nodes of a prefix index.
 
-    Sums grow within a run only, in a fixed order: unlike differences of running totals, they
-    lose nothing of a small bid that comes after a large one.
+    What lies outside a run adds zeros to its sum: unlike differences of running totals, it loses
+    nothing of a small bid that comes after a large one.
 
     Args:
-      values: `[N]` float32 by row.
+      values: `[N]` float32 by row, finite.
       where: `[S, N]` bool, what counts.
-      low: `[N]` int32 first row of the run that holds each row, never falling.
-      end: `[N]` int32 the row after its last.
+      low: `[N]` int32 first row of the run that holds each row.
 
     Returns:
       `[S, N]` float32 mean of the run that holds each row, 0 where nothing of it counts.
     """
-
-    def extend(before, after):
-        run, total, count = after
-        same = before[0] == run
-        return run, total + jnp.where(same, before[1], 0), count + jnp.where(same, before[2], 0)
-
-    run = jnp.broadcast_to(low, where.shape)
-    start = run, jnp.where(where, values, 0.0), where.astype(jnp.int32)
-    _, total, count = lax.associative_scan(extend, start, axis=1)
-    return (total / jnp.maximum(count, 1))[:, end - 1]
+    same = (low[:, None] == low).astype(jnp.float32)
+    add_up = lambda x: jnp.matmul(x, same, precision="highest")
+    counted = where.astype(jnp.float32)
+    return add_up(counted * values) / jnp.maximum(add_up(counted), 1)
 
 
 def log_weights(token_bids: jax.Array, alpha: chex.Numeric, beta: chex.Numeric) -> jax.Array:

@@ -128,7 +128,7 @@ class RequestCandidates:
         is_next = self._all_rows() == jnp.where(candidate >= 0, row, -1)[:, None]
         bid = self.bid[self.index.order[depth]]
         available = self._ads(depth, chosen) | is_next
-        return run_means(bid, available, self.index.low[depth], self.index.end[depth])
+        return run_means(bid, available, self.index.low[depth])
 
     def _rows(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
         """Rows `[S, K]` of the chosen candidates, -1 where none."""
