@@ -108,6 +108,10 @@ def _check_relations(fields: Mapping[str, Any]) -> None:
             "config.data.market.world is yelp: set config.data.market.sequences to the folder of "
             f"the Yelp sequences; {fields['data.market.sequences']!r} is none"
         )
+    if fields.get("auction.system") == "gr" and not fields["allocation.bid_free"]:
+        raise ValueError(
+            "config.allocation.bid_free: GR generates without bids (auction.system=gr): set it True"
+        )
     if (rule := fields.get("auction.rule")) in HEADS and rule not in fields["payment.heads"]:
         raise ValueError(f"config.auction.rule: {rule} is no head of config.payment.heads")
     tried = fields.get("payment.num_reports", 0)

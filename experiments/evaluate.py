@@ -15,7 +15,7 @@ from absl import flags
 
 from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.interest import evaluator_of
-from ega_jax.evaluation.report import print_systems, print_table, read_results, write_results
+from ega_jax.evaluation.report import print_systems, print_table, write_results
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from experiments import command
@@ -36,10 +36,6 @@ def main() -> None:
         if _NUM_BEAMS.value:
             raise ValueError("--num_beams: a system is measured with the beams of its config")
         run = find_system(name)
-        if name not in read_results(workdir).get("systems", {}):
-            raise FileNotFoundError(
-                f"{run.system} is not trained to its end: run experiments.auction_align first"
-            )
         found = measure_systems(run, mechanism_of(run), split)
         results: dict[str, Any] = {"systems": found}
         print_systems(found, title=f"{config['name']}, {split}")

@@ -42,7 +42,8 @@ flags.adopt_module_key_flags(command)
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.open_workdir("item_knn", "sasrec")
+    free = tuple(name for name in command.FREE if name != "data.path")  # Items have no tokens.
+    config, workdir = command.open_workdir("item_knn", "sasrec", free=free)
     dataset = open_sequences(config["data"]["path"])
     systems = {
         "popularity": Popularity.fit(dataset).scores,

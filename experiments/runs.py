@@ -104,16 +104,20 @@ def open_system(pretraining: Pretraining, folder: Path) -> AuctionTraining:
 
 
 def find_system(name: str) -> AuctionTraining:
-    """A trained system of the workdir that the flags name, by its own config.
+    """A system of the workdir that the flags name, by its own config, trained and measured.
 
     Raises:
-      FileNotFoundError: there is none.
+      FileNotFoundError: there is none, or its training was not finished.
     """
     _, workdir = command.find_workdir()
     folder = workdir / "systems" / name
     if not (folder / "config.json").exists():
         raise FileNotFoundError(
             f"{workdir} holds no system {name!r}: run experiments.auction_align first"
+        )
+    if name not in read_results(workdir).get("systems", {}):
+        raise FileNotFoundError(
+            f"{folder} is not trained to its end: run experiments.auction_align first"
         )
     return training_of(Pretraining(read_config(folder), workdir, data_mesh()), folder)
 
@@ -133,7 +137,7 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
         "reward": read_results(workdir).get("reward")
         or measure_reward(run, run.reward, run.reward_config),
         "systems": measure_systems(run, mechanism),
-        "auction_seconds": time.perf_counter() - start,
+        "auction_seconds": {name: time.perf_counter() - start},
     }
     write_results(workdir, results)
     for path in sorted((run.system / "metrics").glob("*.jsonl")):

@@ -44,11 +44,15 @@ from experiments.runs import (
 command.define_system()
 flags.adopt_module_key_flags(command)
 FIGURES = ("rpm", "bid_rpm", "ctr_poi", "ad_share")
-TRAINED = {  # What takes a training of its own, and its field of the config.
+FIELDS = {  # Setting -> its field of the config.
+    "alpha": "allocation.alpha",
+    "beta": "allocation.beta",
+    "beams": "allocation.num_beams",
     "slots": "data.market.num_slots",
     "layers": "tokenizer.num_layers",
     "codes": "tokenizer.num_codes",
 }
+TRAINED = ("slots", "layers", "codes")  # These take a training of their own.
 _ALPHAS = flags.DEFINE_list("alphas", ["0.6", "1.2", "1.8", "2.4", "3.6"], "Values of alpha.")
 _BETAS = flags.DEFINE_list("betas", ["0", "1", "2", "8", "32"], "Values of beta.")
 _BEAMS = flags.DEFINE_list("beams", [], "Numbers of beams; each compiles anew.")
@@ -56,7 +60,7 @@ _SLOTS = flags.DEFINE_list("slots", [], "Numbers of slots of a slate; each train
 _LAYERS = flags.DEFINE_list("layers", [], "Numbers of code layers; each trains anew.")
 _CODES = flags.DEFINE_list("codes", [], "Numbers of codes per layer; each trains anew.")
 _RULE = flags.DEFINE_string("rule", None, "Payment rule; by default the system's.")
-_SESSIONS = flags.DEFINE_integer("num_sessions", 512, "Test sessions to serve.", 1)
+_SESSIONS = flags.DEFINE_integer("num_sessions", 512, "Test sessions to serve, at most.", 1)
 
 
 def main() -> None:
@@ -64,36 +68,58 @@ def main() -> None:
     run = find_system(command.named_system())
     system, workdir = run.system.name, run.pretraining.workdir
     rule = _RULE.value or run.config["auction"]["rule"]
-    asked = {"alpha": _ALPHAS, "beta": _BETAS, "beams": _BEAMS}
-    asked |= {"slots": _SLOTS, "layers": _LAYERS, "codes": _CODES}
-    if rule not in WITHOUT_NETWORK and any(asked[name].value for name in TRAINED):
-        raise ValueError(
-            f"payment networks are not trained again for other {', '.join(TRAINED)}: "
-            f"give --rule={WITHOUT_NETWORK[1]} or another of {', '.join(WITHOUT_NETWORK)}"
-        )
-    if _SLOTS.value and run.config["data"]["path"]:
-        raise ValueError("slates of other lengths take the embedded market: no log has them")
+    flag_of = {"alpha": _ALPHAS, "beta": _BETAS, "beams": _BEAMS}
+    flag_of |= {"slots": _SLOTS, "layers": _LAYERS, "codes": _CODES}
+    asked = [(name, value) for name, flag in flag_of.items() for value in flag.value]
+    check_points(run, asked, rule)
     place = system, f"{rule}, {_SESSIONS.value} sessions"
     known = known_points(workdir, *place)
-    for setting, value in [(name, value) for name, flag in asked.items() for value in flag.value]:
+    for setting, value in asked:
         if value not in known.get(setting, {}):
             print(f"{setting} {value}", flush=True)
             serving = retrained(run, setting, int(value)) if setting in TRAINED else run
             found = serve(serving, setting, value, rule)
             write_results(workdir, {"sweep": {place[0]: {place[1]: {setting: {value: found}}}}})
     known = known_points(workdir, *place)
+    if not known:
+        raise ValueError("no point is asked for: give values, e.g. --alphas=1.2,2.4")
     print_points(known, ", ".join(place))
     path = run.system / "figures" / f"sweep-{rule}.png"
     draw_points(known, path)
     print(f"{path.name} is in {path.parent}")
 
 
+def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) -> None:
+    """Refuses points that cannot be served, before any is.
+
+    Raises:
+      ValueError: names the setting.
+    """
+    name, settings = run.system.name, {setting for setting, _ in asked}
+    searches = isinstance(run.allocation_config, AllocationConfig)
+    if "beams" in settings and not searches:
+        raise ValueError(f"{name} is no search: it has no beams")
+    if settings & {"alpha", "beta"} and (not searches or run.config["allocation"]["bid_free"]):
+        raise ValueError(f"{name} searches without token bids: give --alphas= --betas=")
+    if rule not in WITHOUT_NETWORK and settings & set(TRAINED):
+        raise ValueError(
+            f"payment networks are not trained again for other {', '.join(TRAINED)}: "
+            f"give --rule={WITHOUT_NETWORK[1]} or another of {', '.join(WITHOUT_NETWORK)}"
+        )
+    if "slots" in settings and run.config["data"]["path"]:
+        raise ValueError("slates of other lengths take the embedded market: no log has them")
+    for setting, value in asked:
+        try:
+            number = float(value) if setting in ("alpha", "beta") else int(value)
+        except ValueError as error:
+            raise ValueError(f"{setting}: {value!r} is no number of it") from error
+        changed(run.config, {FIELDS[setting]: number})
+
+
 def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str, Any]:
     """Serves test sessions with a setting that needs no training, or as trained; see `served`."""
     mechanism = mechanism_of(run)
-    if setting == "beams":
-        if not isinstance(mechanism.config, AllocationConfig):
-            raise ValueError(f"{run.system.name} is no search: it has no beams")
+    if setting == "beams" and isinstance(mechanism.config, AllocationConfig):
         config = dataclasses.replace(mechanism.config, num_beams=int(value))
         mechanism = dataclasses.replace(mechanism, config=config)
     levers = {setting: float(value)} if setting in ("alpha", "beta") else {}
@@ -106,7 +132,7 @@ def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining
     jax.clear_caches()  # A process holds only so many compiled functions.
     workdir = run.pretraining.workdir / "sweep" / f"{setting}-{value}"
     own = {
-        TRAINED[setting]: value,
+        FIELDS[setting]: value,
         "data.path": "" if setting == "slots" else str(run.pretraining.folder),
     }
     settings = changed(run.config, UNPRICED | own)
@@ -146,6 +172,7 @@ def draw_points(points: dict[str, dict[str, Any]], path: Path) -> None:
         axes.set(xlabel=setting, ylabel="RPM")
         other.set(ylabel="CTR-poi")
     figure.legend(handles=[*axes.lines, *other.lines], loc="outside upper center", ncols=4)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 

@@ -14,10 +14,10 @@ its data; the whole command then only writes the tables.
 
 RPM and click rates are of `auction.num_served` test sessions; bid_rpm is RPM at full bids instead
 of the system's prices, which compares the slates alone. Psi, which tries every report of every
-advertiser, is of `auction.num_sessions`. An interval is Student's over seeds, 95 %. A third table
-shows what the policy gradient adds: EGA under GSP without it and with it. Writes table2.csv,
-table3.csv, alignment.csv, runs.csv (each run's own values), tables.md and tables.png into
-`--results`.
+advertiser, is of `auction.num_sessions`. An interval is Student's, 95 %, over training seeds: the
+market and the sessions are the same for all. A third table shows what the policy gradient adds: EGA
+under GSP without it and with it. Writes table2.csv, table3.csv, alignment.csv, runs.csv (each run's
+own values), tables.md and tables.png into `--results`.
 """
 
 import shutil
@@ -35,6 +35,7 @@ from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.comparison import REPORTED, SCORERS, SERVED, Scores, write_tables
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.serving import served
+from ega_jax.payment.network import HEADS
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from experiments import command
@@ -65,6 +66,10 @@ def main() -> None:
     unknown = set(_ONLY.value) - set(SYSTEMS)
     if unknown:
         raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
+    if config["auction"]["rule"] not in HEADS:
+        raise ValueError(
+            f"config.auction.rule: tables have EGA at learned prices, {' or '.join(HEADS)}"
+        )
     if not _SEEDS.value or not all(seed.isdecimal() for seed in _SEEDS.value):
         raise ValueError(f"--seeds={','.join(_SEEDS.value)}: name seeds, each a number from 0 on")
     seeds = list(map(int, _SEEDS.value))
@@ -96,7 +101,9 @@ def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -
             _ = Pretraining(changed(config, {"seed": 0}), first, data_mesh()).dataset
     for part in ("tokenizers", "reward"):  # Of the same data, seed and settings.
         if folder != main_folder and (main_folder / part).is_dir() and not (folder / part).exists():
-            shutil.copytree(main_folder / part, folder / part)
+            partial = folder / f".{part}.partial"  # Of a copy that was cut off, nothing is left.
+            shutil.copytree(main_folder / part, partial, dirs_exist_ok=True)
+            partial.rename(folder / part)
     run = open_system(pretrained(settings, folder), folder / "systems" / trained_as)
     if run.system.name not in read_results(folder).get("systems", {}):
         train_and_measure(run)

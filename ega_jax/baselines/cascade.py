@@ -102,11 +102,11 @@ def rank(models: Upstream, config: CascadeConfig, items: Items, request: Request
         models.tiger, config.tiger, items.catalogue, *history, item, models.tree
     )
     is_ad, there = request.is_ad, item >= 0
-    recalled = tiger.recall(likely, is_ad, there, config.num_recalled, item.size)
+    recalled = tiger.recall(likely, is_ad & there, config.num_recalled)
     is_organic = there & ~is_ad
     order = jnp.argsort(~is_organic)  # Stable.
     organic = jnp.where(is_organic[order], order, -1)
-    return Ranked(ranking.state, ranking.click, creative, is_ad & recalled, organic)
+    return Ranked(ranking.state, ranking.click, creative, recalled, organic)
 
 
 def without(ranked: Ranked, banned: chex.Numeric) -> Ranked:

@@ -200,7 +200,12 @@ def _write(
     return lax.scan(step, (reading.start, ads.where), given)[1]
 
 
-def cga_loss(config: CGAConfig, view: Callable[[Batch], Ads], judge: Judge) -> Callable:
+def cga_loss(
+    config: CGAConfig,
+    view: Callable[[Batch], Ads],
+    judge: Judge,
+    kappa: chex.Numeric = 0.0,
+) -> Callable:
     """The policy-gradient loss of the generator, in the form that the training loop takes.
 
     A sampled list weighs by its value, the expected revenue at first price, less that of the
@@ -212,7 +217,8 @@ def cga_loss(config: CGAConfig, view: Callable[[Batch], Ads], judge: Judge) -> C
       config: sizes of the generator.
       view: `batch -> ads`, with a leading axis `[B]`.
       judge: `(batch, lists [B, R, L]) -> pctr [B, R, L]`, click probabilities of candidates in
-        their list, by the evaluator.
+        their list, by the evaluator; 0 in empty places.
+      kappa: currency that one expected click is worth beside its price.
 
     Returns:
       `loss(params, variables, batch, key) -> (loss, (metrics, variables))`. Metrics are means over
@@ -228,7 +234,7 @@ def cga_loss(config: CGAConfig, view: Callable[[Batch], Ads], judge: Judge) -> C
         ads = view(batch)
         keys = jax.random.split(key, len(ads.bid))
         lists = jax.vmap(propose, (None, 0, 0))(lax.stop_gradient(params), ads, keys)
-        values = list_values(ads.bid, judge(batch, lists), lists)
+        values = list_values(ads.bid, judge(batch, lists), lists, kappa)
         sampled, (value, greedy) = lists[:, 0], values.T
         gain = jnp.broadcast_to((value - greedy)[:, None], sampled.shape)
         gain = standardise(gain, sampled >= 0)
@@ -245,9 +251,11 @@ def cga_loss(config: CGAConfig, view: Callable[[Batch], Ads], judge: Judge) -> C
     return loss
 
 
-def list_values(bid: jax.Array, pctr: jax.Array, lists: jax.Array) -> jax.Array:
-    """Expected revenue per request `[B, R]` of lists `[B, R, L]` at the bids `[B, A]`."""
-    return slate_value(pick_each(bid, lists, 0.0), pctr, 0.0)
+def list_values(
+    bid: jax.Array, pctr: jax.Array, lists: jax.Array, kappa: chex.Numeric
+) -> jax.Array:
+    """What lists `[B, R, L]` are worth at the bids `[B, A]`: `[B, R]`, see `slate_value`."""
+    return slate_value(pick_each(bid, lists, 0.0), pctr, kappa)
 
 
 def cga_phase(
@@ -260,6 +268,7 @@ def cga_phase(
     state_width: int,
     view: Callable[[Batch], Ads],
     judge: Judge,
+    kappa: chex.Numeric = 0.0,
 ) -> Phase:
     """The phase "cga": trained on requests of "pretrain", measured on "align".
 
@@ -272,13 +281,14 @@ def cga_phase(
       state_width: F, of the ranker's states.
       view: see `cga_loss`.
       judge: likewise.
+      kappa: likewise.
     """
 
     @jax.jit
     def greedy_values(params: Params, batch: Batch) -> jax.Array:
         ads = view(batch)
         lists = jax.vmap(lambda ads: generate(params, config, ads)[0][None])(ads)
-        return list_values(ads.bid, judge(batch, lists), lists)
+        return list_values(ads.bid, judge(batch, lists), lists, kappa)
 
     def evaluate(params: Params, batches: Iterable[Batch]) -> dict[str, float]:
         values = [
@@ -289,10 +299,10 @@ def cga_phase(
     return logged_phase(
         "cga",
         dataset,
-        {"history_length": history_length, "num_slots": dataset.summary.num_slots},
         settings,
         seed,
+        history_length=history_length,
         init=lambda key: init(key, config, state_width),
-        loss=cga_loss(config, view, judge),
+        loss=cga_loss(config, view, judge, kappa),
         evaluate=evaluate,
     )

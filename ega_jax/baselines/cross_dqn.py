@@ -172,7 +172,20 @@ def rollout(
     explore_key: chex.PRNGKey | None = None,
     epsilon: chex.Numeric = 0.0,
 ) -> Rollout:
-    """Fills a slate screen by screen; see `place`."""
+    """Merges the queues, each screen by the admissible arrangement of the highest value.
+
+    Args:
+      params: of the network.
+      config: its sizes.
+      queues: what is merged.
+      max_ads: most ads in the slate.
+      min_gap: fewest organic items between two ads.
+      explore_key: None always takes the best arrangement.
+      epsilon: with a key, the probability that a screen's arrangement is any admissible one.
+
+    Returns:
+      How the slate came about.
+    """
 
     def step(slate, now):
         screen, key = now
@@ -200,24 +213,9 @@ def place(
     queues: Queues,
     max_ads: chex.Numeric = NO_LIMIT,
     min_gap: chex.Numeric = 0,
-    explore_key: chex.PRNGKey | None = None,
-    epsilon: chex.Numeric = 0.0,
 ) -> jax.Array:
-    """Merges the queues, each screen by the admissible arrangement of the highest value.
-
-    Args:
-      params: of the network.
-      config: its sizes.
-      queues: what is merged.
-      max_ads: most ads in the slate.
-      min_gap: fewest organic items between two ads.
-      explore_key: None always takes the best arrangement.
-      epsilon: with a key, the probability that a screen's arrangement is any admissible one.
-
-    Returns:
-      Candidates `[K]` int32, -1 after the last.
-    """
-    return rollout(params, config, queues, max_ads, min_gap, explore_key, epsilon).chosen[-1]
+    """The slate that `rollout` ends with: candidates `[K]` int32, -1 after the last."""
+    return rollout(params, config, queues, max_ads, min_gap).chosen[-1]
 
 
 def td_target(
@@ -257,9 +255,9 @@ def cross_dqn_loss(
       view: `batch -> queues`, with a leading axis `[B]`.
       judge: `(batch, slates [B, K]) -> reward [B, K]`, the expected currency of each slot of a
         whole slate; what it says of empty slots is ignored.
-      epsilon: how often a rollout explores; see `place`.
+      epsilon: how often it explores; see `rollout`.
       tau: share of the way to the current parameters that the target network goes in a step.
-      max_ads: see `place`.
+      max_ads: see `rollout`.
       min_gap: likewise.
 
     Returns:
@@ -320,7 +318,7 @@ def cross_dqn_phase(
       state_width: F, of the ranker's states.
       view: see `cross_dqn_loss`.
       judge: likewise.
-      max_ads: see `place`.
+      max_ads: see `rollout`.
       min_gap: likewise.
     """
 
@@ -340,9 +338,9 @@ def cross_dqn_phase(
     phase = logged_phase(
         "cross_dqn",
         dataset,
-        {"history_length": history_length, "num_slots": dataset.summary.num_slots},
         settings,
         seed,
+        history_length=history_length,
         init=lambda key: init(key, config, state_width),
         loss=cross_dqn_loss(config, view, judge, *limits),
         evaluate=evaluate,

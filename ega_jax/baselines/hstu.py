@@ -268,9 +268,9 @@ def hstu_phase(
     return logged_phase(
         "hstu",
         dataset,
-        {"history_length": config.history_length, "num_slots": config.num_slots},
         settings,
         seed,
+        history_length=config.history_length,
         init=lambda key: init(key, config, items),
         loss=hstu_loss(config, items),
         evaluate=lambda params, batches: report(predict, params, batches),

@@ -233,9 +233,9 @@ def peri_cr_phase(
     return logged_phase(
         "peri_cr",
         dataset,
-        {"history_length": config.history_length, "num_slots": config.num_slots},
         settings,
         seed,
+        history_length=config.history_length,
         init=lambda key: init(key, config, items),
         loss=peri_cr_loss(config, items),
         evaluate=lambda params, batches: report(predict, params, batches),

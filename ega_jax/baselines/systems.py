@@ -114,10 +114,10 @@ class MCA(AuctionTraining):
     @functools.cached_property
     def cga(self) -> Params:
         """The auction's parameters, trained against its evaluator."""
-        config, evaluator = self.allocation_config, self.stages.evaluator
+        config, ranked, evaluator = self.allocation_config, self._ranked, self.stages.evaluator
 
         def judge(batch: Mapping[str, Any], lists: jax.Array) -> jax.Array:
-            creative = self._ranked(batch).creative
+            creative = ranked(batch).creative
             return _predicted(self, evaluator, batch, creative, lists).click_poi
 
         phase = cga.cga_phase(
@@ -129,6 +129,7 @@ class MCA(AuctionTraining):
             state_width=config.hstu.width,
             view=self._ads,
             judge=judge,
+            kappa=self.levers.kappa,
         )
         return self.train_phase(phase, self.system)
 
@@ -164,12 +165,12 @@ class MCA(AuctionTraining):
         )
         return self.train_phase(phase, self.system)
 
-    def _ranked(self, batch: Mapping[str, Any]) -> Ranked:
-        """Ranked candidates of a batch."""
-        config, upstream = self.allocation_config, self.upstream
-        return jax.vmap(lambda request: rank(upstream, config, self.items, request))(
-            request_of(batch)
-        )
+    @functools.cached_property
+    def _ranked(self) -> Callable[[Mapping[str, Any]], Ranked]:
+        """Ranks the candidates of batches, by stages that are trained first."""
+        config, upstream, items = self.allocation_config, self.upstream, self.items
+        each = jax.vmap(lambda request: rank(upstream, config, items, request))
+        return lambda batch: each(request_of(batch))
 
     def _ads(self, batch: Mapping[str, Any]) -> Ads:
         """What the auction sees of a batch."""

@@ -68,33 +68,19 @@ def item_log_probs(
     return -jax.vmap(nll, in_axes=-1, out_axes=-1)(item)
 
 
-def recall(
-    log_probs: jax.Array,
-    is_ad: jax.Array,
-    where: jax.Array,
-    num_ads: chex.Numeric,
-    num_organic: chex.Numeric,
-) -> jax.Array:
-    """Keeps the likeliest ads and the likeliest organic items of a request.
-
-    Candidates stay where they are, so that organic ones remain in upstream order.
+def recall(log_probs: jax.Array, where: jax.Array, number: chex.Numeric) -> jax.Array:
+    """Keeps the likeliest items of a request.
 
     Args:
       log_probs: `[N]` float32.
-      is_ad: `[N]` bool.
-      where: `[N]` bool, the real candidates.
-      num_ads: how many ads are kept.
-      num_organic: how many organic items.
+      where: `[N]` bool, what may be kept.
+      number: how many are.
 
     Returns:
       `[N]` bool.
     """
-
-    def best(group: jax.Array, number: chex.Numeric) -> jax.Array:
-        order = jnp.lexsort((-log_probs, ~group))
-        return group & (jnp.argsort(order) < number)
-
-    return best(where & is_ad, num_ads) | best(where & ~is_ad, num_organic)
+    order = jnp.lexsort((-log_probs, ~where))
+    return where & (jnp.argsort(order) < number)
 
 
 def tiger_loss(
@@ -154,13 +140,10 @@ def tiger_phase(
     return logged_phase(
         "tiger",
         dataset,
-        {
-            "history_length": config.history_length,
-            "num_slots": dataset.summary.num_slots,
-            "exposure_weight": exposure_weight,
-        },
         settings,
         seed,
+        history_length=config.history_length,
+        exposure_weight=exposure_weight,
         init=lambda key: generator.init(key, config, catalogue),
         loss=tiger_loss(config, catalogue, tree),
         evaluate=lambda params, batches: retrieval_report(ranked, params, batches),

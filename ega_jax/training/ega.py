@@ -99,6 +99,7 @@ class EGA(AuctionTraining):
         """One stage instead of two (the ablation EGA-end), from fresh parameters.
 
         Every step adds the policy gradient on the first rows of its batch to the pre-training loss.
+        There is no pre-trained policy: the KL penalty is from the policy itself, and is none.
         """
         rows = self.config["alignment"]["joint_rows"]
         interest = self.pretraining.loss

@@ -79,27 +79,29 @@ def feedback_report(
 def logged_phase(
     name: str,
     dataset: AdLogDataset,
-    shapes: Mapping[str, Any],
     settings: Mapping[str, Any],
     seed: int,
     *,
+    history_length: int,
     init: Callable[[jax.Array], Params],
     loss: LossFn,
     evaluate: Callable[[Params, Iterable[Batch]], dict[str, float]],
+    exposure_weight: float = 0.1,
 ) -> Phase:
     """Training on the split "pretrain" of an ad log, measured on "align".
 
     Args:
       name: of the phase.
       dataset: an ad log.
-      shapes: `history_length`, and `num_slots` of the logged slates; further arguments of
-        `pipeline.train_batches`, if any.
       settings: of the training, and of the optimizer by the names in `OptimizerConfig`.
       seed: of parameters, order of the sessions and dropout.
+      history_length: T of the batches.
       init: makes the parameters.
       loss: in the form that the training loop takes.
       evaluate: measures parameters on held-out batches.
+      exposure_weight: see `pipeline.train_batches`.
     """
+    shapes = {"history_length": history_length, "exposure_weight": exposure_weight}
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     init_key, step_key = jax.random.split(key)
     optimizer = optimizer_of(settings)

@@ -53,9 +53,9 @@ def reward_phase(
     return logged_phase(
         name,
         dataset,
-        {"history_length": config.history_length, "num_slots": config.num_slots},
         settings,
         seed,
+        history_length=config.history_length,
         init=lambda key: model.init(key, config, items),
         loss=lambda params, variables, batch, key: loss(params, variables, view(batch), key),
         evaluate=lambda params, batches: report(

@@ -148,7 +148,8 @@ def base(name: str) -> ConfigDict:
             "auction": {  # What is auctioned by, and how it is measured.
                 "system": "ega",  # ega, gr (OneRec, Peri-CR, GSP) or mca (the cascade).
                 "rule": "threshold",  # first_price, gsp, clarke, rate or threshold.
-                "num_sessions": 128,  # Whose every report is tried,
+                # At most so many, in whole batches evenly spread over the split:
+                "num_sessions": 128,  # whose every report is tried,
                 "num_served": 512,  # and those that tables count money and clicks of.
                 "batch_size": 8,
                 "num_losing": 4,  # Ads outside a slate whose reports are tried too.

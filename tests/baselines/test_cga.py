@@ -209,6 +209,13 @@ def test_loss_by_hand_with_finite_gradients(params):
     assert metrics["greedy_value"] == pytest.approx(np.mean(values), rel=1e-4)
 
 
+def test_a_click_is_worth_its_bid_and_kappa():
+    bid, pctr = np.float32([[1.0, 2.0, 4.0]]), np.float32([[[0.5, 0.25, 0.0]]])
+    lists = np.array([[[2, 0, -1]]])
+    np.testing.assert_allclose(cga.list_values(bid, pctr, lists, 0.0), [[2.25]])
+    np.testing.assert_allclose(cga.list_values(bid, pctr, lists, 3.0), [[4.5]])
+
+
 def test_it_learns_to_keep_likes_apart(fresh):
     """On requests that it never saw, most of what eCPM leaves to the best list."""
     loss = cga.cga_loss(CONFIG, lambda ads: ads, half_after_a_like)

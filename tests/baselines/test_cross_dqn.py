@@ -40,7 +40,8 @@ def per_request(function, shared=0):
 
 
 CANDIDATES = per_request(lambda config, *x: candidates_of_screen(config.screen, *x))
-Q, PLACE = per_request(cross_dqn.q_values, 1), per_request(cross_dqn.place, 1)
+Q = per_request(cross_dqn.q_values, 1)
+PLACE = per_request(lambda *x: cross_dqn.rollout(*x).chosen[-1], 1)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from ega_jax.generation.alignment import join, split
 from ega_jax.generation.generator import codes_of
 from ega_jax.generation.slate_policy import slate_log_probs
 from ega_jax.reward.allocation import candidates_of, offer_with
-from ega_jax.reward.system import Menu, prepare
+from ega_jax.reward.system import Menu, allocate, prepare
 from ega_jax.training.state import TrainState, make_train_step
 
 ROWS, STRENGTH, PART = 24, 0.5, "head_and_last_block"
@@ -61,6 +61,28 @@ def test_candidates_show_peri_crs_creatives_and_are_else_egas():
     jax.tree.map(same, found, expected)
     first = np.asarray(tiny_models().items.catalogue.poi_creatives)[REQUESTS.item, 0]
     assert (found.creative != first)[REQUESTS.item >= 0].any()
+
+
+def test_it_shows_peri_crs_creatives_and_bids_only_choose_among_what_it_generates():
+    shared = {f.name: getattr(tiny_models(), f.name) for f in dataclasses.fields(tiny_models())}
+    models = OneRecModels(**shared, peri_cr=tiny_peri_cr())
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, 0))
+    def shown(request, bid):
+        offer = prepare(models, ONE_REC, request)
+        found, menu = allocate(models, ONE_REC, offer, bid, LEVERS)
+        return offer, found, menu
+
+    offer, found, menu = jax.device_get(shown(REQUESTS, REQUESTS.bid))
+    filled = found.candidate >= 0
+    theirs = np.take_along_axis(offer.creative, np.maximum(found.candidate, 0), axis=1)
+    assert filled.any()
+    np.testing.assert_array_equal(found.creative, np.where(filled, theirs, -1))
+    other = np.random.default_rng(0).permuted(REQUESTS.bid, axis=1) * REQUESTS.is_ad
+    _, again, same = jax.device_get(shown(REQUESTS, other))
+    np.testing.assert_array_equal(same.candidate, menu.candidate)
+    assert (again.candidate != found.candidate).any(), "the slate of the highest revenue"
 
 
 def test_the_best_and_the_worst_of_the_current_policys_menu_by_a_loop(monkeypatch):

@@ -78,20 +78,18 @@ def test_recall_by_sorting():
     pick = jax.jit(tiger.recall)
     for _ in range(50):
         log_probs = rng.integers(-4, 0, N).astype(np.float32)  # With ties.
-        is_ad, where = rng.random(N) < 0.5, rng.random(N) < 0.8
-        limits = rng.integers(0, N, 2)
+        where, number = rng.random(N) < 0.6, rng.integers(0, N)
         expected = np.zeros(N, bool)
-        for group, limit in zip((is_ad, ~is_ad), limits, strict=True):
-            members = [i for i in range(N) if where[i] and group[i]]
-            expected[sorted(members, key=lambda i: (-log_probs[i], i))[:limit]] = True
-        np.testing.assert_array_equal(pick(log_probs, is_ad, where, *limits), expected)
+        likeliest = sorted(np.flatnonzero(where), key=lambda i: (-log_probs[i], i))
+        expected[likeliest[:number]] = True
+        np.testing.assert_array_equal(pick(log_probs, where, number), expected)
 
 
 def test_recall_of_none_and_of_impossible_ones():
-    everyone, late = np.ones(N, bool), np.arange(N) >= 3
-    found = tiger.recall(np.full(N, -np.inf, np.float32), late, everyone, 2, 1)
-    np.testing.assert_array_equal(np.flatnonzero(found), [0, 3, 4])
-    assert not tiger.recall(np.zeros(N, np.float32), late, ~everyone, 2, 2).any()
+    late = np.arange(N) >= 3
+    found = tiger.recall(np.full(N, -np.inf, np.float32), late, 2)
+    np.testing.assert_array_equal(np.flatnonzero(found), [3, 4])
+    assert not tiger.recall(np.zeros(N, np.float32), late & ~late, 2).any()
 
 
 def test_loss_by_hand_with_finite_gradients(params):

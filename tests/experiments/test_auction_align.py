@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import shutil
 import signal
 
@@ -46,7 +47,7 @@ def test_results_hold_the_keys_of_the_contract(finished):
         fine, ten = (system["model"][psi] for psi in ("psi_fine", "psi_10"))
         assert fine is None or fine >= ten, name  # Without utility any regret is infinite: null.
     assert results["systems"]["ega-truthful"]["model"]["psi_all"] < 1e-5
-    assert results["auction_seconds"] > 0
+    assert results["auction_seconds"]["ega"] > 0
     for phase in runs.CURVES:
         assert (workdir / "systems" / "ega" / "figures" / f"{phase}.png").stat().st_size > 0
 
@@ -162,6 +163,38 @@ def test_a_sweep_serves_each_point_once(finished, monkeypatch):
         assert 0 < figures["model"]["ctr_poi"] < 1
     assert place["beta"]["0"]["model"]["ad_share"] >= place["beta"]["8"]["model"]["ad_share"]
     assert (workdir / "systems" / "ega" / "figures" / "sweep-gsp.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("flag", "values", "message"),
+    [
+        ("ALPHAS", ["x"], "alpha: 'x' is no number of it"),
+        ("ALPHAS", ["0"], "config.allocation.alpha is 0.0: it must be above 0"),
+        ("BEAMS", ["1.5"], "beams: '1.5' is no number of it"),
+        ("CODES", ["1"], "config.tokenizer.num_codes is 1: it must be at least 2"),
+        ("BETAS", [], "no point is asked for"),
+    ],
+)
+def test_points_that_cannot_be_served_are_named_first(finished, monkeypatch, flag, values, message):
+    monkeypatch.setattr(command, "find_workdir", lambda: finished)
+    for name in ("ALPHAS", "BETAS", "BEAMS", "SLOTS", "LAYERS", "CODES"):
+        monkeypatch.setattr(sweep, f"_{name}", Flag(values if name == flag else []))
+    monkeypatch.setattr(sweep, "_RULE", Flag("gsp"))
+    monkeypatch.setattr(sweep, "_SESSIONS", Flag(3))
+    monkeypatch.setattr(sweep, "serve", lambda *_: pytest.fail("served"))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sweep.main()
+
+
+def test_a_system_that_is_half_trained_is_not_measured(finished, monkeypatch, tmp_path):
+    config, workdir = finished
+    monkeypatch.setattr(command, "find_workdir", lambda: (config, tmp_path))
+    with pytest.raises(FileNotFoundError, match="holds no system 'ega'"):
+        runs.find_system("ega")
+    (tmp_path / "systems").mkdir()
+    shutil.copytree(workdir / "systems" / "ega", tmp_path / "systems" / "ega")
+    with pytest.raises(FileNotFoundError, match="ega is not trained to its end"):
+        runs.find_system("ega")
 
 
 @pytest.mark.slow

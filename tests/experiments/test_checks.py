@@ -55,6 +55,7 @@ def test_every_number_has_a_range():
             "hstu.warmup_steps: 400 warm-up steps leave none of 400 steps",
         ),
         ("evaluation.num_beams", 9, "config.evaluation.num_beams is 9: it must be at least 10"),
+        ("auction.system", "gr", "config.allocation.bid_free: GR generates without bids"),
         ("payment.probes", (1.0, 0.5), "payment.probes: (1.0, 0.5) do not rise"),
         ("payment.heads", ("rate",), "auction.rule: threshold is no head of config.payment.heads"),
         ("payment.lagrangian.sampled", 11, "lagrangian.sampled: 11 of 10 reports"),

@@ -5,14 +5,18 @@ import json
 import math
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_runs import Flag
 
+from ega_jax.baselines import cga, cross_dqn, peri_cr
 from ega_jax.evaluation.comparison import METRICS, SERVED
 from ega_jax.evaluation.report import read_results
+from ega_jax.reward import model
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config
-from experiments import command, tables, tune
+from experiments import command, runs, tables, tune
 
 FAST = ["mca", "gr", "ega", "ega-gsp"]  # The other ablations are compiled anew, each a minute.
 
@@ -74,6 +78,42 @@ def test_systems_are_in_their_tables(tabulated):
     assert (root / "results" / "tables.png").stat().st_size > 0
 
 
+def test_the_auction_is_taught_by_its_evaluator_and_the_placement_by_the_reward_model(
+    tabulated, monkeypatch
+):
+    config, root = tabulated
+    monkeypatch.setattr(command, "find_workdir", lambda: (config, root / "run" / "seed-0"))
+    run, judges = runs.find_system("mca"), {}
+    train = run.train_phase
+    monkeypatch.setattr(cga, "cga_phase", lambda *_, judge, kappa, **__: judges.update(cga=judge))
+    monkeypatch.setattr(
+        cross_dqn, "cross_dqn_phase", lambda *_, judge, **__: judges.update(cross_dqn=judge)
+    )
+    monkeypatch.setattr(run, "train_phase", lambda phase, at: train(phase, at) if phase else {})
+    run.config["allocation"]["kappa"] = 3.0
+    _ = run.cross_dqn
+    batch = next(iter(run.sessions("align", 4, 4)))
+    slates = np.array([[0, 9, 3], [8, 1, -1], [2, 10, 11], [12, -1, -1]])
+
+    @jax.jit
+    def expected(params):
+        history = batch["history_poi"], batch["history_creative"]
+        chooser = run.stages.peri_cr, run.stages.peri_cr_config, run.items
+        creative = peri_cr.choose(*chooser, *history, batch["item"])
+        memory = model.encode(params, run.reward_config, run.items, *history, batch["item"])
+        there = lambda x: jnp.where(slates >= 0, jnp.take_along_axis(x, slates, axis=1), -1)
+        is_ad = there(batch["is_ad"]) == 1
+        shown = there(batch["item"]), there(creative), is_ad
+        return model.predict(params, run.reward_config, run.items, memory, *shown).click_poi
+
+    judged = jax.jit(judges["cga"])(batch, slates[:, None])[:, 0]
+    np.testing.assert_allclose(judged, expected(run.stages.evaluator), rtol=1e-5)
+    assert (judged != expected(run.reward)).any()
+    bid = np.where(slates >= 0, np.take_along_axis(batch["bid"], slates, axis=1), 0)
+    judged = jax.jit(judges["cross_dqn"])(batch, slates)
+    np.testing.assert_allclose(judged, (bid + 3.0) * expected(run.reward), rtol=1e-5)
+
+
 def test_what_is_finished_is_never_repeated_nor_mixed(tabulated, monkeypatch):
     config, root = tabulated
     before = (root / "results" / "table2.csv").read_text()
@@ -112,6 +152,13 @@ def test_all_systems_are_in_their_tables(tabulated, monkeypatch):
     config, root = tabulated
     run_command(config, root, monkeypatch, list(tables.SYSTEMS))
     assert_tables(root, tables.SYSTEMS)
+
+
+def test_tables_without_learned_prices_are_refused(finished, tmp_path, monkeypatch):
+    config = json.loads(json.dumps(finished[0]))
+    config["auction"]["rule"] = "gsp"
+    with pytest.raises(ValueError, match=r"config\.auction\.rule: .* rate or threshold"):
+        run_command(config, tmp_path, monkeypatch)
 
 
 def test_runs_share_what_they_may():
