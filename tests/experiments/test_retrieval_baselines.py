@@ -6,6 +6,7 @@ import pytest
 import tiny_runs
 
 from ega_jax.baselines.sasrec import LOSSES, SasrecConfig
+from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir
 from ega_jax.training.metrics import read_metrics
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from experiments import command, retrieval_baselines
@@ -31,8 +32,13 @@ def run(folder, workdir, **groups):
     config = retrieval.get_config()
     config.update(TINY)
     config.update({"data": {"path": str(folder)}, **groups})
+
+    def open_workdir(*_, free):
+        check_workdir(workdir, config.to_dict(), free)
+        return config.to_dict(), workdir
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "open_workdir", lambda *groups: (config.to_dict(), workdir))
+        patch.setattr(command, "open_workdir", open_workdir)
         retrieval_baselines.main()
     return json.loads((workdir / "results.json").read_text())
 
@@ -42,7 +48,6 @@ def finished(tmp_path_factory):
     """An undisturbed run: the data, the workdir and its results."""
     root = tmp_path_factory.mktemp("retrieval")
     folder = tiny_runs.write_sequences(root / "data")
-    (root / "run").mkdir()
     return folder, root / "run", run(folder, root / "run")
 
 
@@ -75,6 +80,12 @@ def test_again_is_the_same_without_work(finished, capsys):
     assert (workdir / "metrics" / "sasrec.jsonl").read_bytes() == metrics
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("popularity", "item_knn", "sasrec", "unseen_ndcg@10"))
+
+
+def test_other_sequences_take_another_workdir(finished, tmp_path):
+    _, workdir, _ = finished
+    with pytest.raises(ConfigMismatchError, match=r"data\.path"):
+        run(tiny_runs.write_sequences(tmp_path / "data"), workdir)
 
 
 def test_an_ad_log_is_refused(tmp_path):
