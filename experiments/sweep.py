@@ -52,7 +52,8 @@ FIELDS = {  # Setting -> its field of the config.
     "layers": "tokenizer.num_layers",
     "codes": "tokenizer.num_codes",
 }
-TRAINED = ("slots", "layers", "codes")  # These take a training of their own.
+LEVERS = ("alpha", "beta")  # These compile nothing anew;
+TRAINED = ("slots", "layers", "codes")  # these take a training of their own.
 _ALPHAS = flags.DEFINE_list("alphas", ["0.6", "1.2", "1.8", "2.4", "3.6"], "Values of alpha.")
 _BETAS = flags.DEFINE_list("betas", ["0", "1", "2", "8", "32"], "Values of beta.")
 _BEAMS = flags.DEFINE_list("beams", [], "Numbers of beams; each compiles anew.")
@@ -99,7 +100,7 @@ def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) 
     searches = isinstance(run.allocation_config, AllocationConfig)
     if "beams" in settings and not searches:
         raise ValueError(f"{name} is no search: it has no beams")
-    if settings & {"alpha", "beta"} and (not searches or run.config["allocation"]["bid_free"]):
+    if settings & set(LEVERS) and (not searches or run.config["allocation"]["bid_free"]):
         raise ValueError(f"{name} searches without token bids: give --alphas= --betas=")
     if rule not in WITHOUT_NETWORK and settings & set(TRAINED):
         raise ValueError(
@@ -109,10 +110,11 @@ def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) 
     if "slots" in settings and run.config["data"]["path"]:
         raise ValueError("slates of other lengths take the embedded market: no log has them")
     for setting, value in asked:
+        kind, words = (float, "a number") if setting in LEVERS else (int, "a whole number")
         try:
-            number = float(value) if setting in ("alpha", "beta") else int(value)
+            number = kind(value)
         except ValueError as error:
-            raise ValueError(f"{setting}: {value!r} is no number of it") from error
+            raise ValueError(f"{setting}: {value!r} is not {words}") from error
         changed(run.config, {FIELDS[setting]: number})
 
 
@@ -122,7 +124,7 @@ def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str
     if setting == "beams" and isinstance(mechanism.config, AllocationConfig):
         config = dataclasses.replace(mechanism.config, num_beams=int(value))
         mechanism = dataclasses.replace(mechanism, config=config)
-    levers = {setting: float(value)} if setting in ("alpha", "beta") else {}
+    levers = {setting: float(value)} if setting in LEVERS else {}
     batches = run.sessions("test", _SESSIONS.value, run.config["auction"]["batch_size"])
     return served(mechanism, batches, truth_of(run), rule, **levers)
 

@@ -168,9 +168,9 @@ def test_a_sweep_serves_each_point_once(finished, monkeypatch):
 @pytest.mark.parametrize(
     ("flag", "values", "message"),
     [
-        ("ALPHAS", ["x"], "alpha: 'x' is no number of it"),
+        ("ALPHAS", ["x"], "alpha: 'x' is not a number"),
         ("ALPHAS", ["0"], "config.allocation.alpha is 0.0: it must be above 0"),
-        ("BEAMS", ["1.5"], "beams: '1.5' is no number of it"),
+        ("BEAMS", ["1.5"], "beams: '1.5' is not a whole number"),
         ("CODES", ["1"], "config.tokenizer.num_codes is 1: it must be at least 2"),
         ("BETAS", [], "no point is asked for"),
     ],
