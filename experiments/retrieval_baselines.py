@@ -42,7 +42,7 @@ flags.adopt_module_key_flags(command)
 
 def main() -> None:
     """Runs the command."""
-    free = tuple(name for name in command.FREE if name != "data.path")  # Items have no tokens.
+    free = tuple(name for name in command.FREE if name != "data.path")  # No tokens bind it here.
     config, workdir = command.open_workdir("item_knn", "sasrec", free=free)
     dataset = open_sequences(config["data"]["path"])
     systems = {

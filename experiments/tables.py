@@ -101,7 +101,7 @@ def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -
             _ = Pretraining(changed(config, {"seed": 0}), first, data_mesh()).dataset
     for part in ("tokenizers", "reward"):  # Of the same data, seed and settings.
         if folder != main_folder and (main_folder / part).is_dir() and not (folder / part).exists():
-            partial = folder / f".{part}.partial"  # Of a copy that was cut off, nothing is left.
+            partial = folder / f".{part}.partial"  # One that was cut off is made anew.
             shutil.copytree(main_folder / part, partial, dirs_exist_ok=True)
             partial.rename(folder / part)
     run = open_system(pretrained(settings, folder), folder / "systems" / trained_as)

@@ -33,6 +33,12 @@ LEVERS = levers(bid_free=True)
 INDEX = candidates_of(ONE_REC, LEVERS)
 
 
+@functools.cache
+def tiny_one_rec():
+    shared = {f.name: getattr(tiny_models(), f.name) for f in dataclasses.fields(tiny_models())}
+    return OneRecModels(**shared, peri_cr=tiny_peri_cr())
+
+
 def test_dpo_loss_by_hand():
     ratio = np.array([[0.0, 0.0], [2.0, -1.0], [-40.0, 60.0]], np.float32)
     expected = [np.log(2), np.log(1 + np.exp(-0.5 * 3)), 0.5 * 100]
@@ -53,10 +59,7 @@ def test_candidates_show_peri_crs_creatives_and_are_else_egas():
         expected = offer_with(tiny_models(), CONFIG, request, memory, creative)
         return prepare(models, ONE_REC, request), expected
 
-    shared = {f.name: getattr(tiny_models(), f.name) for f in dataclasses.fields(tiny_models())}
-    found, expected = jax.device_get(
-        offered(OneRecModels(**shared, peri_cr=tiny_peri_cr()), REQUESTS)
-    )
+    found, expected = jax.device_get(offered(tiny_one_rec(), REQUESTS))
     same = functools.partial(np.testing.assert_allclose, atol=1e-6)
     jax.tree.map(same, found, expected)
     first = np.asarray(tiny_models().items.catalogue.poi_creatives)[REQUESTS.item, 0]
@@ -64,14 +67,11 @@ def test_candidates_show_peri_crs_creatives_and_are_else_egas():
 
 
 def test_it_shows_peri_crs_creatives_and_bids_only_choose_among_what_it_generates():
-    shared = {f.name: getattr(tiny_models(), f.name) for f in dataclasses.fields(tiny_models())}
-    models = OneRecModels(**shared, peri_cr=tiny_peri_cr())
-
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0))
     def shown(request, bid):
-        offer = prepare(models, ONE_REC, request)
-        found, menu = allocate(models, ONE_REC, offer, bid, LEVERS)
+        offer = prepare(tiny_one_rec(), ONE_REC, request)
+        found, menu = allocate(tiny_one_rec(), ONE_REC, offer, bid, LEVERS)
         return offer, found, menu
 
     offer, found, menu = jax.device_get(shown(REQUESTS, REQUESTS.bid))

@@ -18,11 +18,8 @@ from ega_jax.reward import model
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config
 from experiments import command, runs, tables, tune
 
-COMPILED_ANEW = {"ega-mtp", "ega-bid"}  # Each a minute.
-FAST = [name for name in tables.SYSTEMS if name not in COMPILED_ANEW]
 
-
-def run_command(config, root, monkeypatch, names=FAST):
+def run_command(config, root, monkeypatch):
     """Runs the command as its flags would, with one seed."""
 
     def open_workdir(*groups, free):
@@ -31,7 +28,7 @@ def run_command(config, root, monkeypatch, names=FAST):
 
     monkeypatch.setattr(command, "open_workdir", open_workdir)
     monkeypatch.setattr(tables, "_SEEDS", Flag(["0"]))
-    monkeypatch.setattr(tables, "_ONLY", Flag(names))
+    monkeypatch.setattr(tables, "_ONLY", Flag(list(tables.SYSTEMS)))
     monkeypatch.setattr(tables, "_RESULTS", Flag(str(root / "results")))
     tables.main()
 
@@ -52,10 +49,9 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def assert_tables(root, run):
-    """All tables hold the systems that were run, with every metric."""
+def test_all_systems_are_in_their_tables_with_every_metric(tabulated):
+    _, root = tabulated
     for table, names in tables.TABLES.items():
-        names = [name for name in names if name in run]
         rows = read(root / "results" / f"{table}.csv")
         assert [*rows[0]] == ["system", "scorer", "metric", "mean", "low", "high", "seeds"]
         expected = [(name, "model", metric) for name in names for metric in METRICS]
@@ -65,11 +61,6 @@ def assert_tables(root, run):
             assert math.isnan(float(row["low"])), "one seed has no interval"
             if row["metric"] in SERVED:
                 assert np.isfinite(float(row["mean"]))
-
-
-def test_systems_are_in_their_tables(tabulated):
-    _, root = tabulated
-    assert_tables(root, FAST)
     rows = read(root / "results" / "table3.csv")
     shown = {(row["system"], row["metric"]): row["mean"] for row in rows}
     assert shown["ega", "ctr_poi"] == shown["ega-gsp", "ctr_poi"], "the same slates"
@@ -86,13 +77,16 @@ def test_the_auction_is_taught_by_its_evaluator_and_the_placement_by_the_reward_
     monkeypatch.setattr(command, "find_workdir", lambda: (config, root / "run" / "seed-0"))
     run, judges = runs.find_system("mca"), {}
     train = run.train_phase
-    monkeypatch.setattr(cga, "cga_phase", lambda *_, judge, kappa, **__: judges.update(cga=judge))
+    monkeypatch.setattr(
+        cga, "cga_phase", lambda *_, judge, kappa, **__: judges.update(cga=judge, kappa=kappa)
+    )
     monkeypatch.setattr(
         cross_dqn, "cross_dqn_phase", lambda *_, judge, **__: judges.update(cross_dqn=judge)
     )
     monkeypatch.setattr(run, "train_phase", lambda phase, at: train(phase, at) if phase else {})
     run.config["allocation"]["kappa"] = 3.0
     _ = run.cross_dqn
+    assert judges["kappa"] == 3.0
     batch = next(iter(run.sessions("align", 4, 4)))
     slates = np.array([[0, 9, 3], [8, 1, -1], [2, 10, 11], [12, -1, -1]])
 
@@ -146,13 +140,6 @@ def test_trials_use_what_the_workdir_has(tabulated, monkeypatch, capsys):
     monkeypatch.setattr(tune, "_SYSTEMS", Flag(["tiger"]))
     with pytest.raises(ValueError, match="no system tiger; there are gr"):
         tune.main()
-
-
-@pytest.mark.slow
-def test_all_systems_are_in_their_tables(tabulated, monkeypatch):
-    config, root = tabulated
-    run_command(config, root, monkeypatch, list(tables.SYSTEMS))
-    assert_tables(root, tables.SYSTEMS)
 
 
 def test_tables_without_learned_prices_are_refused(finished, tmp_path, monkeypatch):
