@@ -16,6 +16,7 @@ from ega_jax.generation.slate_policy import path_logits, slate_path
 from ega_jax.payment.elsewhere import look_elsewhere
 from ega_jax.payment.pricing import PricingConfig, prices
 from ega_jax.reward.allocation import AllocationConfig, Models, candidates_of
+from ega_jax.reward.contributions import contributions
 from ega_jax.reward.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
 from ega_jax.types import Params, Request
 
@@ -100,7 +101,8 @@ def explain(
         models, config, pricing.probes, levers, offer, bid, shown.candidate, menu
     )
     every = prices(networks, pricing, levers, offer, bid, shown, menu, elsewhere)
-    filled = shown.candidate >= 0
+    batch = jax.tree.map(lambda x: x[None], (offer, bid))
+    _, contribution = contributions(models, config, *batch, levers)
     return Explanation(
         items=shown.item,
         creatives=shown.creative,
@@ -109,7 +111,7 @@ def explain(
         **_tokens(models, config, levers, offer, bid, shown),
         log_z=shown.log_z,
         pctr=shown.prediction.click_poi,
-        contribution=jnp.where(filled, menu.value.max() - elsewhere.without, 0.0),
+        contribution=contribution[0],
         price=dict(zip(pricing.rules, every, strict=True)),
         lowest_bid=lowest_bids(models, config, levers, offer, bid, shown),
     )

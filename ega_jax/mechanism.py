@@ -113,6 +113,8 @@ class Mechanism:
         if rule not in self.choices:
             raise ValueError(f"payment rule {rule!r} is not one of {', '.join(self.choices)}")
         if rule == TRUTHFUL:
+            if not changes.get("bid_free", True):
+                raise ValueError("the truthful mode is bid-free: leave bid_free out")
             settings = check_levers(self.levers, {**changes, "bid_free": True})
             if settings.reserve > 0:  # A slate's price is no longer Clarke's, and lies may pay.
                 raise ValueError(
@@ -277,6 +279,7 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
     empty = np.flatnonzero(~shown.any(axis=-1))
     if empty.size:
         raise ValueError(f"request {empty[0]} has no candidates")
+    arrays["bid"] = np.where(shown, host.bid, 0.0)
     before = np.full((len(host.item), history_length), -1)
     for name in ("history_poi", "history_creative"):
         arrays[name] = np.hstack([before, arrays[name]])[:, -history_length:]

@@ -58,9 +58,11 @@ _PEER = flags.DEFINE_string("peer", None, "Command of a peer to run in turn.")
 
 def main() -> None:
     """Runs the chosen parts."""
-    unknown = set(_PARTS.value) - set(PARTS)
-    if unknown:
-        raise ValueError(f"unknown parts {', '.join(unknown)}; valid: {', '.join(PARTS)}")
+    for flag, valid in ((_PARTS, PARTS), (_AUCTIONS, AUCTIONS)):
+        if unknown := set(flag.value) - set(valid):
+            raise ValueError(
+                f"--{flag.name}: no {', '.join(sorted(unknown))}; valid: {', '.join(valid)}"
+            )
     device = jax.devices()[0]
     emit({"part": "machine", "device": device.device_kind, "devices": jax.device_count()})
     if "index" in _PARTS.value:

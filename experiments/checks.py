@@ -112,6 +112,8 @@ def _check_relations(fields: Mapping[str, Any]) -> None:
         raise ValueError(
             "config.allocation.bid_free: GR generates without bids (auction.system=gr): set it True"
         )
+    if fields.get("auction.system", "ega") != "ega" and fields["alignment.joint_rows"]:
+        raise ValueError("config.alignment.joint_rows: EGA alone trains in one stage: set it 0")
     if (rule := fields.get("auction.rule")) in HEADS and rule not in fields["payment.heads"]:
         raise ValueError(f"config.auction.rule: {rule} is no head of config.payment.heads")
     tried = fields.get("payment.num_reports", 0)

@@ -48,9 +48,10 @@ def changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     """A config with dotted fields set.
 
     Raises:
+      KeyError: the config has no such field.
       ValueError: a value is out of its field's range.
     """
-    fields = ConfigDict(config)
+    fields = ConfigDict(config).lock()
     fields.update_from_flattened_dict(changes)
     settings = fields.to_dict()
     check_config(settings)
@@ -139,6 +140,7 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
         "systems": measure_systems(run, mechanism),
         "auction_seconds": {name: time.perf_counter() - start},
     }
+    write_results(workdir, {"systems": {f"{name}-{mechanism.rule}": None}})  # Of another rule's.
     write_results(workdir, results)
     for path in sorted((run.system / "metrics").glob("*.jsonl")):
         plot_curves(run.system, path.stem, CURVES.get(path.stem, ["loss"]))

@@ -61,7 +61,9 @@ _SLOTS = flags.DEFINE_list("slots", [], "Numbers of slots of a slate; each train
 _LAYERS = flags.DEFINE_list("layers", [], "Numbers of code layers; each trains anew.")
 _CODES = flags.DEFINE_list("codes", [], "Numbers of codes per layer; each trains anew.")
 _RULE = flags.DEFINE_string("rule", None, "Payment rule; by default the system's.")
-_SESSIONS = flags.DEFINE_integer("num_sessions", 512, "Test sessions to serve, at most.", 1)
+_SESSIONS = flags.DEFINE_integer(
+    "num_sessions", 512, "Most test sessions to serve, in whole batches.", 1
+)
 
 
 def main() -> None:

@@ -50,7 +50,9 @@ TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
 }
 _SYSTEMS = flags.DEFINE_list("tuned", list(TRIALS), "Systems to tune.")
-_SESSIONS = flags.DEFINE_integer("tuning_sessions", 256, "Most sessions that a trial serves.", 1)
+_SESSIONS = flags.DEFINE_integer(
+    "tuning_sessions", 256, "Most sessions that a trial serves, in whole batches.", 1
+)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Every field of an explanation against its definition."""
 
+import dataclasses
 import functools
 import json
 
@@ -12,6 +13,8 @@ from tiny_models import GENERATOR, C, K, N, P, R, T, W
 
 from ega_jax.generation import generator
 from ega_jax.payment.pricing import RULES
+from ega_jax.reward.allocation import find_menu
+from ega_jax.reward.system import prepare
 from ega_jax.types import Request
 
 ALPHA, BETA, KAPPA = 1.5, 0.7, 0.3
@@ -123,23 +126,31 @@ def test_what_is_explained_is_what_is_served():
     assert found.is_ad.sum() > 0
 
 
-def test_a_contribution_is_what_the_slate_is_worth_more_than_the_best_without_the_item():
-    """Of ads: a bid below the reserve bans them, and leaves the reward model all it reads."""
-    found, request = explained(), jax.tree.map(lambda x: x[0], requests())
-    ads, shown = np.flatnonzero(found.is_ad), np.array(candidates_shown())
-    bids = np.repeat(request.bid[None], 1 + ads.size, axis=0)
-    bids[1 + np.arange(ads.size), shown[ads]] = 0.0
-    slates = served(bids, reserve=0.1)
-    bid_of = dict(zip(request.item.tolist(), request.bid.tolist(), strict=True))
-    worth = [
-        sum((bid_of[i] + KAPPA) * p for i, p in zip(items, pctr, strict=True) if i >= 0)
-        for items, pctr in zip(slates.items.tolist(), slates.pctr.tolist(), strict=True)
-    ]
-    for number, slot in enumerate(ads):
-        assert found.items[slot] not in slates.items[1 + number]
-        expected = worth[0] - worth[1 + number]
-        np.testing.assert_allclose(found.contribution[slot], expected, rtol=1e-4, atol=1e-5)
-    assert ads.size > 0
+@functools.partial(jax.jit, static_argnums=1)
+def searched(models, config, levers, request, banned):
+    """The menu of a request, and that of a search without a candidate."""
+    offer = prepare(models, config, request)
+    search = functools.partial(find_menu, models, config, offer, request.bid, levers)
+    return search(), search(banned)
+
+
+@pytest.mark.parametrize(("rule", "row"), [("threshold", 0), ("truthful", 1)])
+def test_a_contribution_is_what_the_slate_is_worth_more_than_the_best_without_the_item(rule, row):
+    """Equation (31): the best of the menu, or of a search where all of the menu hold the item."""
+    mechanism, request = tiny_mechanism(), jax.tree.map(lambda x: x[row], requests())
+    found = jax.device_get(mechanism.explain(requests(), row, rule, **SETTINGS))
+    levers = dataclasses.replace(mechanism.levers, **SETTINGS, bid_free=rule == "truthful")
+    items, in_menu = request.item.tolist(), []
+    for slot in np.flatnonzero(found.items >= 0):
+        candidate = items.index(found.items[slot])
+        menu, again = searched(mechanism.models, mechanism.config, levers, request, candidate)
+        lacks = np.asarray(menu.where) & ~(np.asarray(menu.candidate) == candidate).any(axis=-1)
+        in_menu.append(bool(lacks.any()))
+        without = np.asarray(menu.value)[lacks] if lacks.any() else np.asarray(again.value)
+        expected = float(menu.value.max() - without.max())
+        np.testing.assert_allclose(found.contribution[slot], expected, rtol=1e-4, atol=1e-6)
+    assert found.contribution[found.items >= 0].any()
+    assert (found.is_ad[: len(in_menu)].all(), any(in_menu)) == ((True, True), (False, False))[row]
 
 
 def test_the_lowest_bid_keeps_the_slot_and_a_lower_one_does_not():

@@ -177,6 +177,15 @@ def test_histories_of_any_length_and_lists_are_served():
     chex.assert_trees_all_equal(tiny_mechanism().allocate(lists), expected)
 
 
+@pytest.mark.parametrize("token_bid", ["max", "mean"])
+def test_bids_of_places_without_a_candidate_are_ignored(token_bid):
+    config = dataclasses.replace(tiny_mechanism().config, token_bid=token_bid)
+    mechanism = dataclasses.replace(tiny_mechanism(), config=config)
+    unset = REQUESTS.replace(bid=np.where(REQUESTS.item >= 0, REQUESTS.bid, np.nan))
+    assert np.isnan(unset.bid).any()
+    chex.assert_trees_all_equal(*[mechanism.allocate(x) for x in (unset, REQUESTS)])
+
+
 def test_whole_bids_are_priced_as_the_same_numbers_are():
     whole = REQUESTS.replace(bid=np.ceil(REQUESTS.bid).astype(np.int64), is_ad=1 * REQUESTS.is_ad)
     same = REQUESTS.replace(bid=np.ceil(REQUESTS.bid))
@@ -202,6 +211,8 @@ def test_an_organic_bid_and_unknown_settings_are_refused():
         tiny_mechanism().allocate(REQUESTS, alpha=0.0)
     with pytest.raises(ValueError, match="lever beta is -1"):
         tiny_mechanism().allocate(REQUESTS, beta=-1.0)
+    with pytest.raises(ValueError, match=r"lever bid_free is 0\.3: it must be False or True"):
+        tiny_mechanism().allocate(REQUESTS, bid_free=0.3)
 
 
 def test_the_truthful_mode_takes_no_reserve():
@@ -214,6 +225,11 @@ def test_the_truthful_mode_takes_no_reserve():
     with pytest.raises(ValueError, match="the truthful mode has no reserve"):
         reserved.allocate(REQUESTS, TRUTHFUL)
     assert reserved.allocate(REQUESTS, TRUTHFUL, reserve=0.0).is_ad.any()
+
+
+def test_the_truthful_mode_is_bid_free():
+    with pytest.raises(ValueError, match="the truthful mode is bid-free"):
+        tiny_mechanism().allocate(REQUESTS, TRUTHFUL, bid_free=False)
 
 
 def test_a_mechanism_without_networks_is_restored(tmp_path):

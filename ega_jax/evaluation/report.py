@@ -20,7 +20,8 @@ WIDE = 120  # Columns that a wide table takes, where the terminal has fewer or t
 def write_results(workdir: Path, results: Mapping[str, Any]) -> Path:
     """Adds results to `workdir/results.json`; its other keys, nested ones too, stay as they are.
 
-    A value that is not finite becomes `null`, which `read_results` reads as NaN.
+    A value that is not finite becomes `null`, which `read_results` reads as NaN; `None` takes a key
+    out.
     """
     path, kept = Path(workdir) / "results.json", read_results(workdir)
     temporary = path.with_suffix(f".tmp{jax.process_index()}")
@@ -51,7 +52,7 @@ def _merged(kept: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]
     for name, value in added.items():
         both = isinstance(value, Mapping) and isinstance(kept.get(name), Mapping)
         merged[name] = _merged(kept[name], value) if both else value
-    return merged
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def print_systems(systems: Mapping[str, Mapping[str, Any]], title: str) -> None:

@@ -54,6 +54,8 @@ def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
         if name not in types:
             raise ValueError(f"no lever {name!r}; valid levers: {', '.join(types)}")
         whole = jnp.issubdtype(types[name], jnp.integer)
+        if jnp.issubdtype(types[name], jnp.bool_) and value not in (False, True):
+            raise ValueError(f"lever {name} is {value}: it must be False or True")
         if whole and not (float(value).is_integer() and 0 <= value < 2**31):
             raise ValueError(f"lever {name} is {value}: it must be a whole number, at least 0")
         if not is_amount(value) or (name == "alpha" and value == 0):

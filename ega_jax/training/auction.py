@@ -154,7 +154,7 @@ class AuctionTraining(abc.ABC):
         return self.train_phase(phase, place)
 
     def sessions(self, split: str, num_sessions: int, batch_size: int) -> grain.IterDataset:
-        """About so many sessions of a split, evenly spread over it, as batches."""
+        """About so many sessions of a split, in whole batches, evenly spread over it."""
         return pipeline.eval_batches(
             self.dataset,
             split,

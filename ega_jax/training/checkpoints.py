@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 KEPT = 2  # checkpoints of a phase that stay on disk.
 
@@ -78,8 +79,20 @@ class PhaseCheckpoints:
 
 
 def save_tree(path: str | os.PathLike, tree: Any, metadata: Mapping[str, Any]) -> None:
-    """Saves a tree of arrays with its JSON metadata as the folder `path`, replacing it."""
-    _save(Path(path), tree, metadata)
+    """Saves a tree of arrays with its JSON metadata as the folder `path`.
+
+    What stands there is replaced once the new tree is whole: a save that fails loses nothing.
+    """
+    path = Path(path).absolute()
+    written, replaced = (path.with_name(f"{path.name}.{name}") for name in ("new", "old"))
+    _save(written, tree, metadata)
+    if jax.process_index() == 0:
+        shutil.rmtree(replaced, ignore_errors=True)
+        if path.exists():
+            path.rename(replaced)
+        written.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
+    multihost_utils.sync_global_devices(str(path))
 
 
 def restore_tree(path: str | os.PathLike, target: Any) -> Any:

@@ -31,6 +31,12 @@ def test_nested_results_of_others_stay_and_infinity_is_null(tmp_path):
     assert math.isnan(read_results(tmp_path)["systems"]["b"]["psi"])
 
 
+def test_none_takes_a_key_out(tmp_path):
+    write_results(tmp_path, {"systems": {"a": {"psi": 0.1}, "b": {"psi": math.nan}}})
+    write_results(tmp_path, {"systems": {"a": None, "c": None}})
+    assert read_results(tmp_path)["systems"].keys() == {"b"}
+
+
 def test_a_system_is_one_line_per_judge(capsys):
     scores = dict.fromkeys(
         ("rpm", "ctr_poi", "ctr_img", "ad_share", "psi", "psi_10", "psi_all"), 0.5

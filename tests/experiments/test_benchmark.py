@@ -37,6 +37,9 @@ def test_index_part_reports_both_sizes(capsys):
     )
 
 
-def test_an_unknown_part_is_named():
-    with flagsaver.flagsaver(parts=["train", "lunch"]), pytest.raises(ValueError, match="lunch"):
+@pytest.mark.parametrize("flag", ["parts", "auctions"])
+def test_what_is_unknown_is_named_before_anything_is_measured(flag, capsys):
+    chosen = {"parts": ["train"]} | {flag: ["lunch"]}
+    with flagsaver.flagsaver(**chosen), pytest.raises(ValueError, match=f"--{flag}: no lunch"):
         benchmark.main()
+    assert not capsys.readouterr().out

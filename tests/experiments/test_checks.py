@@ -69,3 +69,10 @@ def test_a_value_out_of_range_is_named(field, value, message):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=re.escape(message)):
         checks.check_config(config.to_dict())
+
+
+def test_other_systems_than_ega_do_not_train_in_one_stage():
+    config = market.get_config("tiny")
+    config.update_from_flattened_dict({"auction.system": "mca", "alignment.joint_rows": 2})
+    with pytest.raises(ValueError, match="joint_rows: EGA alone trains in one stage"):
+        checks.check_config(config.to_dict())

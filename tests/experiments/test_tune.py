@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from experiments import tune
 from experiments.configs import market
 from experiments.runs import changed
@@ -23,6 +25,11 @@ def test_trials_change_fields_that_exist():
     for trials in tune.TRIALS.values():
         found = [changed(config, trial) for trial in trials]
         assert len({json.dumps(settings) for settings in found}) == len(trials)
+
+
+def test_a_change_of_no_field_is_refused():
+    with pytest.raises(KeyError, match="num_recaled"):
+        changed(market.get_config("tiny").to_dict(), {"cascade.num_recaled": 4})
 
 
 def test_the_model_alone_says_which_is_best(capsys):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 import toy_phase
 
@@ -49,6 +50,22 @@ def test_saving_again_replaces(tmp_path):
     save_tree(tmp_path / "tree", {"a": jnp.ones(2)}, {"version": 2})
     np.testing.assert_array_equal(restore_tree(tmp_path / "tree", {"a": jnp.zeros(2)})["a"], 1.0)
     assert read_metadata(tmp_path / "tree") == {"version": 2}
+
+
+def test_a_save_that_fails_loses_nothing(tmp_path, monkeypatch):
+    def fails(_, path, *args, **kwargs):
+        (path / "tree").mkdir(parents=True)
+        raise OSError("disk full")
+
+    save_tree(tmp_path / "tree", {"a": jnp.zeros(2)}, {"version": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(ocp.Checkpointer, "save", fails)
+        with pytest.raises(OSError, match="disk full"):
+            save_tree(tmp_path / "tree", {"a": jnp.ones(2)}, {"version": 2})
+    assert read_metadata(tmp_path / "tree") == {"version": 1}
+    save_tree(tmp_path / "tree", {"a": jnp.ones(2)}, {"version": 2})
+    np.testing.assert_array_equal(restore_tree(tmp_path / "tree", {"a": jnp.zeros(2)})["a"], 1.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
 
 
 def test_what_no_place_is_asked_for_goes_where_it_is_used(tmp_path):
