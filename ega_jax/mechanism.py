@@ -279,7 +279,7 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
     empty = np.flatnonzero(~shown.any(axis=-1))
     if empty.size:
         raise ValueError(f"request {empty[0]} has no candidates")
-    arrays["bid"] = np.where(shown, host.bid, 0.0)
+    arrays |= {"bid": np.where(shown, host.bid, 0.0), "is_ad": shown & host.is_ad}
     before = np.full((len(host.item), history_length), -1)
     for name in ("history_poi", "history_creative"):
         arrays[name] = np.hstack([before, arrays[name]])[:, -history_length:]

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_mechanism import tiny_mechanism
-from tiny_models import LEVERS, K, N, P, R, random_requests
+from tiny_models import LEVERS, K, N, P, R, T, random_requests
 
 from ega_jax import mechanism
-from ega_jax.mechanism import TRUTHFUL, Mechanism, mechanism_folder
+from ega_jax.mechanism import TRUTHFUL, Mechanism, checked, mechanism_folder
 from ega_jax.payment.pricing import RULES, PricingConfig
 from ega_jax.reward.system import Levers, check_levers
 from ega_jax.types import Request
@@ -177,13 +177,14 @@ def test_histories_of_any_length_and_lists_are_served():
     chex.assert_trees_all_equal(tiny_mechanism().allocate(lists), expected)
 
 
-@pytest.mark.parametrize("token_bid", ["max", "mean"])
-def test_bids_of_places_without_a_candidate_are_ignored(token_bid):
-    config = dataclasses.replace(tiny_mechanism().config, token_bid=token_bid)
-    mechanism = dataclasses.replace(tiny_mechanism(), config=config)
-    unset = REQUESTS.replace(bid=np.where(REQUESTS.item >= 0, REQUESTS.bid, np.nan))
-    assert np.isnan(unset.bid).any()
-    chex.assert_trees_all_equal(*[mechanism.allocate(x) for x in (unset, REQUESTS)])
+def test_what_stands_where_there_is_no_candidate_reaches_no_model():
+    is_blank = REQUESTS.item < 0
+    assert is_blank.any()
+    bid = np.where(is_blank, np.nan, REQUESTS.bid)
+    unset = REQUESTS.replace(bid=bid, is_ad=is_blank | REQUESTS.is_ad)
+    found = checked(unset, tiny_mechanism().models.items.catalogue, history_length=T)
+    np.testing.assert_array_equal(found.bid, np.where(is_blank, 0.0, REQUESTS.bid))
+    np.testing.assert_array_equal(found.is_ad, ~is_blank & REQUESTS.is_ad)
 
 
 def test_whole_bids_are_priced_as_the_same_numbers_are():
