@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -204,23 +204,24 @@ class Pretraining:
             "exposure_weight": data["exposure_weight"],
         }
 
-    @property
-    def _training_batches(self) -> grain.IterDataset:
+    def _training_batches(self, process_index: int = 0, process_count: int = 1):
         return pipeline.train_batches(
             self.dataset,
             "pretrain" if self.is_ad_log else "train",
             batch_size=self.config["training"]["batch_size"],
             sort_by_length=self.config["training"]["sort_by_length"],
             seed=self.config["seed"],
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=process_index,
+            process_count=process_count,
             **self._shapes,
         )
 
-    def training_epoch(self) -> Batches:
-        """The batches of training, as many as the dataset has rows for."""
+    def training_epoch(self) -> Iterable[Mapping[str, Any]]:
+        """One pass over what the generator trains on; every host sees all of it."""
+        if self.is_ad_log:
+            return self.batches("pretrain")
         num_batches = -(-self.dataset.summary.num_rows // self.config["training"]["batch_size"])
-        return Batches(self._training_batches, num_batches)
+        return Batches(self._training_batches(), num_batches)
 
     def train_generator(self, evaluate=None) -> Params:
         """Trains the generator to the end, from its last checkpoint if there is one.
@@ -324,7 +325,7 @@ class Pretraining:
             name="generator",
             init=self._init,
             step=make_train_step(loss or self.loss, self._optimizer, key),
-            batches=self._training_batches,
+            batches=self._training_batches(jax.process_index(), jax.process_count()),
             num_steps=training["num_steps"],
             checkpoint_every=training["checkpoint_every"],
             log_every=training["log_every"],
