@@ -21,9 +21,9 @@ from ega_jax.reward import model as reward_model
 from ega_jax.reward.allocation import AllocationConfig, Models
 from ega_jax.reward.losses import reward_loss
 from ega_jax.reward.model import Items, RewardConfig
-from ega_jax.reward.system import Levers, allocate, allocate_each, prepare
+from ega_jax.reward.system import Levers, allocate, allocate_each, check_levers, prepare
 from ega_jax.training.auction import request_of
-from ega_jax.training.ega import policy_loss
+from ega_jax.training.ega import auction_loss
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Catalogue
@@ -82,8 +82,7 @@ class Auction:
         )
         make_reward = jax.jit(lambda k: reward_model.init(k, self.config.reward, items))
         self.models = Models(generator=make_generator(key), reward=make_reward(key), items=items)
-        self.levers = Levers(*(jnp.float32(x) for x in (1.2, 2.0, 0.0, 0.0)))
-        self.levers = jax.tree.map(jnp.asarray, self.levers)
+        self.levers = check_levers(Levers(), {})
 
     def _items(self) -> Items:
         owned = np.arange(NUM_POIS * CREATIVES, dtype=np.int32).reshape(NUM_POIS, CREATIVES)
@@ -165,7 +164,7 @@ class Auction:
     def steps(self) -> dict[str, tuple[int, tuple[jax.stages.Wrapped, tuple]]]:
         """A training step of each phase: its batch size, the function and its arguments."""
         reward = reward_loss(self.config.reward, self.models.items)
-        policy = policy_loss(self.models, self.config, self.levers, AlignmentConfig())
+        policy = auction_loss(self.models, self.config, self.levers, AlignmentConfig())
         trained, _ = alignment.split(
             self.models.generator, self.config.generator, AlignmentConfig().part
         )

@@ -60,7 +60,7 @@ class EGA(AuctionTraining):
     def alignment_loss(self, pretrained: Params) -> Callable:
         """The loss of the alignment phase, from which its trained parameters start."""
         models, part = self.models_with(pretrained), self.config["alignment"]["part"]
-        return policy_loss(
+        return auction_loss(
             models, self.allocation_config, self.levers, self._alignment_config(part)
         )
 
@@ -105,7 +105,7 @@ class EGA(AuctionTraining):
         interest = self.pretraining.loss
         # No parameters are needed but those that the step is given.
         models = self.models_with(generator=None)
-        auction = policy_loss(
+        auction = auction_loss(
             models, self.allocation_config, self.levers, self._alignment_config("all")
         )
 
@@ -118,7 +118,7 @@ class EGA(AuctionTraining):
         return dataclasses.replace(self.pretraining.generator_phase(loss=loss), name="joint")
 
 
-def policy_loss(
+def auction_loss(
     models: Models, config: AllocationConfig, levers: Levers, settings: AlignmentConfig
 ) -> Callable:
     """The loss of the alignment phase: slates of the current policy, credited by (31).

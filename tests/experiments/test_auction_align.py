@@ -89,7 +89,7 @@ def test_a_table_without_probes_is_kept(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_four_devices_give_the_losses_of_one(finished, tmp_path):
+def test_reward_and_payment_on_four_devices_give_the_losses_of_one(finished, tmp_path):
     """Generator and table of the four, so that both train on the same."""
     config, workdir = finished
     copied(workdir, tmp_path)
