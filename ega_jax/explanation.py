@@ -101,8 +101,8 @@ def explain(
         models, config, pricing.probes, levers, offer, bid, shown.candidate, menu
     )
     every = prices(networks, pricing, levers, offer, bid, shown, menu, elsewhere)
-    batch = jax.tree.map(lambda x: x[None], (offer, bid))
-    _, contribution = contributions(models, config, *batch, levers)
+    offers = jax.tree.map(lambda x: x[None], offer)
+    _, contribution = contributions(models, config, offers, bid[None], levers)
     return Explanation(
         items=shown.item,
         creatives=shown.creative,
