@@ -50,8 +50,9 @@ def _null(value: Any) -> Any:
 def _merged(kept: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(kept)
     for name, value in added.items():
-        both = isinstance(value, Mapping) and isinstance(kept.get(name), Mapping)
-        merged[name] = _merged(kept[name], value) if both else value
+        inner = kept.get(name)
+        before = inner if isinstance(inner, Mapping) else {}
+        merged[name] = _merged(before, value) if isinstance(value, Mapping) else value
     return {name: value for name, value in merged.items() if value is not None}
 
 

@@ -32,6 +32,8 @@ def test_nested_results_of_others_stay_and_infinity_is_null(tmp_path):
 
 
 def test_none_takes_a_key_out(tmp_path):
+    write_results(tmp_path, {"systems": {"a": None}})
+    assert read_results(tmp_path) == {"systems": {}}
     write_results(tmp_path, {"systems": {"a": {"psi": 0.1}, "b": {"psi": math.nan}}})
     write_results(tmp_path, {"systems": {"a": None, "c": None}})
     assert read_results(tmp_path)["systems"].keys() == {"b"}
