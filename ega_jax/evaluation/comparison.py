@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from ega_jax.training.files import replacing
+
 SERVED = ("rpm", "bid_rpm", "ctr_poi", "ctr_img")  # See `serving.served`,
 REPORTED = ("psi", "psi_10")  # and `auction.systems`.
 METRICS = (*SERVED, *REPORTED)
@@ -71,20 +73,22 @@ def write_tables(scores: Scores, tables: Mapping[str, tuple[str, ...]], folder: 
         for scorer, figures in by.items()
         for metric, value in figures.items()
     ]
-    _write_csv(folder / "runs.csv", ("system", "seed", "scorer", "metric", "value"), runs)
+    write_csv(folder / "runs.csv", ("system", "seed", "scorer", "metric", "value"), runs)
     text = []
     for table, names in tables.items():
         rows = rows_of(scores, names)
         columns = ("system", "scorer", "metric", "mean", "low", "high", "seeds")
-        _write_csv(folder / f"{table}.csv", columns, rows)
+        write_csv(folder / f"{table}.csv", columns, rows)
         text.append(f"### {table}\n\n{markdown(rows, scores, first=names[0])}")
-    (folder / "tables.md").write_text("\n".join(text))
+    with replacing(folder / "tables.md") as written:
+        written.write_text("\n".join(text))
     every = tuple(dict.fromkeys(name for names in tables.values() for name in names))
     draw(rows_of(scores, every), folder / "tables.png")
 
 
-def _write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
-    with path.open("w", newline="") as file:
+def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
+    """Writes rows, dictionaries by column, below a line of the columns' names."""
+    with replacing(path) as written, written.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -132,4 +136,5 @@ def draw(rows: list[dict], path: Path) -> None:
         axes.set(title=metric, xticks=range(len(names)))
         axes.set_xticklabels(names, rotation=60)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as written:
+        figure.savefig(written, dpi=120)

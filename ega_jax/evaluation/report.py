@@ -2,16 +2,15 @@
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from ega_jax.training.files import locked, read_json, replacing
 from ega_jax.training.metrics import read_metrics
 
 WIDE = 120  # Columns that a wide table takes, where the terminal has fewer or there is none.
@@ -21,12 +20,12 @@ def write_results(workdir: Path, results: Mapping[str, Any]) -> Path:
     """Adds results to `workdir/results.json`; its other keys, nested ones too, stay as they are.
 
     A value that is not finite becomes `null`, which `read_results` reads as NaN; `None` takes a key
-    out.
+    out. Other processes may add to the same file.
     """
-    path, kept = Path(workdir) / "results.json", read_results(workdir)
-    temporary = path.with_suffix(f".tmp{jax.process_index()}")
-    temporary.write_text(json.dumps(_each(_null, _merged(kept, results)), indent=2) + "\n")
-    os.replace(temporary, path)
+    path = Path(workdir) / "results.json"
+    with locked(path.parent), replacing(path) as written:
+        merged = _merged(read_results(workdir), results)
+        written.write_text(json.dumps(_each(_null, merged), indent=2) + "\n")
     return path
 
 
@@ -34,7 +33,7 @@ def read_results(workdir: Path) -> dict[str, Any]:
     """What `workdir/results.json` holds so far."""
     path = Path(workdir) / "results.json"
     not_null = lambda value: math.nan if value is None else value
-    return _each(not_null, json.loads(path.read_text())) if path.exists() else {}
+    return _each(not_null, read_json(path)) if path.exists() else {}
 
 
 def _each(change: Callable[[Any], Any], value: Any) -> Any:
@@ -112,7 +111,8 @@ def plot_curves(workdir: Path, phase: str, names: Sequence[str] = ("loss",)) -> 
         _curve(axis, records, name)
     path = Path(workdir) / "figures" / f"{phase}.png"
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as written:
+        figure.savefig(written, dpi=120)
     return path
 
 

@@ -20,6 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from ega_jax.training.files import read_json, replacing
+
 KEPT = 2  # checkpoints of a phase that stay on disk.
 
 
@@ -173,7 +175,7 @@ def check_workdir(
     path = Path(workdir) / "config.json"
     config = json.loads(json.dumps(config))
     if path.exists():
-        found, expected = _flatten(json.loads(path.read_text())), _flatten(config)
+        found, expected = _flatten(read_config(workdir)), _flatten(config)
         free = tuple(free)
         differences = _differences(_without(found, free), _without(expected, free))
         if differences and any(child != path for child in path.parent.iterdir()):
@@ -182,14 +184,13 @@ def check_workdir(
                 "another workdir:\n" + "\n".join(differences)
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as written:
+        written.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
-    """Returns the config that a workdir was created with."""
-    return json.loads((Path(workdir) / "config.json").read_text())
+    """Returns the config that a workdir was created with; see `read_json` for errors."""
+    return read_json(Path(workdir) / "config.json")
 
 
 def _save(path: Path, tree: Any, metadata: Mapping[str, Any], **items: Any) -> None:

@@ -1,7 +1,6 @@
 """Stopping at a loss that is not finite, with what is needed to look into it."""
 
 import collections
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.training.checkpoints import save_tree
+from ega_jax.training.files import replacing
 from ega_jax.training.mesh import replicated, shard_batch
 from ega_jax.training.state import TrainState, is_finite, keep_if
 from ega_jax.types import Metrics
@@ -84,8 +84,7 @@ class Guard:
         folder = self._failures / str(number)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"batch-{jax.process_index()}.npz"
-        temporary = path.with_suffix(".tmp.npz")
-        np.savez(temporary, allow_pickle=False, **batch)
-        os.replace(temporary, path)
+        with replacing(path) as written:
+            np.savez(written, allow_pickle=False, **batch)
         save_tree(folder / "state", state, {"step": number - 1})
         return folder

@@ -124,8 +124,8 @@ class _Run:
                     self._save()
                 if stopping:
                     raise Interrupted(
-                        f"{name} stopped after step {self.step} of {num_steps}; run the same "
-                        f"command with workdir {self._workdir} to continue"
+                        f"{name} stopped after step {self.step} of {num_steps}, saved in "
+                        f"{self._workdir}; run the same command again to continue"
                     )
 
     def _advance(self) -> None:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from ega_jax.training.files import replacing
 from ega_jax.types import Metrics
 
 
@@ -113,6 +114,5 @@ def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
 def _drop_after(path: Path, step: int) -> None:
     if path.exists():
         kept = [record for record in read_metrics(path) if record["step"] <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(temporary, path)
+        with replacing(path) as written:
+            written.write_text("".join(json.dumps(record) + "\n" for record in kept))

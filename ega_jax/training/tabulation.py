@@ -50,6 +50,6 @@ def tabulated(
             if stopping:
                 raise Interrupted(
                     f"tabulating stopped after {done} of {num_batches} batches, saved in {path}; "
-                    "run the same command to continue"
+                    "run the same command again to continue"
                 )
     return joined()

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -80,3 +82,22 @@ def test_curves_are_drawn_with_and_without_evaluations(tmp_path):
     plain, measured = plot_curves(tmp_path, "plain"), plot_curves(tmp_path, "measured")
     assert plain == tmp_path / "figures" / "plain.png"
     assert measured.stat().st_size > plain.stat().st_size, "one panel against three"
+
+
+ADD = """
+import pathlib, sys
+from ega_jax.evaluation.report import write_results
+for number in range(30):
+    write_results(pathlib.Path(sys.argv[1]), {sys.argv[2]: {str(number): 1.0}})
+"""
+
+
+def test_two_processes_may_add_results_at_once(tmp_path):
+    adding = [
+        subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path), name]) for name in ("a", "b")
+    ]
+    assert [process.wait() for process in adding] == [0, 0]
+    assert {name: len(found) for name, found in read_results(tmp_path).items()} == {
+        "a": 30,
+        "b": 30,
+    }
