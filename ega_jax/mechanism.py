@@ -30,7 +30,7 @@ from ega_jax.reward.system import (
     prepare,
 )
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
-from ega_jax.training.mesh import split_rows
+from ega_jax.training.mesh import map_looping, split_rows
 from ega_jax.types import LARGEST, Catalogue, Params, Request, Slate, is_amount
 
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
@@ -212,9 +212,8 @@ def _serve(
 
         def search_again(_):
             search = functools.partial(look_elsewhere, models, config, pricing.probes, levers)
-            # One by one: each loops as long as its own slates ask.
             requests = offer, request.bid, allocation.candidate, menu
-            return lax.map(lambda x: search(*x)[0], requests)
+            return map_looping(lambda x: search(*x)[0], requests)
 
         elsewhere = lax.cond(is_needed, search_again, strike_from_menu, None)
         price = jax.vmap(functools.partial(prices, networks, pricing, levers))(

@@ -102,7 +102,17 @@ def split_rows(function: Callable[[Any], Any], rows: Any) -> Any:
 def map_rows(function: Callable[[Any], Any], rows: Any) -> Any:
     """Applies a function of one row to a batch, split over this host's devices as `split_rows`.
 
-    Each device takes its rows one by one: of functions that loop as long as their data ask, `vmap`
-    would make every row wait for the longest.
+    The function may loop as long as its data ask, see `map_looping`.
     """
-    return split_rows(lambda rows: lax.map(function, rows), rows)
+    return split_rows(lambda rows: map_looping(function, rows), rows)
+
+
+def map_looping(function: Callable[[Any], Any], rows: Any) -> Any:
+    """Applies a function of one row, which loops as long as its data ask, to a batch.
+
+    One row keeps a CPU busy, so it takes them one by one: under `vmap` all wait for the longest. An
+    accelerator takes them together, since one row would leave it idle.
+    """
+    if jax.default_backend() == "cpu":
+        return lax.map(function, rows)
+    return jax.vmap(function)(rows)

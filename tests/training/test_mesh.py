@@ -63,9 +63,11 @@ def test_uneven_batch_is_refused():
         shard_batch({"x": np.zeros((6, 2))}, data_mesh())
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize(("rows", "devices"), [(8, 4), (6, 2), (3, 1)])
-def test_rows_are_mapped_by_as_many_devices_as_share_them(rows, devices):
+def test_rows_are_mapped_by_as_many_devices_as_share_them(rows, devices, backend, monkeypatch):
     """Each row loops as long as its data ask, with an array of the outside and a random key."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
 
     @jax.jit
     def doubled(factor, counts, keys):
