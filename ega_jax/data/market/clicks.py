@@ -131,7 +131,8 @@ def slate_effect(latents: Latents, items: Array, is_ad: Array, attraction: Array
     ads_above = (where & is_ad) @ above.T
     beside = jnp.eye(items.shape[1], k=1) + jnp.eye(items.shape[1], k=-1)
     num_beside = where @ beside
-    mean_beside = (attraction * where) @ beside / jnp.maximum(num_beside, 1)
+    sum_beside = jnp.matmul(attraction * where, beside, precision="highest")
+    mean_beside = sum_beside / jnp.maximum(num_beside, 1)
     contrast = jnp.where(num_beside > 0, attraction - mean_beside, 0.0)
     return CONTRAST * contrast - CROWDING * crowding - FATIGUE * ads_above
 
