@@ -16,8 +16,12 @@ def training_batches(
 ) -> grain.IterDataset:
     """Shuffled batches without end of whole training sequences, like lengths together.
 
-    Keys: `history_poi` `[B, T]`, all items for training but the last (padding on the left, as
-    much as the longest of the batch needs), and `target_poi` `[B, 1]`, the last.
+    A sequence of more than T + 1 items for training is cut into windows of as many, each of which
+    starts with the item that the one before ends with: every item but the first follows others
+    once in an epoch.
+
+    Keys: `history_poi` `[B, T]`, all items of a window but the last (padding on the left, as much
+    as the longest of the batch needs), and `target_poi` `[B, 1]`, the last.
     """
     return array_batches(
         _whole_sequences(dataset, history_length),
@@ -31,7 +35,10 @@ def training_batches(
 
 def _whole_sequences(dataset: SequenceDataset, history_length: int) -> Batch:
     users = np.flatnonzero(dataset.num_training_items >= 2)
-    last = dataset.num_training_items[users, None] - 1
+    following = dataset.num_training_items[users] - 1  # Items that follow others.
+    windows = -(-following // history_length)
+    from_end = np.concatenate([np.arange(number) for number in windows])
+    last = (np.repeat(following, windows) - from_end * history_length)[:, None]
     before = last - history_length + np.arange(history_length)
-    gather = functools.partial(dataset.items.gather, users, fill=-1)
+    gather = functools.partial(dataset.items.gather, np.repeat(users, windows), fill=-1)
     return {"history_poi": gather(before), "target_poi": gather(last)}
