@@ -1,10 +1,10 @@
 """OneRec as the generator of GR: whole sessions, aligned by preference (arXiv 2502.18965).
 
 An encoder-decoder writes a session code by code; its pre-training is that of the project's
-generator (27), which it shares. Then beams of the current model are scored by the reward model, and
-direct preference optimisation moves the model from the worst towards the best of them. Bids play no
-part in the search. GR adds Peri-CR's creatives and prices by GSP; which of the sessions found is
-shown is decided as in EGA, by expected revenue.
+generator (27), which it shares. Then beams of the current model are valued by the reward model's
+clicks at the bids, and direct preference optimisation moves the model from the worst towards the
+best of them. Bids play no part in the search. GR adds Peri-CR's creatives and prices by GSP; which
+of the sessions found is shown is decided as in EGA, by expected revenue.
 
 The decoder has no mixture of experts: at the widths compared here there is nothing to route.
 """
@@ -72,7 +72,7 @@ def dpo_loss(log_ratio: jax.Array, strength: float) -> jax.Array:
 def best_and_worst(
     models: Models, config: AllocationConfig, levers: Levers, request: Request
 ) -> tuple[jax.Array, jax.Array]:
-    """The sessions of one request's menu that the reward model likes most and least.
+    """The sessions of one request's menu of the highest and the lowest expected revenue.
 
     Args:
       models: generator, reward model, items.

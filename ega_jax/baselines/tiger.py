@@ -4,7 +4,8 @@ Rajput et al., "Recommender Systems with Generative Retrieval" (arXiv 2305.05065
 encoder-decoder over semantic ids that predicts the next item's codes from the items before it. It
 is the project's generator with slates of one item and no creatives, under the project's
 pre-training loss. A request offers few candidates, so each one's likelihood is computed rather than
-searched for by beams: exact.
+searched for by beams: exact. The encoder sees no user id, and items that share all their codes are
+not told apart by a further one: they are equally likely.
 """
 
 import dataclasses
