@@ -4,8 +4,8 @@ Serves test sessions, searches the best slates on the true click probabilities w
 freedoms, down to the system's own slate at its own prices, and prints what is lost at each step.
 Only a log with a known truth can be asked, that is one of the embedded market.
 
-    python -m experiments.decomposition --workdir=runs/market-tiny --system=mca
-    python -m experiments.decomposition --workdir=runs/market-tiny --decomposed_sessions=512
+    python -m experiments.decomposition --workdir=runs/market-tiny
+    python -m experiments.decomposition --workdir=runs/market-small/seed-0 --system=mca
 
 Writes a figure, decomposition.png, into systems/SYSTEM/figures, and adds the numbers to
 results.json.
@@ -26,6 +26,7 @@ from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.attainable import Sample, samples_of
 from ega_jax.evaluation.report import write_results
 from ega_jax.training.auction import AuctionTraining
+from ega_jax.training.files import replacing
 from ega_jax.training.progress import ProgressReport
 from experiments import command
 from experiments.runs import find_system
@@ -103,7 +104,8 @@ def draw_losses(found: Mapping[str, Mapping[str, float]], path: Path) -> Path:
             axes.text(place, left + gone + 0.01, text, ha="center", fontsize=8)
     axes.set(ylabel="share of the attainable value", ylim=(0, 1.18))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as written:
+        figure.savefig(written, dpi=120)
     return path
 
 

@@ -11,7 +11,8 @@ the true click probabilities.
     python -m experiments.sweep --workdir=runs/market-tiny --rule=gsp --alphas= --betas= \\
         --beams=4,16,64 --slots=4,6 --layers=2,3 --codes=32,64
 
-Writes a figure, sweep-RULE.png, into systems/SYSTEM/figures, and adds the numbers to results.json.
+Writes a figure, sweep-RULE.png, and its points, sweep-RULE.csv, into systems/SYSTEM/figures, and
+adds the numbers to results.json.
 A point that is there already is not served again.
 """
 
@@ -26,11 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ega_jax.baselines.systems import mechanism_of
+from ega_jax.evaluation.comparison import write_csv
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.serving import served
 from ega_jax.payment.pricing import WITHOUT_NETWORK
 from ega_jax.reward.allocation import AllocationConfig
 from ega_jax.training.auction import AuctionTraining
+from ega_jax.training.files import replacing
 from experiments import command
 from experiments.runs import (
     UNPRICED,
@@ -75,6 +78,7 @@ def main() -> None:
     flag_of |= {"slots": _SLOTS, "layers": _LAYERS, "codes": _CODES}
     asked = [(name, value) for name, flag in flag_of.items() for value in flag.value]
     check_points(run, asked, rule)
+    asked = [(name, f"{float(value):g}") for name, value in asked]  # 1.20 is 1.2.
     place = system, f"{rule}, {_SESSIONS.value} sessions"
     known = known_points(workdir, *place)
     for setting, value in asked:
@@ -89,7 +93,8 @@ def main() -> None:
     print_points(known, ", ".join(place))
     path = run.system / "figures" / f"sweep-{rule}.png"
     draw_points(known, path)
-    print(f"{path.name} is in {path.parent}")
+    write_csv(path.with_suffix(".csv"), ("setting", "value", "judge", *FIGURES), rows_of(known))
+    print(f"{path.name} and {path.stem}.csv are in {path.parent}")
 
 
 def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) -> None:
@@ -154,11 +159,21 @@ def known_points(workdir: Path, *place: str) -> dict[str, dict[str, Any]]:
 def print_points(points: dict[str, dict[str, Any]], title: str) -> None:
     """Prints one line per point and judge."""
     table = Table("setting", "value", "judge", *FIGURES, title=title, title_justify="left")
-    for setting, values in points.items():
-        for value in sorted(values, key=float):
-            for judge, figures in values[value].items():
-                table.add_row(setting, value, judge, *(f"{figures[name]:.4g}" for name in FIGURES))
+    for row in rows_of(points):
+        figures = (f"{row[name]:.4g}" for name in FIGURES)
+        table.add_row(row["setting"], row["value"], row["judge"], *figures)
     Console(width=100).print(table)
+
+
+def rows_of(points: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per point and judge."""
+    return [
+        {"setting": setting, "value": value, "judge": judge}
+        | {name: figures[name] for name in FIGURES}
+        for setting, values in points.items()
+        for value in sorted(values, key=float)
+        for judge, figures in values[value].items()
+    ]
 
 
 def draw_points(points: dict[str, dict[str, Any]], path: Path) -> None:
@@ -168,16 +183,20 @@ def draw_points(points: dict[str, dict[str, Any]], path: Path) -> None:
     for axes, (setting, values) in zip(panels, points.items(), strict=True):
         other = axes.twinx()
         ordered = sorted(values, key=float)
+        places = [float(value) for value in ordered]
         of = lambda judge, name, v=values, o=ordered: [v[value][judge][name] for value in o]
         for judge, style in (("model", "--"), ("truth", "-")):
             if judge in values[ordered[0]]:
-                axes.plot(ordered, of(judge, "rpm"), f"C0o{style}", label=f"RPM, {judge}")
-                other.plot(ordered, of(judge, "ctr_poi"), f"C1s{style}", label=f"CTR-poi, {judge}")
+                axes.plot(places, of(judge, "rpm"), f"C0o{style}", label=f"RPM, {judge}")
+                other.plot(places, of(judge, "ctr_poi"), f"C1s{style}", label=f"CTR-poi, {judge}")
         axes.set(xlabel=setting, ylabel="RPM")
+        axes.set_xscale("symlog", base=2)  # Values are often multiples, and may start at 0.
+        axes.set_xticks(places, ordered)
         other.set(ylabel="CTR-poi")
     figure.legend(handles=[*axes.lines, *other.lines], loc="outside upper center", ncols=4)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as written:
+        figure.savefig(written, dpi=120)
 
 
 if __name__ == "__main__":
