@@ -2,15 +2,14 @@
 
 Trains and scores each system with each seed, in one workdir of its own; systems of one seed share
 data, tokens, pre-training and reward model as far as they may. What is finished is never repeated:
-run it again with the same workdir to continue. Tables of what is finished are written after every
-run.
+run it again with the same workdir to continue. Tables of all that the workdir has finished are
+written after every run.
 
     python -m experiments.tables --config=experiments/configs/market.py:small
     python -m experiments.tables --config=experiments/configs/market.py:tiny --seeds=0 \\
         --only=mca,gr,ega --results=/tmp/tables
 
-Seeds may also run side by side, each in a process of its own (`--seeds=1`), once the workdir has
-its data; the whole command then only writes the tables.
+Several processes may work on one workdir, a seed each: what another one is at is passed over.
 
 RPM and click rates are of `auction.num_served` test sessions; bid_rpm is RPM at full bids instead
 of the system's prices, which compares the slates alone. Psi, which tries every report of every
@@ -36,6 +35,7 @@ from ega_jax.evaluation.comparison import REPORTED, SCORERS, SERVED, Scores, wri
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.serving import served
 from ega_jax.payment.network import HEADS
+from ega_jax.training.files import locked
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
 from experiments import command
@@ -70,23 +70,47 @@ def main() -> None:
         raise ValueError(
             f"config.auction.rule: tables have EGA at learned prices, {' or '.join(HEADS)}"
         )
+    if not _ONLY.value:
+        raise ValueError(f"--only= names no system; there are {', '.join(SYSTEMS)}")
     if not _SEEDS.value or not all(seed.isdecimal() for seed in _SEEDS.value):
         raise ValueError(f"--seeds={','.join(_SEEDS.value)}: name seeds, each a number from 0 on")
-    seeds = list(map(int, _SEEDS.value))
-    runs = [(seed, name) for seed in seeds for name in _ONLY.value]
+    if jax.process_count() > 1:
+        raise ValueError("--several_hosts: tables are made by one process, or by one per seed")
     start, folder = time.perf_counter(), Path(_RESULTS.value)
-    every = [(seed, name) for seed in seeds for name in SYSTEMS]
+    runs = [(int(seed), name) for seed in _SEEDS.value for name in _ONLY.value]
     scores_of = lambda some: {run: known(workdir, *run) for run in some}
-    waiting = [run for run, scores in scores_of(runs).items() if not scores]
-    for seed, name in waiting:
-        print_grid(scores_of(runs), running=(seed, name))
-        run_system(config, workdir, seed, name)
-        jax.clear_caches()  # A process holds only so many compiled functions.
-        write_tables(scores_of(every), TABLES, folder)
-    if not waiting:
-        write_tables(scores_of(every), TABLES, folder)
+    make_data(config, workdir)
+    for seed, name in runs:
+        systems = workdir / f"seed-{seed}" / "systems"
+        systems.mkdir(parents=True, exist_ok=True)
+        with locked(systems, wait=False) as is_ours:
+            if not is_ours or known(workdir, seed, name):
+                continue
+            print_grid(scores_of(runs), running=(seed, name))
+            run_system(config, workdir, seed, name)
+            jax.clear_caches()  # A process holds only so many compiled functions.
+            write_tables(scores_of(every_run(workdir)), TABLES, folder)
+    print_grid(scores_of(runs))
+    finished = scores_of(every_run(workdir))
+    if not any(finished.values()):
+        return  # Other processes are at the first runs.
+    write_tables(finished, TABLES, folder)
     print((folder / "tables.md").read_text())
     print(f"tables and figure are in {folder}; {(time.perf_counter() - start) / 60:.1f} minutes")
+
+
+def make_data(config: Mapping[str, Any], workdir: Path) -> None:
+    """Makes the market that all runs share, where no log is given and it is absent."""
+    with locked(workdir):
+        if not config["data"]["path"] and not (workdir / "seed-0" / "data").is_dir():
+            _ = Pretraining(changed(config, {"seed": 0}), workdir / "seed-0", data_mesh()).dataset
+
+
+def every_run(workdir: Path) -> list[tuple[int, str]]:
+    """Seed and system of every run that the workdir may hold."""
+    numbers = (path.name.removeprefix("seed-") for path in workdir.glob("seed-*"))
+    seeds = sorted(int(number) for number in numbers if number.isdecimal())
+    return [(seed, name) for seed in seeds for name in SYSTEMS]
 
 
 def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -> None:
@@ -94,11 +118,8 @@ def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -
     folder_name, trained_as = folders_of(seed, name)
     settings = changed(config, {"seed": seed, **SYSTEMS[trained_as]})
     main_folder, folder = workdir / f"seed-{seed}", workdir / folder_name
-    first = workdir / "seed-0"
-    if folder != first:
-        settings["data"]["path"] = config["data"]["path"] or str(first / "data")
-        if not (first / "data").is_dir() and not config["data"]["path"]:
-            _ = Pretraining(changed(config, {"seed": 0}), first, data_mesh()).dataset
+    if folder != workdir / "seed-0":
+        settings["data"]["path"] = config["data"]["path"] or str(workdir / "seed-0" / "data")
     for part in ("tokenizers", "reward"):  # Of the same data, seed and settings.
         if folder != main_folder and (main_folder / part).is_dir() and not (folder / part).exists():
             partial = folder / f".{part}.partial"  # One that was cut off is made anew.
@@ -143,10 +164,12 @@ def known(workdir: Path, seed: int, name: str) -> dict[str, dict[str, float]]:
     }
 
 
-def print_grid(scores: Scores, running: tuple[int, str]) -> None:
+def print_grid(scores: Scores, running: tuple[int, str] | None = None) -> None:
     """Prints which runs are finished: one line per system, one column per seed."""
     seeds, names = dict.fromkeys(s for s, _ in scores), dict.fromkeys(n for _, n in scores)
-    grid = Table("system", *(f"seed {seed}" for seed in seeds), title_justify="left")
+    title = f"{sum(map(bool, scores.values()))} of {len(scores)} runs finished"
+    columns = "system", *(f"seed {seed}" for seed in seeds)
+    grid = Table(*columns, title=title, title_justify="left")
     for name in names:
         waiting = lambda seed, name=name: "running" if (seed, name) == running else "-"
         grid.add_row(name, *("done" if scores[s, name] else waiting(s) for s in seeds))

@@ -16,6 +16,7 @@ from ega_jax.evaluation.comparison import METRICS, SERVED
 from ega_jax.evaluation.report import read_results
 from ega_jax.reward import model
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config
+from ega_jax.training.files import locked
 from experiments import command, runs, tables, tune
 
 
@@ -104,21 +105,36 @@ def test_the_auction_is_taught_by_its_evaluator_and_the_placement_by_the_reward_
     judged = jax.jit(judges["cga"])(batch, slates[:, None])[:, 0]
     np.testing.assert_allclose(judged, expected(run.stages.evaluator), rtol=1e-5)
     assert (judged != expected(run.reward)).any()
+    turned = jax.jit(judges["cga"])(batch, slates[:, None, ::-1])[:, 0, ::-1]
+    several = (slates >= 0).sum(axis=1) > 1
+    assert (jnp.abs(turned - judged).max(axis=1) > 1e-6)[several].all(), "the order counts"
     bid = np.where(slates >= 0, np.take_along_axis(batch["bid"], slates, axis=1), 0)
     judged = jax.jit(judges["cross_dqn"])(batch, slates)
     np.testing.assert_allclose(judged, (bid + 3.0) * expected(run.reward), rtol=1e-5)
 
 
-def test_what_is_finished_is_never_repeated_nor_mixed(tabulated, monkeypatch):
+def test_what_is_finished_is_never_repeated_nor_mixed(tabulated, monkeypatch, capsys):
     config, root = tabulated
     before = (root / "results" / "table2.csv").read_text()
     monkeypatch.setattr(tables, "run_system", lambda *_: pytest.fail("run again"))
     run_command(config, root, monkeypatch)
+    count = len(tables.SYSTEMS)
+    assert f"{count} of {count} runs finished" in capsys.readouterr().out
     assert (root / "results" / "table2.csv").read_text() == before
     config = json.loads(json.dumps(config))
     config["payment"]["num_reports"] = 4
     with pytest.raises(ConfigMismatchError, match=r"payment\.num_reports"):
         run_command(config, root, monkeypatch)
+
+
+def test_a_seed_that_another_process_is_at_is_passed_over(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tables, "run_system", lambda *_: pytest.fail("run twice at once"))
+    systems = tmp_path / "run" / "seed-0" / "systems"
+    systems.mkdir(parents=True)
+    with locked(systems):
+        run_command(finished[0], tmp_path, monkeypatch)
+    assert f"0 of {len(tables.SYSTEMS)} runs finished" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.slow
