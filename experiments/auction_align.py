@@ -16,6 +16,7 @@ tensorboard/, figures/, tables/ and, for EGA, mechanism/, which
 
 from absl import flags
 
+from ega_jax.baselines.systems import KINDS
 from ega_jax.evaluation.report import print_systems, print_table
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.pretraining import Pretraining
@@ -30,9 +31,15 @@ flags.adopt_module_key_flags(command)
 def main() -> None:
     """Runs the command."""
     config, workdir = command.open_workdir("auction")
+    name, kind = command.named_system(), config["auction"]["system"]
+    if name in KINDS and name != kind:
+        raise ValueError(
+            f"--system={name} would name a system of the kind {kind}: give it another name, or set "
+            f"--config.auction.system={name}"
+        )
     pretraining = Pretraining(config, workdir, data_mesh())
     pretraining.check_finished()
-    folder = workdir / "systems" / command.named_system()
+    folder = workdir / "systems" / name
     results = train_and_measure(open_system(pretraining, folder))
     print_table({"reward": results["reward"]}, title=config["name"])
     print_systems(results["systems"], title=config["name"])

@@ -4,7 +4,7 @@ Trains both on the logged feedback of a pre-trained workdir and measures them on
 on the embedded market beside the true probabilities: what the slate around an item is worth to
 whoever predicts its clicks (paper sec. 4.2).
 
-    python -m experiments.reward_control --workdir=runs/market-small
+    python -m experiments.reward_control --workdir=runs/market-small/seed-0
 
 Prints means with 95 % intervals (Student's, over seeds), and adds all figures to results.json.
 Models are kept in reward_control/; what is finished is not trained again.
@@ -38,7 +38,9 @@ _SEEDS = flags.DEFINE_integer("control_seeds", 3, "Seeds of each model.", 1)
 def main() -> None:
     """Runs the command."""
     config, workdir = command.find_workdir()
-    run = training_of(Pretraining(config, workdir, data_mesh()), workdir / "systems" / "ega")
+    pretraining = Pretraining(config, workdir, data_mesh())
+    pretraining.check_finished()
+    run = training_of(pretraining, workdir / "systems" / "ega")
     for seed in range(_SEEDS.value):
         for kind in KINDS:
             if str(seed) not in read_results(workdir).get("reward_control", {}).get(kind, {}):

@@ -113,8 +113,10 @@ def find_system(name: str) -> AuctionTraining:
     _, workdir = command.find_workdir()
     folder = workdir / "systems" / name
     if not (folder / "config.json").exists():
+        found = sorted(path.parent.name for path in workdir.glob("systems/*/config.json"))
         raise FileNotFoundError(
-            f"{workdir} holds no system {name!r}: run experiments.auction_align first"
+            f"{workdir} holds no system {name!r}, but {', '.join(found) or 'none'}: run "
+            "experiments.auction_align, or experiments.tables, whose workdirs are seed-0, ..."
         )
     if name not in read_results(workdir).get("systems", {}):
         raise FileNotFoundError(

@@ -61,6 +61,7 @@ def main() -> None:
     unknown = set(_SYSTEMS.value) - set(TRIALS)
     if unknown:
         raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(TRIALS)}")
+    Pretraining(config, workdir, data_mesh()).check_finished()
     place = f"{_SESSIONS.value} sessions"
     known = lambda system: read_results(workdir).get("tuning", {}).get(place, {}).get(system, {})
     for system in _SYSTEMS.value:

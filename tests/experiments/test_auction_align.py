@@ -189,12 +189,21 @@ def test_points_that_cannot_be_served_are_named_first(finished, monkeypatch, fla
 def test_a_system_that_is_half_trained_is_not_measured(finished, monkeypatch, tmp_path):
     config, workdir = finished
     monkeypatch.setattr(command, "find_workdir", lambda: (config, tmp_path))
-    with pytest.raises(FileNotFoundError, match="holds no system 'ega'"):
+    with pytest.raises(FileNotFoundError, match="holds no system 'ega', but none"):
         runs.find_system("ega")
     (tmp_path / "systems").mkdir()
     shutil.copytree(workdir / "systems" / "ega", tmp_path / "systems" / "ega")
+    with pytest.raises(FileNotFoundError, match="holds no system 'mca', but ega"):
+        runs.find_system("mca")
     with pytest.raises(FileNotFoundError, match="ega is not trained to its end"):
         runs.find_system("ega")
+
+
+def test_one_kind_of_system_does_not_get_the_name_of_another(finished):
+    config, workdir = finished
+    with pytest.raises(ValueError, match=r"--system=mca .* kind ega.*auction\.system=mca"):
+        align(config, workdir, "mca")
+    assert not (workdir / "systems" / "mca").exists()
 
 
 @pytest.mark.slow
@@ -218,6 +227,12 @@ def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypat
     place = json.loads((workdir / "results.json").read_text())["sweep"]["ega"]["gsp, 4 sessions"]
     for setting in ("layers", "beams"):
         assert 0 < place[setting]["2"]["model"]["ctr_poi"] < 1
+    written = (workdir / "systems" / "ega" / "figures" / "sweep-gsp.csv").read_text().splitlines()
+    assert [line.split(",")[:3] for line in written] == [
+        ["setting", "value", "judge"],
+        ["beams", "2", "model"],
+        ["layers", "2", "model"],
+    ]
     monkeypatch.setattr(sweep, "retrained", lambda *_: pytest.fail("trained again"))
     sweep.main()
     monkeypatch.setattr(sweep, "_SLOTS", Flag(["4"]))
