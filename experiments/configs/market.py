@@ -73,6 +73,12 @@ SMALL = {
     "cascade": {"cga": {"learning_rate": 3e-3}, "cross_dqn": {"screen": 3}},
 }
 YELP_SMALL = SMALL | {"data": {"history_length": 32, "market": {"size": "small", "world": "yelp"}}}
+FEEDBACK = {  # Of the models of users' responses on `large`: as often over the log as on `small`.
+    "width": 128,
+    "hidden": 256,
+    "batch_size": 512,
+    "num_steps": 4000,
+}
 LARGE = {
     "data": {"history_length": 128, "market": {"size": "large"}},
     "tokenizer": {"num_codes": 1024, "num_steps": 10_000, "batch_size": 4096},
@@ -84,7 +90,14 @@ LARGE = {
         "evaluate_every": 5000,
     },
     "evaluation": {"num_beams": 64},
+    "reward": FEEDBACK,
     "allocation": {"num_beams": 64},
+    "cascade": {
+        "num_recalled": 100,  # Half of the ads, as on `small`,
+        "tiger": {"batch_size": 512, "num_steps": 30_000},  # and as many samples as the generator.
+        "hstu": FEEDBACK,
+        "peri_cr": FEEDBACK,
+    },
 }
 VARIANTS = {"tiny": TINY, "small": SMALL, "yelp_small": YELP_SMALL, "large": LARGE}
 

@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from experiments.configs.base import base
 
+SAMPLES = {"batch_size": 128, "num_steps": 100_000}  # Of every model that learns from the log.
+FEEDBACK = SAMPLES | {"width": 128, "hidden": 256}  # Of those of users' responses.
 SETTINGS = {
     "data": {"path": "data/ad_log", "history_length": 256, "num_slots": 10},
     "tokenizer": {"num_codes": 1024, "num_steps": 10_000, "batch_size": 4096},
@@ -21,14 +23,16 @@ SETTINGS = {
         "warmup_steps": 0,
         "clip_norm": None,
     },
-    "training": {
-        "batch_size": 128,
-        "num_steps": 100_000,
-        "checkpoint_every": 5000,
-        "evaluate_every": 10_000,
-    },
+    "training": SAMPLES | {"checkpoint_every": 5000, "evaluate_every": 10_000},
     "evaluation": {"num_beams": 64},
+    "reward": FEEDBACK,
     "allocation": {"num_beams": 64},
+    "cascade": {
+        "num_recalled": 100,
+        "tiger": SAMPLES,
+        "hstu": FEEDBACK,
+        "peri_cr": FEEDBACK,
+    },
 }
 
 
