@@ -58,11 +58,8 @@ _PEER = flags.DEFINE_string("peer", None, "Command of a peer to run in turn.")
 
 def main() -> None:
     """Runs the chosen parts."""
-    for flag, valid in ((_PARTS, PARTS), (_AUCTIONS, AUCTIONS)):
-        if unknown := set(flag.value) - set(valid):
-            raise ValueError(
-                f"--{flag.name}: no {', '.join(sorted(unknown))}; valid: {', '.join(valid)}"
-            )
+    command.check_named("part", _PARTS.value, PARTS)
+    command.check_named("auction", _AUCTIONS.value, AUCTIONS)
     device = jax.devices()[0]
     emit({"part": "machine", "device": device.device_kind, "devices": jax.device_count()})
     if "index" in _PARTS.value:

@@ -8,7 +8,7 @@ import os
 import re
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,17 @@ def define_system(otherwise: str = EGA) -> None:
 def named_system() -> str:
     """The system that the flag names; EGA's without it."""
     return flags.FLAGS.system or EGA
+
+
+def check_named(kind: str, named: Iterable[str], valid: Iterable[str]) -> None:
+    """Refuses a list of names that is empty or has others than the valid ones.
+
+    Raises:
+      ValueError: lists the valid ones.
+    """
+    named, valid = list(named), list(valid)
+    if unknown := sorted(set(named) - set(valid)) or ([] if named else ["named"]):
+        raise ValueError(f"no {kind} {', '.join(unknown)}; there are {', '.join(valid)}")
 
 
 def open_workdir(*groups: str, free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:

@@ -62,20 +62,16 @@ _RESULTS = flags.DEFINE_string("results", "experiments/results", "Where the tabl
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.open_workdir("auction", free=("data.path",))
-    unknown = set(_ONLY.value) - set(SYSTEMS)
-    if unknown:
-        raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
-    if config["auction"]["rule"] not in HEADS:
-        raise ValueError(
-            f"config.auction.rule: tables have EGA at learned prices, {' or '.join(HEADS)}"
-        )
-    if not _ONLY.value:
-        raise ValueError(f"--only= names no system; there are {', '.join(SYSTEMS)}")
+    command.check_named("system", _ONLY.value, SYSTEMS)
     if not _SEEDS.value or not all(seed.isdecimal() for seed in _SEEDS.value):
         raise ValueError(f"--seeds={','.join(_SEEDS.value)}: name seeds, each a number from 0 on")
     if jax.process_count() > 1:
         raise ValueError("--several_hosts: tables are made by one process, or by one per seed")
+    config, workdir = command.open_workdir("auction", free=("data.path",))
+    if config["auction"]["rule"] not in HEADS:
+        raise ValueError(
+            f"config.auction.rule: tables have EGA at learned prices, {' or '.join(HEADS)}"
+        )
     start, folder = time.perf_counter(), Path(_RESULTS.value)
     runs = [(int(seed), name) for seed in _SEEDS.value for name in _ONLY.value]
     scores_of = lambda some: {run: known(workdir, *run) for run in some}

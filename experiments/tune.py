@@ -58,9 +58,7 @@ _SESSIONS = flags.DEFINE_integer(
 def main() -> None:
     """Runs the command."""
     config, workdir = command.find_workdir()
-    unknown = set(_SYSTEMS.value) - set(TRIALS)
-    if unknown:
-        raise ValueError(f"no system {', '.join(sorted(unknown))}; there are {', '.join(TRIALS)}")
+    command.check_named("system", _SYSTEMS.value, TRIALS)
     Pretraining(config, workdir, data_mesh()).check_finished()
     place = f"{_SESSIONS.value} sessions"
     known = lambda system: read_results(workdir).get("tuning", {}).get(place, {}).get(system, {})
