@@ -51,12 +51,12 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
         "at least 0",
         lambda x: x >= 0,
         "seed evaluate_every num_slots warmup_steps max_ads min_gap joint_rows sampled num_losing "
-        "weight_decay exposure_weight beta kappa reserve kl_weight multiplier_init probes "
+        "weight_decay beta kappa reserve kl_weight multiplier_init probes "
         "alignment.num_steps",
     ),
     ("above 0", lambda x: x > 0, "learning_rate clip_norm alpha rho rho_growth rho_max strength"),
     ("a share from 0 to 1", lambda x: 0 <= x <= 1, "interactions final_fraction discount epsilon"),
-    ("a share below 1", lambda x: 0 <= x < 1, "dropout_rate history_dropout"),
+    ("a share below 1", lambda x: 0 <= x < 1, "dropout_rate history_dropout exposure_weight"),
     ("a share above 0", lambda x: 0 < x <= 1, "fractions recency tau"),
 )
 _RANGES = {name: (words, test) for words, test, names in RANGES for name in names.split()}

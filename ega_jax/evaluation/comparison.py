@@ -124,16 +124,18 @@ def _reach(low: float, high: float, form: str) -> str:
 
 def draw(rows: list[dict], path: Path) -> None:
     """Draws every metric by system, scorers side by side, with the intervals."""
-    figure = Figure(figsize=(3.2 * len(METRICS), 3.4), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(METRICS) // 2, 6.4), layout="constrained")
     names = list(dict.fromkeys(row["system"] for row in rows))
-    for axes, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
+    for axes, metric in zip(figure.subplots(2, len(METRICS) // 2).flat, METRICS, strict=True):
         for number, scorer in enumerate(SCORERS):
             own = [row for row in rows if (row["scorer"], row["metric"]) == (scorer, metric)]
             place = [names.index(row["system"]) + 0.4 * number - 0.2 for row in own]
             mean = np.array([row["mean"] for row in own])
             reach = np.nan_to_num(np.array([row["high"] for row in own]) - mean)
             axes.bar(place, mean, 0.4, yerr=reach, label=scorer, capsize=2)
-        axes.set(title=metric, xticks=range(len(names)))
+        # Regrets lie orders of magnitude apart.
+        scale = "log" if metric in REPORTED else "linear"
+        axes.set(title=metric, xticks=range(len(names)), yscale=scale)
         axes.set_xticklabels(names, rotation=60)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
     with replacing(path) as written:
