@@ -18,7 +18,7 @@ def base(name: str) -> ConfigDict:
                 "history_length": 20,  # T
                 "num_slots": 0,  # K; 0: as the ad log says; 1 for sequences.
                 "interactions": 0.0,  # Share of co-occurrence in embeddings (sequences).
-                "exposure_weight": 0.1,  # Loss weight of what was shown, not clicked; a click has 1.
+                "exposure_weight": 0.1,  # Loss weight of what was only shown; clicks have 1.
                 "fractions": (0.8, 0.1),  # Ad logs: shares of "pretrain" and "align" in time.
                 "market": {
                     "size": "tiny",  # tiny, small or large.
