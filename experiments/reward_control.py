@@ -53,7 +53,7 @@ def measure(run: AuctionTraining, kind: str, seed: int) -> dict[str, float]:
     """Trains a model of one kind with one seed, or restores it, and measures it."""
     settings = run.config["reward"] | {"permutation_aware": KINDS[kind]}
     sizes = sizes_of(RewardConfig, settings, **run.pretraining.generator_config.shared)
-    phase = reward_phase("reward", run.dataset, run.items, sizes, settings, seed)
+    phase = reward_phase(run.dataset, run.items, sizes, settings, seed)
     params = run.train_shared(phase, f"reward_control/{kind}-{seed}", settings)
     return measure_reward(run, params, sizes)
 

@@ -144,7 +144,7 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
     }
     write_results(workdir, {"systems": {f"{name}-{mechanism.rule}": None}})  # Of another rule's.
     write_results(workdir, results)
-    for path in sorted((run.system / "metrics").glob("*.jsonl")):
+    for path in sorted((run.system / "metrics").glob("[!.]*.jsonl")):
         plot_curves(run.system, path.stem, CURVES.get(path.stem, ["loss"]))
     return results
 

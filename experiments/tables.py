@@ -9,7 +9,8 @@ written after every run.
     python -m experiments.tables --config=experiments/configs/market.py:tiny --seeds=0 \\
         --only=mca,gr,ega --results=/tmp/tables
 
-Several processes may work on one workdir, a seed each: what another one is at is passed over.
+Several processes of one host may work on one workdir: a seed that another one is at is left for the
+end, and waited for. On several hosts make the data first and give each its own `--seeds`.
 
 RPM and click rates are of `auction.num_served` test sessions; bid_rpm is RPM at full bids instead
 of the system's prices, which compares the slates alone. Psi, which tries every report of every
@@ -19,6 +20,7 @@ under GSP without it and with it. Writes table2.csv, table3.csv, alignment.csv, 
 own values), tables.md and tables.png into `--results`.
 """
 
+import itertools
 import shutil
 import time
 from collections.abc import Mapping
@@ -74,25 +76,31 @@ def main() -> None:
         )
     start, folder = time.perf_counter(), Path(_RESULTS.value)
     runs = [(int(seed), name) for seed in _SEEDS.value for name in _ONLY.value]
-    scores_of = lambda some: {run: known(workdir, *run) for run in some}
+    scores = lambda: {run: known(workdir, *run) for run in runs}
     make_data(config, workdir)
-    for seed, name in runs:
+    for wait, (seed, name) in itertools.product((False, True), runs):
         systems = workdir / f"seed-{seed}" / "systems"
         systems.mkdir(parents=True, exist_ok=True)
-        with locked(systems, wait=False) as is_ours:
+        with locked(systems, wait=wait) as is_ours:
             if not is_ours or known(workdir, seed, name):
                 continue
-            print_grid(scores_of(runs), running=(seed, name))
+            print_grid(scores(), running=(seed, name))
             run_system(config, workdir, seed, name)
             jax.clear_caches()  # A process holds only so many compiled functions.
-            write_tables(scores_of(every_run(workdir)), TABLES, folder)
-    print_grid(scores_of(runs))
-    finished = scores_of(every_run(workdir))
-    if not any(finished.values()):
-        return  # Other processes are at the first runs.
-    write_tables(finished, TABLES, folder)
+            write_all(workdir, folder)
+    print_grid(scores())
+    write_all(workdir, folder)
     print((folder / "tables.md").read_text())
     print(f"tables and figure are in {folder}; {(time.perf_counter() - start) / 60:.1f} minutes")
+
+
+def write_all(workdir: Path, folder: Path) -> None:
+    """Writes the tables of all that the workdir has finished."""
+    numbers = (path.name.removeprefix("seed-") for path in workdir.glob("seed-*"))
+    seeds = sorted(int(number) for number in numbers if number.isdecimal())
+    with locked(workdir):
+        every = {(seed, name): known(workdir, seed, name) for seed in seeds for name in SYSTEMS}
+        write_tables(every, TABLES, folder)
 
 
 def make_data(config: Mapping[str, Any], workdir: Path) -> None:
@@ -100,13 +108,6 @@ def make_data(config: Mapping[str, Any], workdir: Path) -> None:
     with locked(workdir):
         if not config["data"]["path"] and not (workdir / "seed-0" / "data").is_dir():
             _ = Pretraining(changed(config, {"seed": 0}), workdir / "seed-0", data_mesh()).dataset
-
-
-def every_run(workdir: Path) -> list[tuple[int, str]]:
-    """Seed and system of every run that the workdir may hold."""
-    numbers = (path.name.removeprefix("seed-") for path in workdir.glob("seed-*"))
-    seeds = sorted(int(number) for number in numbers if number.isdecimal())
-    return [(seed, name) for seed in seeds for name in SYSTEMS]
 
 
 def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -> None:

@@ -3,10 +3,9 @@
 Contextual generative auction (Zhu et al., arXiv 2412.11544): a generator reads the set of ads and
 writes a list with a recurrent decoder, so that an ad is chosen in view of those before it; an
 evaluator that knows the permutation judges lists; and policy gradients weigh lists by what they are
-worth. The evaluator is a function here, of the reward model's kind in practice, and payments come
-from the project's payment network. The weight of a list, the network's sizes, its inputs on a scale
-that no common factor of the bids can move, and its start from the order of eCPM are our own
-reading.
+worth. The evaluator is a function here, the reward model in practice, and payments come from the
+project's payment network. The weight of a list, the network's sizes, its inputs on a scale that no
+common factor of the bids can move, and its start from the order of eCPM are our own reading.
 
 Written for one request; `vmap` it over a batch.
 """

@@ -5,9 +5,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from ega_jax.baselines.hstu import HSTUConfig, hstu_phase
 from ega_jax.baselines.peri_cr import PeriCRConfig, peri_cr_phase
 from ega_jax.baselines.tiger import tiger_config, tiger_phase
@@ -15,10 +12,7 @@ from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.training.auction import AuctionTraining
 from ega_jax.training.logged import sizes_of
 from ega_jax.training.loop import Phase
-from ega_jax.training.reward import reward_phase
 from ega_jax.types import Params, SessionSizes
-
-SLATE = ("shown_poi", "shown_creative", "shown_is_ad", "click_poi", "click_image", "convert")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,21 +65,6 @@ class Stages:
         """The creative chooser's parameters."""
         return self._train_seeing_items("peri_cr", peri_cr_phase, self.peri_cr_config)
 
-    @functools.cached_property
-    def evaluator(self) -> Params:
-        """The parameters of CGA's evaluator: the reward model's kind, for slates of ads alone."""
-        settings = self.run.config["reward"]
-        phase = reward_phase(
-            "cga_evaluator",
-            self.run.dataset,
-            self.run.items,
-            self.run.reward_config,
-            settings,
-            self._seed,
-            view=ads_alone,
-        )
-        return self._train(phase, settings)
-
     @property
     def settings(self) -> Mapping[str, Any]:
         """Of the cascade."""
@@ -106,14 +85,3 @@ class Stages:
 
     def _train(self, phase: Phase, settings: Mapping[str, Any]) -> Params:
         return self.run.train_shared(phase, f"stages/{phase.name}", settings)
-
-
-def ads_alone(batch: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """A batch of an ad log whose slates are the shown ads alone, in order, from the first slot."""
-    is_ad = batch["shown_is_ad"] & (batch["shown_poi"] >= 0)
-    order = jnp.argsort(~is_ad, axis=-1)  # Stable.
-    there = jnp.take_along_axis(is_ad, order, axis=-1)
-    moved = {name: jnp.take_along_axis(batch[name], order, axis=-1) for name in SLATE}
-    blank = {name: -1 if name in ("shown_poi", "shown_creative") else False for name in SLATE}
-    kept = {name: jnp.where(there, moved[name], blank[name]) for name in SLATE}
-    return dict(batch) | kept

@@ -30,7 +30,6 @@ from ega_jax.baselines.stages import Stages
 from ega_jax.mechanism import Mechanism
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.allocation import candidates_of
-from ega_jax.reward.model import Predictions
 from ega_jax.reward.system import pick_each
 from ega_jax.training.auction import AuctionTraining, request_of
 from ega_jax.training.ega import EGA
@@ -113,13 +112,8 @@ class MCA(AuctionTraining):
 
     @functools.cached_property
     def cga(self) -> Params:
-        """The auction's parameters, trained against its evaluator."""
-        config, ranked, evaluator = self.allocation_config, self._ranked, self.stages.evaluator
-
-        def judge(batch: Mapping[str, Any], lists: jax.Array) -> jax.Array:
-            creative = ranked(batch).creative
-            return _predicted(self, evaluator, batch, creative, lists).click_poi
-
+        """The auction's parameters, trained against the reward model as its evaluator."""
+        config = self.allocation_config
         phase = cga.cga_phase(
             self.dataset,
             config.cga,
@@ -128,7 +122,7 @@ class MCA(AuctionTraining):
             history_length=config.tiger.history_length,
             state_width=config.hstu.width,
             view=self._ads,
-            judge=judge,
+            judge=self._judge,
             kappa=self.levers.kappa,
         )
         return self.train_phase(phase, self.system)
@@ -137,6 +131,7 @@ class MCA(AuctionTraining):
     def cross_dqn(self) -> Params:
         """The placement's parameters, trained behind the auction's."""
         config, auction, levers = self.allocation_config, self.cga, self.levers
+        clicks = self._judge
 
         def view(batch: Mapping[str, Any]) -> Queues:
             def one(ranked: Ranked, bid: jax.Array) -> Queues:
@@ -146,10 +141,8 @@ class MCA(AuctionTraining):
             return jax.vmap(one)(self._ranked(batch), batch["bid"])
 
         def judge(batch: Mapping[str, Any], slates: jax.Array) -> jax.Array:
-            creative = self._ranked(batch).creative
-            found = _predicted(self, self.reward, batch, creative, slates[:, None])
-            bid = pick_each(batch["bid"], slates[:, None], 0.0)
-            return ((bid + levers.kappa) * found.click_poi)[:, 0]
+            bid = pick_each(batch["bid"], slates, 0.0)
+            return (bid + levers.kappa) * clicks(batch, slates[:, None])[:, 0]
 
         phase = cross_dqn.cross_dqn_phase(
             self.dataset,
@@ -172,27 +165,30 @@ class MCA(AuctionTraining):
         each = jax.vmap(lambda request: rank(upstream, config, items, request))
         return lambda batch: each(request_of(batch))
 
+    @functools.cached_property
+    def _judge(self) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
+        """Clicks `[B, R, L]` of candidates in lists `[B, R, L]` by the reward model."""
+        params, config, items, ranked = self.reward, self.reward_config, self.items, self._ranked
+
+        def one(history_poi, history_creative, item, *shown):
+            memory = reward_model.encode(params, config, items, history_poi, history_creative, item)
+            return reward_model.predict(params, config, items, memory, *shown).click_poi
+
+        def judge(batch: Mapping[str, Any], lists: jax.Array) -> jax.Array:
+            shown = (
+                pick_each(batch["item"], lists, -1),
+                pick_each(ranked(batch).creative, lists, -1),
+                pick_each(batch["is_ad"], lists, False),
+            )
+            request = batch["history_poi"], batch["history_creative"], batch["item"]
+            return jax.vmap(one)(*request, *shown)
+
+        return judge
+
     def _ads(self, batch: Mapping[str, Any]) -> Ads:
         """What the auction sees of a batch."""
         ads = functools.partial(ads_of, levers=self.levers)
         return jax.vmap(ads)(self._ranked(batch), batch["bid"])
-
-
-def _predicted(run: AuctionTraining, params: Params, batch, creative, lists) -> Predictions:
-    """What a model of the reward model's kind expects of lists of candidates `[B, R, L]`."""
-    config, items = run.reward_config, run.items
-    request = batch["history_poi"], batch["history_creative"], batch["item"]
-
-    def one(request, *shown):
-        memory = reward_model.encode(params, config, items, *request)
-        return reward_model.predict(params, config, items, memory, *shown)
-
-    shown = (
-        pick_each(batch["item"], lists, -1),
-        pick_each(creative, lists, -1),
-        pick_each(batch["is_ad"], lists, False),
-    )
-    return jax.vmap(one)(request, *shown)
 
 
 def mechanism_of(run: AuctionTraining) -> Mechanism:

@@ -37,7 +37,8 @@ def _whole_sequences(dataset: SequenceDataset, history_length: int) -> Batch:
     users = np.flatnonzero(dataset.num_training_items >= 2)
     following = dataset.num_training_items[users] - 1  # Items that follow others.
     windows = -(-following // history_length)
-    from_end = np.concatenate([np.arange(number) for number in windows])
+    first = np.repeat(np.cumsum(windows) - windows, windows)  # Row of a user's last window.
+    from_end = np.arange(first.size) - first
     last = (np.repeat(following, windows) - from_end * history_length)[:, None]
     before = last - history_length + np.arange(history_length)
     gather = functools.partial(dataset.items.gather, np.repeat(users, windows), fill=-1)

@@ -114,15 +114,9 @@ class AuctionTraining(abc.ABC):
         Raises:
           ConfigMismatchError: the workdir's was trained with other settings.
         """
-        phase = reward_phase(
-            "reward",
-            self.dataset,
-            self.items,
-            self.reward_config,
-            self.config["reward"],
-            self.config["seed"],
-        )
-        return self.train_shared(phase, "reward", self.config["reward"])
+        settings, seed = self.config["reward"], self.config["seed"]
+        phase = reward_phase(self.dataset, self.items, self.reward_config, settings, seed)
+        return self.train_shared(phase, "reward", settings)
 
     @functools.cached_property
     def networks(self) -> dict[str, Params]:

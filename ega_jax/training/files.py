@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +33,9 @@ def replacing(path: Path) -> Iterator[Path]:
       path: a file, there already or not.
 
     Yields:
-      A path beside it, of this process, with the same suffix.
+      A path beside it that nobody else has, with the same suffix.
     """
-    written = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    written = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield written
         os.replace(written, path)
@@ -46,7 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
     """Keeps other processes that ask for the same folder out, and leaves nothing in it.
 
-    File systems without locks, as some mounted drives are, keep nobody out; nor does Windows.
+    Processes of one host, that is: over a network's file system those of others are not kept out,
+    nor is anybody on drives without locks and on Windows.
 
     Args:
       folder: which must exist.

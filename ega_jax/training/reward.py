@@ -30,36 +30,32 @@ def standardise(embedding: np.ndarray) -> np.ndarray:
 
 
 def reward_phase(
-    name: str,
     dataset: AdLogDataset,
     items: Items,
     config: RewardConfig,
     settings: Mapping[str, Any],
     seed: int,
-    view: Callable[[Batch], Batch] = dict,
 ) -> Phase:
-    """Training on logged feedback (30).
+    """The phase "reward": training on logged feedback (30).
 
     Args:
-      name: of the phase: "reward", or that of another model of its kind.
       dataset: an ad log.
       items: what the model sees of its items.
       config: sizes of the model.
       settings: of the training; see `logged_phase`.
       seed: of parameters, order of the sessions and dropout.
-      view: what the model sees of a batch.
     """
-    loss, predict = reward_loss(config, items), batch_predictor(config, items)
+    predict = batch_predictor(config, items)
     return logged_phase(
-        name,
+        "reward",
         dataset,
         settings,
         seed,
         history_length=config.history_length,
         init=lambda key: model.init(key, config, items),
-        loss=lambda params, variables, batch, key: loss(params, variables, view(batch), key),
+        loss=reward_loss(config, items),
         evaluate=lambda params, batches: report(
-            lambda params, batch: vars(predict(params, batch)), params, map(view, batches)
+            lambda params, batch: vars(predict(params, batch)), params, batches
         ),
     )
 

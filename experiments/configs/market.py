@@ -98,6 +98,7 @@ LARGE = {
         "hstu": FEEDBACK,
         "peri_cr": FEEDBACK,
     },
+    "auction": {"batch_size": 2},  # All reports of a request take some 7 GB.
 }
 VARIANTS = {"tiny": TINY, "small": SMALL, "yelp_small": YELP_SMALL, "large": LARGE}
 

@@ -33,6 +33,7 @@ SETTINGS = {
         "hstu": FEEDBACK,
         "peri_cr": FEEDBACK,
     },
+    "auction": {"batch_size": 2},  # All reports of a request take some 7 GB.
 }
 
 

@@ -6,11 +6,10 @@ import jax
 import numpy as np
 import pytest
 from small_market import MARKET, NUM_CODES, NUM_LAYERS, catalogue_of, small_market
-from tiny_log import K, random_batch
+from tiny_log import random_batch
 
 from ega_jax.baselines.hstu import HSTUConfig, hstu_phase
 from ega_jax.baselines.peri_cr import PeriCRConfig, peri_cr_phase
-from ega_jax.baselines.stages import SLATE, ads_alone
 from ega_jax.baselines.tiger import tiger_config, tiger_phase
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.reward.losses import feedback_loss
@@ -65,22 +64,6 @@ def test_the_loss_is_of_the_responses_that_are_predicted():
     for _, only in parts:
         ((name, value),) = only.items()
         assert value == pytest.approx(float(metrics[name]), rel=1e-5)
-
-
-def test_ads_move_up_and_the_rest_is_gone():
-    batch = random_batch(rows=64)
-    batch["shown_is_ad"][:8] |= batch["shown_poi"][:8] < 0  # A flag makes no item.
-    found = ads_alone(batch)
-    for row, poi in enumerate(batch["shown_poi"]):
-        ads = [k for k in range(K) if poi[k] >= 0 and batch["shown_is_ad"][row, k]]
-        for name in SLATE:
-            blank = -1 if name in ("shown_poi", "shown_creative") else False
-            expected = [batch[name][row, k] for k in ads] + [blank] * (K - len(ads))
-            assert found[name][row].tolist() == expected, name
-            assert found[name].dtype == batch[name].dtype
-    assert {0, 1, 2, 3} == set(np.asarray(found["shown_is_ad"]).sum(-1).tolist())
-    assert found.keys() == batch.keys()
-    assert all(found[name] is batch[name] for name in batch.keys() - set(SLATE))
 
 
 @pytest.mark.parametrize("name", ["hstu", "peri_cr", "tiger"])

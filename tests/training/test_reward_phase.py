@@ -37,7 +37,7 @@ def the_phase():
     dataset, _ = small_market()
     items = reward.items_of(dataset, catalogue_of(dataset))
     config = sizes_of(RewardConfig, SETTINGS, **GENERATOR.shared)
-    return reward.reward_phase("reward", dataset, items, config, SETTINGS, seed=0)
+    return reward.reward_phase(dataset, items, config, SETTINGS, seed=0)
 
 
 def test_embeddings_are_standardised_feature_by_feature():
