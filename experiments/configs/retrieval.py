@@ -18,7 +18,7 @@ VARIANTS = {
     "yelp": {"data": {"path": "data/yelp"}, "item_knn": {"recency": 0.9}},
     "movies": {
         "data": {"path": "data/movies", "history_length": 50},
-        "item_knn": {"num_last": 200, "recency": 0.6},
+        "item_knn": {"num_last": 50, "recency": 0.6},
     },
 }
 
