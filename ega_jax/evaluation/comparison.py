@@ -133,9 +133,9 @@ def draw(rows: list[dict], path: Path) -> None:
             mean = np.array([row["mean"] for row in own])
             reach = np.nan_to_num(np.array([row["high"] for row in own]) - mean)
             axes.bar(place, mean, 0.4, yerr=reach, label=scorer, capsize=2)
-        # Regrets lie orders of magnitude apart.
-        scale = "log" if metric in REPORTED else "linear"
-        axes.set(title=metric, xticks=range(len(names)), yscale=scale)
+        axes.set(title=metric, xticks=range(len(names)))
+        if metric in REPORTED and any(r["mean"] > 0 for r in rows if r["metric"] == metric):
+            axes.set_yscale("log")  # Regrets lie orders of magnitude apart.
         axes.set_xticklabels(names, rotation=60)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
     with replacing(path) as written:
