@@ -24,9 +24,8 @@ from ega_jax.baselines.decomposition import decompose, losses
 from ega_jax.baselines.systems import mechanism_of
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.attainable import Sample, samples_of
-from ega_jax.evaluation.report import write_results
+from ega_jax.evaluation.report import save_figure, write_results
 from ega_jax.training.auction import AuctionTraining
-from ega_jax.training.files import replacing
 from ega_jax.training.progress import ProgressReport
 from experiments import command
 from experiments.runs import find_system
@@ -103,9 +102,7 @@ def draw_losses(found: Mapping[str, Mapping[str, float]], path: Path) -> Path:
             text = f"{stage}\n-{100 * gone:.1f} %"
             axes.text(place, left + gone + 0.01, text, ha="center", fontsize=8)
     axes.set(ylabel="share of the attainable value", ylim=(0, 1.18))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as written:
-        figure.savefig(written, dpi=120)
+    save_figure(figure, path)
     return path
 
 

@@ -28,12 +28,11 @@ from rich.table import Table
 
 from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.comparison import write_csv
-from ega_jax.evaluation.report import read_results, write_results
+from ega_jax.evaluation.report import read_results, save_figure, write_results
 from ega_jax.evaluation.serving import served
 from ega_jax.payment.pricing import WITHOUT_NETWORK
 from ega_jax.reward.allocation import AllocationConfig
 from ega_jax.training.auction import AuctionTraining
-from ega_jax.training.files import replacing
 from experiments import command
 from experiments.runs import (
     UNPRICED,
@@ -194,9 +193,7 @@ def draw_points(points: dict[str, dict[str, Any]], path: Path) -> None:
         axes.set_xticks(places, ordered)
         other.set(ylabel="CTR-poi")
     figure.legend(handles=[*axes.lines, *other.lines], loc="outside upper center", ncols=4)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as written:
-        figure.savefig(written, dpi=120)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from ega_jax.evaluation.report import save_figure
 from ega_jax.training.files import replacing
 
 SERVED = ("rpm", "bid_rpm", "ctr_poi", "ctr_img")  # See `serving.served`,
@@ -138,5 +139,4 @@ def draw(rows: list[dict], path: Path) -> None:
             axes.set_yscale("log")  # Regrets lie orders of magnitude apart.
         axes.set_xticklabels(names, rotation=60)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    with replacing(path) as written:
-        figure.savefig(written, dpi=120)
+    save_figure(figure, path)

@@ -110,10 +110,15 @@ def plot_curves(workdir: Path, phase: str, names: Sequence[str] = ("loss",)) -> 
     for axis, name in zip(axes, shown, strict=True):
         _curve(axis, records, name)
     path = Path(workdir) / "figures" / f"{phase}.png"
-    path.parent.mkdir(exist_ok=True)
+    save_figure(figure, path)
+    return path
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Saves a figure whole or not at all, in a folder that is made if absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as written:
         figure.savefig(written, dpi=120)
-    return path
 
 
 def _curve(axis, records: list[dict[str, float]], name: str) -> None:
