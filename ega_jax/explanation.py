@@ -10,14 +10,14 @@ import numpy as np
 from flax import struct
 from matplotlib.figure import Figure
 
+from ega_jax.auction.contributions import contributions
+from ega_jax.auction.counterfactuals import look_elsewhere
+from ega_jax.auction.ega import AllocationConfig, Models, candidates_of
+from ega_jax.auction.pricing import PricingConfig, prices
+from ega_jax.auction.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
 from ega_jax.generation.bidding import log_weights
 from ega_jax.generation.generator import codes_of
 from ega_jax.generation.slate_policy import path_logits, slate_path
-from ega_jax.payment.elsewhere import look_elsewhere
-from ega_jax.payment.pricing import PricingConfig, prices
-from ega_jax.reward.allocation import AllocationConfig, Models, candidates_of
-from ega_jax.reward.contributions import contributions
-from ega_jax.reward.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
 from ega_jax.types import Params, Request
 
 _MOST = np.finfo(np.float32).max

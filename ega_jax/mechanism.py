@@ -12,13 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ega_jax.explanation import Explanation, explain
-from ega_jax.generation.generator import GeneratorConfig
-from ega_jax.payment.elsewhere import Elsewhere, look_elsewhere, struck_out
-from ega_jax.payment.pricing import RULES, PricingConfig, prices
-from ega_jax.reward.allocation import AllocationConfig, Models
-from ega_jax.reward.model import Items, RewardConfig
-from ega_jax.reward.system import (
+from ega_jax.auction.counterfactuals import Elsewhere, look_elsewhere, struck_out
+from ega_jax.auction.ega import AllocationConfig, Models
+from ega_jax.auction.pricing import RULES, PricingConfig, prices
+from ega_jax.auction.system import (
     Allocation,
     Levers,
     Menu,
@@ -29,6 +26,9 @@ from ega_jax.reward.system import (
     check_levers,
     prepare,
 )
+from ega_jax.explanation import Explanation, explain
+from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.reward.model import Items, RewardConfig
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
 from ega_jax.training.mesh import map_looping, split_rows
 from ega_jax.types import LARGEST, Catalogue, Params, Request, Slate, is_amount

@@ -18,10 +18,10 @@ from absl import flags
 
 from ega_jax.baselines.systems import KINDS
 from ega_jax.evaluation.report import print_systems, print_table
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.training.mesh import data_mesh
-from ega_jax.training.pretraining import Pretraining
-from experiments import command
-from experiments.runs import open_system, train_and_measure
+from experiments.common import command
+from experiments.common.runs import open_system, train_and_measure
 
 command.define_config()
 command.define_system()

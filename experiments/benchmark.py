@@ -36,11 +36,11 @@ from ega_jax.generation.pretraining import pretraining_loss
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Catalogue
-from experiments import command
-from experiments.benchmark_auction import SHAPES as AUCTIONS
-from experiments.benchmark_auction import measure_phases, measure_serving
-from experiments.benchmark_data import measure_index, measure_market
-from experiments.timing import emit, flops_of, matrix_product, seconds
+from experiments.benchmarks.auction import SHAPES as AUCTIONS
+from experiments.benchmarks.auction import measure_phases, measure_serving
+from experiments.benchmarks.data import measure_index, measure_market
+from experiments.benchmarks.timing import emit, flops_of, matrix_product, seconds
+from experiments.common import command
 
 PARTS = ("train", "search", "index", "market", "auction", "phases")
 W, C, S, N = 1024, 3, 64, 1000

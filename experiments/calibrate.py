@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ega_jax.data.market.calibration import calibrate, log_sd, real_prices
-from experiments import command
+from experiments.common import command
 
 _DATA = flags.DEFINE_string("data", None, "Folder of an ad log with its truth.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ega_jax.evaluation.report import write_results
+from ega_jax.phases.pretraining import Pretraining
+from ega_jax.phases.tokenization import KINDS
 from ega_jax.training.mesh import data_mesh
-from ega_jax.training.pretraining import Pretraining
-from ega_jax.training.tokenization import KINDS
-from experiments import command
+from experiments.common import command
 
 command.define_config()
 flags.adopt_module_key_flags(command)

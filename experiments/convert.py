@@ -22,7 +22,7 @@ from ega_jax.data.convert.dataset import convert
 from ega_jax.data.convert.embeddings import Embedder, FromFile, SentenceEncoder, TfIdf
 from ega_jax.data.convert.movielens import MOVIELENS
 from ega_jax.data.convert.yelp import YELP
-from experiments import command
+from experiments.common import command
 
 SOURCES = {"amazon": AMAZON, "yelp": YELP, "movielens": MOVIELENS}
 

@@ -25,10 +25,10 @@ from ega_jax.baselines.systems import mechanism_of
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.attainable import Sample, samples_of
 from ega_jax.evaluation.report import save_figure, write_results
-from ega_jax.training.auction import AuctionTraining
+from ega_jax.phases.auction import AuctionTraining
 from ega_jax.training.progress import ProgressReport
-from experiments import command
-from experiments.runs import find_system
+from experiments.common import command
+from experiments.common.runs import find_system
 
 command.define_system()
 flags.adopt_module_key_flags(command)

@@ -16,10 +16,10 @@ from absl import flags
 from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.interest import evaluator_of
 from ega_jax.evaluation.report import print_systems, print_table, write_results
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.training.mesh import data_mesh
-from ega_jax.training.pretraining import Pretraining
-from experiments import command
-from experiments.runs import find_system, measure_systems
+from experiments.common import command
+from experiments.common.runs import find_system, measure_systems
 
 command.define_system("the generator is measured")
 flags.adopt_module_key_flags(command)

@@ -44,7 +44,7 @@ from ega_jax.training.mesh import data_mesh
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Params
-from experiments import command
+from experiments.common import command
 
 flags.adopt_module_key_flags(command)
 _STEPS = flags.DEFINE_integer("payment_steps", 2000, "Steps of training of each network.", 1)

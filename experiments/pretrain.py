@@ -15,10 +15,10 @@ lines), tensorboard/, figures/ and results.json.
 from absl import flags
 
 from ega_jax.evaluation.report import print_table
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.training.mesh import data_mesh
-from ega_jax.training.pretraining import Pretraining
-from experiments import command
-from experiments.runs import pretrain
+from experiments.common import command
+from experiments.common.runs import pretrain
 
 command.define_config()
 flags.adopt_module_key_flags(command)

@@ -22,11 +22,11 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.baselines import sasrec
-from ega_jax.baselines.full_ranking import Scores, full_ranking
-from ega_jax.baselines.item_knn import ItemKnn
-from ega_jax.baselines.popularity import Popularity
-from ega_jax.baselines.sasrec import SasrecConfig
+from ega_jax.baselines.retrieval import sasrec
+from ega_jax.baselines.retrieval.full_ranking import Scores, full_ranking
+from ega_jax.baselines.retrieval.item_knn import ItemKnn
+from ega_jax.baselines.retrieval.popularity import Popularity
+from ega_jax.baselines.retrieval.sasrec import SasrecConfig
 from ega_jax.data import pipeline
 from ega_jax.data.sequences import SequenceDataset
 from ega_jax.evaluation.report import write_results
@@ -34,7 +34,7 @@ from ega_jax.training.loop import train
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.optimizer import OptimizerConfig
 from ega_jax.training.progress import ProgressReport
-from experiments import command
+from experiments.common import command
 
 command.define_config()
 flags.adopt_module_key_flags(command)

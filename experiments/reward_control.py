@@ -20,14 +20,14 @@ from rich.table import Table
 from ega_jax.baselines.systems import training_of
 from ega_jax.evaluation.comparison import summary
 from ega_jax.evaluation.report import read_results, write_results
+from ega_jax.phases.auction import AuctionTraining
+from ega_jax.phases.logged import sizes_of
+from ega_jax.phases.pretraining import Pretraining
+from ega_jax.phases.reward import reward_phase
 from ega_jax.reward.model import RewardConfig
-from ega_jax.training.auction import AuctionTraining
-from ega_jax.training.logged import sizes_of
 from ega_jax.training.mesh import data_mesh
-from ega_jax.training.pretraining import Pretraining
-from ega_jax.training.reward import reward_phase
-from experiments import command
-from experiments.runs import measure_reward
+from experiments.common import command
+from experiments.common.runs import measure_reward
 
 flags.adopt_module_key_flags(command)
 KINDS = {"slate": True, "pointwise": False}  # Whether a slot sees the others.

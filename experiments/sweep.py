@@ -22,19 +22,20 @@ from typing import Any
 
 import jax
 from absl import flags
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from ega_jax.auction.ega import AllocationConfig
+from ega_jax.auction.pricing import WITHOUT_NETWORK
 from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.comparison import write_csv
 from ega_jax.evaluation.report import read_results, save_figure, write_results
 from ega_jax.evaluation.serving import served
-from ega_jax.payment.pricing import WITHOUT_NETWORK
-from ega_jax.reward.allocation import AllocationConfig
-from ega_jax.training.auction import AuctionTraining
-from experiments import command
-from experiments.runs import (
+from ega_jax.phases.auction import AuctionTraining
+from experiments.common import command
+from experiments.common.runs import (
     UNPRICED,
     changed,
     find_system,
@@ -179,6 +180,7 @@ def draw_points(points: dict[str, dict[str, Any]], path: Path) -> None:
     """Draws revenue and click rate over each setting, by each judge."""
     figure = Figure(figsize=(4.5 * len(points), 3.4), layout="constrained")
     panels = figure.subplots(1, len(points), squeeze=False)[0]
+    handles: list[Artist] = []
     for axes, (setting, values) in zip(panels, points.items(), strict=True):
         other = axes.twinx()
         ordered = sorted(values, key=float)
@@ -188,11 +190,12 @@ def draw_points(points: dict[str, dict[str, Any]], path: Path) -> None:
             if judge in values[ordered[0]]:
                 axes.plot(places, of(judge, "rpm"), f"C0o{style}", label=f"RPM, {judge}")
                 other.plot(places, of(judge, "ctr_poi"), f"C1s{style}", label=f"CTR-poi, {judge}")
+        handles = [*axes.lines, *other.lines]
         axes.set(xlabel=setting, ylabel="RPM")
         axes.set_xscale("symlog", base=2)  # Values are often multiples, and may start at 0.
         axes.set_xticks(places, ordered)
         other.set(ylabel="CTR-poi")
-    figure.legend(handles=[*axes.lines, *other.lines], loc="outside upper center", ncols=4)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
     save_figure(figure, path)
 
 

@@ -37,11 +37,11 @@ from ega_jax.evaluation.comparison import REPORTED, SCORERS, SERVED, Scores, wri
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.serving import served
 from ega_jax.payment.network import HEADS
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.training.files import locked
 from ega_jax.training.mesh import data_mesh
-from ega_jax.training.pretraining import Pretraining
-from experiments import command
-from experiments.runs import (
+from experiments.common import command
+from experiments.common.runs import (
     SYSTEMS,
     changed,
     open_system,

@@ -23,10 +23,10 @@ from rich.table import Table
 from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.serving import served
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.training.mesh import data_mesh
-from ega_jax.training.pretraining import Pretraining
-from experiments import command
-from experiments.runs import SYSTEMS, UNPRICED, changed, open_system, truth_of
+from experiments.common import command
+from experiments.common.runs import SYSTEMS, UNPRICED, changed, open_system, truth_of
 
 flags.adopt_module_key_flags(command)
 TRIALS: dict[str, tuple[dict[str, Any], ...]] = {

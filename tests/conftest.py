@@ -35,6 +35,16 @@ from absl import flags
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
+BROADCASTING = (  # Folders whose tests run models.
+    "auction",
+    "baselines",
+    "evaluation",
+    "experiments",
+    "generation",
+    "payment",
+    "phases",
+    "reward",
+)
 _MAPS = Path("/proc/self/maps")  # Linux: a process may map 65,530 regions,
 _MANY = 25_000  # and every compiled function takes some; beyond, it dies.
 
@@ -42,6 +52,14 @@ _MANY = 25_000  # and every compiled function takes some; beyond, it dies.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole commands, which take longest, go first: no worker is to end on them alone."""
     items.sort(key=lambda item: "experiments" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _broadcasting(request: pytest.FixtureRequest):
+    """Lets the models' tests broadcast: models take any leading axes."""
+    folder = request.path.relative_to(Path(__file__).parent).parts[0]
+    with jax.numpy_rank_promotion("allow" if folder in BROADCASTING else "raise"):
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

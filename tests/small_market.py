@@ -12,7 +12,7 @@ from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.config import MarketConfig
 from ega_jax.data.market.logs import write_market
 from ega_jax.data.pipeline import open_dataset
-from ega_jax.training.pretraining import owned_creatives
+from ega_jax.phases.pretraining import owned_creatives
 from ega_jax.types import Catalogue
 
 MARKET = MarketConfig(

@@ -11,10 +11,10 @@ import pytest
 from tiny_mechanism import filled_up, tiny_mechanism
 from tiny_models import GENERATOR, C, K, N, P, R, T, W
 
+from ega_jax.auction.ega import find_menu
+from ega_jax.auction.pricing import RULES
+from ega_jax.auction.system import prepare
 from ega_jax.generation import generator
-from ega_jax.payment.pricing import RULES
-from ega_jax.reward.allocation import find_menu
-from ega_jax.reward.system import prepare
 from ega_jax.types import Request
 
 ALPHA, BETA, KAPPA = 1.5, 0.7, 0.3

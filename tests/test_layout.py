@@ -14,13 +14,15 @@ STAGES = (  # In order of flow.
     "generation",
     "reward",
     "payment",
+    "auction",
     "training",
+    "phases",
     "explanation",
     "mechanism",
     "evaluation",
     "baselines",
 )
-METHOD = STAGES[1:5]
+METHOD = STAGES[1:6]
 TRUTH = "ega_jax.data.market.clicks", "ega_jax.data.market.calibration"
 MODULES = sorted(ROOT.rglob("*.py"))
 

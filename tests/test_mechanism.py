@@ -12,9 +12,9 @@ from tiny_mechanism import tiny_mechanism
 from tiny_models import LEVERS, K, N, P, R, T, random_requests
 
 from ega_jax import mechanism
+from ega_jax.auction.pricing import RULES, PricingConfig
+from ega_jax.auction.system import Levers, check_levers
 from ega_jax.mechanism import TRUTHFUL, Mechanism, checked, mechanism_folder
-from ega_jax.payment.pricing import RULES, PricingConfig
-from ega_jax.reward.system import Levers, check_levers
 from ega_jax.types import Request
 
 REQUESTS = random_requests(11, 6)

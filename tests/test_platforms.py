@@ -9,9 +9,9 @@ from jax import export
 
 from ega_jax import mechanism
 from ega_jax.generation.pretraining import code_tree, pretraining_loss
+from ega_jax.phases.auction import request_of
 from ega_jax.quantization import autoencoder, kmeans, rqvae
-from ega_jax.training.auction import request_of
-from experiments.benchmark_auction import Auction, Shape
+from experiments.benchmarks.auction import Auction, Shape
 
 SHAPE = Shape(
     num_codes=16,

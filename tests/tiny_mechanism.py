@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from tiny_models import CONFIG, LEVERS, K, random_requests, tiny_models
 
+from ega_jax.auction.counterfactuals import NUM_RIVALS
+from ega_jax.auction.pricing import PricingConfig
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment import network
-from ega_jax.payment.elsewhere import NUM_RIVALS
 from ega_jax.payment.network import Context, PaymentConfig
-from ega_jax.payment.pricing import PricingConfig
 from ega_jax.types import Request
 
 PRICING = PricingConfig(hidden=(8, 4), probes=(0.0, 1.0))

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ega_jax.auction.ega import AllocationConfig, Models
+from ega_jax.auction.system import Levers, allocate, prepare
 from ega_jax.generation import generator
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.reward import model as reward_model
-from ega_jax.reward.allocation import AllocationConfig, Models
 from ega_jax.reward.model import Items, RewardConfig
-from ega_jax.reward.system import Levers, allocate, prepare
 from ega_jax.types import Catalogue, Request
 
 P, R, W, C, K, T, N = 10, 14, 4, 2, 3, 4, 6

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 import jax
 import numpy as np
 
-from ega_jax.baselines.cascade import CascadeConfig, CascadeModels, list_ads
+from ega_jax.auction.system import Levers, prepare
+from ega_jax.baselines.cascade.mca import CascadeConfig, CascadeModels, list_ads
 from ega_jax.evaluation.attainable import Sample, best_creatives, best_slates
 from ega_jax.mechanism import Mechanism
-from ega_jax.reward.system import Levers, prepare
 from ega_jax.types import Request, Slate
 
 

@@ -17,16 +17,16 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from ega_jax.baselines import peri_cr
-from ega_jax.baselines.peri_cr import PeriCRConfig
-from ega_jax.generation.alignment import join, split
+from ega_jax.auction.alignment import join, split
+from ega_jax.auction.ega import AllocationConfig, Models, find_menu, offer_with
+from ega_jax.auction.system import Levers, Offer, offer_of, prepare
+from ega_jax.baselines.cascade import peri_cr
+from ega_jax.baselines.cascade.peri_cr import PeriCRConfig
 from ega_jax.generation.candidates import RequestCandidates
 from ega_jax.generation.generator import GeneratorConfig, codes_of, encode
 from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.generation.slate_policy import Path, path_log_probs, slate_path, taken
-from ega_jax.reward.allocation import AllocationConfig, Models, find_menu, offer_with
-from ega_jax.reward.system import Levers, Offer, offer_of, prepare
-from ega_jax.training.auction import request_of
+from ega_jax.phases.auction import request_of
 from ega_jax.types import Catalogue, Params, Request
 
 Pairs = Callable[[Params, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]]

@@ -11,30 +11,31 @@ from typing import Any
 
 import jax
 
-from ega_jax.baselines import cga, cross_dqn
-from ega_jax.baselines.arrangements import Queues
-from ega_jax.baselines.cascade import (
+from ega_jax.auction.ega import candidates_of
+from ega_jax.auction.system import pick_each
+from ega_jax.baselines.cascade.arrangements import Queues
+from ega_jax.baselines.cascade.cga import Ads, CGAConfig
+from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig
+from ega_jax.baselines.cascade.mca import (
     CascadeConfig,
     CascadeModels,
     Ranked,
     Upstream,
     ads_of,
+    cga,
+    cross_dqn,
     list_ads,
     queues_of,
     rank,
 )
-from ega_jax.baselines.cga import Ads, CGAConfig
-from ega_jax.baselines.cross_dqn import CrossDQNConfig
+from ega_jax.baselines.cascade.stages import Stages
 from ega_jax.baselines.one_rec import OneRecConfig, OneRecModels, pairs_of, preference_loss
-from ega_jax.baselines.stages import Stages
 from ega_jax.mechanism import Mechanism
+from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.phases.ega import EGA
+from ega_jax.phases.logged import sizes_of
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.reward import model as reward_model
-from ega_jax.reward.allocation import candidates_of
-from ega_jax.reward.system import pick_each
-from ega_jax.training.auction import AuctionTraining, request_of
-from ega_jax.training.ega import EGA
-from ega_jax.training.logged import sizes_of
-from ega_jax.training.pretraining import Pretraining
 from ega_jax.types import Params
 
 

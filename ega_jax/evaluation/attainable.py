@@ -15,7 +15,7 @@ import numpy as np
 
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.slate_rules import Array, SlateRules, picked
-from ega_jax.training.auction import real_rows, request_of
+from ega_jax.phases.auction import real_rows, request_of
 from ega_jax.types import Request
 
 _ROWS = 4096  # Slates that the truth is asked about at once: one compilation for all of them.

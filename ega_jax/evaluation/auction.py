@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ega_jax.auction.system import Levers
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.incentives import non_monotone, psi
 from ega_jax.evaluation.misreports import (
@@ -24,8 +25,7 @@ from ega_jax.evaluation.misreports import (
     truthful,
 )
 from ega_jax.mechanism import Mechanism
-from ega_jax.reward.system import Levers
-from ega_jax.training.auction import real_rows, request_of
+from ega_jax.phases.auction import real_rows, request_of
 
 __all__ = ["Judged", "judge", "psi", "scores", "systems"]
 

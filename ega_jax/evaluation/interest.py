@@ -17,7 +17,7 @@ from ega_jax.generation.catalogue_candidates import CatalogueCandidates, catalog
 from ega_jax.generation.creatives import creative_log_probs
 from ega_jax.generation.generator import Generator, GeneratorConfig, apply, codes_of, encode
 from ega_jax.generation.pretraining import CodeTree, sessions_of, slate_nll
-from ega_jax.training.pretraining import Pretraining
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.types import Catalogue, Params
 
 Batch = dict[str, Any]

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from ega_jax.auction.counterfactuals import Elsewhere, clicks_of, look_elsewhere
+from ega_jax.auction.pricing import for_every_slot, prices
+from ega_jax.auction.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
 from ega_jax.evaluation.incentives import jump_brackets
 from ega_jax.mechanism import Mechanism
-from ega_jax.payment.elsewhere import Elsewhere, clicks_of, look_elsewhere
-from ega_jax.payment.pricing import for_every_slot, prices
 from ega_jax.payment.regret import rerun
-from ega_jax.reward.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
 from ega_jax.training.mesh import map_rows
 from ega_jax.types import Request
 

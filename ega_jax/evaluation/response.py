@@ -8,9 +8,9 @@ import jax
 import numpy as np
 
 from ega_jax.data.market.clicks import Truth
+from ega_jax.phases.logged import feedback_report
+from ega_jax.phases.reward import batch_predictor
 from ega_jax.reward.model import Items, RewardConfig
-from ega_jax.training.logged import feedback_report
-from ega_jax.training.reward import batch_predictor
 from ega_jax.types import Params
 
 Batch = Mapping[str, Any]

@@ -7,7 +7,7 @@ import numpy as np
 
 from ega_jax.data.market.clicks import Truth
 from ega_jax.mechanism import Mechanism
-from ega_jax.training.auction import real_rows, request_of
+from ega_jax.phases.auction import real_rows, request_of
 from ega_jax.types import Request, Slate
 
 

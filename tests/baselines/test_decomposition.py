@@ -10,14 +10,13 @@ from every_slate import every_slate, exhaustive
 from tiny_cascade import CASCADE, tiny_cascade
 from tiny_models import K, N, P, R, levers, random_requests, tiny_models
 
-from ega_jax.baselines import cga
-from ega_jax.baselines.cascade import ads_of
+from ega_jax.auction.pricing import PricingConfig
+from ega_jax.auction.system import Levers, prepare
+from ega_jax.baselines.cascade.mca import ads_of, cga
 from ega_jax.baselines.decomposition import decompose, losses
 from ega_jax.data.market.clicks import Responses
 from ega_jax.evaluation.attainable import samples_of
 from ega_jax.mechanism import Mechanism
-from ega_jax.payment.pricing import PricingConfig
-from ega_jax.reward.system import Levers, prepare
 from ega_jax.types import Slate
 
 D, ADS, PAID = 24, N // 2, 0.6

@@ -11,14 +11,15 @@ import pytest
 from tiny_cascade import CASCADE, tiny_peri_cr
 from tiny_models import CONFIG, K, N, levers, random_requests, tiny_models
 
-from ega_jax.baselines import one_rec, peri_cr
+from ega_jax.auction.alignment import join, split
+from ega_jax.auction.ega import candidates_of, offer_with
+from ega_jax.auction.system import Menu, allocate, prepare
+from ega_jax.baselines import one_rec
+from ega_jax.baselines.cascade import peri_cr
 from ega_jax.baselines.one_rec import OneRecConfig, OneRecModels, dpo_loss, preference_loss
 from ega_jax.generation import generator
-from ega_jax.generation.alignment import join, split
 from ega_jax.generation.generator import codes_of
 from ega_jax.generation.slate_policy import slate_log_probs
-from ega_jax.reward.allocation import candidates_of, offer_with
-from ega_jax.reward.system import Menu, allocate, prepare
 from ega_jax.training.state import TrainState, make_train_step
 
 ROWS, STRENGTH, PART = 24, 0.5, "head_and_last_block"

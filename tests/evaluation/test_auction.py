@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from small_market import MARKET, small_market
 
+from ega_jax.auction.pricing import RULES, PricingConfig
+from ega_jax.auction.system import Allocation
 from ega_jax.evaluation import auction
 from ega_jax.evaluation.auction import (
     MODEL_MYERSON,
@@ -22,9 +24,7 @@ from ega_jax.evaluation.auction import (
 )
 from ega_jax.evaluation.misreports import MULTIPLES, Reported, Truthful
 from ega_jax.payment import rules
-from ega_jax.payment.pricing import RULES, PricingConfig
 from ega_jax.reward.model import Predictions
-from ega_jax.reward.system import Allocation
 from ega_jax.types import Request
 
 D, A, K, PROBES = 8, 4, 3, 6

@@ -8,6 +8,7 @@ import pytest
 from tiny_mechanism import requests_with_ads_last, tiny_mechanism
 from tiny_models import K, levers, one
 
+from ega_jax.auction.pricing import RULES
 from ega_jax.evaluation.auction import judge, scores
 from ega_jax.evaluation.misreports import (
     MULTIPLES,
@@ -17,7 +18,6 @@ from ega_jax.evaluation.misreports import (
     offers_of,
     truthful,
 )
-from ega_jax.payment.pricing import RULES
 
 B, NUM_LOSING = 6, 2
 REQUESTS = requests_with_ads_last(3, B)

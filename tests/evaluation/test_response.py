@@ -8,7 +8,7 @@ from small_market import MARKET, catalogue_of, small_market
 from ega_jax.data.pipeline import eval_batches
 from ega_jax.evaluation import response
 from ega_jax.evaluation.response import SLATE
-from ega_jax.training.reward import items_of
+from ega_jax.phases.reward import items_of
 
 K = MARKET.num_slots
 

@@ -1,14 +1,8 @@
-"""The generator broadcasts over any leading axes, so its tests allow rank promotion."""
+"""One finished run of the main job, shared by all modules."""
 
 import jax
 import pytest
 import tiny_auction
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _broadcasting():
-    with jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,12 @@ from tiny_auction import PHASES, STEPS, align, copied, training
 from tiny_runs import NUM_SLOTS, Flag
 
 from ega_jax.mechanism import Mechanism
-from ega_jax.training.auction import request_of
+from ega_jax.phases.auction import request_of
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, is_complete
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
-from experiments import command, evaluate, reward_control, runs, sweep
+from experiments import evaluate, reward_control, sweep
+from experiments.common import command, runs
 
 FIGURES = {"rpm", "ctr_poi", "ctr_img", "psi", "psi_10", "psi_fine", "psi_all", "ad_share"}
 KILLS = [("reward", 1), ("reward", 5), ("alignment", 3), ("payment_rate", 4)]

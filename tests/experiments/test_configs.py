@@ -5,8 +5,8 @@ import importlib
 import pytest
 
 from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.phases.tokenization import TokenizerSettings
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
-from ega_jax.training.tokenization import TokenizerSettings
 from experiments.configs import base, market, meituan, sequences
 
 CONFIGS = [

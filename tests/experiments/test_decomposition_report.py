@@ -4,7 +4,8 @@ import pytest
 from absl.testing import flagsaver
 from matplotlib import image
 
-from experiments import command, decomposition
+from experiments import decomposition
+from experiments.common import command
 
 CASCADE = ("attainable", "recalled", "listed", "placed", "shown", "paid")
 

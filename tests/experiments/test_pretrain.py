@@ -14,11 +14,12 @@ import tiny_runs
 from tiny_runs import NUM_POIS, STEPS, tiny_config
 
 from ega_jax.evaluation.interest import creative_unigram
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.training.checkpoints import CheckpointMismatchError, ConfigMismatchError
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
-from ega_jax.training.pretraining import Pretraining
-from experiments import command, evaluate, pretrain, runs
+from experiments import evaluate, pretrain
+from experiments.common import command, runs
 
 PHASES = ("rqvae_poi", "rqvae_creative", "generator")
 

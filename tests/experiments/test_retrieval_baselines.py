@@ -5,11 +5,12 @@ import json
 import pytest
 import tiny_runs
 
-from ega_jax.baselines.sasrec import LOSSES, SasrecConfig
+from ega_jax.baselines.retrieval.sasrec import LOSSES, SasrecConfig
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir
 from ega_jax.training.metrics import read_metrics
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
-from experiments import command, retrieval_baselines
+from experiments import retrieval_baselines
+from experiments.common import command
 from experiments.configs import retrieval
 
 STEPS = 6

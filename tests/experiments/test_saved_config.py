@@ -9,7 +9,7 @@ from ml_collections import config_flags
 from tiny_runs import tiny_config
 
 from ega_jax.training.checkpoints import check_workdir
-from experiments import command
+from experiments.common import command
 from experiments.configs import market, saved
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from tiny_runs import Flag
 
-from ega_jax.baselines import cga, cross_dqn, peri_cr
+from ega_jax.baselines.cascade import cga, cross_dqn, peri_cr
 from ega_jax.evaluation.comparison import METRICS, SERVED
 from ega_jax.evaluation.report import read_results
 from ega_jax.reward import model
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config
-from experiments import command, runs, tables, tune
+from experiments import tables, tune
+from experiments.common import command, runs
 
 FIGURES = dict.fromkeys(METRICS, 0.5)
 

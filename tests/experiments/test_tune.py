@@ -5,8 +5,8 @@ import json
 import pytest
 
 from experiments import tune
+from experiments.common.runs import changed
 from experiments.configs import market
-from experiments.runs import changed
 
 BEST_BY_TRUTH = {
     "one_rec.strength=0.1": {"model": {"bid_rpm": 3.0}, "truth": {"bid_rpm": 9.0}},

@@ -11,12 +11,13 @@ from absl.testing import flagsaver
 from tiny_runs import tiny_config, write_ad_log
 
 from ega_jax.evaluation.report import write_results
+from ega_jax.phases.ega import EGA
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.training import loop
 from ega_jax.training.checkpoints import check_workdir
-from ega_jax.training.ega import EGA
 from ega_jax.training.mesh import data_mesh
-from ega_jax.training.pretraining import Pretraining
-from experiments import auction_align, command
+from experiments import auction_align
+from experiments.common import command
 
 STEPS = 6
 PHASES = {"reward": "reward", "alignment": "systems/ega", "payment_rate": "systems/ega"}

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.training import loop
 from ega_jax.training.mesh import data_mesh
-from ega_jax.training.pretraining import Pretraining
-from experiments import command
+from experiments.common import command
 from experiments.configs import market
 
 NUM_POIS, NUM_SLOTS, STEPS = 16, 3, 12  # POI p owns creatives 2p and 2p + 1.

@@ -1,0 +1,354 @@
+"""CrossDQN as the cascade's allocation: a list of ads placed among the organic items.
+
+Cross deep Q-network (Liao et al., arXiv 2109.04353): a slate is filled screen by screen; an action
+is an arrangement of a screen, which of its slots hold ads, and its value is computed from the items
+that it would show among those already placed, the state crossed with the candidate arrangement.
+Both queues keep their order. Our own reading: self-attention over the slate does the crossing,
+experience is rolled out in a model of rewards instead of read from a log, and limits hold by
+construction, so that the paper's loss on the share of ads is not needed.
+
+Written for one request; `vmap` it over a batch.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import struct
+from jax import lax
+
+from ega_jax.baselines.cascade.arrangements import (
+    NO_LIMIT,
+    Queues,
+    at,
+    candidates_of_screen,
+    ecpm_scale,
+    queued,
+    taken,
+)
+from ega_jax.baselines.cascade.cga import Ads, money_features
+from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.generation.pretraining import weighted_mean
+from ega_jax.generation.transformer import Block, embedding, linear, row_wise_dot
+from ega_jax.phases.logged import Batch, logged_phase
+from ega_jax.training.loop import Phase
+from ega_jax.types import IMPOSSIBLE, Params
+
+Judge = Callable[[Batch, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossDQNConfig:
+    """Sizes of the network, and how far it looks ahead; there are `A = 2 ** screen` actions."""
+
+    num_slots: int = 10  # K
+    screen: int = 5  # Slots that are filled at once; divides K.
+    width: int = 64  # D
+    num_heads: int = 4
+    hidden: int = 128
+    discount: float = 1.0  # Of the next screen's value; at 1 the whole slate's reward counts.
+    dtype: str = "float32"  # Of the computation; parameters are float32.
+
+    def __post_init__(self):
+        """Checks that screens fill the slate."""
+        if self.num_slots % self.screen:
+            raise ValueError(f"screens of {self.screen} slots do not fill {self.num_slots}")
+
+    @property
+    def num_screens(self) -> int:
+        """Decisions per slate."""
+        return self.num_slots // self.screen
+
+
+@struct.dataclass
+class Rollout:
+    """How a slate came about, screen by screen."""
+
+    chosen: jax.Array  # [K / screen, K] int32 the slate after each screen, -1 where empty.
+    preferred: jax.Array  # [K / screen, K] int32, had the best arrangement of it been chosen.
+
+
+class CrossNetwork(nn.Module):
+    """Values of slates as they would stand after a screen."""
+
+    config: CrossDQNConfig
+
+    def setup(self):
+        """Declares embeddings, the crossing block, and the heads of this and of later screens."""
+        c = self.config
+        head = lambda: nn.Sequential(
+            [
+                linear(c.hidden, c.dtype),
+                nn.relu,
+                nn.Dense(1, dtype=c.dtype, dot_general=row_wise_dot),
+            ]
+        )
+        self.state_in, self.money_in = (linear(c.width, c.dtype) for _ in range(2))
+        self.slot = embedding(c.num_slots, c.width, c.dtype)
+        self.block = Block(c.width, c.num_heads, c.hidden, c.dtype)
+        self.norm = nn.RMSNorm(dtype=c.dtype)
+        self.now, self.later = head(), head()
+
+    def __call__(self, queues: Queues, slates: jax.Array, screen: jax.Array) -> jax.Array:
+        """Values `[A]` of slates `[A, K]`; see `q_values`."""
+        c = self.config
+        shown, slot = slates >= 0, jnp.arange(c.num_slots)
+        items = self._items(queues)
+        x = items[slates] + self.slot(slot)
+        seen = shown[:, None, None, :]
+        h = self.norm(self.block(x, self.block.self_keys_values(x), seen))
+        count = jnp.maximum(shown.sum(-1, keepdims=True), 1).astype(h.dtype)
+        mean = jnp.where(shown[..., None], h, 0).sum(-2) / count
+        around = jnp.broadcast_to(mean[:, None], h.shape)
+        reward = self.now(jnp.concatenate([h, around], axis=-1))[..., 0]
+        rest = [mean, *self._ahead(queues, items, slates)]
+        future = self.later(jnp.concatenate(rest, axis=-1))[..., 0]
+        here = shown & (slot // c.screen == screen[:, None])
+        goes_on = here.any(-1) & (screen < c.num_screens - 1)
+        total = jnp.where(here, reward, 0).sum(-1) + jnp.where(goes_on, future, 0)
+        return total.astype(jnp.float32)
+
+    def _items(self, queues: Queues) -> jax.Array:
+        """What a candidate is wherever it stands, `[N, D]`; money as CGA sees it."""
+        known = Ads(queues.state, queues.quality, queues.bid, queued(queues))
+        quality, bid, ecpm = jnp.moveaxis(money_features(known), -1, 0)
+        is_ad = queues.is_ad.astype(quality.dtype)
+        money = jnp.stack([quality, bid * is_ad, ecpm * is_ad, is_ad], axis=-1)
+        return self.state_in(queues.state) + self.money_in(money)
+
+    def _ahead(self, queues: Queues, items: jax.Array, slates: jax.Array) -> list[jax.Array]:
+        """The next screenful of either queue, `[A, D]` each; a missing item counts as 0."""
+        place, ahead = jnp.arange(self.config.screen), []
+        both = zip((queues.ads, queues.organic), taken(queues, slates), strict=True)
+        for queue, number in both:
+            following = at(queue, number[:, None] + place)
+            ahead.append(jnp.where(following[..., None] >= 0, items[following], 0).mean(-2))
+        return ahead
+
+
+def init(key: chex.PRNGKey, config: CrossDQNConfig, state_width: int) -> Params:
+    """Fresh parameters for candidates with states of a width; pure, for `eval_shape`."""
+    one, queue = jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    queues = Queues(jnp.zeros((1, state_width)), one, one, one > 0, queue, queue)
+    slates = jnp.zeros((1, config.num_slots), jnp.int32)
+    return CrossNetwork(config).init(key, queues, slates, queue)["params"]
+
+
+def q_values(
+    params: Params, config: CrossDQNConfig, queues: Queues, slates: jax.Array, screen: jax.Array
+) -> jax.Array:
+    """The reward expected from a screen on, given how the slate stands after it.
+
+    Rewards add up, so this is a sum over the screen's items, each seen in its slate, and a term
+    for what the next items of the queues may still earn; 0 for a screen that shows nothing.
+
+    Args:
+      params: of the network.
+      config: its sizes.
+      queues: what is merged.
+      slates: `[A, K]` int32 candidates up to the screen, -1 where empty.
+      screen: `[]` or `[A]` int32 number of the screen, from 0.
+
+    Returns:
+      `[A]` float32, in multiples of `ecpm_scale`.
+    """
+    screen = jnp.broadcast_to(screen, slates.shape[:1])
+    values: Any = CrossNetwork(config).apply({"params": params}, queues, slates, screen)
+    return values
+
+
+def rollout(
+    params: Params,
+    config: CrossDQNConfig,
+    queues: Queues,
+    max_ads: chex.Numeric = NO_LIMIT,
+    min_gap: chex.Numeric = 0,
+    explore_key: chex.PRNGKey | None = None,
+    epsilon: chex.Numeric = 0.0,
+) -> Rollout:
+    """Merges the queues, each screen by the admissible arrangement of the highest value.
+
+    Args:
+      params: of the network.
+      config: its sizes.
+      queues: what is merged.
+      max_ads: most ads in the slate.
+      min_gap: fewest organic items between two ads.
+      explore_key: None always takes the best arrangement.
+      epsilon: with a key, the probability that a screen's arrangement is any admissible one.
+
+    Returns:
+      How the slate came about.
+    """
+
+    def step(slate, now):
+        screen, key = now
+        slates, where = candidates_of_screen(config.screen, queues, slate, screen, max_ads, min_gap)
+        values = q_values(params, config, queues, slates, screen)
+        best = jnp.argmax(jnp.where(where, values, IMPOSSIBLE))
+        action = best if key is None else _explore(key, best, where, epsilon)
+        return slates[action], Rollout(slates[action], slates[best])
+
+    keys = None if explore_key is None else jax.random.split(explore_key, config.num_screens)
+    empty = jnp.full(config.num_slots, -1, jnp.int32)
+    return lax.scan(step, empty, (jnp.arange(config.num_screens), keys))[1]
+
+
+def _explore(key: chex.PRNGKey, best: jax.Array, where: jax.Array, epsilon) -> jax.Array:
+    """The best action, or with probability `epsilon` any one of `where [A]`."""
+    key_whether, key_which = jax.random.split(key)
+    other = jax.random.categorical(key_which, jnp.where(where, 0.0, IMPOSSIBLE))
+    return jnp.where(jax.random.bernoulli(key_whether, epsilon), other, best)
+
+
+def place(
+    params: Params,
+    config: CrossDQNConfig,
+    queues: Queues,
+    max_ads: chex.Numeric = NO_LIMIT,
+    min_gap: chex.Numeric = 0,
+) -> jax.Array:
+    """The slate that `rollout` ends with: candidates `[K]` int32, -1 after the last."""
+    return rollout(params, config, queues, max_ads, min_gap).chosen[-1]
+
+
+def td_target(
+    reward: jax.Array, next_q: jax.Array, is_last: jax.Array, discount: chex.Numeric
+) -> jax.Array:
+    """The target of double Q-learning, `r + discount * Q'(s', argmax_a Q(s', a))`, a constant.
+
+    Args:
+      reward: `[...]` of the screen.
+      next_q: `[...]` value by the target network of the next screen's arrangement that the
+        online network prefers; unused at the last screen.
+      is_last: `[...]` bool, no screen follows.
+      discount: of the next screen's value.
+
+    Returns:
+      `[...]` float32.
+    """
+    return lax.stop_gradient(reward + discount * jnp.where(is_last, 0.0, next_q))
+
+
+def cross_dqn_loss(
+    config: CrossDQNConfig,
+    view: Callable[[Batch], Queues],
+    judge: Judge,
+    epsilon: float,
+    tau: float,
+    max_ads: int = NO_LIMIT,
+    min_gap: int = 0,
+) -> Callable:
+    """The temporal-difference loss of the network, in the form that the training loop takes.
+
+    Slates are rolled out under the current parameters and judged when complete; what a screen
+    earned is the sum over its slots, in multiples of `ecpm_scale`.
+
+    Args:
+      config: sizes of the network.
+      view: `batch -> queues`, with a leading axis `[B]`.
+      judge: `(batch, slates [B, K]) -> reward [B, K]`, the expected currency of each slot of a
+        whole slate; what it says of empty slots is ignored.
+      epsilon: how often it explores; see `rollout`.
+      tau: share of the way to the current parameters that the target network goes in a step.
+      max_ads: see `rollout`.
+      min_gap: likewise.
+
+    Returns:
+      `loss(params, target_params, batch, key) -> (loss, (metrics, target_params))`: the Huber loss
+      of the values of the chosen arrangements, mean over the screens that show anything. The
+      metrics are the loss, `td_loss`, and the mean `reward` of a rolled out slate in currency.
+    """
+    screens = jnp.arange(config.num_screens)
+
+    def explore(params: Params, queues: Queues, key: chex.PRNGKey) -> Rollout:
+        return rollout(params, config, queues, max_ads, min_gap, key, epsilon)
+
+    def values(params: Params, queues: Queues, slates: jax.Array, screen: jax.Array) -> jax.Array:
+        each = lambda queues, slates: q_values(params, config, queues, slates, screen)
+        return jax.vmap(each)(queues, slates)
+
+    def loss(params: Params, target_params: Params, batch: Batch, key: chex.PRNGKey):
+        queues, online = view(batch), lax.stop_gradient(params)
+        keys = jax.random.split(key, len(queues.bid))
+        paths = jax.vmap(explore, (None, 0, 0))(online, queues, keys)
+        slates = paths.chosen[:, -1]
+        earned = jnp.where(slates >= 0, judge(batch, slates), 0.0)
+        by_screen = lambda x: x.reshape(-1, config.num_screens, config.screen)
+        reward = by_screen(earned / jax.vmap(ecpm_scale)(queues)[:, None]).sum(-1)
+        following = jnp.roll(paths.preferred, -1, axis=1), jnp.roll(screens, -1)
+        next_q = values(target_params, queues, *following)
+        is_last = screens == config.num_screens - 1
+        target = td_target(reward, next_q, is_last, config.discount)
+        error = optax.huber_loss(values(params, queues, paths.chosen, screens), target)
+        td_loss = weighted_mean(error, by_screen(slates >= 0).any(-1).astype(error.dtype))
+        metrics = {"td_loss": td_loss, "reward": earned.sum(-1).mean()}
+        return td_loss, (metrics, optax.incremental_update(online, target_params, tau))
+
+    return loss
+
+
+def cross_dqn_phase(
+    dataset: AdLogDataset,
+    config: CrossDQNConfig,
+    settings: Mapping[str, Any],
+    seed: int,
+    *,
+    history_length: int,
+    state_width: int,
+    view: Callable[[Batch], Queues],
+    judge: Judge,
+    max_ads: int = NO_LIMIT,
+    min_gap: int = 0,
+) -> Phase:
+    """The phase "cross_dqn": trained on requests of "pretrain", measured on "align".
+
+    Args:
+      dataset: an ad log.
+      config: sizes of the network.
+      settings: of the training, with `epsilon` and `tau` of the loss; see `logged.logged_phase`.
+      seed: of parameters, order of the sessions and exploration.
+      history_length: T of the batches.
+      state_width: F, of the ranker's states.
+      view: see `cross_dqn_loss`.
+      judge: likewise.
+      max_ads: see `rollout`.
+      min_gap: likewise.
+    """
+
+    @jax.jit
+    def rewards(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        merge = lambda queues: place(params, config, queues, max_ads, min_gap)
+        slates = jax.vmap(merge)(view(batch))
+        shown = slates >= 0
+        return jnp.where(shown, judge(batch, slates), 0.0).sum(), shown.any(-1).sum()
+
+    def evaluate(params: Params, batches: Iterable[Batch]) -> dict[str, float]:
+        totals = np.array([jax.device_get(rewards(params, batch)) for batch in batches])
+        reward, requests = totals.sum(0)  # The last batch is filled up with blank rows.
+        return {"reward": float(reward / requests)}
+
+    limits = settings["epsilon"], settings["tau"], max_ads, min_gap
+    phase = logged_phase(
+        "cross_dqn",
+        dataset,
+        settings,
+        seed,
+        history_length=history_length,
+        init=lambda key: init(key, config, state_width),
+        loss=cross_dqn_loss(config, view, judge, *limits),
+        evaluate=evaluate,
+    )
+
+    def with_target():
+        """The target network starts as a copy of the network."""
+        state = phase.init()
+        return dataclasses.replace(state, variables=state.params)
+
+    return dataclasses.replace(phase, init=with_target)

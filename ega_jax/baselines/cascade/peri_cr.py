@@ -1,0 +1,242 @@
+"""Peri-CR as the cascade's chooser of creatives, beside the ranker of ads.
+
+Yang et al., "Parallel Ranking of Ads and Creatives in Real-Time Advertising Systems" (AAAI 2024,
+arXiv 2312.12750). Online, creatives are ranked while ads are, neither waiting for the other;
+offline, one joint model of ad and creative is trained, so that each knows of the other. Here a
+click's log-odds are what the ad tower makes of the POI plus a multiple of the creative's score,
+one multiple for clicks of the POI and one for clicks of the image: the score is what the creative
+adds, whatever the POI. Both towers read the same embedded history, each by attention of its own.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ega_jax.baselines.retrieval.item_embedding import ItemEmbedding
+from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.generation.transformer import Attention, embedding
+from ega_jax.phases.logged import logged_phase, report
+from ega_jax.reward.losses import feedback_loss
+from ega_jax.reward.network import Items, Tower
+from ega_jax.training.loop import Phase
+from ega_jax.types import IMPOSSIBLE, Params, SessionSizes
+
+RESPONSES = ("click_poi", "click_image")
+
+
+@dataclasses.dataclass(frozen=True)
+class PeriCRConfig(SessionSizes):
+    """Sizes of the joint model; letters are those of the legend in `types.py`."""
+
+    width: int = 64  # D
+    num_heads: int = 4
+    hidden: int = 128  # Of the towers.
+    dropout_rate: float = 0.0
+    dtype: str = "float32"  # Of the computation; parameters are float32.
+
+
+class Interest(nn.Module):
+    """Target attention: what of the past bears on an item, beside the item and their product."""
+
+    config: PeriCRConfig
+
+    @nn.compact
+    def __call__(self, x: jax.Array, past: jax.Array, where: jax.Array) -> jax.Array:
+        """From items `x [..., N, D]` and a past `[..., T, D]`, real at `where`: `[..., N, 3 D]`."""
+        c = self.config
+        attention = Attention(c.width, c.num_heads, c.dtype)
+        read = attention(x, attention.keys_values(past), where[..., None, None, :])
+        return jnp.concatenate([x, read, x * read], axis=-1)
+
+
+class PeriCR(nn.Module):
+    """The joint model of ads and creatives."""
+
+    config: PeriCRConfig
+
+    def setup(self):
+        """Declares the embeddings that both share, and either tower."""
+        c = self.config
+        embed = lambda number: embedding(number, c.width, c.dtype)
+        self.item = ItemEmbedding(c.num_codes, c.num_layers, c.width, c.dtype)
+        self.recency, self.slot, self.ad = embed(c.history_length), embed(c.num_slots), embed(2)
+        self.interest, self.taste = Interest(c), Interest(c)
+        self.dropout = nn.Dropout(c.dropout_rate)
+        self.ad_towers = [Tower(c.hidden, c.dtype) for _ in RESPONSES]
+        self.creative_tower = Tower(c.hidden, c.dtype)
+        self.scale = self.param("scale", nn.initializers.ones, (len(RESPONSES),))
+
+    def past(self, items: Items, poi: jax.Array, creative: jax.Array) -> jax.Array:
+        """The user as both towers see them: behaviours `[..., T]` as `[..., T, D]`."""
+        recency = self.recency(jnp.arange(poi.shape[-1])[::-1])
+        return self.item.poi(items, poi) + self.item.creative(items, creative) + recency
+
+    def score(
+        self,
+        items: Items,
+        past: jax.Array,
+        where: jax.Array,
+        poi: jax.Array,
+        creative: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """What creatives `[..., N]` of POIs `[..., N]` add to the log-odds of a click."""
+        taste = self.taste(self.item.creative(items, creative), past, where)
+        x = jnp.concatenate([taste, self.item.poi(items, poi)], axis=-1)
+        return self.creative_tower(self.dropout(x, deterministic=deterministic))
+
+    def __call__(
+        self,
+        items: Items,
+        history_poi: jax.Array,
+        history_creative: jax.Array,
+        poi: jax.Array,
+        creative: jax.Array,
+        is_ad: jax.Array,
+        *,
+        deterministic: bool = True,
+    ) -> dict[str, jax.Array]:
+        """Log-odds `[..., K]` of the responses to each item of slates, each for itself."""
+        past, where = self.past(items, history_poi, history_creative), history_poi >= 0
+        added = self.score(items, past, where, poi, creative, deterministic=deterministic)
+        x = self.interest(self.item.poi(items, poi), past, where)
+        shown = self.ad(is_ad.astype(jnp.int32)) + self.slot(jnp.arange(poi.shape[-1]))
+        x = jnp.concatenate([x, shown], axis=-1)
+        x = self.dropout(x, deterministic=deterministic)
+        return {
+            name: tower(x) + scale * added
+            for name, tower, scale in zip(RESPONSES, self.ad_towers, self.scale, strict=True)
+        }
+
+
+def init(key: chex.PRNGKey, config: PeriCRConfig, items: Items) -> Params:
+    """Fresh parameters of a joint model; pure, so that `eval_shape` gives the shapes alone."""
+    past = jnp.zeros((1, config.history_length), jnp.int32)
+    slots = jnp.zeros((1, config.num_slots), jnp.int32)
+    whole = lambda model: model(items, past, past, slots, slots, slots > 0)
+    return nn.init(whole, PeriCR(config))(key)["params"]
+
+
+def score(
+    params: Params,
+    config: PeriCRConfig,
+    items: Items,
+    history_poi: jax.Array,
+    history_creative: jax.Array,
+    pois: jax.Array,
+    creatives: jax.Array,
+) -> jax.Array:
+    """What each of some creatives adds to the log-odds of a click.
+
+    Args:
+      params: of the joint model.
+      config: its sizes.
+      items: what it sees of the items.
+      history_poi: `[..., T]` int32, most recent last, -1 where none.
+      history_creative: `[..., T]` int32, likewise.
+      pois: `[..., N]` int32, -1 where none.
+      creatives: `[..., N, M]` int32 creatives of each POI, -1 where none.
+
+    Returns:
+      `[..., N, M]` float32, -1e30 where there is no creative.
+    """
+    flat = (*pois.shape[:-1], -1)
+    owner = jnp.broadcast_to(pois[..., None], creatives.shape)
+
+    def judge(model: PeriCR):
+        past = model.past(items, history_poi, history_creative)
+        where = history_poi >= 0
+        return model.score(items, past, where, owner.reshape(flat), creatives.reshape(flat))
+
+    scores: Any = PeriCR(config).apply({"params": params}, method=judge)
+    return jnp.where(creatives >= 0, scores.reshape(creatives.shape), IMPOSSIBLE)
+
+
+def choose(
+    params: Params,
+    config: PeriCRConfig,
+    items: Items,
+    history_poi: jax.Array,
+    history_creative: jax.Array,
+    pois: jax.Array,
+) -> jax.Array:
+    """The best creative of each POI `[..., N]`: `[..., N]` int32, -1 where there is none.
+
+    Arguments are those of `score`.
+    """
+    owned = jnp.where(pois[..., None] >= 0, items.catalogue.poi_creatives[jnp.maximum(pois, 0)], -1)
+    scores = score(params, config, items, history_poi, history_creative, pois, owned)
+    best = jnp.argmax(scores, axis=-1)[..., None]
+    return jnp.take_along_axis(owned, best, axis=-1)[..., 0]
+
+
+def slates_of(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+    """The history and the slates of a batch, as the joint model takes them."""
+    names = ("history_poi", "history_creative", "shown_poi", "shown_creative", "shown_is_ad")
+    return tuple(batch[name] for name in names)
+
+
+def peri_cr_loss(config: PeriCRConfig, items: Items) -> Callable:
+    """The joint loss, in the form that the training loop takes.
+
+    Args:
+      config: sizes of the joint model.
+      items: what it sees of the items.
+
+    Returns:
+      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, where `batch` holds
+      the fields of ad logs: cross-entropy of clicks of shown POIs and of their images.
+    """
+
+    def loss(params: Params, variables, batch: dict[str, jax.Array], key: chex.PRNGKey):
+        logits: Any = PeriCR(config).apply(
+            {"params": params},
+            items,
+            *slates_of(batch),
+            deterministic=False,
+            rngs={"dropout": key},
+        )
+        value, metrics = feedback_loss(logits, batch)
+        return value, (metrics, variables)
+
+    return loss
+
+
+def peri_cr_phase(
+    dataset: AdLogDataset,
+    items: Items,
+    config: PeriCRConfig,
+    settings: Mapping[str, Any],
+    seed: int,
+) -> Phase:
+    """The phase "peri_cr": trained on logged feedback of "pretrain", measured on "align".
+
+    Args:
+      dataset: an ad log.
+      items: what the joint model sees of its items.
+      config: its sizes; see `logged.sizes_of`.
+      settings: of the training; see `logged.logged_phase`.
+      seed: of parameters, order of the sessions and dropout.
+    """
+
+    @jax.jit
+    def predict(params: Params, batch):
+        logits = PeriCR(config).apply({"params": params}, items, *slates_of(batch))
+        return jax.tree.map(jax.nn.sigmoid, logits)
+
+    return logged_phase(
+        "peri_cr",
+        dataset,
+        settings,
+        seed,
+        history_length=config.history_length,
+        init=lambda key: init(key, config, items),
+        loss=peri_cr_loss(config, items),
+        evaluate=lambda params, batches: report(predict, params, batches),
+    )

@@ -1,0 +1,179 @@
+"""TIGER as the cascade's recall: which of a request's candidates the ranker gets to see.
+
+Rajput et al., "Recommender Systems with Generative Retrieval" (arXiv 2305.05065): an
+encoder-decoder over semantic ids that predicts the next item's codes from the items before it. It
+is the project's generator with slates of one item and no creatives, under the project's
+pre-training loss. A request offers few candidates, so each one's likelihood is computed rather than
+searched for by beams: exact. The encoder sees no user id, and items that share all their codes are
+not told apart by a further one: they are equally likely.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.evaluation.retrieval import recall_ndcg
+from ega_jax.generation import generator
+from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.generation.pretraining import CodeTree, slate_nll, weighted_mean
+from ega_jax.phases.logged import logged_phase
+from ega_jax.training.loop import Phase
+from ega_jax.types import Catalogue, Params, Sessions
+
+KS = (5, 10)
+
+
+def tiger_config(config: GeneratorConfig) -> GeneratorConfig:
+    """The generator's sizes for one next item without its creative."""
+    return dataclasses.replace(config, num_slots=1, creatives=False)
+
+
+def item_log_probs(
+    params: Params,
+    config: GeneratorConfig,
+    catalogue: Catalogue,
+    history_poi: jax.Array,
+    history_creative: jax.Array,
+    item: jax.Array,
+    tree: CodeTree | None = None,
+    dropout_key: chex.PRNGKey | None = None,
+) -> jax.Array:
+    """Log-likelihood of items as the next one, teacher-forced; the history is encoded once.
+
+    Args:
+      params: of TIGER.
+      config: its sizes, from `tiger_config`.
+      catalogue: the items' codes.
+      history_poi: `[..., T]` int32, most recent last, -1 where none.
+      history_creative: `[..., T]` int32, not looked at.
+      item: `[..., N]` int32 POIs; what those below 0 get means nothing.
+      tree: normalises over the codes that exist, as in training; see `item_nll`.
+      dropout_key: turns dropout on.
+
+    Returns:
+      `[..., N]` float32 in nats.
+    """
+
+    def nll(target: jax.Array) -> jax.Array:
+        target = target[..., None]
+        weight = jnp.ones(target.shape)
+        sessions = Sessions(history_poi, history_creative, target, target, weight)
+        return slate_nll(params, config, catalogue, sessions, tree, dropout_key)[0][..., 0]
+
+    return -jax.vmap(nll, in_axes=-1, out_axes=-1)(item)
+
+
+def recall(log_probs: jax.Array, where: jax.Array, number: chex.Numeric) -> jax.Array:
+    """Keeps the likeliest items of a request.
+
+    Args:
+      log_probs: `[N]` float32.
+      where: `[N]` bool, what may be kept.
+      number: how many are.
+
+    Returns:
+      `[N]` bool.
+    """
+    order = jnp.lexsort((-log_probs, ~where))
+    return where & (jnp.argsort(order) < number)
+
+
+def tiger_loss(
+    config: GeneratorConfig, catalogue: Catalogue, tree: CodeTree | None = None
+) -> Callable:
+    """The loss of TIGER, in the form that the training loop takes.
+
+    Args:
+      config: its sizes, from `tiger_config`.
+      catalogue: the items' codes.
+      tree: see `item_log_probs`.
+
+    Returns:
+      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, where `batch` holds
+      the fields of ad logs: the NLL in nats of each shown item as the one next item, by the
+      weights of the batch (a click has 1).
+    """
+
+    def loss(params: Params, variables, batch: dict[str, jax.Array], key: chex.PRNGKey):
+        history = batch["history_poi"], batch["history_creative"]
+        target = batch["target_poi"]
+        found = item_log_probs(params, config, catalogue, *history, target, tree, key)
+        value = weighted_mean(-found, batch["target_weight"])
+        return value, ({"nll_poi": value}, variables)
+
+    return loss
+
+
+def tiger_phase(
+    dataset: AdLogDataset,
+    catalogue: Catalogue,
+    config: GeneratorConfig,
+    settings: Mapping[str, Any],
+    seed: int,
+    exposure_weight: float,
+    tree: CodeTree | None = None,
+) -> Phase:
+    """The phase "tiger": trained on the sessions of "pretrain", measured on "align".
+
+    Args:
+      dataset: an ad log.
+      catalogue: its items' codes.
+      config: sizes, from `tiger_config`.
+      settings: of the training; see `logged.logged_phase`.
+      seed: of parameters, order of the sessions and dropout.
+      exposure_weight: of an item that was shown but not clicked; a click has 1.
+      tree: see `item_log_probs`.
+    """
+
+    @jax.jit
+    def ranked(params: Params, batch):
+        history, item = (batch["history_poi"], batch["history_creative"]), batch["item"]
+        found = item_log_probs(params, config, catalogue, *history, item, tree)
+        order = jnp.argsort(jnp.where(item >= 0, -found, jnp.inf), axis=-1)
+        return jnp.take_along_axis(item, order, axis=-1)
+
+    return logged_phase(
+        "tiger",
+        dataset,
+        settings,
+        seed,
+        history_length=config.history_length,
+        exposure_weight=exposure_weight,
+        init=lambda key: generator.init(key, config, catalogue),
+        loss=tiger_loss(config, catalogue, tree),
+        evaluate=lambda params, batches: retrieval_report(ranked, params, batches),
+    )
+
+
+def retrieval_report(
+    ranked: Callable[[Params, Mapping[str, Any]], jax.Array],
+    params: Params,
+    batches: Iterable[Mapping[str, Any]],
+) -> dict[str, float]:
+    """Retrieval of the first clicked item among each request's candidates.
+
+    Args:
+      ranked: gives the candidates `[B, N]` of a batch, likeliest first.
+      params: its first argument.
+      batches: of an ad log.
+
+    Returns:
+      `recall@k` and `ndcg@k` over requests with a click.
+    """
+    rows = [(jax.device_get(ranked(params, batch)), batch) for batch in batches]
+    weight = np.concatenate([np.asarray(batch["target_weight"]) for _, batch in rows])
+    target = np.concatenate([np.asarray(batch["target_poi"]) for _, batch in rows])
+    first = np.argmax(weight, axis=-1)[:, None]
+    taken = np.take_along_axis(weight, first, axis=-1)[:, 0] == 1
+    target = np.take_along_axis(target, first, axis=-1)[:, 0]
+    order = np.concatenate([order for order, _ in rows])
+    missing = max(0, max(KS) - order.shape[1])  # A request may have fewer candidates than that.
+    order = np.pad(order, ((0, 0), (0, missing)), constant_values=-1)
+    found = recall_ndcg(order, target, KS, where=taken)
+    return {name: float(value) for name, value in found.items()}

@@ -1,0 +1,195 @@
+"""SASRec: causal self-attention over the ids of past items (Kang and McAuley, ICDM 2018).
+
+The input of a position is its item's embedding plus a learned embedding of the position; its
+state scores every item by the inner product with the same embeddings. All positions of a sequence
+are trained at once, each on the item that follows. The blocks are those of the generator.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from ega_jax.baselines.retrieval.full_ranking import Scores
+from ega_jax.baselines.retrieval.whole_sequences import training_batches
+from ega_jax.data.sequences import SequenceDataset
+from ega_jax.generation.pretraining import weighted_mean
+from ega_jax.generation.transformer import Block, row_wise_dot
+from ega_jax.training.loop import Phase
+from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.state import TrainState, make_train_step
+from ega_jax.types import Params
+
+LOSSES = ("softmax", "binary")
+
+
+@dataclasses.dataclass(frozen=True)
+class SasrecConfig:
+    """Sizes of the network and its loss."""
+
+    num_items: int  # P
+    history_length: int = 20  # T
+    loss: str = "softmax"  # one of LOSSES.
+    width: int = 64  # D
+    num_heads: int = 2
+    hidden: int = 256
+    blocks: int = 2
+    dropout_rate: float = 0.3  # of the inputs and within the blocks.
+    dtype: str = "float32"  # of the computation; parameters are float32.
+
+
+class Sasrec(nn.Module):
+    """The network; every method takes any leading batch axes."""
+
+    config: SasrecConfig
+
+    def setup(self):
+        """Declares embeddings and blocks."""
+        c = self.config
+        small = nn.initializers.normal(0.02)
+        self.items = self.param("items", small, (c.num_items, c.width))
+        self.positions = self.param("positions", small, (c.history_length, c.width))
+        self.dropout = nn.Dropout(c.dropout_rate)
+        self.blocks = [
+            Block(c.width, c.num_heads, c.hidden, c.dtype, dropout_rate=c.dropout_rate)
+            for _ in range(c.blocks)
+        ]
+        self.norm = nn.RMSNorm(dtype=c.dtype)
+
+    def __call__(self, history: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """States `[..., T, D]` of the positions of `history [..., T]`, each seeing none after it.
+
+        Positions are counted from the most recent one, so that padding on the left, where ids are
+        -1, changes nothing.
+        """
+        length = history.shape[-1]
+        where = history >= 0
+        x = self.embed(history) * self.config.width**0.5 + self.positions[-length:]
+        x = self.dropout(x.astype(self.config.dtype), deterministic=deterministic)
+        seen = jnp.tril(jnp.ones((length, length), bool)) & where[..., None, None, :]
+        for block in self.blocks:
+            x = block(x, block.self_keys_values(x), seen, deterministic=deterministic)
+        return self.norm(x)
+
+    def embed(self, items: jax.Array) -> jax.Array:
+        """Embeddings `[..., D]` of items `[...]`; those of item 0 where ids are -1."""
+        return self.items[jnp.maximum(items, 0)]
+
+    def scores(self, states: jax.Array) -> jax.Array:
+        """Scores `[..., P]` of all items from states `[..., D]`."""
+        return row_wise_dot(states, self.items.T.astype(states.dtype)).astype(jnp.float32)
+
+
+def init(key: chex.PRNGKey, config: SasrecConfig) -> Params:
+    """Fresh parameters; pure, so that `eval_shape` gives the shapes alone."""
+    return Sasrec(config).init(key, jnp.zeros((1, config.history_length), jnp.int32))["params"]
+
+
+def apply(params: Params, config: SasrecConfig, function, **kwargs: Any) -> Any:
+    """Calls `function(network)` with the parameters bound; further arguments are Flax's."""
+    return Sasrec(config).apply({"params": params}, method=function, **kwargs)
+
+
+def softmax_nll(network: Sasrec, states: jax.Array, following: jax.Array) -> jax.Array:
+    """Negative log-likelihood `[B, T]`, in nats, of the items that follow, among all items."""
+    logits = network.scores(states)
+    picked = jnp.take_along_axis(logits, jnp.maximum(following, 0)[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - picked
+
+
+def binary_nll(
+    network: Sasrec, states: jax.Array, following: jax.Array, negatives: jax.Array
+) -> jax.Array:
+    """The paper's loss `[B, T]` (eq. 9): does an item follow, one that does against one drawn."""
+    score = lambda items: jnp.sum(states * network.embed(items), axis=-1).astype(jnp.float32)
+    return jax.nn.softplus(-score(following)) + jax.nn.softplus(score(negatives))
+
+
+def draw_negatives(key: chex.PRNGKey, sequence: jax.Array, num_items: int) -> jax.Array:
+    """Draws an item `[B, T]` per step of `sequence [B, T + 1]`; -1 where the sequence has it."""
+    b, t = sequence.shape
+    drawn = jax.random.randint(key, (b, t - 1), 0, num_items)
+    taken = (drawn[..., None] == sequence[:, None, :]).any(axis=-1)
+    return jnp.where(taken, -1, drawn)
+
+
+def sasrec_loss(config: SasrecConfig) -> Callable:
+    """The loss of the phase, in the form that the training loop takes.
+
+    Raises:
+      ValueError: there is no such loss.
+    """
+    if config.loss not in LOSSES:
+        raise ValueError(f"loss {config.loss!r} is not one of {', '.join(LOSSES)}")
+
+    def loss(params: Params, variables, batch: Mapping[str, jax.Array], key: chex.PRNGKey):
+        history = batch["history_poi"]
+        sequence = jnp.concatenate([history, batch["target_poi"]], axis=1)
+        dropout_key, negative_key = jax.random.split(key)
+        where = history >= 0
+
+        def forward(network: Sasrec):
+            states = network(history, deterministic=False)
+            if config.loss == "softmax":
+                return softmax_nll(network, states, sequence[:, 1:]), where
+            negatives = draw_negatives(negative_key, sequence, config.num_items)
+            nll = binary_nll(network, states, sequence[:, 1:], negatives)
+            return nll, where & (negatives >= 0)
+
+        nll, counts = apply(params, config, forward, rngs={"dropout": dropout_key})
+        return weighted_mean(nll, counts.astype(jnp.float32)), ({}, variables)
+
+    return loss
+
+
+def sasrec_phase(
+    dataset: SequenceDataset,
+    config: SasrecConfig,
+    optimizer: OptimizerConfig,
+    training: Mapping[str, Any],
+    seed: int,
+    evaluate: Callable[[Params], dict[str, float]] | None = None,
+) -> Phase:
+    """Training on the items for training.
+
+    Args:
+      dataset: interaction sequences.
+      config: of the network.
+      optimizer: its settings.
+      training: `batch_size`, `num_steps`, `checkpoint_every`, `log_every`, `evaluate_every`.
+      seed: of parameters, order, dropout and negatives.
+      evaluate: measures parameters on held-out items, every `evaluate_every` steps.
+    """
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    transformation = make_optimizer(optimizer, training["num_steps"])
+    settings = dict(training)
+    batches = training_batches(
+        dataset,
+        batch_size=settings.pop("batch_size"),
+        history_length=config.history_length,
+        seed=seed,
+    )
+    return Phase(
+        name="sasrec",
+        init=lambda: TrainState.create(init(init_key, config), transformation),
+        step=make_train_step(sasrec_loss(config), transformation, step_key),
+        batches=batches,
+        evaluate=evaluate and (lambda state: evaluate(state.params)),
+        **settings,
+    )
+
+
+def make_scores(config: SasrecConfig) -> Callable[[Params], Scores]:
+    """Returns `params -> scores`, compiled once: the scores `[B, P]` of what follows `[B, T]`."""
+
+    @jax.jit
+    def score(params: Params, history: jax.Array) -> jax.Array:
+        forward = lambda network: network.scores(network(history)[:, -1])
+        return apply(params, config, forward)
+
+    return lambda params: functools.partial(score, params)

@@ -1,0 +1,223 @@
+"""The main job's second half: from a pre-trained generator to a priced auction (sec. 4.4.2).
+
+Four phases, each restored from the workdir where an earlier run has finished it: the reward model
+on logged feedback, the generator's alignment by policy gradient, the table of what every report
+leads to, and the payment network on that table. The reward model belongs to the workdir; the rest
+belongs to a system, a folder below it, so that several systems share what they may.
+"""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.auction.pricing import PricingConfig, tabulate_request
+from ega_jax.auction.system import Levers, SystemConfig, SystemModels, check_levers
+from ega_jax.data import pipeline
+from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.payment import lagrangian, network, regret
+from ega_jax.payment.lagrangian import LagrangianConfig
+from ega_jax.payment.network import PaymentConfig
+from ega_jax.phases.logged import sizes_of
+from ega_jax.phases.pretraining import Pretraining
+from ega_jax.phases.reward import items_of, reward_phase
+from ega_jax.reward.model import RewardConfig
+from ega_jax.training.checkpoints import check_workdir
+from ega_jax.training.loop import Phase, train
+from ega_jax.training.mesh import map_rows, unbound
+from ega_jax.training.optimizer import optimizer_of
+from ega_jax.training.state import TrainState, make_train_step
+from ega_jax.training.tabulation import tabulated
+from ega_jax.types import Params, Request
+
+
+@dataclasses.dataclass(frozen=True)
+class AuctionTraining(abc.ABC):
+    """The phases from a pre-trained generator to a mechanism, bound to a workdir.
+
+    What slates are found with is left to the systems that are compared.
+
+    Attributes:
+      pretraining: the first half, finished.
+      system: folder of this system, below the workdir.
+    """
+
+    pretraining: Pretraining
+    system: Path
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Nested settings, as in `experiments/configs`."""
+        return self.pretraining.config
+
+    @property
+    def dataset(self) -> AdLogDataset:
+        """The ad log.
+
+        Raises:
+          ValueError: the workdir is of sequences, which have no auction.
+        """
+        return self.pretraining.ad_log
+
+    @property
+    @abc.abstractmethod
+    def allocation_config(self) -> SystemConfig:
+        """What is compiled into the allocation."""
+
+    @property
+    @abc.abstractmethod
+    def models(self) -> SystemModels:
+        """What slates are found with, trained."""
+
+    @property
+    def reward_config(self) -> RewardConfig:
+        """Sizes of the reward model."""
+        return sizes_of(
+            RewardConfig, self.config["reward"], **self.pretraining.generator_config.shared
+        )
+
+    @property
+    def pricing_config(self) -> PricingConfig:
+        """What is compiled into the prices."""
+        settings = self.config["payment"]
+        return PricingConfig(*(tuple(settings[name]) for name in ("hidden", "probes", "heads")))
+
+    @property
+    def levers(self) -> Levers:
+        """The run-time settings that the system is trained and measured with.
+
+        Raises:
+          ValueError: one is out of range.
+        """
+        settings = self.config["allocation"]
+        defaults = Levers()
+        given = {name: settings[name] for name in vars(defaults)}
+        given["max_ads"] = given["max_ads"] or defaults.max_ads
+        return check_levers(defaults, given)
+
+    @functools.cached_property
+    def items(self):
+        """What reward model and allocation know of the items."""
+        return items_of(self.dataset, self.pretraining.catalogue)
+
+    @functools.cached_property
+    def reward(self) -> Params:
+        """The reward model's parameters, trained on logged feedback (30).
+
+        Raises:
+          ConfigMismatchError: the workdir's was trained with other settings.
+        """
+        settings, seed = self.config["reward"], self.config["seed"]
+        phase = reward_phase(self.dataset, self.items, self.reward_config, settings, seed)
+        return self.train_shared(phase, "reward", settings)
+
+    @functools.cached_property
+    def networks(self) -> dict[str, Params]:
+        """The payment network's parameters by head."""
+        heads = self.pricing_config.heads
+        return {head: self.train_phase(self._payment_phase(head), self.system) for head in heads}
+
+    def train_phase(self, phase: Phase, folder: Path) -> Params:
+        """Trains a phase to its end in a folder, from its last checkpoint if there is one."""
+        mesh = self.pretraining.mesh
+        trained = train(phase, workdir=folder, config=self.config, mesh=mesh).params
+        # Off the mesh: what one phase trained is used beside what another restored.
+        return unbound(trained)
+
+    def train_shared(self, phase: Phase, folder: str, settings: Mapping[str, Any]) -> Params:
+        """Trains a phase that the systems of a workdir share, in a folder of its own.
+
+        Args:
+          phase: what is trained.
+          folder: below the workdir.
+          settings: its own; `folder` is bound to these, to data, tokens and seed.
+
+        Raises:
+          ConfigMismatchError: the folder holds what was trained with other settings.
+        """
+        place = self.pretraining.workdir / folder
+        shared = {name: self.config[name] for name in ("seed", "data", "tokenizer")}
+        check_workdir(place, shared | {phase.name: settings}, free=("data.path",))
+        return self.train_phase(phase, place)
+
+    def sessions(self, split: str, num_sessions: int, batch_size: int) -> grain.IterDataset:
+        """About so many sessions of a split, in whole batches, evenly spread over it."""
+        return pipeline.eval_batches(
+            self.dataset,
+            split,
+            batch_size=batch_size,
+            history_length=self.config["data"]["history_length"],
+            max_batches=-(-num_sessions // batch_size),
+        )
+
+    @functools.cached_property
+    def table(self) -> dict[str, np.ndarray]:
+        """Outcomes of truth and of sampled misreports in the "align" sessions, made once."""
+        settings = self.config["payment"]
+        models, config, levers = self.models, self.allocation_config, self.levers
+        pricing = self.pricing_config
+        key, num_reports = self.key(5), settings["num_reports"]
+
+        @jax.jit
+        def tabulate(models: SystemModels, batch: dict[str, jax.Array], keys: jax.Array):
+            def one(x: tuple[Request, jax.Array]):
+                request, key = x
+                return tabulate_request(models, config, pricing, levers, request, key, num_reports)
+
+            return regret.batch_of(map_rows(one, (request_of(batch), keys)))
+
+        size = settings["tabulated_at_once"]
+        batches = list(self.sessions("align", settings["num_sessions"], size))
+        keys_of = lambda number: jax.random.split(jax.random.fold_in(key, number), size)
+        rows_of = lambda number: tabulate(models, batches[number], keys_of(number))
+        path = self.system / "tables" / "payment"
+        return tabulated(path, len(batches), size, rows_of)
+
+    def _payment_phase(self, head: str) -> Phase:
+        settings, table = self.config["payment"], self.table
+        model = PaymentConfig(head, self.pricing_config.hidden)
+        duals = LagrangianConfig(**settings["lagrangian"])
+        optimizer = optimizer_of(settings)
+        num_slots = table["where"].shape[1]
+
+        def init() -> TrainState:
+            sample = regret.table_of({name: jnp.asarray(x[:1]) for name, x in table.items()})
+            params = network.init(self.key(6), model, sample.truth.context)
+            return TrainState.create(params, optimizer, lagrangian.start(duals, num_slots))
+
+        return Phase(
+            name=f"payment_{head}",
+            init=init,
+            step=make_train_step(lagrangian.payment_loss(model, duals), optimizer, self.key(7)),
+            batches=pipeline.array_batches(
+                table,
+                batch_size=settings["batch_size"],
+                seed=self.config["seed"],
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+            ),
+            num_steps=settings["num_steps"],
+            checkpoint_every=settings["checkpoint_every"],
+            log_every=settings["log_every"],
+        )
+
+    def key(self, number: int) -> jax.Array:
+        """A random key for each purpose."""
+        return jax.random.fold_in(jax.random.key(self.config["seed"]), number)
+
+
+def real_rows(batch: Mapping[str, Any]) -> np.ndarray:
+    """The rows `[B]` bool of a batch that hold a request; a last batch is filled up with blanks."""
+    return np.any(np.asarray(batch["item"]) >= 0, axis=-1)
+
+
+def request_of(batch: Mapping[str, Any]) -> Request:
+    """Picks the fields of `Request` from a batch that may hold more."""
+    return Request(**{name: batch[name] for name in Request.__dataclass_fields__})

@@ -1,0 +1,352 @@
+"""The main job's first half: from a dataset to a pre-trained generator (paper sec. 4.4.1)."""
+
+import dataclasses
+import functools
+import itertools
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ega_jax.data import pipeline
+from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.data.interactions import with_interactions
+from ega_jax.data.market.config import market_config
+from ega_jax.data.market.logs import write_market
+from ega_jax.data.sequences import SequenceDataset
+from ega_jax.generation import generator
+from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.generation.pretraining import CodeTree, code_tree, pretraining_loss
+from ega_jax.phases.tokenization import TokenizerSettings, Tokens, tokenize
+from ega_jax.training.checkpoints import PhaseCheckpoints, check_workdir, restore_tree
+from ega_jax.training.loop import Phase, train
+from ega_jax.training.metrics import read_metrics
+from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.progress import ProgressReport
+from ega_jax.training.state import LossFn, TrainState, make_train_step
+from ega_jax.types import Catalogue, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """The first batches of a dataset; can be iterated over again."""
+
+    batches: grain.IterDataset
+    num_batches: int
+
+    def __iter__(self):
+        """Starts a new pass."""
+        return itertools.islice(self.batches, self.num_batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """The phases from data to a pre-trained generator, bound to a workdir.
+
+    Each step is made when it is first asked for, and restored from the workdir where an earlier
+    run has made it: dataset, tokens, generator.
+
+    Attributes:
+      config: nested settings, as in `experiments/configs`.
+      workdir: where everything is kept.
+      mesh: the devices to train on.
+    """
+
+    config: Mapping[str, Any]
+    workdir: Path
+    mesh: jax.sharding.Mesh
+
+    @property
+    def folder(self) -> Path:
+        """The dataset's folder: `data.path`, or the workdir's own market."""
+        return Path(self.config["data"]["path"] or self.workdir / "data").expanduser()
+
+    @functools.cached_property
+    def dataset(self) -> pipeline.Dataset:
+        """The dataset of the folder, validated; a market is made if it is absent.
+
+        Raises:
+          DataError: the folder breaks a rule of its format.
+        """
+        data = self.config["data"]
+        if not data["path"]:
+            if jax.process_index() == 0 and not self.folder.exists():
+                self._make_market()
+            multihost_utils.sync_global_devices("market")
+        with ProgressReport("validating", 0, 1) as progress:
+            return pipeline.open_dataset(
+                self.folder, data["num_slots"] or None, tuple(data["fractions"]), progress.count
+            )
+
+    def _make_market(self) -> None:
+        market = self.config["data"]["market"]
+        config = market_config(market)
+        with ProgressReport("simulating", 0, config.num_sessions) as progress:
+            sequences = market["sequences"] and Path(market["sequences"]).expanduser()
+            write_market(config, self.folder, sequences or None, progress.count)
+
+    @property
+    def is_ad_log(self) -> bool:
+        """Whether the dataset is an ad log, with candidates of its own for each request."""
+        return not isinstance(self.dataset, SequenceDataset)
+
+    @property
+    def ad_log(self) -> AdLogDataset:
+        """The dataset of an auction.
+
+        Raises:
+          ValueError: it holds sequences, which have no auction.
+        """
+        if not isinstance(self.dataset, AdLogDataset):
+            raise ValueError(f"{self.folder} holds sequences; an auction needs an ad log")
+        return self.dataset
+
+    @functools.cached_property
+    def tokens(self) -> dict[str, Tokens]:
+        """Tokens of the POIs and, where there are any, of the creatives.
+
+        Raises:
+          ConfigMismatchError: the workdir's tokens are of other items than the dataset's.
+        """
+        given = {"poi": self.dataset.item_embedding}
+        if self.dataset.summary.num_creatives:
+            given["creative"] = self.dataset.creative_embedding
+        known = {
+            name: f"{zlib.crc32(embedding.tobytes()):08x}" for name, embedding in given.items()
+        }
+        check_workdir(self.workdir / "tokenizers", {"data.path": {"embeddings_crc32": known}})
+        embeddings = given | {"poi": self._item_embedding()}
+        settings = TokenizerSettings(**self.config["tokenizer"])
+        return {
+            name: tokenize(
+                name,
+                embedding,
+                settings,
+                workdir=self.workdir,
+                config=self.config,
+                mesh=self.mesh,
+                seed=self.config["seed"],
+            )
+            for name, embedding in embeddings.items()
+        }
+
+    def _item_embedding(self) -> np.ndarray:
+        """What the POI tokens are made of.
+
+        Raises:
+          ValueError: interactions are wanted of an ad log.
+        """
+        share, dataset = self.config["data"]["interactions"], self.dataset
+        if not share:
+            return dataset.item_embedding
+        if not isinstance(dataset, SequenceDataset):
+            raise ValueError(f"data.interactions={share} is for sequences; this is an ad log")
+        return with_interactions(dataset, share)
+
+    @functools.cached_property
+    def catalogue(self) -> Catalogue:
+        """The items' codes, and which creatives a POI owns."""
+        summary, tokens = self.dataset.summary, self.tokens
+        num_layers = tokens["poi"].codes.shape[1]
+        no_creatives = np.zeros((0, num_layers), np.int32)
+        creative_codes = tokens["creative"].codes if "creative" in tokens else no_creatives
+        owned = owned_creatives(self.dataset.creative_poi, summary.num_items)
+        return Catalogue(*map(jnp.asarray, (tokens["poi"].codes, creative_codes, owned)))
+
+    @functools.cached_property
+    def tree(self) -> CodeTree:
+        """Which POI codes exist after which."""
+        return code_tree(self.tokens["poi"].codes, self.generator_config.num_codes)
+
+    @property
+    def loss_tree(self) -> CodeTree | None:
+        """The tree that the likelihood is normalised over, if it is."""
+        return self.tree if self.config["training"]["existing_codes_only"] else None
+
+    @functools.cached_property
+    def generator_config(self) -> GeneratorConfig:
+        """Sizes of the generator, some of which follow from data and tokens."""
+        settings = TokenizerSettings(**self.config["tokenizer"])
+        return GeneratorConfig(
+            num_codes=settings.num_codes,
+            num_layers=settings.code_layers,
+            num_slots=self.config["data"]["num_slots"] or self.dataset.summary.num_slots,
+            history_length=self.config["data"]["history_length"],
+            creatives=self.dataset.summary.num_creatives > 0,
+            **self.config["generator"],
+        )
+
+    @property
+    def validation_split(self) -> str:
+        """The held-out split that is measured during training."""
+        return "align" if self.is_ad_log else "validation"
+
+    def batches(self, split: str, num_rows: int | None = None) -> grain.IterDataset:
+        """A held-out split as batches, or about `num_rows` of its rows, evenly spread."""
+        size = self.config["evaluation"]["batch_size"]
+        max_batches = None if num_rows is None else -(-num_rows // size)
+        return pipeline.eval_batches(
+            self.dataset, split, batch_size=size, max_batches=max_batches, **self._shapes
+        )
+
+    @property
+    def _shapes(self) -> dict[str, Any]:
+        data = self.config["data"]
+        return {
+            "history_length": data["history_length"],
+            "num_slots": self.generator_config.num_slots,
+            "exposure_weight": data["exposure_weight"],
+        }
+
+    def _training_batches(self, process_index: int = 0, process_count: int = 1):
+        return pipeline.train_batches(
+            self.dataset,
+            "pretrain" if self.is_ad_log else "train",
+            batch_size=self.config["training"]["batch_size"],
+            sort_by_length=self.config["training"]["sort_by_length"],
+            seed=self.config["seed"],
+            process_index=process_index,
+            process_count=process_count,
+            **self._shapes,
+        )
+
+    def training_epoch(self) -> Iterable[Mapping[str, Any]]:
+        """One pass over what the generator trains on; every host sees all of it."""
+        if self.is_ad_log:
+            return self.batches("pretrain")
+        num_batches = -(-self.dataset.summary.num_rows // self.config["training"]["batch_size"])
+        return Batches(self._training_batches(), num_batches)
+
+    def train_generator(self, evaluate=None) -> Params:
+        """Trains the generator to the end, from its last checkpoint if there is one.
+
+        Args:
+          evaluate: `params -> {name: value}`, run every `training.evaluate_every` steps.
+
+        Returns:
+          The parameters.
+        """
+        phase = self.generator_phase(evaluate)
+        return train(phase, workdir=self.workdir, config=self.config, mesh=self.mesh).params
+
+    def samples_per_second(self) -> float:
+        """Median speed of the generator's training."""
+        records = read_metrics(self.workdir / "metrics" / "generator.jsonl")
+        return float(np.median([record["samples_per_second"] for record in records]))
+
+    @property
+    def newest_step(self) -> int:
+        """The generator's steps so far, as its newest checkpoint has them; 0 without one."""
+        return self._checkpoints.latest_step() or 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the generator has had all its steps."""
+        return self.newest_step == self.config["training"]["num_steps"]
+
+    def check_finished(self) -> None:
+        """Refuses a workdir without a generator that is trained to its end.
+
+        What is built on a generator must not change under it.
+
+        Raises:
+          FileNotFoundError: the workdir has none.
+          ValueError: pre-training stopped before its end.
+        """
+        self._check_begun()
+        if not self.is_finished:
+            raise ValueError(
+                f"the generator in {self.workdir} has {self.newest_step} of "
+                f"{self.config['training']['num_steps']} steps: run experiments.pretrain with it"
+            )
+
+    def _check_begun(self) -> None:
+        if not self.newest_step:
+            raise FileNotFoundError(
+                f"{self.workdir} holds no generator: run experiments.pretrain with it first"
+            )
+
+    def restore_generator(self) -> Params:
+        """The pre-trained parameters; raises as `check_finished`."""
+        self.check_finished()
+        return self.newest_generator()
+
+    def newest_generator(self) -> Params:
+        """The parameters of the newest checkpoint, of a stopped run too.
+
+        Raises:
+          FileNotFoundError: the workdir has none.
+        """
+        self._check_begun()
+        path = self._checkpoints.path(self.newest_step)
+        return restore_tree(path, jax.eval_shape(self._init)).params
+
+    @property
+    def _checkpoints(self) -> PhaseCheckpoints:
+        return PhaseCheckpoints(self.workdir / "checkpoints" / "generator")
+
+    @property
+    def _init(self) -> Callable[[], TrainState]:
+        """Makes the state before the first step; data and tokens are made before it is traced."""
+        config, catalogue, optimizer = self.generator_config, self.catalogue, self._optimizer
+
+        def init() -> TrainState:
+            key = jax.random.fold_in(jax.random.key(self.config["seed"]), 1)
+            return TrainState.create(generator.init(key, config, catalogue), optimizer)
+
+        return init
+
+    @property
+    def _optimizer(self):
+        settings = OptimizerConfig(**self.config["optimizer"])
+        return make_optimizer(settings, self.config["training"]["num_steps"])
+
+    @property
+    def loss(self) -> LossFn:
+        """The loss of interest pre-training (29)."""
+        return pretraining_loss(self.generator_config, self.catalogue, self.loss_tree)
+
+    def generator_phase(self, evaluate=None, loss: LossFn | None = None) -> Phase:
+        """Training from fresh parameters, by another loss than the pre-training's if one is given.
+
+        Args:
+          evaluate: see `train_generator`.
+          loss: in the form that the training loop takes.
+        """
+        training = self.config["training"]
+        key = jax.random.fold_in(jax.random.key(self.config["seed"]), 2)
+        return Phase(
+            name="generator",
+            init=self._init,
+            step=make_train_step(loss or self.loss, self._optimizer, key),
+            batches=self._training_batches(jax.process_index(), jax.process_count()),
+            num_steps=training["num_steps"],
+            checkpoint_every=training["checkpoint_every"],
+            log_every=training["log_every"],
+            evaluate=evaluate and (lambda state: evaluate(state.params)),
+            evaluate_every=training["evaluate_every"],
+        )
+
+
+def owned_creatives(creative_poi: np.ndarray, num_pois: int) -> np.ndarray:
+    """Lists each POI's creatives.
+
+    Args:
+      creative_poi: `[R]` int32, the POI that owns each creative.
+      num_pois: `P`.
+
+    Returns:
+      `[P, M]` int32 creative ids in ascending order, -1 where none; `M` is the most of any POI.
+    """
+    counts = np.bincount(creative_poi, minlength=num_pois)
+    owned = np.full((num_pois, counts.max(initial=0)), -1, np.int32)
+    order = np.argsort(creative_poi, kind="stable").astype(np.int32)
+    place = np.arange(order.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    owned[creative_poi[order], place] = order
+    return owned

@@ -1,0 +1,73 @@
+"""The reward model's phase: what it sees of the items, and its training (sec. 4.2)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.phases.logged import Batch, logged_phase, report
+from ega_jax.reward import model
+from ega_jax.reward.losses import reward_loss
+from ega_jax.reward.model import Items, Predictions, RewardConfig
+from ega_jax.training.loop import Phase
+from ega_jax.types import Catalogue, Params
+
+
+def items_of(dataset: AdLogDataset, catalogue: Catalogue) -> Items:
+    """What the reward model sees of a dataset's items."""
+    embeddings = dataset.item_embedding, dataset.creative_embedding
+    return Items(catalogue, *(jnp.asarray(standardise(embedding)) for embedding in embeddings))
+
+
+def standardise(embedding: np.ndarray) -> np.ndarray:
+    """Brings each feature of `[P, E]` to mean 0 and deviation 1; a constant one becomes 0."""
+    deviation = embedding.std(axis=0)
+    centred = embedding - embedding.mean(axis=0)
+    return (centred / np.where(deviation > 0, deviation, 1.0)).astype(np.float32)
+
+
+def reward_phase(
+    dataset: AdLogDataset,
+    items: Items,
+    config: RewardConfig,
+    settings: Mapping[str, Any],
+    seed: int,
+) -> Phase:
+    """The phase "reward": training on logged feedback (30).
+
+    Args:
+      dataset: an ad log.
+      items: what the model sees of its items.
+      config: sizes of the model.
+      settings: of the training; see `logged_phase`.
+      seed: of parameters, order of the sessions and dropout.
+    """
+    predict = batch_predictor(config, items)
+    return logged_phase(
+        "reward",
+        dataset,
+        settings,
+        seed,
+        history_length=config.history_length,
+        init=lambda key: model.init(key, config, items),
+        loss=reward_loss(config, items),
+        evaluate=lambda params, batches: report(
+            lambda params, batch: vars(predict(params, batch)), params, batches
+        ),
+    )
+
+
+def batch_predictor(config: RewardConfig, items: Items) -> Callable[[Params, Batch], Predictions]:
+    """Compiles `(params, batch) -> Predictions` for the slates of batches of an ad log."""
+
+    @jax.jit
+    def predict(params: Params, batch: Batch) -> Predictions:
+        request = batch["history_poi"], batch["history_creative"], batch["item"]
+        memory = model.encode(params, config, items, *request)
+        shown = batch["shown_poi"], batch["shown_creative"], batch["shown_is_ad"]
+        return model.predict(params, config, items, memory, *shown)
+
+    return predict

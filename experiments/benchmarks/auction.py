@@ -1,0 +1,225 @@
+"""Speed of the auction, parts of `experiments.benchmark`: serving, re-allocation, training."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.auction import alignment
+from ega_jax.auction.alignment import AlignmentConfig
+from ega_jax.auction.ega import AllocationConfig, Models
+from ega_jax.auction.pricing import PricingConfig, tabulate_request
+from ega_jax.auction.system import Levers, allocate, allocate_each, check_levers, prepare
+from ega_jax.generation import generator
+from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.mechanism import Mechanism
+from ega_jax.payment import lagrangian, network, regret
+from ega_jax.payment.lagrangian import LagrangianConfig
+from ega_jax.payment.network import PaymentConfig
+from ega_jax.phases.auction import request_of
+from ega_jax.phases.ega import auction_loss
+from ega_jax.reward import model as reward_model
+from ega_jax.reward.losses import reward_loss
+from ega_jax.reward.model import Items, RewardConfig
+from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.state import TrainState, make_train_step
+from ega_jax.types import Catalogue
+from experiments.benchmarks.timing import emit, flops_of, matrix_product, timed
+
+NUM_POIS, CREATIVES = 1000, 4
+EMBEDDINGS = 64, 32
+PRICING = PricingConfig()
+NUM_REPORTS = 10  # J
+BATCHES = (1, 8, 32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of an auction; letters are those of the legend in `types.py`."""
+
+    num_codes: int  # W
+    num_slots: int  # K
+    history_length: int  # T
+    num_candidates: int  # N
+    num_beams: int  # S
+    width: int  # D
+    hidden: int
+    blocks: int
+    reward_width: int
+
+
+SHAPES = {
+    "tiny": Shape(64, 5, 16, 32, 16, 64, 256, 2, 32),
+    "small": Shape(256, 6, 32, 80, 32, 64, 256, 2, 64),
+    "paper": Shape(1024, 10, 256, 200, 64, 128, 512, 3, 64),
+}
+
+
+class Auction:
+    """Models of a shape on random data, and what is timed of them."""
+
+    def __init__(self, shape: Shape):
+        self.shape = shape
+        self.rng = np.random.default_rng(0)
+        items = self._items()
+        shared = {
+            "num_codes": shape.num_codes,
+            "num_slots": shape.num_slots,
+            "history_length": shape.history_length,
+        }
+        blocks = {"encoder_blocks": shape.blocks, "decoder_blocks": shape.blocks}
+        self.config = AllocationConfig(
+            generator=GeneratorConfig(**shared, width=shape.width, hidden=shape.hidden, **blocks),
+            reward=RewardConfig(**shared, width=shape.reward_width),
+            num_beams=shape.num_beams,
+        )
+        key = jax.random.key(0)
+        make_generator = jax.jit(
+            lambda k: generator.init(k, self.config.generator, items.catalogue)
+        )
+        make_reward = jax.jit(lambda k: reward_model.init(k, self.config.reward, items))
+        self.models = Models(generator=make_generator(key), reward=make_reward(key), items=items)
+        self.levers = check_levers(Levers(), {})
+
+    def _items(self) -> Items:
+        owned = np.arange(NUM_POIS * CREATIVES, dtype=np.int32).reshape(NUM_POIS, CREATIVES)
+        codes = lambda n: self.rng.integers(0, self.shape.num_codes, (n, 3), dtype=np.int32)
+        normal = lambda n, e: self.rng.normal(size=(n, e)).astype(np.float32)
+        catalogue = Catalogue(*map(jnp.asarray, (codes(NUM_POIS), codes(owned.size), owned)))
+        poi, creative = EMBEDDINGS
+        embeddings = normal(NUM_POIS, poi), normal(owned.size, creative)
+        return Items(catalogue, *map(jnp.asarray, embeddings))
+
+    def batch(self, rows: int) -> dict[str, np.ndarray]:
+        """A random training batch, with the fields of `Request` among its own."""
+        s, rng = self.shape, self.rng
+        poi = lambda *shape: rng.integers(0, NUM_POIS, shape, dtype=np.int32)
+        flag = lambda: rng.random((rows, s.num_slots)) < 0.1
+        history, shown = poi(rows, s.history_length), poi(rows, s.num_slots)
+        item = np.stack([rng.permutation(NUM_POIS)[: s.num_candidates] for _ in range(rows)])
+        is_ad = np.broadcast_to(np.arange(s.num_candidates) < s.num_candidates // 2, item.shape)
+        return {
+            "history_poi": history,
+            "history_creative": history * CREATIVES,
+            "item": item.astype(np.int32),
+            "is_ad": is_ad.copy(),
+            "bid": np.where(is_ad, rng.lognormal(size=item.shape), 0).astype(np.float32),
+            "shown_poi": shown,
+            "shown_creative": shown * CREATIVES,
+            "shown_is_ad": flag(),
+            "click_poi": flag(),
+            "click_image": flag(),
+            "convert": flag(),
+        }
+
+    def mechanism(self) -> Mechanism:
+        """The models with fresh payment networks."""
+        tables = self.table(1)
+        context = regret.table_of(tables).truth.context
+        networks = {
+            head: network.init(jax.random.key(1), PaymentConfig(head, PRICING.hidden), context)
+            for head in network.HEADS
+        }
+        return Mechanism(self.models, networks, self.config, PRICING, self.levers, "threshold")
+
+    def table(self, rows: int) -> dict[str, jax.Array]:
+        """Made-up outcomes of `rows` requests, of the right shapes."""
+        request = jax.tree.map(lambda x: x[0], request_of(self.batch(1)))
+        shapes = jax.eval_shape(
+            lambda request: regret.batch_of(
+                tabulate_request(
+                    self.models,
+                    self.config,
+                    PRICING,
+                    self.levers,
+                    request,
+                    jax.random.key(0),
+                    NUM_REPORTS,
+                )
+            ),
+            request,
+        )
+        draw = lambda s: jnp.asarray(self.rng.random((rows, *s.shape)) + 0.1).astype(s.dtype)
+        return jax.tree.map(draw, shapes)
+
+    def reallocations(self) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """One allocation, and those of all reports of a session, for one prepared request."""
+        offer_of = jax.jit(lambda models, request: prepare(models, self.config, request))
+        request = jax.tree.map(lambda x: jnp.asarray(x[0]), request_of(self.batch(1)))
+        offer = offer_of(self.models, request)
+        single = jax.jit(lambda *x: allocate(x[0], self.config, *x[1:]))
+        each = jax.jit(lambda *x: allocate_each(x[0], self.config, *x[1:]))
+        slots, ads = self.shape.num_slots, np.flatnonzero(request.is_ad)
+        shown, _ = single(self.models, offer, request.bid, self.levers)
+        ad = [int(c) if c in ads else int(ads[0]) for c in shown.candidate]
+        factors = np.linspace(0.2, 2.0, NUM_REPORTS)
+        bids = np.tile(request.bid, (slots * NUM_REPORTS, 1))
+        bids[np.arange(len(bids)), np.repeat(ad, NUM_REPORTS)] *= np.tile(factors, slots)
+        one = functools.partial(single, self.models, offer, request.bid, self.levers)
+        return one, functools.partial(each, self.models, offer, jnp.asarray(bids), self.levers)
+
+    def steps(self) -> dict[str, tuple[int, tuple[jax.stages.Wrapped, tuple]]]:
+        """A training step of each phase: its batch size, the function and its arguments."""
+        reward = reward_loss(self.config.reward, self.models.items)
+        policy = auction_loss(self.models, self.config, self.levers, AlignmentConfig())
+        trained, _ = alignment.split(
+            self.models.generator, self.config.generator, AlignmentConfig().part
+        )
+        payment = lagrangian.payment_loss(
+            PaymentConfig("threshold", PRICING.hidden), LagrangianConfig()
+        )
+        duals = lagrangian.start(LagrangianConfig(), self.shape.num_slots)
+        network_params = self.mechanism().networks["threshold"]
+        return {
+            "reward": (256, self._step(reward, self.models.reward, self.batch(256))),
+            "alignment": (
+                32,
+                self._step(policy, trained, self.batch(32), self.models.generator),
+            ),
+            "payment": (128, self._step(payment, network_params, self.table(128), duals)),
+        }
+
+    def _step(self, loss, params, batch, variables=()) -> tuple[jax.stages.Wrapped, tuple]:
+        optimizer = make_optimizer(OptimizerConfig(1e-3), 1)
+        step = jax.jit(make_train_step(loss, optimizer, jax.random.key(2)))
+        return step, (
+            TrainState.create(params, optimizer, variables),
+            jax.tree.map(jnp.asarray, batch),
+        )
+
+
+def measure_serving(name: str, rounds: int) -> None:
+    """Times allocations of one shape and emits a line per figure, medians of `rounds` runs."""
+    auction = Auction(SHAPES[name])
+    mechanism = auction.mechanism()
+    for rule in ("gsp", "threshold"):
+        best = 0.0
+        for rows in BATCHES:
+            request = request_of(auction.batch(rows))
+            (median,) = timed([lambda r=request, by=rule: mechanism.allocate(r, by)], rounds)
+            speed = rows / median
+            served = {"rule": rule, "batch": rows, "requests_per_s": speed}
+            emit({"part": "allocate", "shape": name} | served)
+            if speed < 1.1 * best:
+                break  # Larger batches do not help any more.
+            best = speed
+    one, every = timed(list(auction.reallocations()), rounds)
+    count = NUM_REPORTS * auction.shape.num_slots
+    share = {"ms_one": 1e3 * one, "ms_all": 1e3 * every, "share": every / (count * one)}
+    emit({"part": "reallocate", "shape": name, "reports": count} | share)
+
+
+def measure_phases(name: str, rounds: int) -> None:
+    """Times a training step of each phase of one shape, in the same way."""
+    product = matrix_product()
+    for phase, (rows, (function, given)) in Auction(SHAPES[name]).steps().items():
+        step = function.lower(*given).compile()
+        (median,) = timed([functools.partial(step, *given)], rounds)
+        share = flops_of(step) / median / product()
+        # The alignment searches, and the length of a loop is not known to the count.
+        known = {} if phase == "alignment" else {"share_of_matmul": share}
+        emit({"part": phase, "shape": name, "batch": rows, "steps_per_s": 1 / median} | known)

@@ -1,0 +1,274 @@
+"""What all commands share: flags, one clean message per error, and exit codes.
+
+Exit codes: 0 done, 1 an error that the message explains, 2 wrong flags, 130 stopped on request
+with training saved.
+"""
+
+import os
+import re
+import runpy
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from flax.traverse_util import flatten_dict
+from ml_collections import config_flags
+
+from ega_jax.data.tables import DataError
+from ega_jax.training.checkpoints import (
+    CheckpointMismatchError,
+    ConfigMismatchError,
+    check_workdir,
+    read_config,
+)
+from ega_jax.training.loop import Interrupted, NonFiniteLossError
+from ega_jax.training.mesh import join_hosts, split_cpu
+from experiments.common.checks import check_config
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+DEFAULT = "market.py:tiny"
+EGA = "ega"  # The system that is meant where none is named.
+CONFIG = ("--config=", "-config=")  # How the flag of the config file starts,
+WORKDIR = ("--workdir=", "-workdir=")
+SYSTEM = ("--system=", "-system=")
+FIELD = ("--config.", "-config.")  # and how one that changes a field of it.
+SOUGHT = re.compile(r"--?(config(\.\w+)*|workdir|system)")
+# Groups of fields that pre-training does not read.
+AUCTION = ("reward", "allocation", "alignment", "payment", "one_rec", "cascade", "auction")
+FREE = (  # Fields that may differ from run to run in one workdir.
+    "data.path",
+    "training.checkpoint_every",
+    "training.log_every",
+    "training.evaluate_every",
+    "evaluation",
+    *AUCTION,
+)
+FREE_IN_SYSTEM = (
+    *[name for name in FREE if name not in AUCTION],
+    *[
+        f"auction.{name}"
+        for name in ("rule", "num_sessions", "num_served", "batch_size", "num_losing")
+    ],
+)
+EXPLAINED = (
+    DataError,
+    CheckpointMismatchError,
+    ConfigMismatchError,
+    NonFiniteLossError,
+    FileNotFoundError,
+    FileExistsError,
+    ImportError,
+    ValueError,
+)
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Where results are kept; by default runs/NAME of the config; of commands without a config "
+    "runs/market-tiny, of payment_theory runs/payment-theory.",
+)
+_SEVERAL_HOSTS = flags.DEFINE_bool(
+    "several_hosts", False, "Join the other processes of a run on several hosts (TPU pods, SLURM)."
+)
+
+
+def define_config() -> None:
+    """Defines the flag `--config`, a file of `experiments/configs` with an optional variant.
+
+    The default is given when flags are parsed, and not here, so that a field that does not exist
+    is answered there. A process that imports several commands has one such flag.
+    """
+    if "config" in flags.FLAGS:
+        return
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        f"Config file and variant, e.g. experiments/configs/market.py:small; by default {DEFAULT}. "
+        "A field is changed by --config.field=value, e.g. --config.training.num_steps=1000.",
+    )
+
+
+def define_system(otherwise: str = EGA) -> None:
+    """Defines the flag `--system`, one of those in the workdir; as with `--config`, once.
+
+    Args:
+      otherwise: what is meant without it, for `--help`.
+    """
+    if "system" not in flags.FLAGS:
+        flags.DEFINE_string("system", None, f"A system of the workdir; without it, {otherwise}.")
+
+
+def named_system() -> str:
+    """The system that the flag names; EGA's without it."""
+    return flags.FLAGS.system or EGA
+
+
+def check_named(kind: str, named: Iterable[str], valid: Iterable[str]) -> None:
+    """Refuses a list of names that is empty or has others than the valid ones.
+
+    Raises:
+      ValueError: lists the valid ones.
+    """
+    named, valid = list(named), list(valid)
+    if unknown := sorted(set(named) - set(valid)) or ([] if named else ["named"]):
+        raise ValueError(f"no {kind} {', '.join(unknown)}; there are {', '.join(valid)}")
+
+
+def open_workdir(*groups: str, free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
+    """Reads the config flag and binds the workdir to it, but for some fields that are free.
+
+    Args:
+      groups: of fields that the command reads and that not every config has.
+      free: fields that may differ from run to run.
+
+    Returns:
+      The config as a plain dictionary, and the workdir.
+
+    Raises:
+      ConfigMismatchError: the workdir was made with another config.
+      ValueError: a field's value is out of its range, or the config is of another command; no
+        workdir is made.
+    """
+    config = flags.FLAGS.config.to_dict()
+    if missing := [group for group in groups if group not in config]:
+        raise ValueError(
+            f"the config {config['name']} has no fields for this command ({', '.join(missing)}): "
+            "name another with --config; the command's --help shows which"
+        )
+    check_config(config)
+    workdir = Path(_WORKDIR.value or Path("runs") / config["name"]).expanduser().absolute()
+    bind_workdir(workdir, config, free)
+    return config, workdir
+
+
+def bind_workdir(workdir: Path, config: dict[str, Any], free: tuple[str, ...] = FREE) -> None:
+    """Binds a workdir to a config; see `check_workdir`.
+
+    Of the free fields, the groups of `AUCTION` stay in the file as the workdir was made: what one
+    system is trained with is bound to its own folder, and is no default of the next.
+    """
+    made_with = read_config(workdir) if (workdir / "config.json").exists() else {}
+    kept = {name: made_with[name] for name in AUCTION if name in free and name in made_with}
+    check_workdir(workdir, config | kept, free)
+
+
+def find_workdir() -> tuple[dict[str, Any], Path]:
+    """Returns the config that an existing workdir was made with, and the workdir.
+
+    Raises:
+      FileNotFoundError: `--workdir` is not one.
+    """
+    workdir = Path(_WORKDIR.value or Path("runs") / "market-tiny").expanduser().absolute()
+    if not (workdir / "config.json").exists():
+        raise FileNotFoundError(f"{workdir} is not a workdir: run experiments.pretrain first")
+    return read_config(workdir), workdir
+
+
+def run(main: Callable[[], None], description: str | None) -> None:
+    """Parses flags and runs `main`, turning expected errors into one message.
+
+    Args:
+      main: the command.
+      description: shown by `--help`.
+    """
+    sys.modules["__main__"].__doc__ = description
+    sys.argv = _joined(sys.argv)
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}", exitcode=2)
+        logging.set_verbosity(logging.WARNING)
+        if _SEVERAL_HOSTS.value:
+            join_hosts()
+        else:
+            split_cpu()
+        try:
+            main()
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            sys.exit(130)
+        except KeyboardInterrupt:  # Outside of training, where what is at hand is begun again.
+            print("stopped; run the same command again to continue", file=sys.stderr)
+            sys.exit(130)
+        except EXPLAINED as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """Writes `--flag value` as `--flag=value` for the flags that are looked for before parsing."""
+    joined: list[str] = []
+    for arg in argv:
+        if joined and SOUGHT.fullmatch(joined[-1]) and not arg.startswith("--"):
+            joined[-1] += f"={arg}"
+        else:
+            joined.append(arg)
+    return joined
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses flags; an unknown config file, variant or field is answered with the valid ones."""
+    try:
+        if "config" in flags.FLAGS:
+            return flags.FLAGS(_config_first(argv))
+        for arg in argv[1:]:
+            if arg.startswith((*CONFIG, *FIELD)):
+                raise flags.Error(f"{arg}: this command takes no config; a workdir has its own")
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        # Of an error within a config file, the flags' own message holds a whole traceback.
+        lines = str(error).strip().splitlines()
+        message = lines[0] if "Traceback" not in str(error) else lines[-1].partition(": ")[2]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = _unknown_fields(argv) or str(error)
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _config_first(argv: list[str]) -> list[str]:
+    """Puts the config file, or the default one, before the fields that change it.
+
+    Raises:
+      flags.Error: there is no such file.
+    """
+    named = _config_named(argv)
+    path = named.partition(":")[0]
+    if not Path(path).is_file():
+        valid = sorted(os.path.relpath(file) for file in CONFIGS.glob("[!_]*.py"))
+        valid = [name for name in valid if Path(name).name not in ("base.py", "saved.py")]
+        raise flags.Error(f"no config file {path}; there are {', '.join(valid)}")
+    rest = [arg for arg in argv[1:] if not arg.startswith(CONFIG)]
+    return [argv[0], f"--config={named}", *rest]
+
+
+def _config_named(argv: list[str]) -> str:
+    """The config file and variant: as given, else those of the workdir, else the default.
+
+    Of a workdir with several systems, the config is the named one's.
+    """
+    values = lambda starts: [arg.partition("=")[2] for arg in argv if arg.startswith(starts)]
+    if named := values(CONFIG):
+        return named[-1]
+    system = (values(SYSTEM) or [EGA])[-1]
+    for value in values(WORKDIR)[-1:]:
+        workdir = Path(value).expanduser()
+        for folder in (workdir / "systems" / system, workdir):
+            if (folder / "config.json").exists():
+                return f"{CONFIGS / 'saved.py'}:{folder}"
+    return str(CONFIGS / DEFAULT)
+
+
+def _unknown_fields(argv: list[str]) -> str:
+    """Names the flags of config fields that do not exist, with all that do; "" if all do."""
+    path, _, variant = _config_named(argv).partition(":")
+    config = runpy.run_path(path)["get_config"](*filter(None, [variant]))
+    valid = [f"config.{name}" for name in sorted(flatten_dict(config.to_dict(), sep="."))]
+    named = [arg.lstrip("-").partition("=")[0] for arg in argv if arg.startswith(FIELD)]
+    unknown = [name for name in named if name not in valid]
+    if not unknown:
+        return ""
+    return f"no config field {', '.join(unknown)}; valid fields:\n  " + "\n  ".join(valid)

@@ -1,0 +1,187 @@
+"""What several commands do in a workdir: pre-train, and train, find and measure its systems."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ega_jax.auction.system import check_levers
+from ega_jax.baselines.systems import mechanism_of, training_of
+from ega_jax.data.market.clicks import Truth
+from ega_jax.evaluation.auction import judge, systems
+from ega_jax.evaluation.interest import evaluator_of
+from ega_jax.evaluation.report import plot_curves, read_results, write_results
+from ega_jax.evaluation.response import evaluate_response
+from ega_jax.mechanism import TRUTHFUL, Mechanism, mechanism_folder
+from ega_jax.phases.auction import AuctionTraining
+from ega_jax.phases.pretraining import Pretraining
+from ega_jax.reward.model import RewardConfig
+from ega_jax.training.checkpoints import check_workdir, read_config
+from ega_jax.training.mesh import data_mesh
+from ega_jax.training.progress import ProgressReport
+from ega_jax.types import Params
+from experiments.common import command
+from experiments.common.checks import check_config
+
+TEST_ROWS = 20_000  # Most test sessions that the reward model is measured on.
+CURVES = {  # Phase -> what is drawn of it over time, as far as it is measured.
+    "alignment": ["loss", "contribution", "kl", "slate_log_prob", "agreement"],
+    "payment_rate": ["loss", "revenue", "regret", "multiplier"],
+    "payment_threshold": ["loss", "revenue", "regret", "multiplier"],
+}
+UNPRICED = {"auction.rule": "first_price", "payment.heads": (), "payment.probes": ()}
+SYSTEMS = {  # What each sets otherwise than EGA.
+    "mca": {"auction.system": "mca"},
+    "gr": UNPRICED | {"auction.system": "gr", "auction.rule": "gsp", "allocation.bid_free": True},
+    "ega": {},
+    "ega-mtp": {"generator.multi_token": False},
+    "ega-end": {"alignment.joint_rows": 2},
+    "ega-bid": {"allocation.token_bid": "mean"},
+    "ega-gsp": {"auction.rule": "gsp"},
+    "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
+}
+
+
+def changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with dotted fields set.
+
+    Raises:
+      KeyError: the config has no such field.
+      ValueError: a value is out of its field's range.
+    """
+    fields = ConfigDict(config).lock()
+    fields.update_from_flattened_dict(changes)
+    settings = fields.to_dict()
+    check_config(settings)
+    return settings
+
+
+def pretrained(config: Mapping[str, Any], workdir: Path) -> Pretraining:
+    """The first half of an auction in a workdir bound to a config, run to its end if it is not.
+
+    Raises:
+      ConfigMismatchError: the workdir was made with another config.
+      ValueError: the data are sequences, which have no auction.
+    """
+    command.bind_workdir(workdir, dict(config))
+    run = Pretraining(config, workdir, data_mesh())
+    _ = run.ad_log
+    if not run.is_finished or "test" not in read_results(workdir):
+        pretrain(run)
+    return run
+
+
+def pretrain(run: Pretraining) -> dict[str, Any]:
+    """Pre-trains to the end, or restores, measures, and adds that to the workdir's `results.json`.
+
+    Returns:
+      What was added: `tokenizer`, `test`, `seconds` and `samples_per_second`.
+    """
+    start = time.perf_counter()
+    settings, measure = run.config["evaluation"], evaluator_of(run)
+    held_out = run.batches(run.validation_split, settings["validation_rows"])
+    params = run.train_generator(lambda params: measure(params, held_out))
+    results = {
+        "tokenizer": {name: tokens.report for name, tokens in run.tokens.items()},
+        "test": measure(params, run.batches("test")),
+        "seconds": time.perf_counter() - start,
+        "samples_per_second": run.samples_per_second(),
+    }
+    write_results(run.workdir, results)
+    plot_curves(run.workdir, "generator")
+    return results
+
+
+def open_system(pretraining: Pretraining, folder: Path) -> AuctionTraining:
+    """A system to be trained in `folder`, which is bound to its settings.
+
+    Raises:
+      ConfigMismatchError: the folder holds a system of other settings.
+    """
+    check_workdir(folder, pretraining.config, command.FREE_IN_SYSTEM)
+    return training_of(pretraining, folder)
+
+
+def find_system(name: str) -> AuctionTraining:
+    """A system of the workdir that the flags name, by its own config, trained and measured.
+
+    Raises:
+      FileNotFoundError: there is none, or its training was not finished.
+    """
+    _, workdir = command.find_workdir()
+    folder = workdir / "systems" / name
+    if not (folder / "config.json").exists():
+        found = sorted(path.parent.name for path in workdir.glob("systems/*/config.json"))
+        raise FileNotFoundError(
+            f"{workdir} holds no system {name!r}, but {', '.join(found) or 'none'}: run "
+            "experiments.auction_align, or experiments.tables, whose workdirs are seed-0, ..."
+        )
+    if name not in read_results(workdir).get("systems", {}):
+        raise FileNotFoundError(
+            f"{folder} is not trained to its end: run experiments.auction_align first"
+        )
+    return training_of(Pretraining(read_config(folder), workdir, data_mesh()), folder)
+
+
+def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
+    """Trains a system to its end, or restores it, scores it, and adds that to `results.json`.
+
+    Returns:
+      What was added: `reward`, `systems` and `auction_seconds`.
+    """
+    start = time.perf_counter()
+    workdir, name = run.pretraining.workdir, run.system.name
+    mechanism = mechanism_of(run)
+    if run.config["auction"]["system"] == "ega":
+        mechanism.save(mechanism_folder(workdir, name))
+    results = {
+        "reward": read_results(workdir).get("reward")
+        or measure_reward(run, run.reward, run.reward_config),
+        "systems": measure_systems(run, mechanism),
+        "auction_seconds": {name: time.perf_counter() - start},
+    }
+    write_results(workdir, {"systems": {f"{name}-{mechanism.rule}": None}})  # Of another rule's.
+    write_results(workdir, results)
+    for path in sorted((run.system / "metrics").glob("[!.]*.jsonl")):
+        plot_curves(run.system, path.stem, CURVES.get(path.stem, ["loss"]))
+    return results
+
+
+def measure_reward(run: AuctionTraining, params: Params, config: RewardConfig) -> dict[str, float]:
+    """Scores a reward model on the test sessions, and the true probabilities beside it."""
+    batches = run.sessions("test", TEST_ROWS, run.config["reward"]["batch_size"])
+    return evaluate_response(params, config, run.items, batches, truth_of(run))
+
+
+def truth_of(run: AuctionTraining) -> Truth | None:
+    """The log's true response model, where it has one."""
+    folder = run.pretraining.folder
+    return Truth.load(folder) if (folder / "truth").is_dir() else None
+
+
+def measure_systems(
+    run: AuctionTraining, mechanism: Mechanism, split: str = "test"
+) -> dict[str, Any]:
+    """Scores the allocation under every payment rule, and the exactly truthful mode."""
+    settings, name = run.config["auction"], run.system.name
+    truth = truth_of(run)
+    modes = {name: (mechanism.levers, mechanism.rule)}
+    if run.config["auction"]["system"] == "ega":
+        bid_free = check_levers(mechanism.levers, {"bid_free": True, "reserve": 0.0})
+        modes[f"{name}-{TRUTHFUL}"] = (bid_free, "clarke")
+    results: dict[str, Any] = {}
+    for mode, (levers, rule) in modes.items():
+        with ProgressReport(f"judging {mode}", 0, settings["num_sessions"]) as progress:
+            judged = judge(
+                mechanism,
+                levers,
+                run.sessions(split, settings["num_sessions"], settings["batch_size"]),
+                truth,
+                settings["num_losing"],
+                lambda done, progress=progress: progress.count(done, settings["num_sessions"]),
+            )
+        priced = systems(judged, mode, rule)
+        results |= priced if mode == name else {mode: priced[mode]}
+    return results

@@ -1,0 +1,161 @@
+"""Prices of allocated slates: what the network sees, Clarke's price, the table of reports."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import CONFIG, K, N, levers, one, random_requests, serve, tiny_models
+
+from ega_jax.auction.counterfactuals import NUM_RIVALS, Elsewhere, look_elsewhere, struck_out
+from ega_jax.auction.pricing import RULES, PricingConfig, context_of, prices, tabulate_request
+from ega_jax.auction.system import allocate, prepare
+from ega_jax.payment import network, rules
+from ega_jax.payment.network import PaymentConfig
+
+PRICING = PricingConfig(hidden=(8, 4), probes=(0.0, 1.0, 2.0))
+FEW = dataclasses.replace(CONFIG, num_beams=6)
+REQUESTS = random_requests(7, 16)
+
+
+def unknown(shape):
+    """Nothing happens elsewhere."""
+    at_probes = jnp.zeros((*shape, len(PRICING.probes)))
+    return Elsewhere(jnp.zeros(shape), at_probes, at_probes)
+
+
+@functools.cache
+def networks():
+    """Fresh networks of both heads."""
+    served = serve(FEW, tiny_models(), one(REQUESTS, slice(0, 1)), levers())
+    some = unknown((1, K))
+    context = jax.vmap(lambda *x: context_of(*x[:-1], levers(), x[-1]))(
+        *served, REQUESTS.bid[:1], some
+    )
+    key = jax.random.key(3)
+    trees = {h: network.init(key, PaymentConfig(h, PRICING.hidden), context) for h in network.HEADS}
+    shift = lambda x: x + 0.1 * jax.random.normal(key, x.shape)
+    return jax.tree.map(shift, trees)
+
+
+@jax.jit
+def priced(models, networks, requests, levers):
+    def one(request):
+        offer = prepare(models, FEW, request)
+        shown, menu = allocate(models, FEW, offer, request.bid, levers)
+        elsewhere, _, _ = look_elsewhere(
+            models, FEW, PRICING.probes, levers, offer, request.bid, shown.candidate, menu
+        )
+        given = offer, request.bid, shown, menu, elsewhere
+        return shown, menu, prices(networks, PRICING, levers, *given)
+
+    return jax.vmap(one)(requests)
+
+
+@pytest.mark.parametrize("reserve", [0.0, 0.8])
+def test_every_rule_charges_between_the_reserve_and_the_bid(reserve):
+    shown, _, every = priced(tiny_models(), networks(), REQUESTS, levers(reserve=reserve))
+    for number, rule in enumerate(RULES):
+        price = np.asarray(every[:, number])
+        assert (price[~shown.is_ad] == 0).all(), rule
+        assert (price <= shown.bid).all(), rule
+        assert (price[shown.is_ad] >= np.float32(reserve)).all(), rule
+        assert (price[shown.is_ad] > 0).any(), rule
+    first = every[:, RULES.index("first_price")]
+    np.testing.assert_array_equal(first, np.where(shown.is_ad, shown.bid, 0))
+
+
+def test_the_network_sees_the_rivals_and_not_the_own_bid():
+    """Raising the own bid, with the slate as it was, changes nothing that the network sees."""
+    models, request = tiny_models(), one(REQUESTS, 3)
+    offer, shown, menu = serve(FEW, models, one(REQUESTS, slice(3, 4)), levers())
+    offer, shown, menu = one((offer, shown, menu), 0)
+    slot = int(np.argmax(shown.is_ad))
+    assert shown.is_ad[slot]
+    own, bid = int(shown.candidate[slot]), jnp.asarray(request.bid)
+    elsewhere = unknown((K,)).replace(without=jnp.full(K, 0.9 * menu.value.max()))
+    contexts = jax.jit(lambda *x: context_of(*x, levers(), elsewhere))
+    louder = bid.at[own].mul(9.0)
+    before, after = contexts(offer, shown, menu, bid), contexts(offer, shown, menu, louder)
+    for name in network.Context.__dataclass_fields__:
+        mine = getattr(before, name)[slot]
+        np.testing.assert_allclose(mine, getattr(after, name)[slot], rtol=1e-5)
+    quality = np.asarray(offer.quality)
+    rivals = [
+        float(bid[j]) * quality[j] / quality[own] for j in range(N) if j != own and request.is_ad[j]
+    ]
+    *seen, cost, clarke, posted = np.asarray(before.others[slot])
+    assert posted == 0
+    expected = sorted(rivals, reverse=True) + [0.0] * NUM_RIVALS
+    np.testing.assert_allclose(seen, expected[: len(seen)], rtol=1e-5)
+    to_others = [
+        sum(float(bid[j]) * p for j, p in zip(slate, pctr, strict=True) if j not in (own, -1))
+        for slate, pctr in zip(menu.candidate.tolist(), menu.pctr.tolist(), strict=True)
+    ]
+    best = int(np.argmax(menu.value))
+    lost = max(to_others) - to_others[best]
+    np.testing.assert_allclose(cost, lost / float(menu.pctr[best, slot]), rtol=1e-4, atol=1e-5)
+    lost = max(*to_others, 0.9 * float(menu.value[best])) - to_others[best]
+    np.testing.assert_allclose(clarke, lost / float(menu.pctr[best, slot]), rtol=1e-4, atol=1e-5)
+
+
+def test_clarke_on_a_bid_free_menu_is_the_rule_on_its_click_rates():
+    """Against `rules.clarke` with the menu's slates and, for kappa, a bidder of its own."""
+    settings = levers(bid_free=True, kappa=0.7)
+    _, _, menus = serve(FEW, tiny_models(), REQUESTS, settings)
+    for row in range(6):
+        menu, bid = one(menus, row), jnp.asarray(REQUESTS.bid[row])
+        kept = np.flatnonzero(menu.where)
+        clicks = np.zeros((kept.size, N + 1))
+        for m, beam in enumerate(kept):
+            for slot, item in enumerate(np.asarray(menu.candidate[beam])):
+                if item >= 0:
+                    clicks[m, item] = menu.pctr[beam, slot]
+                    clicks[m, N] += menu.pctr[beam, slot]
+        chosen, total = rules.clarke(np.append(bid, 0.7), clicks)
+        best = int(jnp.argmax(menu.value))
+        assert kept[int(chosen)] == best
+        without = jax.jit(struck_out)(menu, bid, menu.candidate[best], settings)
+        for slot, item in enumerate(np.asarray(menu.candidate[best])):
+            if item >= 0:
+                marginal = menu.value[best] - without[slot]
+                charged = bid[item] * menu.pctr[best, slot] - marginal
+                np.testing.assert_allclose(charged, total[item], atol=2e-6)
+
+
+def test_a_table_holds_what_each_report_leads_to():
+    models, request = tiny_models(), one(REQUESTS, 3)
+    num_reports = 5
+    table = jax.jit(
+        lambda request, key: tabulate_request(
+            models, FEW, PRICING, levers(), request, key, num_reports
+        )
+    )(request, jax.random.key(0))
+    alone = one(REQUESTS, slice(3, 4))
+    shown = serve_bids(models, alone, request.bid[None])[0]
+    np.testing.assert_array_equal(table.where, shown.is_ad)
+    for slot in np.flatnonzero(shown.is_ad):
+        own = int(shown.candidate[slot])
+        value = float(request.bid[own])
+        np.testing.assert_allclose(table.truth.bid[slot], value)
+        reports = np.asarray(table.misreports.bid[slot])
+        bounds = np.linspace(0, 2 * value, num_reports + 1)
+        assert ((reports >= bounds[:-1]) & (reports <= bounds[1:])).all()
+        np.testing.assert_allclose(
+            table.truth.clicks[slot], shown.prediction.click_poi[slot], rtol=1e-5
+        )
+        for j, report in enumerate(reports):
+            bid = np.where(np.arange(N) == own, report, request.bid)
+            again = serve_bids(models, alone, bid[None])[0]
+            place = np.flatnonzero(np.asarray(again.candidate) == own)
+            clicks = again.prediction.click_poi[place[0]] if place.size else 0.0
+            np.testing.assert_allclose(table.misreports.clicks[slot, j], clicks, rtol=1e-5)
+    assert table.misreports.clicks.shape == (K, num_reports)
+
+
+def serve_bids(models, requests, bid):
+    """Allocations of requests under other bids, as a list."""
+    _, shown, _ = serve(FEW, models, requests.replace(bid=np.float32(bid)), levers())
+    return [jax.tree.map(lambda x, row=row: x[row], shown) for row in range(len(bid))]

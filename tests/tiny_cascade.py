@@ -1,0 +1,66 @@
+"""A cascade of random stages on the requests of `tiny_models`, that recalls few of the ads."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from tiny_log import shaken
+from tiny_models import GENERATOR, REWARD, tiny_models
+
+from ega_jax.baselines.cascade.cga import CGAConfig
+from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig
+from ega_jax.baselines.cascade.hstu import HSTUConfig
+from ega_jax.baselines.cascade.mca import (
+    CascadeConfig,
+    CascadeModels,
+    Upstream,
+    cga,
+    cross_dqn,
+    hstu,
+    peri_cr,
+)
+from ega_jax.baselines.cascade.peri_cr import PeriCRConfig
+from ega_jax.baselines.cascade.tiger import tiger_config
+from ega_jax.generation import generator
+from ega_jax.phases.logged import sizes_of
+
+_SMALL = {"width": 8, "num_heads": 2, "hidden": 8}
+CASCADE = CascadeConfig(
+    reward=REWARD,
+    tiger=tiger_config(GENERATOR),
+    hstu=sizes_of(HSTUConfig, _SMALL | {"blocks": 1}, **GENERATOR.shared),
+    peri_cr=sizes_of(PeriCRConfig, _SMALL, **GENERATOR.shared),
+    cga=CGAConfig(num_ads=GENERATOR.num_slots, **_SMALL),
+    cross_dqn=CrossDQNConfig(num_slots=GENERATOR.num_slots, screen=1, **_SMALL),
+    num_recalled=3,
+)
+
+
+def random_params(init, *sizes):
+    """Parameters of the shapes that `init(key, *sizes)` gives, all random."""
+    shapes = jax.eval_shape(lambda key: init(key, *sizes), jax.random.key(0))
+    return shaken(jax.tree.map(lambda x: jnp.zeros(x.shape), shapes), noise=0.6)
+
+
+@functools.cache
+def tiny_peri_cr():
+    """Random parameters of Peri-CR."""
+    return random_params(peri_cr.init, CASCADE.peri_cr, tiny_models().items)
+
+
+@functools.cache
+def tiny_cascade() -> CascadeModels:
+    """Random parameters, nowhere near where stages start: at the order of eCPM."""
+    items, c = tiny_models().items, CASCADE
+    return CascadeModels(
+        reward=tiny_models().reward,
+        items=items,
+        upstream=Upstream(
+            tiger=random_params(generator.init, c.tiger, items.catalogue),
+            hstu=random_params(hstu.init, c.hstu, items),
+            peri_cr=tiny_peri_cr(),
+            tree=None,
+        ),
+        cga=random_params(cga.init, c.cga, c.hstu.width),
+        cross_dqn=random_params(cross_dqn.init, c.cross_dqn, c.hstu.width),
+    )
