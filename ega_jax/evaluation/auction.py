@@ -26,6 +26,7 @@ from ega_jax.evaluation.misreports import (
 )
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.training.mesh import fill_devices
 
 __all__ = ["Judged", "judge", "psi", "scores", "systems"]
 
@@ -81,7 +82,7 @@ def judge(
     """
     seen: dict[str, list[Judged]] = {}
     rules, done = mechanism.pricing.rules, 0
-    for batch in batches:
+    for batch in fill_devices(batches):
         request = request_of(batch)
         prepared = prepare_batch(mechanism.system, request)
         fair = truthful(mechanism, prepared, request.bid, levers, num_losing)
