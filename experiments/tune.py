@@ -75,7 +75,7 @@ def try_out(
     config: Mapping[str, Any], workdir: Path, system: str, number: int
 ) -> dict[str, dict[str, float]]:
     """Trains one trial of a system up to its slates, and serves it; see `serving.served`."""
-    settings = changed(config, compared()[system] | TRIALS[system][number] | UNPRICED)
+    settings = changed(config, {**compared()[system], **TRIALS[system][number], **UNPRICED})
     folder = workdir / "tuning" / f"{system}-{number}"
     run = open_system(Pretraining(settings, workdir, data_mesh()), folder)
     batches = run.sessions("align", _SESSIONS.value, settings["auction"]["batch_size"])

@@ -6,7 +6,7 @@ unit and mean the same whatever the currency and the click rate.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import chex
 import jax
@@ -16,7 +16,7 @@ from flax import struct
 from ega_jax.payment import network, regret
 from ega_jax.payment.network import PaymentConfig
 from ega_jax.payment.regret import Table
-from ega_jax.types import Metrics, Params
+from ega_jax.types import LossFn, Metrics, Params
 
 REGRETS = ("rerun", "soft")
 
@@ -70,7 +70,7 @@ def start(config: LagrangianConfig, num_slots: int) -> LagrangianState:
     )
 
 
-def payment_loss(payment_config: PaymentConfig, config: LagrangianConfig) -> Callable:
+def payment_loss(payment_config: PaymentConfig, config: LagrangianConfig) -> LossFn:
     """The loss of payment training, in the form that the training loop takes (33)-(35).
 
     Args:
