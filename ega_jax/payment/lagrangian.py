@@ -108,9 +108,8 @@ def settle(
 ) -> dict[str, jax.Array]:
     """Charges every ad of a table and asks what it would have gained by lying.
 
-    Regret is differentiated as if the true bid did not cap a threshold (see `network.price`): a
-    threshold above the bid is a first price, and what is gained by lying is its fault. With the
-    exact slope, 0, thresholds that have once risen above the bids of their context stay there.
+    Above the bid the cap of a threshold has zero gradient, and a threshold that has risen there
+    would stay. The straight-through estimator lets regret lower it (see `network.price`).
 
     Args:
       params: the payment network's parameters.
