@@ -72,7 +72,8 @@ def _broken_rule(name: str, value: Any, dtype: jnp.dtype) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real | np.generic | jax.Array) and not np.shape(value)
+    kinds = numbers.Real | np.number | np.bool_ | np.ndarray | jax.Array
+    return isinstance(value, kinds) and getattr(value, "shape", ()) == ()
 
 
 @struct.dataclass
