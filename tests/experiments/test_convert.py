@@ -31,7 +31,7 @@ def test_converts_with_the_users_own_embeddings(ratings, tmp_path):
         f"--npy_ids={tmp_path / 'names.txt'}",
     )
     assert done.returncode == 0, done.stderr
-    assert "31 lines read, 1 malformed and left out" in done.stdout
+    assert "31 records read, 1 malformed and left out" in done.stdout
     assert f"{ratings}:31: " in done.stdout
     assert validate(tmp_path / "out").embedding_width == 5
 
@@ -42,6 +42,8 @@ def test_converts_with_the_users_own_embeddings(ratings, tmp_path):
         (["--embedding=npy"], "--embedding=npy needs --npy and --npy_ids"),
         (["--embedding=tfidf"], "--embedding=tfidf needs --metadata"),
         (["--metadata=missing.dat"], "error: missing.dat: the file does not exist"),
+        (["--source=amazon", "--metadata=x"], "error: x: the file does not exist"),
+        (["--npy=x.npz", "--npy_ids=x", "--embedding=npy"], "x.npz: the file does not exist"),
         (["--source=netflix"], "should be one of <amazon|yelp|movielens>"),
     ],
 )
