@@ -49,13 +49,7 @@ def convert(
         raise DataError(out, "already exists and is not an empty folder")
     files = tuple(RawFile.inspect(path) for path in (reviews, metadata) if path is not None)
     read, described = RecordCounts(), RecordCounts()
-    every = Actions.collect(records(files[0], source.actions, read))
-    distinct = every.without_repeats()
-    actions = (every if keep_repeats else distinct).k_core(k)
-    if not len(actions.user):
-        counted = f"{len(every.time)} actions, {len(every.time) - len(distinct.time)} repeats"
-        rule = f"no actions are left after {k}-core filtering of {counted}"
-        raise DataError(reviews, f"{rule}; {read}")
+    actions, counts = _read_actions(source, files[0], read, k, keep_repeats)
     texts, repeated = {name: ItemText(name) for name in actions.item_names}, 0
     if metadata is not None:
         repeated = _describe(texts, files[1], source, described)
@@ -64,11 +58,29 @@ def convert(
         files=files,
         actions=read,
         items=described,
-        counts=ActionCounts.of(every, distinct, actions, keep_repeats),
+        counts=counts,
         repeated_items=repeated,
         items_without_text=sum(not text.words for text in items),
         summary=_write(out, _item_table(items, embed(items)), _sequence_table(actions)),
     )
+
+
+def _read_actions(
+    source: Source, file: RawFile, read: RecordCounts, k: int, keep_repeats: bool
+) -> tuple[Actions, ActionCounts]:
+    """The actions that repeats and the k-core filter leave, and what became of the others.
+
+    Raises:
+      DataError: none is left.
+    """
+    every = Actions.collect(records(file, source.actions, read))
+    distinct = every.without_repeats()
+    kept = (every if keep_repeats else distinct).k_core(k)
+    if not len(kept.user):
+        counted = f"{len(every.time)} actions, {len(every.time) - len(distinct.time)} repeats"
+        rule = f"no actions are left after {k}-core filtering of {counted}"
+        raise DataError(file.path, f"{rule}; {read}")
+    return kept, ActionCounts.of(every, distinct, kept, keep_repeats)
 
 
 def _describe(

@@ -43,6 +43,8 @@ class TfIdf:
             )
         except ValueError as error:
             raise DataError("metadata", f"no words to make embeddings of ({error})") from error
+        if weights.shape[1] < 2:
+            raise DataError("metadata", "all texts together have one word; embeddings need two")
         width = min(self.width, *weights.shape)
         vectors = TruncatedSVD(width, random_state=0).fit_transform(weights)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

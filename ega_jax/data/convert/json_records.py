@@ -28,7 +28,13 @@ class BrokenJSONError(ValueError):
 
 def is_json(head: list[str]) -> bool:
     """Whether the first lines are those of a JSON file."""
-    return head[0].lstrip().startswith(("{", "["))
+    return _are_objects(head) or head[0].lstrip().startswith(("{", "["))
+
+
+def _are_objects(head: list[str]) -> bool:
+    """Whether half of the lines or more look like whole objects; a few may be malformed."""
+    stripped = [line.strip() for line in head]
+    return 2 * sum(line.startswith("{") and line.endswith("}") for line in stripped) >= len(head)
 
 
 def json_rows(file: TextIO, head: list[str]) -> Iterator[Row]:
@@ -41,9 +47,9 @@ def json_rows(file: TextIO, head: list[str]) -> Iterator[Row]:
     Raises:
       BrokenJSONError: an array or an object over several lines is malformed; names the line.
     """
-    first = head[0].strip()
-    spread = first == "{" and len(head) > 1 and not head[1].lstrip().startswith("{")
-    return _stream(file) if first.startswith("[") or spread else _lines(file)
+    first, second = (line.strip() for line in [*head, ""][:2])
+    spread = first.startswith("[") or (first == "{" and not second.startswith("{"))
+    return _stream(file) if spread and not _are_objects(head) else _lines(file)
 
 
 def _lines(file: TextIO) -> Iterator[Row]:

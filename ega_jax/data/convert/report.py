@@ -8,6 +8,7 @@ from ega_jax.data.convert.raw_files import RawFile
 from ega_jax.data.convert.records import RecordCounts
 from ega_jax.data.schema import Summary
 
+_YEAR_1973 = 1e8, 1e11  # in seconds, and in milliseconds.
 _UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3), (0.0, 1.0))  # (least time, its units a second)
 
 
@@ -40,7 +41,7 @@ class ActionCounts:
 
     def __str__(self) -> str:
         filtered = self.read - (0 if self.keep_repeats else self.repeats)
-        by = "file, which is in time order" if self.in_time_order else "hash of user and item"
+        by = "the file, which is in time order" if self.in_time_order else "a hash of user and item"
         first, last = self.times
         return "\n".join(
             [
@@ -48,8 +49,8 @@ class ActionCounts:
                 + ("kept" if self.keep_repeats else "left out"),
                 f"{self.kept} of {filtered} actions kept by the filter",
                 f"{self.tied} of them ({self.tied / self.kept:.1%}) share user and time with "
-                f"another; those are in the order of the {by}",
-                f"times from {first} to {last}{_dates(first, last)}",
+                f"another; those are in the order of {by}",
+                f"times from {first} to {last}{_dates(first, last)}{_warning(first, last)}",
             ]
         )
 
@@ -90,3 +91,9 @@ def _dates(first: int, last: int) -> str:
     except (ValueError, OverflowError, OSError):
         return ""
     return f" ({dates[0]:%Y-%m-%d} to {dates[1]:%Y-%m-%d})"
+
+
+def _warning(first: int, last: int) -> str:
+    """Says that some times seem to be seconds and others a finer unit, if so."""
+    mixed = _YEAR_1973[0] <= first < _YEAR_1973[1] <= last
+    return "; WARNING: seconds and finer units seem to be mixed" if mixed else ""

@@ -147,8 +147,10 @@ def test_ties_are_counted_and_do_not_follow_item_ids(tmp_path):
     ratings = rated(tmp_path / "ratings.dat", rows)
     report = convert(MOVIELENS, ratings, None, tmp_path / "out", by_names, 1)
     assert report.counts.tied == 121
-    assert "121 of them (99.2%) share user and time with another; those are in the order of the "
-    assert "hash of user and item" in str(report)
+    assert (
+        "121 of them (99.2%) share user and time with another; those are in the order of a hash "
+        "of user and item"
+    ) in str(report)
     histories = histories_in(tmp_path / "out")
     assert [item // 20 for item in histories["2"]] == [0] * 20 + [1] * 20 + [2] * 20 + [3]
     assert 20 < (np.diff(histories["2"]) > 0).sum() < 40
@@ -162,8 +164,7 @@ def test_a_file_in_time_order_keeps_its_order(tmp_path):
     ratings = rated(tmp_path / "ratings.dat", rows)
     report = convert(MOVIELENS, ratings, None, tmp_path / "out", by_names, 1)
     assert histories_in(tmp_path / "out")["2"] == [3, 0, 6, 4, 1, 7, 8, 2, 5]
-    assert "(100.0%) share user and time with another; those are in the order of the file, which "
-    assert "file, which is in time order" in str(report)
+    assert "in the order of the file, which is in time order" in str(report)
 
 
 def test_of_several_descriptions_the_first_with_text_is_kept(tmp_path):
@@ -189,6 +190,13 @@ def test_users_with_one_item_are_kept_if_asked(tmp_path):
     report = convert(MOVIELENS, ratings, None, tmp_path / "out", by_names, 1)
     assert histories_in(tmp_path / "out") == {"1": [1], "2": [2]}
     assert "times from -7 to 1588615855070 (1969-12-31 to 2020-05-04)" in str(report)
+    assert "WARNING" not in str(report)
+
+
+def test_mixed_units_of_time_are_reported(tmp_path):
+    ratings = rated(tmp_path / "ratings.dat", [(1, 1, 5, 1588615855), (1, 2, 5, 1588615855070)])
+    report = convert(MOVIELENS, ratings, None, tmp_path / "out", by_names, 1)
+    assert "WARNING: seconds and finer units seem to be mixed" in str(report)
 
 
 def failing(items):

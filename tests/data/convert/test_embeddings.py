@@ -32,6 +32,8 @@ def test_tfidf_is_no_wider_than_its_words():
 def test_tfidf_without_words_is_refused():
     with pytest.raises(DataError, match="no words to make embeddings of"):
         TfIdf(width=3)([ItemText("a"), ItemText("b")])
+    with pytest.raises(DataError, match="have one word"):
+        TfIdf(width=3)([ItemText("a", "heat"), ItemText("b", "heat")])
 
 
 def test_rows_of_a_file_are_found_by_name(tmp_path):

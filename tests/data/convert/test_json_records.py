@@ -50,6 +50,13 @@ def test_malformed_lines(line):
     assert "neither JSON nor a Python literal" in second.reason
 
 
+@pytest.mark.parametrize("line", ["oops", "[]", "{", "[1, 2]", '{"a": '])
+def test_the_first_line_may_be_malformed(line):
+    (number, first), second = rows(f'{line}\n{{"a": 1}}\n')
+    assert (number, second) == (1, (2, {"a": 1}))
+    assert isinstance(first, Malformed)
+
+
 def test_what_is_no_object():
     assert rows('{"a": 1}\n[2]\n3')[1:] == [(n, Malformed("not an object")) for n in (2, 3)]
     assert rows('[{"a": 1}, 2]')[1:] == [(1, Malformed("not an object"))]
@@ -74,5 +81,5 @@ def test_a_fault_in_a_long_array_is_found_at_once(monkeypatch):
     monkeypatch.setattr(json_records, "_CHUNK", 64)
     file = io.StringIO("[{]" + " " * 10000)
     with pytest.raises(BrokenJSONError):
-        list(json_rows(file, ["["]))
+        list(json_rows(file, ["[{]"]))
     assert file.tell() < 500
