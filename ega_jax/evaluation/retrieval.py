@@ -42,6 +42,14 @@ def recall_ndcg(
 ) -> dict[str, jax.Array]:
     """Recall@k and NDCG@k with one relevant item per request.
 
+    With the target at rank r from 0, `recall@k = [r < k]` and `ndcg@k = [r < k] / log2(r + 2)`.
+
+    The first target is second, 1 / log2(3), and the second one is not listed:
+
+    >>> metrics = recall_ndcg(ranked_items=[[7, 3, 5], [1, 2, 4]], target=[3, 9], ks=(1, 3))
+    >>> {name: round(float(value), 4) for name, value in metrics.items()}
+    {'recall@1': 0.0, 'ndcg@1': 0.0, 'recall@3': 0.5, 'ndcg@3': 0.3155}
+
     Args:
       ranked_items: `[B, R]` int item ids, best first, -1 where none.
       target: `[B]` int item ids.

@@ -87,7 +87,20 @@ def allocation_log_probs(
 ) -> jax.Array:
     """Log allocation probability of each token among the valid ones (22).
 
-    `z = w * exp(logit) / sum over valid tokens`, i.e. `log_softmax(logit + log w)`.
+    `z = w * exp(logit) / sum over valid tokens`, with `w = b ** alpha + beta` (21); computed as
+    `log_softmax(logit + log w)`.
+
+    With equal logits, alpha 1 and beta 2 the weights are 4, 2 and, not valid, 0:
+
+    >>> log_z = allocation_log_probs(
+    ...     logits=jnp.zeros(3),
+    ...     token_bids=jnp.array([2.0, 0.0, 9.0]),
+    ...     valid=jnp.array([True, True, False]),
+    ...     alpha=1.0,
+    ...     beta=2.0,
+    ... )
+    >>> [round(p, 4) for p in jnp.exp(log_z).tolist()]
+    [0.6667, 0.3333, 0.0]
 
     Args:
       logits: `[..., W]` logits of the generator.
