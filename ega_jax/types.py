@@ -76,16 +76,17 @@ class Sessions:
 class Request:
     """A batch of requests: what each user did, and the candidates that may be shown.
 
-    >>> import numpy as np
-    >>> request = Request(  # One request: two ads, then two organic items in upstream order.
-    ...     history_poi=np.array([[3, 7]]),
-    ...     history_creative=np.array([[6, 15]]),
-    ...     item=np.array([[2, 5, 8, 1]]),
-    ...     is_ad=np.array([[True, True, False, False]]),
-    ...     bid=np.array([[1.2, 0.8, 0.0, 0.0]]),
-    ... )
-    >>> request.item.shape  # [B, N]
-    (1, 4)
+    Examples:
+      >>> import numpy as np
+      >>> request = Request(  # One request: two ads, then two organic items in upstream order.
+      ...     history_poi=np.array([[3, 7]]),
+      ...     history_creative=np.array([[6, 15]]),
+      ...     item=np.array([[2, 5, 8, 1]]),
+      ...     is_ad=np.array([[True, True, False, False]]),
+      ...     bid=np.array([[1.2, 0.8, 0.0, 0.0]]),
+      ... )
+      >>> request.item.shape  # [B, N]
+      (1, 4)
     """
 
     history_poi: jax.Array  # [B, T] int32, most recent last, -1 padding on the left.
@@ -98,8 +99,9 @@ class Request:
 def is_amount(values: Any) -> Any:
     """Whether values are amounts of money from 0 to `LARGEST`.
 
-    >>> [bool(is_amount(value)) for value in (0.0, 2.5, -1.0, float("nan"))]
-    [True, True, False, False]
+    Examples:
+      >>> [bool(is_amount(value)) for value in (0.0, 2.5, -1.0, float("nan"))]
+      [True, True, False, False]
     """
     return (values >= 0) & (values <= LARGEST)
 
@@ -107,16 +109,17 @@ def is_amount(values: Any) -> Any:
 def repeats_an_ad(item: Any, is_ad: Any) -> Any:
     """Marks organic candidates whose POI is also an ad: such a POI is shown once, as the ad.
 
-    >>> import numpy as np
-    >>> repeats_an_ad(np.array([4, 7, 4, 9]), np.array([True, True, False, False])).tolist()
-    [False, False, True, False]
-
     Args:
       item: `[..., N]` int32 POI ids, -1 padding; of NumPy or JAX.
       is_ad: `[..., N]` bool.
 
     Returns:
       `[..., N]` bool.
+
+    Examples:
+      >>> import numpy as np
+      >>> repeats_an_ad(np.array([4, 7, 4, 9]), np.array([True, True, False, False])).tolist()
+      [False, False, True, False]
     """
     same = item[..., :, None] == item[..., None, :]
     return ~is_ad & (item >= 0) & (same & is_ad[..., None, :]).any(-1)

@@ -87,12 +87,6 @@ def gsp(
     `p_(k) = b_(k+1) q_(k+1) / q_(k)`, with ads in falling order of `b q`; at least the reserve and
     at most the own bid. The slots' click rates cancel.
 
-    Three ads for two slots: ad 0 pays 3 * 0.5 / 0.3, ad 1 pays 1 * 0.2 / 0.5.
-
-    >>> order, price = gsp(bids=[6.0, 3.0, 1.0], quality=[0.3, 0.5, 0.2], num_slots=2)
-    >>> order.tolist(), price.round(4).tolist()
-    ([0, 1], [5.0, 0.4])
-
     Args:
       bids: `[N]` currency per click.
       quality: `[N]` at least 0, the ad's own factor of its click rate.
@@ -104,6 +98,13 @@ def gsp(
 
     Raises:
       ValueError: names a bid, or another argument, that is negative, NaN or infinite.
+
+    Examples:
+      Three ads for two slots: ad 0 pays 3 * 0.5 / 0.3, ad 1 pays 1 * 0.2 / 0.5.
+
+      >>> order, price = gsp(bids=[6.0, 3.0, 1.0], quality=[0.3, 0.5, 0.2], num_slots=2)
+      >>> order.tolist(), price.round(4).tolist()
+      ([0, 1], [5.0, 0.4])
     """
     check_bids(bids)
     _check_rates(quality=quality, reserve=reserve)
@@ -125,14 +126,6 @@ def vcg(
     slots in falling order of their click rate `c`. A reserve bounds each term from below. All terms
     are positive: nothing cancels.
 
-    Ad 0 pays (1 - 0.4) * 1.5 + 0.4 * 0.2, and ad 1 pays 0.4 * 0.2.
-
-    >>> order, payment = vcg(
-    ...     bids=[6.0, 3.0, 1.0], quality=[0.3, 0.5, 0.2], slot_ctr=[1.0, 0.4]
-    ... )
-    >>> order.tolist(), payment.round(4).tolist()
-    ([0, 1], [0.98, 0.08])
-
     Args:
       bids: `[N]` currency per click.
       quality: `[N]` at least 0, the ad's own factor of its click rate.
@@ -144,6 +137,15 @@ def vcg(
 
     Raises:
       ValueError: names a bid, or another argument, that is negative, NaN or infinite.
+
+    Examples:
+      Ad 0 pays (1 - 0.4) * 1.5 + 0.4 * 0.2, and ad 1 pays 0.4 * 0.2.
+
+      >>> order, payment = vcg(
+      ...     bids=[6.0, 3.0, 1.0], quality=[0.3, 0.5, 0.2], slot_ctr=[1.0, 0.4]
+      ... )
+      >>> order.tolist(), payment.round(4).tolist()
+      ([0, 1], [0.98, 0.08])
     """
     check_bids(bids)
     _check_rates(quality=quality, slot_ctr=slot_ctr, reserve=reserve)
@@ -166,12 +168,6 @@ def clarke(bids: ArrayLike, clicks: ArrayLike) -> tuple[Any, Any]:
     `P_i = max_S sum_{j != i} b_j (x_j(S) - x_j(S*))`. The ad's own term never enters, so a large
     bid of its own loses no precision, and the chosen slate contributes an exact 0.
 
-    The second slate is worth most, 4 * 0.5. Without ad 1 the first would be shown, for 2 * 0.6.
-
-    >>> chosen, payment = clarke(bids=[2.0, 4.0], clicks=[[0.6, 0.0], [0.0, 0.5]])
-    >>> int(chosen), payment.round(4).tolist()
-    (1, [0.0, 1.2])
-
     Args:
       bids: `[N]` currency per click.
       clicks: `[M, N]` click rate of each ad in each slate of the menu, 0 where absent.
@@ -182,6 +178,13 @@ def clarke(bids: ArrayLike, clicks: ArrayLike) -> tuple[Any, Any]:
 
     Raises:
       ValueError: names a bid, or another argument, that is negative, NaN or infinite.
+
+    Examples:
+      The second slate is worth most, 4 * 0.5. Without ad 1 the first would be shown, for 2 * 0.6.
+
+      >>> chosen, payment = clarke(bids=[2.0, 4.0], clicks=[[0.6, 0.0], [0.0, 0.5]])
+      >>> int(chosen), payment.round(4).tolist()
+      (1, [0.0, 1.2])
     """
     check_bids(bids)
     _check_rates(clicks=clicks)
@@ -203,12 +206,6 @@ def myerson(bid_grid: ArrayLike, clicks: ArrayLike) -> Any:
     a sum of positive terms where x rises. A jump counts at the middle of its interval; two equal
     grid points place it exactly. If x falls, the payment stays at least 0.
 
-    One slot of click rate 0.5 that a bid above 2 wins costs 2 * 0.5, whatever the bid:
-
-    >>> payment = myerson(bid_grid=[0.0, 2.0, 2.0, 5.0], clicks=[0.0, 0.0, 0.5, 0.5])
-    >>> round(float(payment), 4)
-    1.0
-
     Args:
       bid_grid: `[G]` currency per click, rising from 0 to the bid.
       clicks: `[G]` click rate of the ad at each bid, the others' fixed.
@@ -219,6 +216,13 @@ def myerson(bid_grid: ArrayLike, clicks: ArrayLike) -> Any:
     Raises:
       ValueError: names a bid or a click rate that is negative, NaN or infinite; or the grid does
         not rise from 0.
+
+    Examples:
+      One slot of click rate 0.5 that a bid above 2 wins costs 2 * 0.5, whatever the bid:
+
+      >>> payment = myerson(bid_grid=[0.0, 2.0, 2.0, 5.0], clicks=[0.0, 0.0, 0.5, 0.5])
+      >>> round(float(payment), 4)
+      1.0
     """
     check_bids(bid_grid, ("grid point",))
     _check_rates(clicks=clicks)
