@@ -1,6 +1,6 @@
 """Extension of the reference: comments at the fields of a class become its list of attributes.
 
-Fields of structs and settings are explained by comments, with shape and unit, and not by docstrings.
+Fields of structs and settings are explained by comments, with shape and unit, not by docstrings.
 """
 
 import ast

@@ -1,14 +1,12 @@
 """The reference shows the comments at fields as their descriptions."""
 
-import sys
+import importlib
 from pathlib import Path
 
 import pytest
 
 griffe = pytest.importorskip("griffe")
-sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
-import field_comments
-
+DOCS = Path(__file__).parents[2] / "docs"
 MODULE = '''
 class Sizes:
     """Sizes of a model."""
@@ -33,7 +31,9 @@ class Documented:
 
 
 @pytest.fixture
-def module(tmp_path):
+def module(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    field_comments = importlib.import_module("field_comments")
     (tmp_path / "sizes.py").write_text(MODULE)
     extensions = griffe.load_extensions(field_comments.FieldComments())
     return griffe.load("sizes", search_paths=[tmp_path], extensions=extensions)
