@@ -17,6 +17,7 @@ STAGES = (  # In order of flow.
     "auction",
     "training",
     "explanation",
+    "request_rules",
     "mechanism",
     "phases",
     "evaluation",
