@@ -5,14 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 from tiny_log import shaken
-from tiny_models import GENERATOR, REWARD, tiny_models
+from tiny_models import GENERATOR, REWARD, tiny_ega
 
 from ega_jax.baselines.cascade.cga import CGAConfig
 from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig
 from ega_jax.baselines.cascade.hstu import HSTUConfig
 from ega_jax.baselines.cascade.mca import (
-    CascadeConfig,
-    CascadeModels,
+    MCA,
+    MCAConfig,
     Upstream,
     cga,
     cross_dqn,
@@ -25,7 +25,7 @@ from ega_jax.generation import generator
 from ega_jax.phases.logged import sizes_of
 
 _SMALL = {"width": 8, "num_heads": 2, "hidden": 8}
-CASCADE = CascadeConfig(
+CASCADE = MCAConfig(
     reward=REWARD,
     tiger=tiger_config(GENERATOR),
     hstu=sizes_of(HSTUConfig, _SMALL | {"blocks": 1}, **GENERATOR.shared),
@@ -45,15 +45,15 @@ def random_params(init, *sizes):
 @functools.cache
 def tiny_peri_cr():
     """Random parameters of Peri-CR."""
-    return random_params(peri_cr.init, CASCADE.peri_cr, tiny_models().items)
+    return random_params(peri_cr.init, CASCADE.peri_cr, tiny_ega().items)
 
 
 @functools.cache
-def tiny_cascade() -> CascadeModels:
+def tiny_cascade() -> MCA:
     """Random parameters, nowhere near where stages start: at the order of eCPM."""
-    items, c = tiny_models().items, CASCADE
-    return CascadeModels(
-        reward=tiny_models().reward,
+    items, c = tiny_ega().items, CASCADE
+    return MCA(
+        reward=tiny_ega().reward,
         items=items,
         upstream=Upstream(
             tiger=random_params(generator.init, c.tiger, items.catalogue),
@@ -63,4 +63,5 @@ def tiny_cascade() -> CascadeModels:
         ),
         cga=random_params(cga.init, c.cga, c.hstu.width),
         cross_dqn=random_params(cross_dqn.init, c.cross_dqn, c.hstu.width),
+        config=c,
     )
