@@ -274,7 +274,7 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
 def _rows(name: str, values: Any) -> np.ndarray:
     try:
         return np.asarray(values)
-    except UserError as error:
+    except ValueError as error:
         raise UserError(f"{name}: rows of unequal length; -1 pads ids, 0 bids") from error
 
 
