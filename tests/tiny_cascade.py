@@ -1,11 +1,11 @@
-"""A cascade of random stages on the requests of `tiny_models`, that recalls few of the ads."""
+"""MCA of random stages, which recalls few of the ads, and GR, for requests of `tiny_models`."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 from tiny_log import shaken
-from tiny_models import GENERATOR, REWARD, tiny_ega
+from tiny_models import GENERATOR, REWARD, tiny_ega, with_beams
 
 from ega_jax.baselines.cascade.cga import CGAConfig
 from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig
@@ -21,6 +21,7 @@ from ega_jax.baselines.cascade.mca import (
 )
 from ega_jax.baselines.cascade.peri_cr import PeriCRConfig
 from ega_jax.baselines.cascade.tiger import tiger_config
+from ega_jax.baselines.gr import GR
 from ega_jax.generation import generator
 from ega_jax.phases.logged import sizes_of
 
@@ -65,3 +66,10 @@ def tiny_cascade() -> MCA:
         cross_dqn=random_params(cross_dqn.init, c.cross_dqn, c.hstu.width),
         config=c,
     )
+
+
+@functools.cache
+def tiny_gr() -> GR:
+    """The random generator with Peri-CR's creatives and a narrow search."""
+    shared = vars(with_beams(tiny_ega(), 6))
+    return GR(**shared, peri_cr=tiny_peri_cr(), peri_cr_config=CASCADE.peri_cr)
