@@ -11,6 +11,7 @@ from ega_jax.data import ad_logs, schema, sequences
 from ega_jax.data.batch_source import Batch, BatchSource, InMemoryRows, Rows
 from ega_jax.data.length_sorted import LengthSorted
 from ega_jax.data.order import Order
+from ega_jax.errors import UserError
 
 Dataset = sequences.SequenceDataset | ad_logs.AdLogDataset
 
@@ -181,7 +182,7 @@ def _sessions(
     _require_choice(split, ad_logs.SPLITS)
     if num_slots < dataset.summary.num_slots:
         shown = dataset.summary.num_slots
-        raise ValueError(f"num_slots={num_slots}, but the log's slates have {shown} slots")
+        raise UserError(f"num_slots={num_slots}, but the log's slates have {shown} slots")
     return ad_logs.LoggedSessions(
         dataset.split(split),
         history_length,
@@ -193,17 +194,17 @@ def _sessions(
 
 def _require_choice(split: str, valid: tuple[str, ...]):
     if split not in valid:
-        raise ValueError(f"no split '{split}' here; valid: {', '.join(valid)}")
+        raise UserError(f"no split '{split}' here; valid: {', '.join(valid)}")
 
 
 def _sizes(rows: Rows, split: str) -> tuple[int, ...]:
     if not sum(rows.group_sizes):
-        raise ValueError(f"split '{split}' has no rows")
+        raise UserError(f"split '{split}' has no rows")
     return rows.group_sizes
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> range:
     if batch_size % process_count:
-        raise ValueError(f"batch_size={batch_size} does not divide by {process_count} processes")
+        raise UserError(f"batch_size={batch_size} does not divide by {process_count} processes")
     size = batch_size // process_count
     return range(process_index * size, (process_index + 1) * size)

@@ -1,0 +1,35 @@
+"""What items are called: optional columns of text, which any writer may have given any type."""
+
+from typing import Any
+
+from ega_jax.data.tables import Table, columns_of
+
+
+def read_texts(table: Table, column: str) -> list[str | None]:
+    """The text of each row; none where there is none, or the value is no text or number."""
+    return [text_of(value) for value in _values(table, column)]
+
+
+def read_tags(table: Table, column: str) -> list[list[str]]:
+    """The tags of each row; a text instead of a list is one tag, lists of lists are joined."""
+    return [tags_of(value) for value in _values(table, column)]
+
+
+def text_of(value: Any) -> str | None:
+    """A value as text; none if it is null, a list or a record."""
+    if value is None or isinstance(value, list | tuple | dict):
+        return None
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def tags_of(value: Any) -> list[str]:
+    """A value as a list of tags: the texts in a list, or one text."""
+    if isinstance(value, list | tuple):
+        return [tag for inner in value for tag in tags_of(inner)]
+    text = text_of(value)
+    return [] if not text else [text]
+
+
+def _values(table: Table, column: str) -> list[Any]:
+    """A column as Python values; nothing but none where a file lacks it."""
+    return [value for chunks in columns_of(table, column) for value in chunks.to_pylist()]
