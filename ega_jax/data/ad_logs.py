@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 from ega_jax.data.columns import to_numpy
 from ega_jax.data.item_rules import open_creatives, open_pois
 from ega_jax.data.ragged import Ragged
+from ega_jax.data.reading import read_matrix, read_numbers
 from ega_jax.data.schema import Summary
 from ega_jax.data.session_rules import open_sessions
-from ega_jax.data.tables import Table, read_matrix, read_numbers
+from ega_jax.data.tables import Table
 from ega_jax.errors import UserError
 from ega_jax.types import repeats_an_ad
 
@@ -33,7 +34,7 @@ _LISTS = {
     "click_image": bool,
     "convert": bool,
 }
-_SLOTS = {  # what is known of each slot -> its value where the slot is empty.
+_SLOTS = {  # Column with one value a slot -> the value of an empty slot.
     "shown_poi": -1,
     "shown_creative": -1,
     "shown_is_ad": False,
@@ -160,7 +161,7 @@ class LoggedSessions:
 
 
 def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int) -> Batch:
-    """Ads, then organic items in upstream order less those that are ads too, `[B, N]`."""
+    """Ads, then organic items in upstream order, `[B, N]`; -1 for an item that is an ad too."""
     ads, organic = lists["ad_poi"], lists["organic_poi"]
     places = np.broadcast_to(np.arange(num_candidates), (len(rows), num_candidates))
     num_ads = ads.lengths[rows][:, None]

@@ -60,6 +60,12 @@ def is_text(kind: pa.DataType) -> bool:
     return is_number(kind) or any(is_one(kind) for is_one in texts)
 
 
+def is_tags(kind: pa.DataType) -> bool:
+    """Whether values are texts, lists of texts, or lists of such lists."""
+    kind = plain_type(kind)
+    return is_text(kind) or is_null(kind) or (is_list(kind) and is_tags(kind.value_type))
+
+
 def is_null(kind: pa.DataType) -> bool:
     """Whether the type is that of a column without any value."""
     return pa.types.is_null(plain_type(kind))
@@ -100,7 +106,7 @@ TYPES: dict[str, Callable[[pa.DataType], bool]] = {
     "a list of integers or timestamps": _list_of(is_time),
     "a float, or a list of floats": lambda kind: is_number(kind) or _list_of(is_number)(kind),
     "a text": is_text,
-    "a text, or a list of texts": lambda kind: is_text(kind) or _list_of(is_text)(kind),
+    "a text, or a list of texts": is_tags,
 }
 
 

@@ -11,10 +11,11 @@ from ega_jax.data import item_rules, log_statistics
 from ega_jax.data.ad_logs import SPLITS, split_bounds
 from ega_jax.data.checks import parts
 from ega_jax.data.counts import Histogram
+from ega_jax.data.reading import holds_dates
 from ega_jax.data.schema import Progress, Summary
 from ega_jax.data.sequence_rules import SHORTEST, open_sequences, training_lengths
 from ega_jax.data.session_rules import open_sessions
-from ega_jax.data.tables import Table, holds_dates
+from ega_jax.data.tables import Table
 
 MANY = 0.1  # Share of embeddings that repeat, or of their values that never vary, warned of.
 
@@ -169,13 +170,13 @@ def _hashes(matrix: np.ndarray) -> np.ndarray:
 
 def _column_warnings(table: Table) -> list[str]:
     """Warns of optional columns that are there and yet not read."""
-    warnings = [
-        f"{file.path}, column '{column}': left out, a column of {kind} is not read"
-        for file in table.files
-        for column, kind in file.unknown.items()
-    ]
-    for column in sorted(frozenset().union(*(file.usable for file in table.files))):
-        if lacking := [file.path for file in table.files if column not in file.usable]:
-            rule = f"left out, {len(lacking)} of {len(table.files)} files have no value of it"
-            warnings.append(f"{table.path}, column '{column}': {rule}, the first is {lacking[0]}")
+    warnings = []
+    for column in sorted({name for file in table.files for name in (*file.usable, *file.unknown)}):
+        lacking = [file for file in table.files if column not in file.usable]
+        if not lacking:
+            continue
+        first, rule = lacking[0], f"{len(lacking)} of {len(table.files)} files have no value of it"
+        if column in first.unknown:
+            rule = f"a column of {first.unknown[column]} is not read"
+        warnings.append(f"{first.path}, column '{column}': left out, {rule}")
     return warnings

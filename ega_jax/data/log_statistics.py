@@ -98,7 +98,7 @@ def count_sessions(
 
 
 def session_facts(found: LogStatistics) -> dict[str, Any]:
-    """The figures that a reader of a log looks for."""
+    """The figures of a log, by name."""
     shown, clicks = found.slots.total, found.clicks.total
     quantiles = zip(SHARES, found.bids.quantiles(SHARES), strict=False)
     return {
@@ -122,7 +122,7 @@ def session_facts(found: LogStatistics) -> dict[str, Any]:
 def session_warnings(
     found: LogStatistics, bounds: np.ndarray, splits: tuple[str, ...]
 ) -> list[str]:
-    """What is valid and yet looks wrong.
+    """Warns of sessions that break no rule but look wrong.
 
     Args:
       found: the counts.

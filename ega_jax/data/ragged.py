@@ -42,14 +42,14 @@ class Ragged:
 
     @classmethod
     def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
-        """The rows of one after those of another."""
+        """Appends the rows of several columns."""
         lengths = np.concatenate([part.lengths for part in parts])
         values = np.concatenate([part.values for part in parts])
         return cls(values, np.concatenate([[0], np.cumsum(lengths)]))
 
     @property
     def num_rows(self) -> int:
-        """How many lists there are."""
+        """Number of lists."""
         return len(self.offsets) - 1
 
     @property

@@ -1,6 +1,6 @@
 """Interaction sequences: what users did, split by leaving the last items out.
 
-Of a sequence of three items or more the last is the test target, the last but one the
+In a sequence of three items or more, the last is the test target, the last but one is the
 validation target, and the others are for training. Shorter sequences are never evaluated: all
 their items are for training. A sequence gives training examples if at least two items are for
 training, a history and a target.
@@ -15,9 +15,9 @@ import numpy as np
 from ega_jax.data.batch_source import Batch, InMemoryRows
 from ega_jax.data.item_rules import open_items
 from ega_jax.data.ragged import Ragged
+from ega_jax.data.reading import read_lists, read_matrix
 from ega_jax.data.schema import Summary
 from ega_jax.data.sequence_rules import SHORTEST, open_sequences, training_lengths
-from ega_jax.data.tables import read_lists, read_matrix
 
 HELD_OUT = {"validation": 2, "test": 1}  # split -> place of the target, from the end.
 
@@ -66,7 +66,7 @@ class SequenceDataset:
 class TrainingSequences(InMemoryRows):
     """The rows that training draws from: per epoch, one split point of each sequence.
 
-    What lies before the split point is the history, the K items from it are the target: plain
+    The items before the split point are the history, the K items from it on are the target. Plain
     sequences have no slates, so the next items stand in for what a request shows (sec. 4.1).
     """
 

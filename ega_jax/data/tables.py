@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from ega_jax.data import columns
 from ega_jax.data.columns import to_numpy
-from ega_jax.data.ragged import Ragged
 from ega_jax.errors import UserError
 
 
@@ -154,7 +153,11 @@ def _explained(path: Path, rule: str) -> Iterator[None]:
 def _check_required(path: Path, schema: pa.Schema, required: Mapping[str, str]):
     for column, kind in required.items():
         if column not in schema.names:
-            raise DataError(path, f"the column is missing ({kind})", column)
+            named = any(part.startswith(f"{column}=") for part in path.parts)
+            where = "; a folder's name alone has it" if named else ""
+            raise DataError(path, f"the column is missing ({kind}){where}", column)
+        if schema.names.count(column) > 1:
+            raise DataError(path, "there may be only one column of this name", column)
         found = schema.field(column).type
         if not (columns.is_null(found) or columns.TYPES[kind](found)):
             raise DataError(path, f"the column must be {kind}, found {found}", column)
@@ -165,7 +168,7 @@ def _optional_columns(
 ) -> tuple[frozenset[str], dict[str, pa.DataType]]:
     """Those that can be used, and the types of those that cannot; neither, if without a value."""
     schema = file.schema_arrow
-    there = [name for name in optional if name in schema.names]
+    there = [name for name in optional if schema.names.count(name) == 1]
     there = [name for name in there if not columns.is_null(schema.field(name).type)]
     usable = [name for name in there if columns.TYPES[optional[name]](schema.field(name).type)]
     unknown = {name: schema.field(name).type for name in there if name not in usable}
@@ -192,40 +195,3 @@ def _span(file: pq.ParquetFile, column: str) -> tuple[int, int]:
     final = file.read_row_group(last, columns=[column])[column].slice(sizes[last] - 1)
     ends = pa.chunked_array([first, *final.chunks])
     return tuple(to_numpy(ends, np.int64).tolist()) if not ends.null_count else (0, 0)
-
-
-def read_matrix(table: Table, column: str) -> np.ndarray:
-    """`[rows, E]` float32 of a validated table's column of embeddings."""
-    return np.concatenate([to_matrix(chunks) for chunks in columns_of(table, column)])
-
-
-def read_numbers(table: Table, column: str, dtype: type) -> np.ndarray:
-    """`[rows]` of a validated table's column of numbers."""
-    return np.concatenate([to_numpy(chunks, dtype) for chunks in columns_of(table, column)])
-
-
-def read_lists(table: Table, column: str, dtype: type) -> Ragged:
-    """The rows of a validated table's column of lists."""
-    return Ragged.joined([Ragged.from_arrow(chunks, dtype) for chunks in columns_of(table, column)])
-
-
-def to_matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """`[rows, E]` float32 of a column of lists of one length, none of them null."""
-    lists = Ragged.from_arrow(column, np.float32)
-    return lists.values.reshape(lists.num_rows, -1)
-
-
-def holds_dates(table: Table, column: str) -> bool:
-    """Whether a column, or the lists in it, hold timestamps, not integers."""
-    kind = columns.plain_type(pq.read_schema(table.files[0].path).field(column).type)
-    return columns.is_date(kind.value_type if columns.is_list(kind) else kind)
-
-
-def columns_of(table: Table, column: str) -> Iterator[pa.ChunkedArray]:
-    """A column, file by file, as its type may differ; of nulls where a file lacks it."""
-    for part in table.files:
-        with pq.ParquetFile(part.path) as file:
-            if column in file.schema_arrow.names:
-                yield file.read(columns=[column])[column]
-            else:
-                yield pa.chunked_array([pa.nulls(part.num_rows)])

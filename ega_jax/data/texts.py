@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from ega_jax.data.tables import Table, columns_of
+from ega_jax.data.reading import columns_of
+from ega_jax.data.tables import Table
 
 
 def read_texts(table: Table, column: str) -> list[str | None]:
-    """The text of each row; none where there is none, or the value is no text or number."""
+    """The text of each row; none where there is none."""
     return [text_of(value) for value in _values(table, column)]
 
 
@@ -31,5 +32,8 @@ def tags_of(value: Any) -> list[str]:
 
 
 def _values(table: Table, column: str) -> list[Any]:
-    """A column as Python values; nothing but none where a file lacks it."""
-    return [value for chunks in columns_of(table, column) for value in chunks.to_pylist()]
+    """A column as Python values; nothing but none where a file has no use of it."""
+    values: list[Any] = []
+    for file, chunks in zip(table.files, columns_of(table, column), strict=True):
+        values += chunks.to_pylist() if column in file.usable else [None] * file.num_rows
+    return values

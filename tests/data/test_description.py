@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ega_jax.data import checks
@@ -137,3 +138,14 @@ def test_a_poi_without_creatives_is_warned_of(ad_log, tmp_path):
     ad_log.pois["title"].append("new")
     folder = ad_log.write(tmp_path / "log")
     assert warned(folder, "no creative")[-1] == "1 of 13 POIs have no creative"
+
+
+def test_a_column_that_only_some_files_have_is_warned_of_once(ad_log, tmp_path):
+    folder = ad_log.write(tmp_path / "log", rows_per_file=10)
+    for name in ("part-1", "part-3"):
+        path = folder / "sessions" / f"{name}.parquet"
+        pq.write_table(pq.read_table(path).drop_columns("propensity"), path)
+    assert warned(folder, "propensity") == [
+        f"{folder}/sessions/part-1.parquet, column 'propensity': left out, "
+        "2 of 4 files have no value of it"
+    ]

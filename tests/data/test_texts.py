@@ -2,6 +2,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ega_jax.data.item_rules import TAGS
 from ega_jax.data.tables import open_table
 from ega_jax.data.texts import read_tags, read_texts
 
@@ -15,7 +16,7 @@ def written(tmp_path, *arrays):
         if array.type == pa.null():
             del columns["text"]
         pq.write_table(pa.table(columns), path)
-    return open_table(tmp_path / "items.parquet", {"item_id": "an integer"}, {})
+    return open_table(tmp_path / "items.parquet", {}, {"text": TAGS})
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ def written(tmp_path, *arrays):
         (pa.array([[3], [4, 5]]), [["3"], ["4", "5"]]),
         (pa.array([[], []], pa.list_(pa.null())), [[], []]),
         (pa.array([{"name": "Bar"}]), [[]]),
+        (pa.array([[("Bar", 1)]], pa.map_(pa.string(), pa.int8())), [[]]),
     ],
 )  # fmt: skip
 def test_tags_of_any_type(tmp_path, array, tags):

@@ -355,3 +355,18 @@ def test_an_id_beyond_int64_is_named(log):
     rewrite(other / "sessions" / "part-1.parquet", large)
     with pytest.raises(DataError, match=r"part-1.parquet, column 'session_id', row 0: session ids"):
         validate(other)
+
+
+def test_a_column_that_is_twice_or_a_partition_alone_is_named(log):
+    _, other = log
+    path = other / "sessions" / "part-1.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("user_id", table["user_id"]), path)
+    with pytest.raises(DataError, match=r"column 'user_id': there may be only one column of this"):
+        validate(other)
+    path.unlink()
+    (other / "sessions" / "user_id=3").mkdir()
+    partitioned = other / "sessions" / "user_id=3" / "part-1.parquet"
+    pq.write_table(table.drop_columns("user_id"), partitioned)
+    with pytest.raises(DataError, match=r"'user_id': the column is missing .* name alone has it"):
+        validate(other)

@@ -8,9 +8,9 @@ import numpy as np
 
 from ega_jax.data.item_rules import open_items
 from ega_jax.data.market.config import MarketConfig
+from ega_jax.data.reading import read_lists, read_matrix
 from ega_jax.data.schema import validate
 from ega_jax.data.sequence_rules import open_sequences
-from ega_jax.data.tables import read_lists, read_matrix
 from ega_jax.data.texts import read_tags, read_texts
 
 CATEGORY_NAMES = (
