@@ -16,9 +16,9 @@ tensorboard/, figures/, tables/ and, for EGA, mechanism/, which
 
 from absl import flags
 
-from ega_jax.baselines.systems import KINDS
 from ega_jax.evaluation.report import print_systems, print_table
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.systems import KINDS
 from ega_jax.training.mesh import data_mesh
 from experiments.common import command
 from experiments.common.runs import open_system, train_and_measure

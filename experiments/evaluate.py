@@ -13,7 +13,6 @@ from typing import Any
 
 from absl import flags
 
-from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.interest import evaluator_of
 from ega_jax.evaluation.report import print_systems, print_table, write_results
 from ega_jax.phases.pretraining import Pretraining
@@ -36,7 +35,7 @@ def main() -> None:
         if _NUM_BEAMS.value:
             raise ValueError("--num_beams: a system is measured with the beams of its config")
         run = find_system(name)
-        found = measure_systems(run, mechanism_of(run), split)
+        found = measure_systems(run, run.mechanism, split)
         results: dict[str, Any] = {"systems": found}
         print_systems(found, title=f"{config['name']}, {split}")
     else:

@@ -17,7 +17,6 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.baselines.systems import training_of
 from ega_jax.evaluation.comparison import summary
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.phases.auction import AuctionTraining
@@ -25,6 +24,7 @@ from ega_jax.phases.logged import sizes_of
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.phases.reward import reward_phase
 from ega_jax.reward.model import RewardConfig
+from ega_jax.systems import training_of
 from ega_jax.training.mesh import data_mesh
 from experiments.common import command
 from experiments.common.runs import measure_reward

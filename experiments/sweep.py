@@ -27,16 +27,14 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.auction.ega import AllocationConfig
-from ega_jax.auction.pricing import WITHOUT_NETWORK
-from ega_jax.baselines.systems import mechanism_of
+from ega_jax.auction.pricing import rules_without_network
 from ega_jax.evaluation.comparison import write_csv
 from ega_jax.evaluation.report import read_results, save_figure, write_results
 from ega_jax.evaluation.serving import served
 from ega_jax.phases.auction import AuctionTraining
+from ega_jax.systems import UNPRICED
 from experiments.common import command
 from experiments.common.runs import (
-    UNPRICED,
     changed,
     find_system,
     open_system,
@@ -72,7 +70,7 @@ _SESSIONS = flags.DEFINE_integer(
 def main() -> None:
     """Runs the command."""
     run = find_system(command.named_system())
-    system, workdir = run.system.name, run.pretraining.workdir
+    system, workdir = run.name, run.pretraining.workdir
     rule = _RULE.value or run.config["auction"]["rule"]
     flag_of = {"alpha": _ALPHAS, "beta": _BETAS, "beams": _BEAMS}
     flag_of |= {"slots": _SLOTS, "layers": _LAYERS, "codes": _CODES}
@@ -91,7 +89,7 @@ def main() -> None:
     if not known:
         raise ValueError("no point is asked for: give values, e.g. --alphas=1.2,2.4")
     print_points(known, ", ".join(place))
-    path = run.system / "figures" / f"sweep-{rule}.png"
+    path = run.folder / "figures" / f"sweep-{rule}.png"
     draw_points(known, path)
     write_csv(path.with_suffix(".csv"), ("setting", "value", "judge", *FIGURES), rows_of(known))
     print(f"{path.name} and {path.stem}.csv are in {path.parent}")
@@ -103,16 +101,17 @@ def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) 
     Raises:
       ValueError: names the setting.
     """
-    name, settings = run.system.name, {setting for setting, _ in asked}
-    searches = isinstance(run.allocation_config, AllocationConfig)
-    if "beams" in settings and not searches:
+    name, settings = run.name, {setting for setting, _ in asked}
+    has_beams, free = hasattr(run.system.config, "num_beams"), rules_without_network()
+    if "beams" in settings and not has_beams:
         raise ValueError(f"{name} is no search: it has no beams")
-    if settings & set(LEVERS) and (not searches or run.config["allocation"]["bid_free"]):
+    weighs_tokens = run.system.weighs_tokens and not run.config["allocation"]["bid_free"]
+    if settings & set(LEVERS) and not weighs_tokens:
         raise ValueError(f"{name} searches without token bids: give --alphas= --betas=")
-    if rule not in WITHOUT_NETWORK and settings & set(TRAINED):
+    if rule not in free and settings & set(TRAINED):
         raise ValueError(
             f"payment networks are not trained again for other {', '.join(TRAINED)}: "
-            f"give --rule={WITHOUT_NETWORK[1]} or another of {', '.join(WITHOUT_NETWORK)}"
+            f"give --rule=gsp or another of {', '.join(free)}"
         )
     if "slots" in settings and run.config["data"]["path"]:
         raise ValueError("slates of other lengths take the embedded market: no log has them")
@@ -127,10 +126,13 @@ def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) 
 
 def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str, Any]:
     """Serves test sessions with a setting that needs no training, or as trained; see `served`."""
-    mechanism = mechanism_of(run)
-    if setting == "beams" and isinstance(mechanism.config, AllocationConfig):
-        config = dataclasses.replace(mechanism.config, num_beams=int(value))
-        mechanism = dataclasses.replace(mechanism, config=config)
+    mechanism = run.mechanism
+    if setting == "beams":
+        system = mechanism.system
+        config = dataclasses.replace(system.config, num_beams=int(value))
+        mechanism = dataclasses.replace(
+            mechanism, system=dataclasses.replace(system, config=config)
+        )
     levers = {setting: float(value)} if setting in LEVERS else {}
     batches = run.sessions("test", _SESSIONS.value, run.config["auction"]["batch_size"])
     return served(mechanism, batches, truth_of(run), rule, **levers)
@@ -145,7 +147,7 @@ def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining
         "data.path": "" if setting == "slots" else str(run.pretraining.folder),
     }
     settings = changed(run.config, UNPRICED | own)
-    return open_system(pretrained(settings, workdir), workdir / "systems" / run.system.name)
+    return open_system(pretrained(settings, workdir), workdir / "systems" / run.name)
 
 
 def known_points(workdir: Path, *place: str) -> dict[str, dict[str, Any]]:

@@ -32,17 +32,16 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.comparison import REPORTED, SCORERS, SERVED, Scores, write_tables
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.serving import served
 from ega_jax.payment.network import HEADS
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.systems import KINDS, compared
 from ega_jax.training.files import locked
 from ega_jax.training.mesh import data_mesh
 from experiments.common import command
 from experiments.common.runs import (
-    SYSTEMS,
     changed,
     open_system,
     pretrained,
@@ -52,19 +51,17 @@ from experiments.common.runs import (
 
 command.define_config()
 flags.adopt_module_key_flags(command)
-TABLES = {
-    "table2": ("mca", "gr", "ega"),
-    "table3": ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp"),
-    "alignment": ("ega-unaligned", "ega-gsp"),
-}
+TABLE3 = ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp")
+ALIGNMENT = ("ega-unaligned", "ega-gsp")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every system.")
-_ONLY = flags.DEFINE_list("only", list(SYSTEMS), "Systems to run.")
+_ONLY = flags.DEFINE_list("only", None, "Systems to run; by default all.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Where the tables are written.")
 
 
 def main() -> None:
     """Runs the command."""
-    command.check_named("system", _ONLY.value, SYSTEMS)
+    names = list(compared()) if _ONLY.value is None else _ONLY.value
+    command.check_named("system", names, compared())
     if not _SEEDS.value or not all(seed.isdecimal() for seed in _SEEDS.value):
         raise ValueError(f"--seeds={','.join(_SEEDS.value)}: name seeds, each a number from 0 on")
     if jax.process_count() > 1:
@@ -75,7 +72,7 @@ def main() -> None:
             f"config.auction.rule: tables have EGA at learned prices, {' or '.join(HEADS)}"
         )
     start, folder = time.perf_counter(), Path(_RESULTS.value)
-    runs = [(int(seed), name) for seed in _SEEDS.value for name in _ONLY.value]
+    runs = [(int(seed), name) for seed in _SEEDS.value for name in names]
     scores = lambda: {run: known(workdir, *run) for run in runs}
     make_data(config, workdir)
     for wait, (seed, name) in itertools.product((False, True), runs):
@@ -99,8 +96,9 @@ def write_all(workdir: Path, folder: Path) -> None:
     numbers = (path.name.removeprefix("seed-") for path in workdir.glob("seed-*"))
     seeds = sorted(int(number) for number in numbers if number.isdecimal())
     with locked(workdir):
-        every = {(seed, name): known(workdir, seed, name) for seed in seeds for name in SYSTEMS}
-        write_tables(every, TABLES, folder)
+        every = {(seed, name): known(workdir, seed, name) for seed in seeds for name in compared()}
+        tables = {"table2": tuple(KINDS), "table3": TABLE3, "alignment": ALIGNMENT}
+        write_tables(every, tables, folder)
 
 
 def make_data(config: Mapping[str, Any], workdir: Path) -> None:
@@ -113,7 +111,7 @@ def make_data(config: Mapping[str, Any], workdir: Path) -> None:
 def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -> None:
     """Trains and scores one system with one seed; what others have trained before is shared."""
     folder_name, trained_as = folders_of(seed, name)
-    settings = changed(config, {"seed": seed, **SYSTEMS[trained_as]})
+    settings = changed(config, {"seed": seed, **compared()[trained_as]})
     main_folder, folder = workdir / f"seed-{seed}", workdir / folder_name
     if folder != workdir / "seed-0":
         settings["data"]["path"] = config["data"]["path"] or str(workdir / "seed-0" / "data")
@@ -123,11 +121,11 @@ def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -
             shutil.copytree(main_folder / part, partial, dirs_exist_ok=True)
             partial.rename(folder / part)
     run = open_system(pretrained(settings, folder), folder / "systems" / trained_as)
-    if run.system.name not in read_results(folder).get("systems", {}):
+    if run.name not in read_results(folder).get("systems", {}):
         train_and_measure(run)
-    auction = changed(config, SYSTEMS[name])["auction"]
+    auction = changed(config, compared()[name])["auction"]
     batches = run.sessions("test", auction["num_served"], auction["batch_size"])
-    found = served(mechanism_of(run), batches, truth_of(run), auction["rule"])
+    found = served(run.mechanism, batches, truth_of(run), auction["rule"])
     write_results(folder, {"served": {name: found}})
 
 
@@ -137,11 +135,12 @@ def folders_of(seed: int, name: str) -> tuple[str, str]:
     A system that is pre-trained otherwise has a workdir of its own; one that differs from another
     in the payment rule alone is scored with it, under `OTHER-RULE`.
     """
-    own = {field for field in SYSTEMS[name] if field.split(".")[0] not in command.AUCTION}
+    systems = compared()
+    own = {field for field in systems[name] if field.split(".")[0] not in command.AUCTION}
     workdir = f"seed-{seed}-{name}" if own else f"seed-{seed}"
     without_rule = lambda fields: {k: v for k, v in fields.items() if k != "auction.rule"}
-    wanted = without_rule(SYSTEMS[name])
-    return workdir, next(name for name in SYSTEMS if without_rule(SYSTEMS[name]) == wanted)
+    wanted = without_rule(systems[name])
+    return workdir, next(name for name in systems if without_rule(systems[name]) == wanted)
 
 
 def known(workdir: Path, seed: int, name: str) -> dict[str, dict[str, float]]:

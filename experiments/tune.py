@@ -20,13 +20,13 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.baselines.systems import mechanism_of
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.serving import served
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.systems import UNPRICED, compared
 from ega_jax.training.mesh import data_mesh
 from experiments.common import command
-from experiments.common.runs import SYSTEMS, UNPRICED, changed, open_system, truth_of
+from experiments.common.runs import changed, open_system, truth_of
 
 flags.adopt_module_key_flags(command)
 TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -75,11 +75,11 @@ def try_out(
     config: Mapping[str, Any], workdir: Path, system: str, number: int
 ) -> dict[str, dict[str, float]]:
     """Trains one trial of a system up to its slates, and serves it; see `serving.served`."""
-    settings = changed(config, SYSTEMS[system] | TRIALS[system][number] | UNPRICED)
+    settings = changed(config, {**compared()[system], **TRIALS[system][number], **UNPRICED})
     folder = workdir / "tuning" / f"{system}-{number}"
     run = open_system(Pretraining(settings, workdir, data_mesh()), folder)
     batches = run.sessions("align", _SESSIONS.value, settings["auction"]["batch_size"])
-    return served(mechanism_of(run), batches, truth_of(run))
+    return served(run.mechanism, batches, truth_of(run))
 
 
 def title_of(changes: Mapping[str, Any]) -> str:

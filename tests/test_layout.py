@@ -16,11 +16,13 @@ STAGES = (  # In order of flow.
     "payment",
     "auction",
     "training",
-    "phases",
     "explanation",
+    "request_rules",
     "mechanism",
+    "phases",
     "evaluation",
     "baselines",
+    "systems",
 )
 METHOD = STAGES[1:6]
 TRUTH = "ega_jax.data.market.clicks", "ega_jax.data.market.calibration"

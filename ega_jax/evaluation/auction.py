@@ -21,11 +21,12 @@ from ega_jax.evaluation.misreports import (
     Reported,
     Truthful,
     explore,
-    offers_of,
+    prepare_batch,
     truthful,
 )
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.training.mesh import fill_devices
 
 __all__ = ["Judged", "judge", "psi", "scores", "systems"]
 
@@ -81,11 +82,11 @@ def judge(
     """
     seen: dict[str, list[Judged]] = {}
     rules, done = mechanism.pricing.rules, 0
-    for batch in batches:
+    for batch in fill_devices(batches):
         request = request_of(batch)
-        offer = offers_of(mechanism, request)
-        fair = truthful(mechanism, levers, offer, request.bid, num_losing)
-        tried = explore(mechanism, levers, offer, request.bid, fair)
+        prepared = prepare_batch(mechanism.system, request)
+        fair = truthful(mechanism, prepared, request.bid, levers, num_losing)
+        tried = explore(mechanism, prepared, request.bid, levers, fair)
         real = real_rows(batch)
         rows = lambda tree, real=real: jax.tree.map(lambda x: np.asarray(x)[real], tree)
         fair, tried, session = rows(fair), rows(tried), batch["session"][real]
@@ -124,12 +125,12 @@ def _judged(rules, fair: Truthful, tried: Reported, click, image, clicks) -> Jud
         image=exact(image),
         shown=np.asarray(fair.allocation.item) >= 0,
         is_ad=np.asarray(fair.allocation.is_ad),
-        price={rule: exact(fair.prices[:, i]) for i, rule in enumerate(rules)},
+        price={rule: exact(fair.prices[rule]) for rule in rules},
         value=exact(fair.value),
         where=np.asarray(fair.ad) >= 0,
         bid=exact(tried.bid),
         clicks=exact(clicks),
-        charge={rule: exact(tried.price[..., i]) for i, rule in enumerate(rules)},
+        charge={rule: exact(tried.price[rule]) for rule in rules},
     )
     for oracle, known in ((MYERSON, judged.clicks), (MODEL_MYERSON, exact(tried.clicks))):
         charge = myerson_prices(judged.bid, known)
@@ -166,9 +167,10 @@ def scores(judged: Judged, rule: str) -> dict[str, float]:
     Returns:
       `rpm` currency per 1000 impressions, `ctr_poi`, `ctr_img`, `ad_share` per impression;
       `psi_fine`: regret over utility with all reports; `psi_10`: with ten only, .2 to 2 times the
-      value; `psi` is `psi_fine`; `psi_mean_ratio`: the paper's mean of ratios with the ten, and
-      `psi_dropped` the terms it leaves out; `psi_all`: as `psi_fine`, with the losing ads that were
-      followed too (`auction.num_losing` of the highest score).
+      value; `psi` is `psi_fine`; `psi_mean_ratio`: mean of regret over utility per term,
+      with the ten (the paper divides by sessions); `psi_dropped`: the terms it leaves out;
+      `psi_all`: as `psi_fine`, with the losing ads that were followed too (`auction.num_losing`
+      of the highest score).
     """
     impressions = max(judged.shown.sum(), 1)
     value = judged.value[..., None]

@@ -10,7 +10,6 @@ from flax.traverse_util import flatten_dict
 from ega_jax.auction.alignment import PARTS
 from ega_jax.auction.pricing import RULES
 from ega_jax.baselines.retrieval.sasrec import LOSSES
-from ega_jax.baselines.systems import KINDS as SYSTEMS
 from ega_jax.data.ad_logs import SPLITS
 from ega_jax.data.market.config import SIZES, WORLDS, market_config
 from ega_jax.data.sequences import HELD_OUT
@@ -18,6 +17,7 @@ from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS
 from ega_jax.payment.lagrangian import REGRETS
 from ega_jax.payment.network import HEADS
 from ega_jax.phases.tokenization import KINDS as TOKENIZERS
+from ega_jax.systems import KINDS as SYSTEMS
 from ega_jax.training.optimizer import SCHEDULES
 
 CHOICES = {  # By the last part of a field's name, as below, or by all of it.
@@ -33,7 +33,7 @@ CHOICES = {  # By the last part of a field's name, as below, or by all of it.
     "heads": HEADS,
     "regret": REGRETS,
     "system": tuple(SYSTEMS),
-    "rule": RULES,
+    "rule": tuple(RULES),
     "loss": LOSSES,
 }
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (

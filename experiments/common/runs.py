@@ -8,7 +8,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ega_jax.auction.system import check_levers
-from ega_jax.baselines.systems import mechanism_of, training_of
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.auction import judge, systems
 from ega_jax.evaluation.interest import evaluator_of
@@ -18,6 +17,7 @@ from ega_jax.mechanism import TRUTHFUL, Mechanism, mechanism_folder
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.reward.model import RewardConfig
+from ega_jax.systems import training_of
 from ega_jax.training.checkpoints import check_workdir, read_config
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.progress import ProgressReport
@@ -30,17 +30,6 @@ CURVES = {  # Phase -> what is drawn of it over time, as far as it is measured.
     "alignment": ["loss", "contribution", "kl", "slate_log_prob", "agreement"],
     "payment_rate": ["loss", "revenue", "regret", "multiplier"],
     "payment_threshold": ["loss", "revenue", "regret", "multiplier"],
-}
-UNPRICED = {"auction.rule": "first_price", "payment.heads": (), "payment.probes": ()}
-SYSTEMS = {  # What each sets otherwise than EGA.
-    "mca": {"auction.system": "mca"},
-    "gr": UNPRICED | {"auction.system": "gr", "auction.rule": "gsp", "allocation.bid_free": True},
-    "ega": {},
-    "ega-mtp": {"generator.multi_token": False},
-    "ega-end": {"alignment.joint_rows": 2},
-    "ega-bid": {"allocation.token_bid": "mean"},
-    "ega-gsp": {"auction.rule": "gsp"},
-    "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
 }
 
 
@@ -132,10 +121,9 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
       What was added: `reward`, `systems` and `auction_seconds`.
     """
     start = time.perf_counter()
-    workdir, name = run.pretraining.workdir, run.system.name
-    mechanism = mechanism_of(run)
-    if run.config["auction"]["system"] == "ega":
-        mechanism.save(mechanism_folder(workdir, name))
+    workdir, name = run.pretraining.workdir, run.name
+    mechanism = run.mechanism
+    mechanism.save(mechanism_folder(workdir, name))
     results = {
         "reward": read_results(workdir).get("reward")
         or measure_reward(run, run.reward, run.reward_config),
@@ -144,8 +132,8 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
     }
     write_results(workdir, {"systems": {f"{name}-{mechanism.rule}": None}})  # Of another rule's.
     write_results(workdir, results)
-    for path in sorted((run.system / "metrics").glob("[!.]*.jsonl")):
-        plot_curves(run.system, path.stem, CURVES.get(path.stem, ["loss"]))
+    for path in sorted((run.folder / "metrics").glob("[!.]*.jsonl")):
+        plot_curves(run.folder, path.stem, CURVES.get(path.stem, ["loss"]))
     return results
 
 
@@ -165,10 +153,10 @@ def measure_systems(
     run: AuctionTraining, mechanism: Mechanism, split: str = "test"
 ) -> dict[str, Any]:
     """Scores the allocation under every payment rule, and the exactly truthful mode."""
-    settings, name = run.config["auction"], run.system.name
+    settings, name = run.config["auction"], run.name
     truth = truth_of(run)
     modes = {name: (mechanism.levers, mechanism.rule)}
-    if run.config["auction"]["system"] == "ega":
+    if mechanism.system.judged_truthful:
         bid_free = check_levers(mechanism.levers, {"bid_free": True, "reserve": 0.0})
         modes[f"{name}-{TRUTHFUL}"] = (bid_free, "clarke")
     results: dict[str, Any] = {}

@@ -23,7 +23,7 @@ from ega_jax.generation.transformer import Block, row_wise_dot
 from ega_jax.training.loop import Phase
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
-from ega_jax.types import Params
+from ega_jax.types import LossFn, Params
 
 LOSSES = ("softmax", "binary")
 
@@ -118,7 +118,7 @@ def draw_negatives(key: chex.PRNGKey, sequence: jax.Array, num_items: int) -> ja
     return jnp.where(taken, -1, drawn)
 
 
-def sasrec_loss(config: SasrecConfig) -> Callable:
+def sasrec_loss(config: SasrecConfig) -> LossFn:
     """The loss of the phase, in the form that the training loop takes.
 
     Raises:
