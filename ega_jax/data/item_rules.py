@@ -20,6 +20,7 @@ class ItemTable:
     num_rows: int
     width: int  # E.
     image_width: int = 0  # of `image_embedding`; 0 where it is absent.
+    alike: tuple[str, ...] = ()  # columns of embeddings that are the same in every row.
 
 
 def open_items(folder: Path) -> Table:
@@ -77,20 +78,25 @@ def _check_rows(table: Table, id_column: str) -> ItemTable:
             matrix = part.embeddings(column, width)
             lows[column].append(matrix.min(axis=0))
             highs[column].append(matrix.max(axis=0))
-    for column in vectors:
-        _require_variety(table, column, np.min(lows[column], axis=0), np.max(highs[column], axis=0))
-    return ItemTable(table.num_rows, *(len(lows[column][0]) for column in vectors))
+    alike = [name for name in vectors if _are_alike(lows[name], highs[name])]
+    return ItemTable(
+        table.num_rows,
+        *(len(lows[column][0]) for column in vectors),
+        alike=tuple(alike) if table.num_rows > 1 else (),
+    )
 
 
-def _require_variety(table: Table, column: str, low: np.ndarray, high: np.ndarray):
-    """Refuses embeddings `[P, E]` that are all alike: no code could tell two items apart.
+def _are_alike(lows: list[np.ndarray], highs: list[np.ndarray]) -> bool:
+    """Whether embeddings hardly differ, by the smallest and the largest values `[E]` of parts."""
+    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
+    return bool((high - low).max() <= ALIKE * np.maximum(np.abs(low), np.abs(high)).max())
 
-    Args:
-      table: named in the error.
-      column: likewise.
-      low: `[E]` the smallest values of the rows.
-      high: `[E]` the largest.
+
+def require_variety(table: Table, size: ItemTable):
+    """Refuses embeddings that are all alike: no code could tell two items apart.
+
+    Raises:
+      DataError: names the column.
     """
-    size = np.maximum(np.abs(low), np.abs(high)).max()
-    if table.num_rows > 1 and (high - low).max() <= ALIKE * size:
+    for column in size.alike:
         raise DataError(table.path, "embeddings may not be the same in every row", column)

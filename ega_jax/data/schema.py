@@ -39,7 +39,10 @@ class Summary:
 
 
 def validate(
-    folder: Path | str, num_slots: int | None = None, progress: Progress = lambda done, total: None
+    folder: Path | str,
+    num_slots: int | None = None,
+    progress: Progress = lambda done, total: None,
+    for_training: bool = True,
 ) -> Summary:
     """Checks every row of a dataset folder against its format.
 
@@ -47,23 +50,30 @@ def validate(
       folder: the dataset.
       num_slots: K of an ad log; default: that of `dataset.json`, else the most items shown.
       progress: called with (rows checked, rows in all).
+      for_training: also refuse what nothing can be learned from: embeddings that are all alike,
+        sequences that are all too short, a log without anything shown or without ads.
 
     Returns:
       Counts and widths.
 
     Raises:
-      DataError: at the first row that breaks a rule.
+      DataError: at the first row that breaks a rule, or if nothing can be learned.
     """
     folder = Path(folder)
     if detect_format(folder) == "sequences":
-        return _validate_sequences(folder, progress)
-    return _validate_ad_log(folder, num_slots or _declared_slots(folder), progress)
+        return _validate_sequences(folder, progress, for_training)
+    return _validate_ad_log(folder, num_slots or _declared_slots(folder), progress, for_training)
 
 
-def _validate_sequences(folder: Path, progress: Progress) -> Summary:
-    items = item_rules.check_items(item_rules.open_items(folder))
+def _validate_sequences(folder: Path, progress: Progress, for_training: bool) -> Summary:
+    item_table = item_rules.open_items(folder)
+    items = item_rules.check_items(item_table)
+    if for_training:
+        item_rules.require_variety(item_table, items)
     sequences = sequence_rules.open_sequences(folder)
     totals = sequence_rules.check_sequences(sequences, items.num_rows, progress)
+    if for_training:
+        sequence_rules.require_examples(sequences, totals)
     return Summary(
         format="sequences",
         num_items=items.num_rows,
@@ -78,13 +88,21 @@ def _validate_sequences(folder: Path, progress: Progress) -> Summary:
     )
 
 
-def _validate_ad_log(folder: Path, num_slots: int | None, progress: Progress) -> Summary:
-    pois = item_rules.check_pois(item_rules.open_pois(folder))
-    creatives, creative_poi = item_rules.check_creatives(item_rules.open_creatives(folder), pois)
+def _validate_ad_log(
+    folder: Path, num_slots: int | None, progress: Progress, for_training: bool
+) -> Summary:
+    poi_table, creative_table = item_rules.open_pois(folder), item_rules.open_creatives(folder)
+    pois = item_rules.check_pois(poi_table)
+    creatives, creative_poi = item_rules.check_creatives(creative_table, pois)
+    if for_training:
+        item_rules.require_variety(poi_table, pois)
+        item_rules.require_variety(creative_table, creatives)
     sessions = session_rules.open_sessions(folder)
     totals = session_rules.check_sessions(
         sessions, pois.num_rows, creative_poi, num_slots, progress
     )
+    if for_training:
+        session_rules.require_examples(sessions, totals)
     return Summary(
         format="ad_log",
         num_items=pois.num_rows,

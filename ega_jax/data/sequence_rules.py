@@ -49,7 +49,7 @@ def check_sequences(
       progress: called with (rows checked, rows in all).
 
     Raises:
-      DataError: at the first row that breaks a rule, or if no sequence can be evaluated.
+      DataError: at the first row that breaks a rule.
     """
     if not table.num_rows:
         raise DataError(table.path, "the file has no rows")
@@ -58,13 +58,21 @@ def check_sequences(
     for part in parts(table, columns):
         totals = totals.add(_check_part(part, num_items))
         progress(totals.rows, table.num_rows)
+    return totals
+
+
+def require_examples(table: Table, totals: SequenceTotals):
+    """Refuses sequences that are all too short to train on, or to evaluate.
+
+    Raises:
+      DataError: names the column and the rule.
+    """
     if totals.longest < SHORTEST:
         rule = f"no sequence has {SHORTEST} items, so none can be evaluated"
         raise DataError(table.path, f"{rule}; the longest has {totals.longest}", "items")
     if not totals.trainable:
         rule = "no sequence has two items to train on once the last two are held out"
         raise DataError(table.path, rule, "items")
-    return totals
 
 
 def training_lengths(lengths: np.ndarray) -> np.ndarray:

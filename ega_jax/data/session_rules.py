@@ -81,7 +81,7 @@ def check_sessions(
       progress: called with (rows checked, rows in all).
 
     Raises:
-      DataError: at the first row that breaks a rule, or if nothing can be learned from any row.
+      DataError: at the first row that breaks a rule.
     """
     if not table.num_rows:
         raise DataError(table.path, "there are no sessions")
@@ -96,11 +96,19 @@ def check_sessions(
         totals = totals.add(history, shown, ads, organic)
         before = part
         progress(totals.rows, table.num_rows)
+    return totals
+
+
+def require_examples(table: Table, totals: SessionTotals):
+    """Refuses a log in which nothing was shown, or nothing was for sale.
+
+    Raises:
+      DataError: names the column and the rule.
+    """
     if not totals.shown:
         raise DataError(table.path, "nothing was shown in any session", "shown_poi")
     if not totals.ads:
         raise DataError(table.path, "no session has an ad", "ad_poi")
-    return totals
 
 
 def _check_time(part: Part, before: Part | None):

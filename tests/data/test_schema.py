@@ -471,3 +471,11 @@ def test_validation_writes_nothing(ad_log, tmp_path):
     before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
     schema.validate(folder)
     assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
+
+
+def test_what_cannot_be_trained_on_may_still_be_valid(ad_log, make_sequences, tmp_path):
+    nothing_shown(ad_log)
+    ad_log.pois["embedding"] = [[1.0] * 4] * 12
+    assert schema.validate(ad_log.write(tmp_path / "log"), for_training=False).num_actions == 0
+    folder = make_sequences(lengths=(1, 2)).write(tmp_path / "sequences")
+    assert schema.validate(folder, for_training=False).num_actions == 3
