@@ -48,7 +48,7 @@ def test_every_rule_prices_within_the_bid(rule):
 
 def test_devices_share_a_batch_wherever_its_arrays_lie():
     slates = tiny_mechanism().allocate(REQUESTS)
-    assert len(slates.items.sharding.device_set) == 2, "six requests, four devices"
+    assert len(slates.items.sharding.device_set) == 4, "six requests, padded to eight"
     moved = jax.device_put(REQUESTS, jax.devices()[3])
     chex.assert_trees_all_equal(tiny_mechanism().allocate(moved), slates)
 

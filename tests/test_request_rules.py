@@ -40,7 +40,7 @@ def taken(**fields):
         ({"item": [[3, None, 5]]}, "request 0, candidate 1, item None: ids are integers"),
         ({"item": [["3", 4, 5]]}, "request 0, candidate 0, item '3': ids are integers"),
         ({"item": [[3.0, 4, 5]]}, "item is float64: ids are integers"),
-        ({"history_poi": [[1, "2"]]}, "request 0, behaviour 0, history_poi '1': ids are"),
+        ({"history_poi": [[1, "2"]]}, "request 0, behaviour 1, history_poi '2': ids are"),
         ({"history_poi": [[1.5, 2]]}, "history_poi is float64: ids are integers"),
         ({"is_ad": [["False", True, False]]}, "candidate 0, is_ad 'False': flags are True"),
         ({"is_ad": [[1, 0, 2]]}, "is_ad is int64: flags are True or False"),
@@ -62,5 +62,5 @@ def test_what_means_the_same_is_taken():
 
 @pytest.mark.parametrize("value", ["2", None, [1.0], np.ones(2)])
 def test_a_lever_is_one_number(value):
-    with pytest.raises(UserError, match="lever beta is .*: it must be one number"):
+    with pytest.raises(UserError, match=r"lever beta is .*: it must be one number"):
         check_levers(Levers(), {"beta": value})
