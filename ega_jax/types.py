@@ -38,9 +38,9 @@ class SessionSizes:
     """Sizes of tokens and sessions, the same for every model of a workdir."""
 
     num_codes: int  # W
-    num_layers: int = 3  # C
-    num_slots: int = 10  # K
-    history_length: int = 256  # T
+    num_layers: int  # C
+    num_slots: int  # K
+    history_length: int  # T
 
     @property
     def shared(self) -> dict[str, int]:

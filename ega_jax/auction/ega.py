@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from ega_jax.auction.settings import SearchSettings
 from ega_jax.auction.system import (
     Allocation,
     Levers,
@@ -49,9 +50,9 @@ class AllocationConfig(SystemConfig):
     """What is compiled in; see `Levers` for what is not."""
 
     generator: GeneratorConfig
-    num_beams: int = 32  # S
-    token_bid: str = "max"  # max or mean, see `request_candidates`.
-    scope: str = "prefix"  # prefix or layer.
+    num_beams: int = SearchSettings.num_beams  # S
+    token_bid: str = SearchSettings.token_bid  # max or mean, see `request_candidates`.
+    scope: str = SearchSettings.scope  # prefix or layer.
 
 
 @struct.dataclass

@@ -30,8 +30,9 @@ from ega_jax.auction.system import (
     prepare,
 )
 from ega_jax.payment import network, rules
-from ega_jax.payment.network import Context, PaymentConfig
+from ega_jax.payment.network import HEADS, Context, PaymentConfig
 from ega_jax.payment.regret import Outcome, Table, tabulate
+from ega_jax.setting import same_as, setting
 from ega_jax.types import Params, Request
 
 WITHOUT_NETWORK = ("first_price", "gsp", "clarke")
@@ -44,10 +45,12 @@ _FAR = 3.0  # Multiples of an ad's clicks above it look the same to the network.
 class PricingConfig:
     """What is compiled into the prices."""
 
-    hidden: tuple[int, ...] = (128, 32, 10)  # Layers of the payment network.
-    # See `look_elsewhere`; what lies between two of them prices can only guess.
-    probes: tuple[float, ...] = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-    heads: tuple[str, ...] = network.HEADS  # Those that a payment network is trained with.
+    hidden: tuple[int, ...] = same_as(PaymentConfig, "hidden")
+    # Multiples of what its rivals ask of an ad at which its clicks are looked up.
+    probes: tuple[float, ...] = setting(
+        (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0), at_least=0
+    )
+    heads: tuple[str, ...] = setting(HEADS, choices=HEADS)  # Each is trained as its own network.
 
     @property
     def rules(self) -> tuple[str, ...]:

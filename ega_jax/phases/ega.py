@@ -8,14 +8,15 @@ import jax
 from jax import lax
 
 from ega_jax.auction import alignment
-from ega_jax.auction.alignment import AlignmentConfig
+from ega_jax.auction.alignment import AlignmentConfig, AlignmentSettings
 from ega_jax.auction.contributions import contributions
 from ega_jax.auction.ega import AllocationConfig, Models, candidates_of
+from ega_jax.auction.settings import SearchSettings, TokenWeights
 from ega_jax.auction.system import Levers, prepare
 from ega_jax.data import pipeline
 from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.setting import part_of
 from ega_jax.training.loop import Phase
-from ega_jax.training.optimizer import optimizer_of
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Params
 
@@ -26,13 +27,10 @@ class EGA(AuctionTraining):
     @property
     def allocation_config(self) -> AllocationConfig:
         """What is compiled into the allocation."""
-        settings = self.config["allocation"]
         return AllocationConfig(
             generator=self.pretraining.generator_config,
             reward=self.reward_config,
-            num_beams=settings["num_beams"],
-            token_bid=settings["token_bid"],
-            scope=settings["scope"],
+            **part_of(self.settings.allocation, SearchSettings),
         )
 
     @property
@@ -47,36 +45,32 @@ class EGA(AuctionTraining):
     @functools.cached_property
     def aligned(self) -> Params:
         """The generator's parameters after the policy gradient (32); as they were without steps."""
-        settings = self.config["alignment"]
-        if settings["joint_rows"]:
+        settings = self.settings.alignment
+        if settings.joint_rows:
             return self.train_phase(self._joint_phase(), self.system)
         pretrained = self.pretraining.restore_generator()
-        if not settings["num_steps"]:
+        if not settings.num_steps:
             return pretrained
         trained = self.train_phase(self._alignment_phase(pretrained), self.system)
-        _, frozen = alignment.split(pretrained, self.allocation_config.generator, settings["part"])
+        _, frozen = alignment.split(pretrained, self.allocation_config.generator, settings.part)
         return alignment.join(trained, frozen)
 
     def alignment_loss(self, pretrained: Params) -> Callable:
         """The loss of the alignment phase, from which its trained parameters start."""
-        models, part = self.models_with(pretrained), self.config["alignment"]["part"]
+        models, part = self.models_with(pretrained), self.settings.alignment.part
         return auction_loss(
             models, self.allocation_config, self.levers, self._alignment_config(part)
         )
 
     def _alignment_config(self, part: str) -> AlignmentConfig:
-        return AlignmentConfig(
-            alpha=self.config["allocation"]["alpha"],
-            beta=self.config["allocation"]["beta"],
-            kl_weight=self.config["alignment"]["kl_weight"],
-            part=part,
-        )
+        own = part_of(self.settings.alignment, AlignmentSettings) | {"part": part}
+        return AlignmentConfig(**part_of(self.settings.allocation, TokenWeights), **own)
 
     def _alignment_phase(self, pretrained: Params) -> Phase:
-        settings = self.config["alignment"]
+        settings = self.settings.alignment
         generator = self.allocation_config.generator
-        trained, _ = alignment.split(pretrained, generator, settings["part"])
-        optimizer = optimizer_of(settings)
+        trained, _ = alignment.split(pretrained, generator, settings.part)
+        optimizer = settings.optimizer()
         return Phase(
             name="alignment",
             init=lambda: TrainState.create(trained, optimizer, pretrained),
@@ -84,15 +78,15 @@ class EGA(AuctionTraining):
             batches=pipeline.train_batches(
                 self.dataset,
                 "align",
-                batch_size=settings["batch_size"],
-                history_length=self.config["data"]["history_length"],
-                seed=self.config["seed"],
+                batch_size=settings.batch_size,
+                history_length=self.settings.data.history_length,
+                seed=self.settings.seed,
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
             ),
-            num_steps=settings["num_steps"],
-            checkpoint_every=settings["checkpoint_every"],
-            log_every=settings["log_every"],
+            num_steps=settings.num_steps,
+            checkpoint_every=settings.checkpoint_every,
+            log_every=settings.log_every,
         )
 
     def _joint_phase(self) -> Phase:
@@ -101,7 +95,7 @@ class EGA(AuctionTraining):
         Every step adds the policy gradient on the first rows of its batch to the pre-training loss.
         There is no pre-trained policy: the KL penalty is from the policy itself, and is none.
         """
-        rows = self.config["alignment"]["joint_rows"]
+        rows = self.settings.alignment.joint_rows
         interest = self.pretraining.loss
         # No parameters are needed but those that the step is given.
         models = self.models_with(generator=None)
