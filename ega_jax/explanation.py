@@ -10,14 +10,9 @@ import numpy as np
 from flax import struct
 from matplotlib.figure import Figure
 
-from ega_jax.auction.contributions import contributions
-from ega_jax.auction.counterfactuals import look_elsewhere
-from ega_jax.auction.ega import AllocationConfig, Models, candidates_of
+from ega_jax.auction.counterfactuals import counterfactuals
 from ega_jax.auction.pricing import PricingConfig, prices
-from ega_jax.auction.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
-from ega_jax.generation.bidding import log_weights
-from ega_jax.generation.generator import codes_of
-from ega_jax.generation.slate_policy import path_logits, slate_path
+from ega_jax.auction.system import Allocation, Levers, PreparedRequest, System
 from ega_jax.types import Params, Request
 
 _MOST = np.finfo(np.float32).max
@@ -60,7 +55,11 @@ class Explanation:
             share = np.log(np.where(weight > 0, np.minimum(weight, _MOST), 1.0))
             left.bar(places, share, bottom=bottom, label=f"code {layer + 1}")
             bottom += share
-        left.set(title="log weight that bids add", xlabel="slot", xticks=places)
+        title = "log weight that bids add"
+        if not self.codes.shape[1]:  # A system without codes.
+            left.bar(places, [slot["contribution"] for slot in slots], label="contribution")
+            title = "value that each item adds"
+        left.set(title=title, xlabel="slot", xticks=places)
         for rule, marker in zip(self.price, "ox^svDP*", strict=False):
             right.plot(places, [slot["price"][rule] for slot in slots], marker, label=rule)
         right.plot(places, [slot["bid"] for slot in slots], "k_", ms=18, label="bid")
@@ -72,72 +71,51 @@ class Explanation:
         return figure
 
 
-@functools.partial(jax.jit, static_argnames=("config", "pricing"))
+@functools.partial(jax.jit, static_argnames="pricing")
 def explain(
-    models: Models,
+    system: System,
     networks: dict[str, Params],
-    config: AllocationConfig,
     pricing: PricingConfig,
-    levers: Levers,
     request: Request,
+    levers: Levers,
 ) -> Explanation:
     """Explains the slate of one request, without a batch axis.
 
     Args:
-      models: generator, reward model, items.
+      system: what allocates.
       networks: the payment network's parameters by head.
-      config: sizes of the allocation.
       pricing: sizes of the payment network and of what it sees.
-      levers: run-time settings.
       request: the request.
+      levers: run-time settings.
 
     Returns:
       The explanation. Its prices are those of every rule that may be charged for this slate; the
       judge's oracles, Myerson's, try all reports of an ad, and the truthful mode shows another.
     """
-    offer, bid = prepare(models, config, request), request.bid
-    shown, menu = allocate(models, config, offer, bid, levers)
-    elsewhere, _, _ = look_elsewhere(
-        models, config, pricing.probes, levers, offer, bid, shown.candidate, menu
+    prepared, bid = system.prepare(request), request.bid
+    shown, menu = system.allocate(prepared, bid, levers)
+    known, _, _ = counterfactuals(
+        system, pricing.probes, prepared, bid, levers, shown.candidate, menu
     )
-    every = prices(networks, pricing, levers, offer, bid, shown, menu, elsewhere)
-    offers = jax.tree.map(lambda x: x[None], offer)
-    _, contribution = contributions(models, config, offers, bid[None], levers)
     return Explanation(
         items=shown.item,
         creatives=shown.creative,
         is_ad=shown.is_ad,
         bid=shown.bid,
-        **_tokens(models, config, levers, offer, bid, shown),
+        **vars(system.tokens(prepared, bid, levers, shown.candidate)),
         log_z=shown.log_z,
         pctr=shown.prediction.click_poi,
-        contribution=contribution[0],
-        price=dict(zip(pricing.rules, every, strict=True)),
-        lowest_bid=lowest_bids(models, config, levers, offer, bid, shown),
+        contribution=system.contributions(prepared, bid, levers, shown.candidate),
+        price=prices(networks, pricing, prepared, bid, levers, shown, menu, known),
+        lowest_bid=lowest_bids(system, prepared, bid, levers, shown),
     )
 
 
-def _tokens(models, config, levers, offer: Offer, bid, shown: Allocation) -> dict[str, jax.Array]:
-    """Codes of the slate's items with their logits, bids and weights, each `[K, C]`."""
-    codes = codes_of(models.items.catalogue.poi_codes, offer.item)
-    candidates = candidates_of(config, levers)(codes, offer.is_ad, bid, offer.item >= 0)
-    path = slate_path(candidates, shown.candidate)
-    logits = path_logits(models.generator, config.generator, offer.memory, path)
-    token_bid = jnp.max(path.options.bid, axis=-1, where=path.is_taken, initial=0.0)
-    return {
-        "codes": path.codes,
-        "logit": jnp.take_along_axis(logits, path.codes[..., None], axis=-1)[..., 0],
-        "token_bid": token_bid,
-        "weight": jnp.exp(log_weights(token_bid, levers.alpha, levers.beta)),
-    }
-
-
 def lowest_bids(
-    models: Models,
-    config: AllocationConfig,
-    levers: Levers,
-    offer: Offer,
+    system: System,
+    prepared: PreparedRequest,
     bid: jax.Array,
+    levers: Levers,
     shown: Allocation,
 ) -> jax.Array:
     """The least bids `[K]` with which the ads would still stand in their slots, by bisection.
@@ -148,7 +126,7 @@ def lowest_bids(
 
     def keeps(reports: jax.Array) -> jax.Array:
         each = jax.vmap(lambda ad, report: bid.at[ad].set(report))(shown.candidate, reports)
-        again, _ = allocate_each(models, config, offer, each, levers)
+        again, _ = system.allocate_each(prepared, each, levers)
         return again.candidate[slots, slots] == shown.candidate
 
     def halve(_, bounds):

@@ -10,52 +10,48 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import lax
 
-from ega_jax.auction.counterfactuals import Elsewhere, look_elsewhere, struck_out
-from ega_jax.auction.ega import AllocationConfig, Models
-from ega_jax.auction.pricing import RULES, PricingConfig, prices
-from ega_jax.auction.system import (
-    Allocation,
-    Levers,
-    Menu,
-    Offer,
-    SystemConfig,
-    SystemModels,
-    allocate,
-    check_levers,
-    prepare,
-)
+from ega_jax.auction.counterfactuals import counterfactuals, of_the_menu
+from ega_jax.auction.pricing import RULES, Needs, PricingConfig, prices
+from ega_jax.auction.system import Levers, System, check_levers
+from ega_jax.errors import UserError
 from ega_jax.explanation import Explanation, explain
-from ega_jax.generation.generator import GeneratorConfig
-from ega_jax.reward.model import Items, RewardConfig
+from ega_jax.training import structs
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
 from ega_jax.training.mesh import map_looping, split_rows
 from ega_jax.types import LARGEST, Catalogue, Params, Request, Slate, is_amount
 
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
 _SHAPED_AS = {"is_ad": "item", "bid": "item", "history_creative": "history_poi"}
-_CLARKE = RULES.index("clarke")
+
+
+@struct.dataclass
+class ChosenRule:
+    """The payment rule of one call, as arrays: another one does not recompile."""
+
+    is_rule: dict[str, np.bool_]  # Rule -> whether it is charged.
+    searches: np.bool_  # The rule needs another search,
+    reads_network: np.bool_  # or a payment network, which needs one on any menu.
 
 
 @dataclasses.dataclass(frozen=True)
 class Mechanism:
     """A trained auction: deterministic, batched, compiled once per shape of request.
 
-    A batch is split over this host's devices, as many as share it evenly.
+    The rows of a batch are split over this host's devices.
 
     Attributes:
-      models: of a system: for EGA generator, reward model, items.
+      system: what allocates slates, such as `EGA`.
       networks: parameters of the payment network, by head.
-      config: its sizes.
       pricing: sizes of the payment network and of what it sees.
       levers: default run-time settings.
       rule: default payment rule, one of `choices`.
     """
 
-    models: SystemModels
+    system: System
     networks: dict[str, Params]
-    config: SystemConfig
     pricing: PricingConfig
     levers: Levers
     rule: str
@@ -77,13 +73,11 @@ class Mechanism:
           The slates; a click's price is between 0 and the bid, and 0 for organic items.
 
         Raises:
-          ValueError: a request breaks a rule; the message names request and candidate.
+          UserError: a request breaks a rule; the message names request and candidate.
         """
         request = self._checked(request)
-        number, settings = self._settings(rule, levers)
-        return _serve(
-            self.models, self.networks, self.config, self.pricing, request, settings, number
-        )
+        chosen, settings = self._settings(rule, levers)
+        return _serve(self.system, self.networks, self.pricing, request, settings, chosen)
 
     def explain(
         self, request: Request, row: int = 0, rule: str | None = None, **levers: float
@@ -91,61 +85,52 @@ class Mechanism:
         """Explains the slate of one request of a batch; arguments and errors as `allocate`.
 
         `explain(...).to_dict()` is plain data, `explain(...).plot()` a figure.
-
-        Raises:
-          TypeError: the system has no generator.
         """
-        if not isinstance(self.models, Models):
-            raise TypeError(f"{type(self.models).__name__} has no generator to explain")
         request = self._checked(request)
         _, settings = self._settings(rule, levers)
         if not 0 <= row < len(request.item):
-            raise ValueError(f"row {row} is outside of a batch of {len(request.item)}")
+            raise UserError(f"row {row} is outside of a batch of {len(request.item)}")
         single = jax.tree.map(lambda x: jnp.asarray(x[row]), request)
-        return explain(self.models, self.networks, self.config, self.pricing, settings, single)
+        return explain(self.system, self.networks, self.pricing, single, settings)
 
     def _checked(self, request: Request) -> Request:
-        return checked(request, self.models.items.catalogue, self.config.reward.history_length)
+        system = self.system
+        return checked(request, system.items.catalogue, system.config.reward.history_length)
 
-    def _settings(self, rule: str | None, changes: Mapping[str, Any]) -> tuple[jax.Array, Levers]:
-        """The rule's number and the levers of one call."""
+    def _settings(self, rule: str | None, changes: Mapping[str, Any]) -> tuple[ChosenRule, Levers]:
+        """The rule and the levers of one call."""
         rule = self.rule if rule is None else rule
         if rule not in self.choices:
-            raise ValueError(f"payment rule {rule!r} is not one of {', '.join(self.choices)}")
-        if rule == TRUTHFUL:
-            if not changes.get("bid_free", True):
-                raise ValueError("the truthful mode is bid-free: leave bid_free out")
-            settings = check_levers(self.levers, {**changes, "bid_free": True})
-            if settings.reserve > 0:  # A slate's price is no longer Clarke's, and lies may pay.
-                raise ValueError(
-                    f"the truthful mode has no reserve, and it is {settings.reserve}: set reserve=0"
-                )
-            return jnp.int32(_CLARKE), settings
-        return jnp.int32(self.pricing.rules.index(rule)), check_levers(self.levers, changes)
+            raise UserError(f"payment rule {rule!r} is not one of {', '.join(self.choices)}")
+        if rule != TRUTHFUL:
+            return self._chosen(rule), check_levers(self.levers, changes)
+        if not changes.get("bid_free", True):
+            raise UserError("the truthful mode is bid-free: leave bid_free out")
+        settings = check_levers(self.levers, {**changes, "bid_free": True})
+        if settings.reserve > 0:  # A slate's price is no longer Clarke's, and lies may pay.
+            raise UserError(
+                f"the truthful mode has no reserve, and it is {settings.reserve}: set reserve=0"
+            )
+        return self._chosen("clarke"), settings
+
+    def _chosen(self, rule: str) -> ChosenRule:
+        needs = RULES[rule].needs
+        return ChosenRule(
+            is_rule={name: np.bool_(name == rule) for name in self.pricing.rules},
+            searches=np.bool_(needs is Needs.SEARCH),
+            reads_network=np.bool_(needs is Needs.NETWORK),
+        )
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Saves everything that `restore` needs as one folder.
-
-        Raises:
-          TypeError: it is not EGA's; other systems are restored from their phases' checkpoints.
-        """
-        models = self.models
-        if type(models) is not Models:
-            raise TypeError(f"a mechanism of {type(models).__name__} cannot be saved as EGA's")
-        tree = {
-            "generator": models.generator,
-            "reward": models.reward,
+        """Saves everything that `restore` needs as one folder, whatever the system."""
+        parts = {
+            "system": self.system,
             "networks": self.networks,
-            "items": vars(models.items) | {"catalogue": vars(models.items.catalogue)},
-            "levers": vars(self.levers),
+            "pricing": _Static(self.pricing),
+            "levers": jax.tree.map(jnp.asarray, self.levers),
         }
-        metadata = {
-            "config": dataclasses.asdict(self.config),
-            "pricing": dataclasses.asdict(self.pricing),
-            "rule": self.rule,
-        }
-        kept = {name: part for name, part in tree.items() if part}  # There may be no networks.
-        save_tree(folder, jax.tree.map(jnp.asarray, kept), metadata)
+        metadata = {"mechanism": structs.describe(parts), "rule": self.rule}
+        save_tree(folder, structs.to_tree(parts), metadata)
 
     @classmethod
     def restore(cls, workdir: str | os.PathLike, system: str = "ega") -> "Mechanism":
@@ -156,29 +141,29 @@ class Mechanism:
           system: which of the workdir's systems.
 
         Raises:
-          FileNotFoundError: there is none.
+          FileNotFoundError: there is none; the message lists those there are.
         """
         folder = mechanism_folder(workdir, system)
         if not folder.is_dir():
+            found = sorted(path.parent.name for path in folder.parent.parent.glob("*/mechanism"))
             raise FileNotFoundError(
-                f"{workdir} holds no mechanism {system!r}: run experiments.auction_align, which "
-                "saves that of EGA, first"
+                f"{workdir} holds no mechanism {system!r}, but {', '.join(found) or 'none'}: run "
+                "experiments.auction_align first"
             )
-        tree, metadata = read_tree(folder), read_metadata(folder)
-        items = tree["items"] | {"catalogue": Catalogue(**tree["items"]["catalogue"])}
-        config = metadata["config"]
-        parts = {
-            "generator": GeneratorConfig(**config["generator"]),
-            "reward": RewardConfig(**config["reward"]),
-        }
-        return cls(
-            models=Models(reward=tree["reward"], items=Items(**items), generator=tree["generator"]),
-            networks=tree.get("networks", {}),
-            config=AllocationConfig(**config | parts),
-            pricing=PricingConfig(**{k: tuple(v) for k, v in metadata["pricing"].items()}),
-            levers=Levers(**tree["levers"]),
-            rule=metadata["rule"],
-        )
+        metadata = read_metadata(folder)
+        if "mechanism" not in metadata:
+            raise UserError(
+                f"{folder} was saved by an earlier version: run experiments.auction_align again"
+            )
+        parts = structs.rebuild(metadata["mechanism"], read_tree(folder))
+        return cls(**parts | {"pricing": parts["pricing"].value, "rule": metadata["rule"]})
+
+
+@struct.dataclass
+class _Static:
+    """A value without arrays, to be saved among structs."""
+
+    value: Any = struct.field(pytree_node=False)
 
 
 def mechanism_folder(workdir: str | os.PathLike, system: str) -> Path:
@@ -186,51 +171,51 @@ def mechanism_folder(workdir: str | os.PathLike, system: str) -> Path:
     return Path(workdir).expanduser().absolute() / "systems" / system / "mechanism"
 
 
-@functools.partial(jax.jit, static_argnames=("config", "pricing"))
+@functools.partial(jax.jit, static_argnames="pricing")
 def _serve(
-    models: SystemModels,
+    system: System,
     networks: dict[str, Params],
-    config: SystemConfig,
     pricing: PricingConfig,
     request: Request,
     levers: Levers,
-    rule: jax.Array,
+    chosen: ChosenRule,
 ) -> Slate:
     """Slates of a batch of requests, with the prices of one rule."""
-    # Only the network's price and Clarke's need to know what happens elsewhere; of a menu that is
-    # free of bids, Clarke's needs the menu alone.
-    is_needed = (rule > _CLARKE) | ((rule == _CLARKE) & ~jnp.asarray(levers.bid_free))
+    # A bid-free menu tells Clarke's price alone; a network reads other searches on any menu.
+    searches = chosen.reads_network | (chosen.searches & ~jnp.asarray(levers.bid_free))
 
     def slates(request: Request) -> Slate:
-        offer, allocation, menu = jax.vmap(found)(request)
+        prepared, allocation, menu = jax.vmap(allocated)(request)
 
-        def strike_from_menu(_):
-            strike = functools.partial(struck_out, levers=levers)
-            without = jax.vmap(strike)(menu, request.bid, allocation.candidate)
-            at_probes = jnp.zeros((*without.shape, len(pricing.probes)), without.dtype)
-            return Elsewhere(without=without, bid=at_probes, clicks=at_probes)
+        def from_menu(_):
+            tell = lambda menu, bid, ads: of_the_menu(menu, bid, levers, ads, len(pricing.probes))
+            return jax.vmap(tell)(menu, request.bid, allocation.candidate)
 
         def search_again(_):
-            search = functools.partial(look_elsewhere, models, config, pricing.probes, levers)
-            requests = offer, request.bid, allocation.candidate, menu
+            search = lambda prepared, bid, ads, menu: counterfactuals(
+                system, pricing.probes, prepared, bid, levers, ads, menu
+            )
+            requests = prepared, request.bid, allocation.candidate, menu
             return map_looping(lambda x: search(*x)[0], requests)
 
-        elsewhere = lax.cond(is_needed, search_again, strike_from_menu, None)
-        price = jax.vmap(functools.partial(prices, networks, pricing, levers))(
-            offer, request.bid, allocation, menu, elsewhere
+        known = lax.cond(searches, search_again, from_menu, None)
+        price = lambda prepared, bid, *found: prices(
+            networks, pricing, prepared, bid, levers, *found
         )
+        every = jax.vmap(price)(prepared, request.bid, allocation, menu, known)
+        charged = [jnp.where(chosen.is_rule[name], every[name], 0.0) for name in pricing.rules]
         return Slate(
             items=allocation.item,
             creatives=allocation.creative,
             is_ad=allocation.is_ad,
-            price_per_click=price[:, rule],
+            price_per_click=jnp.stack(charged).sum(0),
             pctr=allocation.prediction.click_poi,
             pctr_image=allocation.prediction.click_image,
         )
 
-    def found(request: Request) -> tuple[Offer, Allocation, Menu]:
-        offer = prepare(models, config, request)
-        return offer, *allocate(models, config, offer, request.bid, levers)
+    def allocated(request: Request):
+        prepared = system.prepare(request)
+        return prepared, *system.allocate(prepared, request.bid, levers)
 
     return split_rows(slates, request)
 
@@ -248,7 +233,7 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
       histories `[B, T]`, of the last behaviours.
 
     Raises:
-      ValueError: shapes do not agree, an id is out of range, a bid is negative, NaN or beyond
+      UserError: shapes do not agree, an id is out of range, a bid is negative, NaN or beyond
         `LARGEST`, an ad or an organic item comes twice, or there is nothing to show.
     """
     arrays: Any = {name: _rows(name, values) for name, values in vars(request).items()}
@@ -257,7 +242,7 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
     for field, name in _SHAPED_AS.items():
         shape, expected = getattr(host, field).shape, getattr(host, name).shape
         if shape != expected or len(shape) != 2 or shape[0] != len(host.item):
-            raise ValueError(
+            raise UserError(
                 f"{field} is {list(shape)} and {name} {list(expected)} in a batch of "
                 f"{len(host.item)}: both are rows of one length for every request"
             )
@@ -266,7 +251,7 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
     for name, limit in limits.items():
         ids = getattr(host, name)
         if ids.size and not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"{name} is {ids.dtype}: ids are integers")
+            raise UserError(f"{name} is {ids.dtype}: ids are integers")
         _refuse((ids < -1) | (ids >= limit), name, ids, f"outside [0, {limit})")
     shown = host.item >= 0
     wrong = shown & host.is_ad & ~is_amount(host.bid)
@@ -277,7 +262,7 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
     _refuse(np.tril(same, -1).any(axis=-1), "candidate", host.item, "listed twice")
     empty = np.flatnonzero(~shown.any(axis=-1))
     if empty.size:
-        raise ValueError(f"request {empty[0]} has no candidates")
+        raise UserError(f"request {empty[0]} has no candidates")
     arrays |= {"bid": np.where(shown, host.bid, 0.0), "is_ad": shown & host.is_ad}
     before = np.full((len(host.item), history_length), -1)
     for name in ("history_poi", "history_creative"):
@@ -289,11 +274,11 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
 def _rows(name: str, values: Any) -> np.ndarray:
     try:
         return np.asarray(values)
-    except ValueError as error:
-        raise ValueError(f"{name}: rows of unequal length; -1 pads ids, 0 bids") from error
+    except UserError as error:
+        raise UserError(f"{name}: rows of unequal length; -1 pads ids, 0 bids") from error
 
 
 def _refuse(wrong: np.ndarray, name: str, values: np.ndarray, rule: str) -> None:
     if wrong.any():
         row, place = np.argwhere(wrong)[0]
-        raise ValueError(f"request {row}, {name} {place}: {values[row, place]} is {rule}")
+        raise UserError(f"request {row}, {name} {place}: {values[row, place]} is {rule}")

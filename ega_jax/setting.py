@@ -181,8 +181,13 @@ class Tree:
           place: WORKDIR or SYSTEM: the folder of one of its systems, which the fields of the
             workdir bind too.
         """
-        fixed = (WORKDIR, SYSTEM)[: 1 if place == WORKDIR else 2]
-        return tuple(leaf.name for leaf in leaves(self) if leaf.binds not in fixed)
+        return free_fields(self, place)
+
+
+def free_fields(group: Any, place: str, prefix: str = "") -> tuple[str, ...]:
+    """The names of a group's fields that may change in a folder; see `Tree.free`."""
+    fixed = (WORKDIR,) if place == WORKDIR else (WORKDIR, SYSTEM)
+    return tuple(leaf.name for leaf in leaves(group, prefix) if leaf.binds not in fixed)
 
 
 def unknown_fields(unknown: Collection[str], valid: Collection[str]) -> str:

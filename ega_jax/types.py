@@ -21,8 +21,9 @@ Ids are row numbers; `-1` marks an empty place in any list of ids.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
+import chex
 import jax
 from flax import struct
 
@@ -31,6 +32,20 @@ IMPOSSIBLE = -1e30  # The score or log-probability of what cannot be chosen.
 
 Params = Any
 Metrics = dict[str, jax.Array]
+
+
+class LossFn(Protocol):
+    """A loss as the training loop takes it."""
+
+    def __call__(
+        self, params: Params, variables: Any, batch: Any, key: chex.PRNGKey, /
+    ) -> tuple[jax.Array, tuple[Metrics, Any]]:
+        """Returns the loss `[]`, then metrics to log and the new variables.
+
+        The gradient is taken by `params`; `variables` are what the loss updates itself, such as
+        multipliers or counts of code usage.
+        """
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,11 +16,12 @@ STAGES = (  # In order of flow.
     "payment",
     "auction",
     "training",
-    "phases",
     "explanation",
     "mechanism",
+    "phases",
     "evaluation",
     "baselines",
+    "systems",
 )
 METHOD = STAGES[1:6]
 TRUTH = "ega_jax.data.market.clicks", "ega_jax.data.market.calibration"

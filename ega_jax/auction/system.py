@@ -1,17 +1,18 @@
-"""What every auction system gives, and how it is asked: an offer, a menu, an allocation.
+"""What an auction system is: a request is prepared, then slates are allocated under bids.
 
-A system registers `offer_of`, `allocate` and `allocate_each` for the type of its parameters, and is
-then priced, tabulated, given a payment network and judged by the same code as any other. Everything
-that bids cannot change is computed once per request (`prepare`), so that the many re-allocations
-which regret asks for pay for the search alone.
+A system is a frozen struct with methods. EGA, GR and MCA are three of them; whatever has these
+methods is priced, given a payment network, tabulated, explained, saved and judged by the same code.
+Everything that bids cannot change is computed once per request (`prepare`), so that the many
+re-allocations which regret asks for pay for the search alone.
 
-Written for one request; `vmap` it over a batch.
+Arguments stand in one order: the system, the request, bids, levers. All methods take one request;
+`vmap` them over a batch.
 """
 
+import abc
 import dataclasses
-import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 import chex
 import jax
@@ -19,16 +20,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from ega_jax.auction.settings import LeverSettings
+from ega_jax.errors import UserError
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, Predictions, RewardConfig
 from ega_jax.types import LARGEST, Params, Request, is_amount, repeats_an_ad
-
-
-@dataclasses.dataclass(frozen=True)
-class SystemConfig:
-    """What is compiled into any system: sizes of the reward model that judges its slates."""
-
-    reward: RewardConfig
 
 
 @struct.dataclass
@@ -47,37 +42,29 @@ class Levers:
 
 
 def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
-    """Applies changes to levers, keeping their types so that nothing recompiles.
+    """Applies changes to levers and keeps their types, so that nothing recompiles.
 
     Raises:
-      ValueError: there is no such lever, or its value is out of range.
+      UserError: there is no such lever, or its value is out of range.
     """
     types = {name: jnp.asarray(value).dtype for name, value in vars(defaults).items()}
     for name, value in changes.items():
         if name not in types:
-            raise ValueError(f"no lever {name!r}; valid levers: {', '.join(types)}")
+            raise UserError(f"no lever {name!r}; valid levers: {', '.join(types)}")
         whole = jnp.issubdtype(types[name], jnp.integer)
         if jnp.issubdtype(types[name], jnp.bool_) and value not in (False, True):
-            raise ValueError(f"lever {name} is {value}: it must be False or True")
+            raise UserError(f"lever {name} is {value}: it must be False or True")
         if whole and not (float(value).is_integer() and 0 <= value < 2**31):
-            raise ValueError(f"lever {name} is {value}: it must be a whole number, at least 0")
+            raise UserError(f"lever {name} is {value}: it must be a whole number, at least 0")
         if not is_amount(value) or (name == "alpha" and value == 0):
             least = "above 0" if name == "alpha" else "at least 0"
-            raise ValueError(f"lever {name} is {value}: it must be {least} and at most {LARGEST:g}")
+            raise UserError(f"lever {name} is {value}: it must be {least} and at most {LARGEST:g}")
     values = vars(defaults) | dict(changes)
     return Levers(**{name: jnp.asarray(value, types[name]) for name, value in values.items()})
 
 
 @struct.dataclass
-class SystemModels:
-    """The reward model that judges any system's slates, and what is known of the items."""
-
-    reward: Params
-    items: Items
-
-
-@struct.dataclass
-class Offer:
+class PreparedRequest:
     """One request, as far as bids cannot change it."""
 
     memory: Any  # What the system's own search reads of the request; EGA's: encoded history.
@@ -113,78 +100,157 @@ class Allocation:
     prediction: Predictions  # Of the slate with these creatives, all [K].
 
 
-def prepare(models: SystemModels, config: SystemConfig, request: Request) -> Offer:
-    """Computes what bids cannot change: encoded histories, and each candidate on its own.
+@struct.dataclass
+class Tokens:
+    """What the codes of a slate's items had to do with it; `C = 0` in a system without codes."""
 
-    Args:
-      models: of a system; for EGA generator, reward model, items.
-      config: its sizes.
-      request: one request, without a batch axis; its bids are not read. An organic candidate
-        whose POI is among the ads is left out.
+    codes: jax.Array  # [K, C] int32 codes of the item.
+    logit: jax.Array  # [K, C] float32 the generator's logit of each code.
+    token_bid: jax.Array  # [K, C] float32 currency per click that each code carries.
+    weight: jax.Array  # [K, C] float32 the code's weight (21).
 
-    Returns:
-      The offer.
+
+@struct.dataclass
+class Funnel:
+    """What the stages of a cascade let through to the last one."""
+
+    recalled: jax.Array  # [N] bool, ads that recall keeps.
+    listed: jax.Array  # [L] int32 ads that the auction lists, best first, -1 where empty.
+
+
+@dataclasses.dataclass(frozen=True)
+class SystemConfig:
+    """What is compiled into any system: sizes of the reward model that judges its slates."""
+
+    reward: RewardConfig
+
+
+Config = TypeVar("Config", bound=SystemConfig)
+
+
+@struct.dataclass
+class System(abc.ABC, Generic[Config]):
+    """A trained allocation: parameters and items are leaves, sizes are static.
+
+    A new system implements `encode`, `allocate` and `allocate_each`.
     """
-    repeated = repeats_an_ad(request.item, request.is_ad)
-    request = dataclasses.replace(request, item=jnp.where(repeated, -1, request.item))
-    return offer_of(models, config, request)
+
+    reward: Params  # Of the reward model that judges any system's slates.
+    items: Items  # What is known of the items.
+    config: Config = struct.field(pytree_node=False)
+
+    weighs_tokens: ClassVar[bool] = False  # Token bids (21) steer its search: alpha, beta, beams.
+    judged_truthful: ClassVar[bool] = False  # Judges also score its exactly truthful mode.
+
+    @abc.abstractmethod
+    def encode(self, request: Request) -> PreparedRequest:
+        """What `prepare` returns for a request whose organic candidates are none of its ads."""
+
+    @abc.abstractmethod
+    def allocate(
+        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers
+    ) -> tuple[Allocation, Menu]:
+        """Chooses the slate shown for one request.
+
+        Args:
+          prepared: the request, from `prepare`.
+          bid: `[N]` float32 currency per click, at least 0, 0 for organic items.
+          levers: run-time settings.
+
+        Returns:
+          The slate with its creatives, and the menu it was chosen from. If the menu was searched
+          without bids, creatives stay those of the menu: bids then decide the choice alone.
+        """
+
+    @abc.abstractmethod
+    def allocate_each(
+        self,
+        prepared: PreparedRequest,
+        bid: jax.Array,
+        levers: Levers,
+        banned: jax.Array | None = None,
+    ) -> tuple[Allocation, Menu]:
+        """Chooses a slate for each of `R` bid vectors of one request, sharing common work.
+
+        Args:
+          prepared: the request, from `prepare`.
+          bid: `[R, N]` float32 currency per click, 0 for organic items.
+          levers: run-time settings.
+          banned: `[R]` int32 a candidate that may not be shown, -1 for none; none by default.
+
+        Returns:
+          The allocations and menus; every field has a leading axis `R`.
+        """
+
+    def prepare(self, request: Request) -> PreparedRequest:
+        """Computes what bids cannot change: encoded histories, and each candidate on its own.
+
+        Args:
+          request: one request, without a batch axis; its bids are not read. An organic candidate
+            whose POI is among the ads is left out.
+        """
+        repeated = repeats_an_ad(request.item, request.is_ad)
+        return self.encode(dataclasses.replace(request, item=jnp.where(repeated, -1, request.item)))
+
+    def encode_for_reward(self, request: Request) -> reward_model.Memory:
+        """What the reward model reads of one request."""
+        history = request.history_poi, request.history_creative
+        return reward_model.encode(
+            self.reward, self.config.reward, self.items, *history, request.item
+        )
+
+    def predict(
+        self, prepared: PreparedRequest, candidate: jax.Array, creative: jax.Array
+    ) -> Predictions:
+        """The reward model's view of slates of candidates `[..., K]` with creatives `[..., K]`."""
+        return reward_model.predict(
+            self.reward,
+            self.config.reward,
+            self.items,
+            prepared.reward_memory,
+            pick(prepared.item, candidate, -1),
+            creative,
+            pick(prepared.is_ad, candidate, False),
+        )
+
+    def contributions(
+        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, candidate: jax.Array
+    ) -> jax.Array:
+        """What each item adds to the slate shown (31): its value less that of the best without.
+
+        Args:
+          prepared: the request.
+          bid: `[N]` float32 currency per click.
+          levers: run-time settings.
+          candidate: `[K]` int32 of the slate shown, -1 where a slot is empty.
+
+        Returns:
+          `[K]` float32 currency, 0 where a slot is empty.
+        """
+        slots = candidate.shape[0]
+        bids = jnp.broadcast_to(bid, (1 + slots, bid.size))
+        banned = jnp.concatenate([jnp.full(1, -1), candidate])
+        _, menus = self.allocate_each(prepared, bids, levers, banned)
+        best = menus.value.max(-1)
+        return jnp.where(candidate >= 0, best[0] - best[1:], 0.0)
+
+    def funnel(self, prepared: PreparedRequest, bid: jax.Array, levers: Levers) -> Funnel | None:
+        """What the stages of a cascade let through; `None` in a system without stages."""
+        return None
+
+    def tokens(
+        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, candidate: jax.Array
+    ) -> Tokens:
+        """What the codes of the slate shown had to do with it; nothing in a system without codes.
+
+        Arguments as `contributions`.
+        """
+        none = jnp.zeros((candidate.shape[0], 0))
+        return Tokens(codes=none.astype(jnp.int32), logit=none, token_bid=none, weight=none)
 
 
-@functools.singledispatch
-def offer_of(models: SystemModels, config: SystemConfig, request: Request) -> Offer:
-    """What `prepare` returns for a request whose organic candidates are none of its ads.
-
-    Like `allocate` and `allocate_each` it goes by the type of `models`: a system that allocates in
-    its own way registers these three, and is priced, trained and judged by the same code.
-    """
-    raise NotImplementedError(type(models))
-
-
-@functools.singledispatch
-def allocate(
-    models: SystemModels,
-    config: SystemConfig,
-    offer: Offer,
-    bid: jax.Array,
-    levers: Levers,
-) -> tuple[Allocation, Menu]:
-    """The slate shown for one request, with its creatives, and the menu it was chosen from.
-
-    Args:
-      models: see `prepare`.
-      config: likewise.
-      offer: the request, from `prepare`.
-      bid: `[N]` float32 currency per click, at least 0, 0 for organic items.
-      levers: run-time settings.
-
-    Returns:
-      The allocation and the menu. Where the menu was searched without bids, creatives stay those
-      of the menu, so that nothing about a slate depends on bids but its choice.
-    """
-    raise NotImplementedError(type(models))
-
-
-@functools.singledispatch
-def allocate_each(
-    models: SystemModels,
-    config: SystemConfig,
-    offer: Offer,
-    bid: jax.Array,
-    levers: Levers,
-    banned: jax.Array | None = None,
-) -> tuple[Allocation, Menu]:
-    """What `allocate` gives for `R` bid vectors `[R, N]`, sharing what they have in common.
-
-    Args as `allocate`'s and, for each bid vector, a candidate `[R]` that may not be shown.
-
-    Returns:
-      The allocations and menus; every field has a leading axis `R`.
-    """
-    raise NotImplementedError(type(models))
-
-
-def seen_bids(bid: jax.Array, levers: Levers) -> jax.Array:
-    """Bids of any shape as a search sees them: none where it is to ignore them."""
+def visible_bids(bid: jax.Array, levers: Levers) -> jax.Array:
+    """Bids of any shape as a search sees them: 0 where it is to ignore them."""
     return jnp.where(levers.bid_free, 0.0, bid)
 
 
@@ -194,7 +260,7 @@ def slate_value(bid: jax.Array, pctr: jax.Array, kappa: chex.Numeric) -> jax.Arr
 
 
 def allocation_of(
-    offer: Offer,
+    prepared: PreparedRequest,
     bid: jax.Array,
     menu: Menu,
     best: chex.Numeric,
@@ -205,31 +271,12 @@ def allocation_of(
     candidate = menu.candidate[best]
     return Allocation(
         candidate=candidate,
-        item=pick(offer.item, candidate, -1),
+        item=pick(prepared.item, candidate, -1),
         creative=creative,
-        is_ad=pick(offer.is_ad, candidate, False),
+        is_ad=pick(prepared.is_ad, candidate, False),
         bid=pick(bid, candidate, 0.0),
         log_z=menu.log_z[best],
         prediction=prediction,
-    )
-
-
-def predict(
-    models: SystemModels,
-    config: SystemConfig,
-    offer: Offer,
-    candidate: jax.Array,
-    creative: jax.Array,
-) -> Predictions:
-    """The reward model's view of slates of candidates `[..., K]` with creatives `[..., K]`."""
-    return reward_model.predict(
-        models.reward,
-        config.reward,
-        models.items,
-        offer.reward_memory,
-        pick(offer.item, candidate, -1),
-        creative,
-        pick(offer.is_ad, candidate, False),
     )
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 import jax
 import numpy as np
 
-from ega_jax.auction.system import Levers, prepare
-from ega_jax.baselines.cascade.mca import CascadeConfig, CascadeModels, list_ads
+from ega_jax.auction.system import Funnel, Levers, System
+from ega_jax.errors import UserError
 from ega_jax.evaluation.attainable import Sample, best_creatives, best_slates
 from ega_jax.mechanism import Mechanism
 from ega_jax.types import Request, Slate
@@ -34,7 +34,7 @@ def decompose(mechanism: Mechanism, samples: Iterable[Sample]) -> dict[str, floa
       for it. All but the last count clicks at their bids.
 
     Raises:
-      ValueError: the system limits the ads of a slate, which the search does not.
+      UserError: the system limits the ads of a slate, which the search does not.
     """
     chains = [_chain(mechanism, sample) for sample in samples]
     every = lambda name: np.concatenate([chain[name] for chain in chains])
@@ -61,7 +61,7 @@ def _chain(mechanism: Mechanism, sample: Sample) -> dict[str, np.ndarray]:
     candidate, everyone = _candidates(sample.request, slate), np.arange(len(slate.items))
     num_slots = candidate.shape[1]
     if mechanism.levers.max_ads < num_slots or mechanism.levers.min_gap > 0:
-        raise ValueError("the best slates are searched without limits on the ads of a slate")
+        raise UserError("the best slates are searched without limits on the ads of a slate")
     own = candidate, np.asarray(slate.creatives)
     found = best_creatives(sample, *own)
     chain = {
@@ -71,10 +71,9 @@ def _chain(mechanism: Mechanism, sample: Sample) -> dict[str, np.ndarray]:
     }
     search = functools.partial(best_slates, sample, num_slots)
     allowed = np.asarray(sample.request.bid >= mechanism.levers.reserve)
-    if isinstance(mechanism.models, CascadeModels):
-        models, config = mechanism.models, mechanism.config
-        through = _let_through(models, config, sample.request, mechanism.levers)
-        recalled, listed = jax.tree.map(np.asarray, through)
+    funnel = _funnels(mechanism.system, sample.request, mechanism.levers)
+    if funnel is not None:
+        recalled, listed = np.asarray(funnel.recalled), np.asarray(funnel.listed)
         found = search(allowed & recalled, listed, found)
         chain["listed"] = found.value
         found = search(allowed & recalled, start=found)
@@ -83,16 +82,12 @@ def _chain(mechanism: Mechanism, sample: Sample) -> dict[str, np.ndarray]:
     return dict(reversed(chain.items()))
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _let_through(
-    models: CascadeModels, config: CascadeConfig, request: Request, levers: Levers
-) -> tuple[jax.Array, jax.Array]:
-    """The ads that recall lets through, `[D, N]` bool, and the auction's list of them `[D, L]`."""
+@jax.jit
+def _funnels(system: System, request: Request, levers: Levers) -> Funnel | None:
+    """What the stages let through of each request, `[D, ...]`."""
 
-    def one(request: Request) -> tuple[jax.Array, jax.Array]:
-        ranked = prepare(models, config, request).memory
-        listed, _ = list_ads(models.cga, config.cga, ranked, request.bid, levers)
-        return ranked.is_ad, listed
+    def one(request: Request) -> Funnel | None:
+        return system.funnel(system.prepare(request), request.bid, levers)
 
     return jax.vmap(one)(request)
 

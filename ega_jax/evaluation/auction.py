@@ -21,7 +21,7 @@ from ega_jax.evaluation.misreports import (
     Reported,
     Truthful,
     explore,
-    offers_of,
+    prepare_batch,
     truthful,
 )
 from ega_jax.mechanism import Mechanism
@@ -83,9 +83,9 @@ def judge(
     rules, done = mechanism.pricing.rules, 0
     for batch in batches:
         request = request_of(batch)
-        offer = offers_of(mechanism, request)
-        fair = truthful(mechanism, levers, offer, request.bid, num_losing)
-        tried = explore(mechanism, levers, offer, request.bid, fair)
+        prepared = prepare_batch(mechanism.system, request)
+        fair = truthful(mechanism, prepared, request.bid, levers, num_losing)
+        tried = explore(mechanism, prepared, request.bid, levers, fair)
         real = real_rows(batch)
         rows = lambda tree, real=real: jax.tree.map(lambda x: np.asarray(x)[real], tree)
         fair, tried, session = rows(fair), rows(tried), batch["session"][real]
@@ -124,12 +124,12 @@ def _judged(rules, fair: Truthful, tried: Reported, click, image, clicks) -> Jud
         image=exact(image),
         shown=np.asarray(fair.allocation.item) >= 0,
         is_ad=np.asarray(fair.allocation.is_ad),
-        price={rule: exact(fair.prices[:, i]) for i, rule in enumerate(rules)},
+        price={rule: exact(fair.prices[rule]) for rule in rules},
         value=exact(fair.value),
         where=np.asarray(fair.ad) >= 0,
         bid=exact(tried.bid),
         clicks=exact(clicks),
-        charge={rule: exact(tried.price[..., i]) for i, rule in enumerate(rules)},
+        charge={rule: exact(tried.price[rule]) for rule in rules},
     )
     for oracle, known in ((MYERSON, judged.clicks), (MODEL_MYERSON, exact(tried.clicks))):
         charge = myerson_prices(judged.bid, known)

@@ -14,8 +14,9 @@ from ega_jax.evaluation.retrieval import recall_ndcg, without_seen
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.candidates import request_candidates
 from ega_jax.generation.catalogue_candidates import CatalogueCandidates, catalogue_candidates
+from ega_jax.generation.codes import codes_of
 from ega_jax.generation.creatives import creative_log_probs
-from ega_jax.generation.generator import Generator, GeneratorConfig, apply, codes_of, encode
+from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
 from ega_jax.generation.pretraining import CodeTree, sessions_of, slate_nll
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.types import Catalogue, Params
@@ -93,17 +94,16 @@ class InterestEvaluator:
 
     def _retrieve(self, params: Params, batch: Batch) -> jax.Array:
         """Item ids `[B, S]`, best first: single-item search without bids."""
+        decoder = GeneratorDecoder(params, self.config)
 
         def one(history_poi, history_creative, item):
-            memory = encode(params, self.config, history_poi, history_creative, self.catalogue)
+            memory = decoder.encode(history_poi, history_creative, self.catalogue)
             candidates = self.everything
             if candidates is None:
                 codes, no_bids = codes_of(self.catalogue.poi_codes, item), jnp.zeros(item.shape)
                 everyone = jnp.ones(item.shape, bool)
                 candidates = request_candidates(codes, everyone, no_bids, item >= 0)
-            beams = beam_search(
-                params, self.config, memory, candidates, num_beams=self.num_beams, num_slots=1
-            )
+            beams = beam_search(decoder, memory, candidates, num_beams=self.num_beams, num_slots=1)
             found = jnp.where(beams.where, beams.items[:, 0], -1)
             return found if self.everything is not None else jnp.where(found >= 0, item[found], -1)
 
@@ -118,14 +118,12 @@ class InterestEvaluator:
         among all the creatives of the catalogue.
         """
         poi, true = sessions.target_poi, sessions.target_creative
-
-        def forward(model: Generator):
-            memory = model.encode(sessions.history_poi, sessions.history_creative, self.catalogue)
-            return memory, model.poi_states(memory, codes_of(self.catalogue.poi_codes, poi))
-
-        memory, states = apply(params, self.config, forward)
+        decoder = GeneratorDecoder(params, self.config)
+        history = sessions.history_poi, sessions.history_creative
+        memory = decoder.encode(*history, self.catalogue)
+        states = decoder.poi_states(memory, codes_of(self.catalogue.poi_codes, poi))
         score = lambda creatives: creative_log_probs(
-            params, self.config, memory, states[..., -1, :], poi, creatives, self.catalogue
+            decoder, memory, states[..., -1, :], poi, creatives, self.catalogue
         )
         codes = functools.partial(codes_of, self.catalogue.creative_codes)
         true = true[..., None]

@@ -7,9 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ega_jax.auction.counterfactuals import Elsewhere, clicks_of, look_elsewhere
-from ega_jax.auction.pricing import for_every_slot, prices
-from ega_jax.auction.system import Allocation, Levers, Offer, allocate, allocate_each, prepare
+from ega_jax.auction.counterfactuals import (
+    Counterfactuals,
+    clicks_of,
+    counterfactuals,
+    for_every_slot,
+)
+from ega_jax.auction.pricing import prices
+from ega_jax.auction.system import Allocation, Levers, PreparedRequest, System
 from ega_jax.evaluation.incentives import jump_brackets
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.regret import rerun
@@ -26,10 +31,10 @@ class Truthful:
     """What happens when everyone reports the truth; `A` ads are followed: the slate's, losers."""
 
     allocation: Allocation  # Of each request, [B, K].
-    prices: jax.Array  # [B, rules, K] currency per click.
+    prices: dict[str, jax.Array]  # Rule -> [B, K] currency per click.
     ad: jax.Array  # [B, A] int32 candidates: those of the slots (-1 where organic), then losers.
     value: jax.Array  # [B, A] float32 true value of a click, in currency.
-    elsewhere: Elsewhere  # Of the ads that are followed, [B, A].
+    known: Counterfactuals  # Of the ads that are followed, [B, A].
 
 
 @struct.dataclass
@@ -38,85 +43,85 @@ class Reported:
 
     bid: jax.Array  # [...] float32 as reported.
     clicks: jax.Array  # [...] float32 pctr of the ad, 0 where it is not shown.
-    price: jax.Array  # [..., rules] currency per click; means nothing where not shown.
+    price: dict[str, jax.Array]  # Rule -> [...] currency per click; nothing where not shown.
     slot: jax.Array  # [...] int32 where the ad is, -1 where not shown.
     item: jax.Array  # [..., K] int32 POI ids of the slate.
     creative: jax.Array  # [..., K] int32.
     is_ad: jax.Array  # [..., K] bool.
 
 
-def offers_of(mechanism: Mechanism, request: Request) -> Offer:
+@jax.jit
+def prepare_batch(system: System, request: Request) -> PreparedRequest:
     """What no report changes of a batch of requests: prepared once, for all that is tried."""
-    return _offers(mechanism.models, mechanism.config, request)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _offers(models, config, request) -> Offer:
-    return jax.vmap(lambda one: prepare(models, config, one))(request)
+    return jax.vmap(system.prepare)(request)
 
 
 def truthful(
-    mechanism: Mechanism, levers: Levers, offer: Offer, bid: jax.Array, num_losing: int
+    mechanism: Mechanism,
+    prepared: PreparedRequest,
+    bid: jax.Array,
+    levers: Levers,
+    num_losing: int,
 ) -> Truthful:
     """Allocates and prices a batch of requests, and picks the ads whose reports are tried.
 
     Args:
       mechanism: what is judged.
-      levers: its run-time settings.
-      offer: of the batch, from `offers_of`.
+      prepared: the batch, from `prepare_batch`.
       bid: `[B, N]` float32 currency per click, the true values.
+      levers: its run-time settings.
       num_losing: how many ads outside the slate are followed at most, those of the highest score.
     """
     m = mechanism
-    return _truthful(m.models, m.networks, m.config, m.pricing, levers, offer, bid, num_losing)
+    return _truthful(m.system, m.networks, m.pricing, prepared, bid, levers, num_losing)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "pricing", "num_losing"))
-def _truthful(models, networks, config, pricing, levers, offer, bid, num_losing) -> Truthful:
-    def one(x: tuple[Offer, jax.Array]) -> Truthful:
-        offer, bid = x
-        allocation, menu = allocate(models, config, offer, bid, levers)
+@functools.partial(jax.jit, static_argnames=("pricing", "num_losing"))
+def _truthful(system, networks, pricing, prepared, bid, levers, num_losing) -> Truthful:
+    def one(x: tuple[PreparedRequest, jax.Array]) -> Truthful:
+        prepared, bid = x
+        allocation, menu = system.allocate(prepared, bid, levers)
         shown = jnp.isin(jnp.arange(bid.shape[0]), allocation.candidate)
-        score = jnp.where(offer.is_ad & ~shown, bid * offer.quality, -1.0)
+        score = jnp.where(prepared.is_ad & ~shown, bid * prepared.quality, -1.0)
         best, losing = jax.lax.top_k(score, min(num_losing, score.size))
         winning = jnp.where(allocation.is_ad, allocation.candidate, -1)
         ad = jnp.concatenate([winning, jnp.where(best >= 0, losing, -1)])
-        elsewhere, _, _ = look_elsewhere(
-            models, config, pricing.probes, levers, offer, bid, ad, menu
-        )
-        of_slots = jax.tree.map(lambda x: x[: winning.size], elsewhere)
+        known, _, _ = counterfactuals(system, pricing.probes, prepared, bid, levers, ad, menu)
+        of_slots = jax.tree.map(lambda x: x[: winning.size], known)
         return Truthful(
             allocation=allocation,
-            prices=prices(networks, pricing, levers, offer, bid, allocation, menu, of_slots),
+            prices=prices(networks, pricing, prepared, bid, levers, allocation, menu, of_slots),
             ad=ad,
             value=jnp.where(ad >= 0, bid[ad], 0.0),
-            elsewhere=elsewhere,
+            known=known,
         )
 
-    return map_rows(one, (offer, bid))
+    return map_rows(one, (prepared, bid))
 
 
-@functools.partial(jax.jit, static_argnames=("config", "pricing"))
-def _report(models, networks, config, pricing, levers, offer, bid, fair, reports) -> Reported:
+@functools.partial(jax.jit, static_argnames="pricing")
+def _report(system, networks, pricing, prepared, bid, levers, fair, reports) -> Reported:
     """Outcomes `[B, A, J]` of reports `[B, A, J]` in currency."""
 
     def one(x) -> Reported:
-        offer, bid, ads, elsewhere, reports = x
-        of_each = jax.tree.map(lambda x: jnp.repeat(x, reports.shape[1], axis=0), elsewhere)
+        prepared, bid, ads, known, reports = x
+        of_each = jax.tree.map(lambda x: jnp.repeat(x, reports.shape[1], axis=0), known)
 
         def outcomes_of(bids: jax.Array, ads: jax.Array) -> Reported:
-            found = allocate_each(models, config, offer, bids, levers)
-            return jax.vmap(outcome)(bids, ads, *found, of_each)
+            allocations, menus = system.allocate_each(prepared, bids, levers)
+            return jax.vmap(outcome)(bids, ads, allocations, menus, of_each)
 
-        def outcome(bid, ad, allocation, menu, elsewhere) -> Reported:
-            known = for_every_slot(elsewhere, allocation)
-            every = prices(networks, pricing, levers, offer, bid, allocation, menu, known)
+        def outcome(bid, ad, allocation, menu, known) -> Reported:
+            at_every_slot = for_every_slot(known, allocation.candidate.shape[0])
+            every = prices(
+                networks, pricing, prepared, bid, levers, allocation, menu, at_every_slot
+            )
             slot = jnp.argmax(allocation.candidate == ad)
             shown = allocation.candidate[slot] == ad
             return Reported(
                 bid=bid[ad],
                 clicks=clicks_of(allocation, ad),
-                price=every[:, slot],
+                price={rule: price[slot] for rule, price in every.items()},
                 slot=jnp.where(shown, slot, -1),
                 item=allocation.item,
                 creative=allocation.creative,
@@ -125,19 +130,23 @@ def _report(models, networks, config, pricing, levers, offer, bid, fair, reports
 
         return rerun(outcomes_of, bid, ads, reports)
 
-    return map_rows(one, (offer, bid, fair.ad, fair.elsewhere, reports))
+    return map_rows(one, (prepared, bid, fair.ad, fair.known, reports))
 
 
 def explore(
-    mechanism: Mechanism, levers: Levers, offer: Offer, bid: jax.Array, fair: Truthful
+    mechanism: Mechanism,
+    prepared: PreparedRequest,
+    bid: jax.Array,
+    levers: Levers,
+    fair: Truthful,
 ) -> Reported:
     """Tries every ad's reports: 81 multiples of its value, and closely around the largest jumps.
 
     Args:
       mechanism: what is judged.
-      levers: its run-time settings.
-      offer: of a batch, from `offers_of`.
+      prepared: a batch, from `prepare_batch`.
       bid: `[B, N]` float32 currency per click, the true values.
+      levers: its run-time settings.
       fair: from `truthful`.
 
     Returns:
@@ -146,8 +155,8 @@ def explore(
     m = mechanism
 
     def run(reports: np.ndarray) -> Reported:
-        parts = m.models, m.networks, m.config, m.pricing, levers
-        return jax.device_get(_report(*parts, offer, bid, fair, np.float32(reports)))
+        asked = prepared, bid, levers, fair, np.float32(reports)
+        return jax.device_get(_report(m.system, m.networks, m.pricing, *asked))
 
     tried = run(MULTIPLES * np.asarray(fair.value)[..., None])
     low, high, _ = jump_brackets(tried.bid, tried.clicks, NUM_JUMPS)

@@ -11,7 +11,7 @@ are long and contiguous, so that this costs less than looking the past up throug
 """
 
 import dataclasses
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import chex
 import jax
@@ -21,8 +21,8 @@ from jax import lax
 
 from ega_jax.generation.bidding import allocation_log_probs
 from ega_jax.generation.candidates import Candidates, Options
-from ega_jax.generation.generator import Generator, GeneratorConfig, Memory
-from ega_jax.types import IMPOSSIBLE, Params
+from ega_jax.generation.decoder import Decoder, DecoderSizes
+from ega_jax.types import IMPOSSIBLE
 
 T = TypeVar("T")
 
@@ -74,9 +74,8 @@ class Beams:
 
 
 def beam_search(
-    params: Params,
-    config: GeneratorConfig,
-    memory: Memory,
+    decoder: Decoder,
+    memory: Any,
     candidates: Candidates,
     *,
     num_beams: int,
@@ -90,12 +89,11 @@ def beam_search(
     on offer for its next slot.
 
     Args:
-      params: the generator's parameters.
-      config: its sizes.
+      decoder: the generator.
       memory: the encoded history of one request, without a batch axis.
       candidates: what may be shown.
       num_beams: `S`, static.
-      num_slots: `K`, length of the slates, static; by default that of the config, at most that.
+      num_slots: `K`, length of the slates, static; by default and at most that of the decoder.
       alpha: exponent of token bids (21).
       beta: floor of token weights (21).
 
@@ -103,9 +101,9 @@ def beam_search(
       The slates, best first. With fewer possible slates than beams, the rest is not `where` and
       holds nothing.
     """
-    model = Generator(config).bind({"params": params})
+    config = decoder.config
     num_slots = config.num_slots if num_slots is None else num_slots
-    positions = model.positions(num_slots).reshape(num_slots, config.num_layers, config.width)
+    positions = decoder.positions(num_slots).reshape(num_slots, config.num_layers, config.width)
 
     def fill_slot(carry: tuple[Search, Past], slot) -> tuple[tuple[Search, Past], None]:
         search, past = carry
@@ -114,17 +112,17 @@ def beam_search(
         search = dataclasses.replace(search, node=jnp.where(ended, -1, 0))
         for layer in range(config.num_layers):
             step = t * config.num_layers + layer
-            hidden, past = _decode(model, memory, past, position[layer], step, t)
+            hidden, past = _decode(decoder, memory, past, position[layer], step, t)
             options = candidates.options(layer, search.node, search.chosen)
-            log_z, options = score(model.poi_logits(hidden, layer), options, alpha, beta)
+            log_z, options = score(decoder.poi_logits(hidden, layer), options, alpha, beta)
             search, parent = advance(search, log_z, options, step, num_beams)
             past = dataclasses.replace(
-                _rows(past, parent), x=model.code_input(search.codes[:, step], layer)
+                _rows(past, parent), x=decoder.code_input(search.codes[:, step], layer)
             )
         chosen = _write(search.chosen, candidates.item(search.node), t)
         return (dataclasses.replace(search, chosen=chosen), past), None
 
-    carry = start(config, num_slots), _no_past(model, num_slots)
+    carry = start(config, num_slots), _no_past(decoder, num_slots)
     (search, past), _ = fill_slot(carry, (0, positions[0]))
     for first in range(1, num_slots, GROWTH):
         last = min(first + GROWTH, num_slots)
@@ -134,7 +132,7 @@ def beam_search(
     return finish(search, past.states)
 
 
-def start(config: GeneratorConfig, num_slots: int) -> Search:
+def start(config: DecoderSizes, num_slots: int) -> Search:
     """The one beam that holds nothing."""
     length = num_slots * config.num_layers
     return Search(
@@ -146,16 +144,16 @@ def start(config: GeneratorConfig, num_slots: int) -> Search:
     )
 
 
-def _no_past(model: Generator, num_slots: int) -> Past:
+def _no_past(decoder: Decoder, num_slots: int) -> Past:
     """The past of the one beam that holds nothing, with caches for one slot."""
-    config = model.config
+    config = decoder.config
     heads = config.num_heads, config.width // config.num_heads
     cache = Cache(
         keys=jnp.zeros((1, *heads, config.num_layers), config.dtype),
         values=jnp.zeros((1, config.num_layers, *heads), config.dtype),
     )
     return Past(
-        x=model.begin_input()[None],
+        x=decoder.begin_input()[None],
         cache=(cache,) * config.decoder_blocks,
         states=jnp.zeros((1, num_slots, config.width), config.dtype),
     )
@@ -182,16 +180,16 @@ def _rows(arrays: T, rows: jax.Array) -> T:
     return jax.tree.map(lambda x: x[rows], arrays)
 
 
-def _decode(model, memory, past, position, step, t) -> tuple[jax.Array, Past]:
+def _decode(decoder, memory, past, position, step, t) -> tuple[jax.Array, Past]:
     """Runs the decoder at one position; returns its states `[S, D]` and the longer past."""
     written = jnp.arange(past.cache[0].values.shape[1]) <= step
     x = past.x + position
     cache = []
     for block, before in enumerate(past.cache):
-        new = model.block_keys_values(block, x)
+        new = decoder.block_keys_values(block, x)
         keys = _write(before.keys, new.keys, step, axis=-1)
         values = _write(before.values, new.values, step)
-        x = model.block_step(block, x, keys, values, written, memory)
+        x = decoder.block_step(block, x, keys, values, written, memory)
         cache.append(Cache(keys=keys, values=values))
     # A slot's last code overwrites the states of those before it.
     return x, dataclasses.replace(past, cache=tuple(cache), states=_write(past.states, x, t))

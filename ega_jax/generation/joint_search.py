@@ -9,6 +9,7 @@ A step of the scan is one code: the candidates of a request have equally many op
 """
 
 import dataclasses
+from typing import Any
 
 import chex
 import jax
@@ -19,9 +20,9 @@ from jax import lax
 from ega_jax.generation.beam_search import Beams, Search, advance, finish, score, start
 from ega_jax.generation.candidates import RequestCandidates
 from ega_jax.generation.compaction import first_equal, map_where
-from ega_jax.generation.generator import Generator, GeneratorConfig, Memory
+from ega_jax.generation.decoder import Decoder, DecoderSizes
 from ega_jax.generation.transformer import KeysValues
-from ega_jax.types import IMPOSSIBLE, Params
+from ega_jax.types import IMPOSSIBLE
 
 
 @struct.dataclass
@@ -43,9 +44,8 @@ class Decoded:
 
 
 def joint_search(
-    params: Params,
-    config: GeneratorConfig,
-    memory: Memory,
+    decoder: Decoder,
+    memory: Any,
     candidates: RequestCandidates,
     *,
     num_beams: int,
@@ -55,8 +55,7 @@ def joint_search(
     """Finds what `beam_search` finds, for `R` variants of one request.
 
     Args:
-      params: the generator's parameters.
-      config: its sizes.
+      decoder: the generator.
       memory: the encoded history of the request, without a batch axis.
       candidates: what may be shown in each variant; every field has a leading axis `R`.
       num_beams: `S`, static.
@@ -66,9 +65,9 @@ def joint_search(
     Returns:
       The slates of each variant; every field has a leading axis `R`.
     """
-    model = Generator(config).bind({"params": params})
+    config = decoder.config
     num_variants = candidates.bid.shape[0]
-    positions = model.positions(config.num_slots)
+    positions = decoder.positions(config.num_slots)
 
     def next_code(carry: tuple[Search, Past], position) -> tuple[tuple[Search, Past], None]:
         search, past = carry
@@ -77,7 +76,7 @@ def joint_search(
         ended = (t > 0) & (search.chosen[:, :, t - 1] < 0)
         node = jnp.where(layer > 0, search.node, jnp.where(ended, -1, 0))
         search = dataclasses.replace(search, node=node)
-        logits, past = _decode(model, memory, search, past, embedding, step, layer)
+        logits, past = _decode(decoder, memory, search, past, embedding, step, layer)
         search, parent = jax.vmap(
             lambda c, s, logits: _continue(c, s, logits, step, layer, alpha, beta)
         )(candidates, search, logits)
@@ -96,7 +95,7 @@ def joint_search(
     return jax.vmap(finish)(search, states.reshape(num_variants, num_beams, *states.shape[1:]))
 
 
-def _start(config: GeneratorConfig, num_variants: int, num_beams: int) -> Search:
+def _start(config: DecoderSizes, num_variants: int, num_beams: int) -> Search:
     """One beam of each variant that holds nothing, and room for the rest."""
     room = (num_variants, num_beams)
     search = jax.tree.map(
@@ -108,7 +107,7 @@ def _start(config: GeneratorConfig, num_variants: int, num_beams: int) -> Search
     )
 
 
-def _no_past(config: GeneratorConfig, rows: int) -> Past:
+def _no_past(config: DecoderSizes, rows: int) -> Past:
     length = config.num_slots * config.num_layers
     shape = (length, rows, config.num_heads, config.width // config.num_heads)
     empty = KeysValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
@@ -119,13 +118,13 @@ def _no_past(config: GeneratorConfig, rows: int) -> Past:
     )
 
 
-def _decode(model, memory, search, past, position, step, layer):
+def _decode(decoder, memory, search, past, position, step, layer):
     """Runs the decoder at one position of all distinct prefixes.
 
     Returns:
       Logits `[R, S, W]` of the beams, and the longer past.
     """
-    config, variants = model.config, search.log_prob.shape
+    config, variants = decoder.config, search.log_prob.shape
     code = search.codes[:, :, step - 1].reshape(-1)
     live = search.log_prob.reshape(-1) > IMPOSSIBLE / 2
     before = jnp.where(step > 0, past.trail[:, step - 1], 0)
@@ -134,9 +133,9 @@ def _decode(model, memory, search, past, position, step, layer):
     distinct = live & (first == jnp.arange(first.shape[0]))
 
     def decode(rows: jax.Array) -> Decoded:
-        x = model.code_input(code[rows], (layer - 1) % config.num_layers)
-        x = jnp.where(step > 0, x, model.begin_input()) + position
-        return _step(model, memory, past, x, past.trail[rows], step, layer)
+        x = decoder.code_input(code[rows], (layer - 1) % config.num_layers)
+        x = jnp.where(step > 0, x, decoder.begin_input()) + position
+        return _step(decoder, memory, past, x, past.trail[rows], step, layer)
 
     found = map_where(decode, distinct, chunk=variants[1])
     write = lambda into, x: lax.dynamic_update_index_in_dim(into, x, step, 0)
@@ -148,20 +147,20 @@ def _decode(model, memory, search, past, position, step, layer):
     return found.logits[first].reshape(*variants, -1), longer
 
 
-def _step(model, memory, past, x, trail, step, layer) -> Decoded:
+def _step(decoder, memory, past, x, trail, step, layer) -> Decoded:
     """Runs the decoder at one position of prefixes that came along `trail [n, L]`."""
     place = jnp.arange(trail.shape[1])
     new = []
     for block, cache in enumerate(past.cache):
-        own = model.block_keys_values(block, x)
+        own = decoder.block_keys_values(block, x)
         along = jax.tree.map(lambda x: x[place, trail], cache)  # [n, L, H, D / H]
         now = (place == step)[:, None, None]
         keys = jnp.where(now, own.keys[:, None], along.keys)
         values = jnp.where(now, own.values[:, None], along.values)
         keys = jnp.moveaxis(keys, 1, -1)
-        x = model.block_step(block, x, keys, values, place <= step, memory)
+        x = decoder.block_step(block, x, keys, values, place <= step, memory)
         new.append(own)
-    return Decoded(x, model.poi_logits(x, layer), tuple(new))
+    return Decoded(x, decoder.poi_logits(x, layer), tuple(new))
 
 
 def _continue(candidates, search, logits, step, layer, alpha, beta):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ega_jax.generation.generator import Generator, GeneratorConfig, apply, codes_of, log_probs
+from ega_jax.generation.codes import codes_of, log_probs
+from ega_jax.generation.generator import Generator, GeneratorConfig, apply
 from ega_jax.quantization.prefix_index import CatalogueIndex, catalogue_index
 from ega_jax.types import Catalogue, Metrics, Params, Sessions
 

@@ -4,6 +4,8 @@ A slate is a path of `K * C` decoding steps. One teacher-forced pass of the POI 
 log allocation probability (22) of all that was on offer at each step, differentiable.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -12,8 +14,8 @@ from jax import lax
 
 from ega_jax.generation.bidding import allocation_log_probs
 from ega_jax.generation.candidates import Options, RequestCandidates
-from ega_jax.generation.generator import GeneratorConfig, Memory, apply
-from ega_jax.types import IMPOSSIBLE, Params
+from ega_jax.generation.decoder import Decoder
+from ega_jax.types import IMPOSSIBLE
 
 
 @struct.dataclass
@@ -51,17 +53,9 @@ def slate_path(candidates: RequestCandidates, items: jax.Array) -> Path:
     return Path(codes=codes, where=items >= 0, options=options)
 
 
-def path_logits(params: Params, config: GeneratorConfig, memory: Memory, path: Path) -> jax.Array:
-    """The POI decoder's logits `[..., K, C, W]` along paths, in one teacher-forced pass."""
-    return apply(
-        params, config, lambda model: model.poi.logits(model.poi_states(memory, path.codes))
-    )
-
-
 def path_log_probs(
-    params: Params,
-    config: GeneratorConfig,
-    memory: Memory,
+    decoder: Decoder,
+    memory: Any,
     path: Path,
     alpha: chex.Numeric,
     beta: chex.Numeric,
@@ -69,8 +63,7 @@ def path_log_probs(
     """Log allocation probability (22) of all that was on offer along paths.
 
     Args:
-      params: the generator's parameters.
-      config: its sizes.
+      decoder: the generator.
       memory: the encoded histories.
       path: of slates, with the same leading axes.
       alpha: exponent of token bids (21).
@@ -80,7 +73,7 @@ def path_log_probs(
       `[..., K, C, N]` float32, about -1e30 for what was not on offer.
     """
     options = path.options
-    logits = path_logits(params, config, memory, path)
+    logits = decoder.slate_logits(memory, path.codes)
     logits = jnp.take_along_axis(logits, options.code, axis=-1)
     return allocation_log_probs(logits, options.bid, options.where, alpha, beta)
 
@@ -92,9 +85,8 @@ def taken(log_probs: jax.Array, path: Path) -> jax.Array:
 
 
 def slate_log_probs(
-    params: Params,
-    config: GeneratorConfig,
-    memory: Memory,
+    decoder: Decoder,
+    memory: Any,
     candidates: RequestCandidates,
     items: jax.Array,
     alpha: chex.Numeric,
@@ -103,8 +95,7 @@ def slate_log_probs(
     """Log allocation probability of each code of a slate: `Beams.log_z`, differentiable.
 
     Args:
-      params: the generator's parameters.
-      config: its sizes.
+      decoder: the generator.
       memory: the encoded history of one request.
       candidates: of that request.
       items: `[K]` int32 candidates, -1 where a slot is empty.
@@ -116,7 +107,7 @@ def slate_log_probs(
       items that share all codes any may stand in the slate: the probability is that of the codes.
     """
     path = slate_path(candidates, items)
-    return taken(path_log_probs(params, config, memory, path, alpha, beta), path)
+    return taken(path_log_probs(decoder, memory, path, alpha, beta), path)
 
 
 def kl_to(reference: jax.Array, log_probs: jax.Array, where: jax.Array) -> jax.Array:

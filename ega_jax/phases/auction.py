@@ -6,10 +6,9 @@ leads to, and the payment network on that table. The reward model belongs to the
 belongs to a system, a folder below it, so that several systems share what they may.
 """
 
-import abc
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ega_jax.auction.pricing import PricingConfig, tabulate_request
+from ega_jax.auction.outcomes import tabulate_request
+from ega_jax.auction.pricing import PricingConfig, PricingSettings
 from ega_jax.auction.settings import LeverSettings
-from ega_jax.auction.system import Levers, SystemConfig, SystemModels, check_levers
+from ega_jax.auction.system import Levers, System, check_levers
 from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.mechanism import Mechanism
 from ega_jax.payment import lagrangian, network, regret
 from ega_jax.payment.network import PaymentConfig
 from ega_jax.phases.pretraining import Pretraining
@@ -30,7 +31,7 @@ from ega_jax.phases.reward import items_of, reward_phase
 from ega_jax.phases.settings import PhaseSettings
 from ega_jax.reward.model import RewardConfig
 from ega_jax.reward.network import RewardSettings
-from ega_jax.setting import SYSTEM, part_of
+from ega_jax.setting import SYSTEM, free_fields, part_of
 from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.loop import Phase, train
 from ega_jax.training.mesh import map_rows, unbound
@@ -41,18 +42,38 @@ from ega_jax.types import Params, Request
 
 
 @dataclasses.dataclass(frozen=True)
-class AuctionTraining(abc.ABC):
-    """The phases from a pre-trained generator to a mechanism, bound to a workdir.
+class SystemKind:
+    """A kind of system, as commands, tables, checks and training know it.
 
-    What slates are found with is left to the systems that are compared.
+    Attributes:
+      train: trains its parameters up to its slates, from the last checkpoints if there are any.
+      changes: settings, by dotted name, that its row in tables sets.
+      check: refuses settings that the kind cannot take; raises `UserError`.
+    """
+
+    train: Callable[["AuctionTraining"], System]
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    check: Callable[[PhaseSettings], None] = lambda settings: None
+
+
+@dataclasses.dataclass(frozen=True)
+class AuctionTraining:
+    """The phases from a pre-trained generator to a mechanism, bound to a workdir.
 
     Attributes:
       pretraining: the first half, finished.
-      system: folder of this system, below the workdir.
+      folder: of this system, below the workdir.
+      kind: what is trained up to its slates; the rest is the same for all systems.
     """
 
     pretraining: Pretraining
-    system: Path
+    folder: Path
+    kind: SystemKind
+
+    @property
+    def name(self) -> str:
+        """Of the system in its workdir."""
+        return self.folder.name
 
     @property
     def settings(self) -> PhaseSettings:
@@ -68,15 +89,21 @@ class AuctionTraining(abc.ABC):
         """
         return self.pretraining.ad_log
 
-    @property
-    @abc.abstractmethod
-    def allocation_config(self) -> SystemConfig:
-        """What is compiled into the allocation."""
+    @functools.cached_property
+    def system(self) -> System:
+        """What allocates slates, trained."""
+        return self.kind.train(self)
 
-    @property
-    @abc.abstractmethod
-    def models(self) -> SystemModels:
-        """What slates are found with, trained."""
+    @functools.cached_property
+    def mechanism(self) -> Mechanism:
+        """The system with its prices; phases that are not finished are trained first."""
+        return Mechanism(
+            system=self.system,
+            networks=self.networks,
+            pricing=self.pricing_config,
+            levers=self.levers,
+            rule=self.settings.auction.rule,
+        )
 
     @property
     def reward_config(self) -> RewardConfig:
@@ -87,7 +114,7 @@ class AuctionTraining(abc.ABC):
     @property
     def pricing_config(self) -> PricingConfig:
         """What is compiled into the prices."""
-        return PricingConfig(**part_of(self.settings.payment, PricingConfig))
+        return PricingConfig(**part_of(self.settings.payment, PricingSettings))
 
     @property
     def levers(self) -> Levers:
@@ -116,13 +143,21 @@ class AuctionTraining(abc.ABC):
     def networks(self) -> dict[str, Params]:
         """The payment network's parameters by head."""
         heads = self.pricing_config.heads
-        return {head: self.train_phase(self._payment_phase(head), self.system) for head in heads}
+        return {head: self.train_phase(self._payment_phase(head)) for head in heads}
 
-    def train_phase(self, phase: Phase, folder: Path) -> Params:
-        """Trains a phase to its end in a folder, from its last checkpoint if there is one."""
-        mesh = self.pretraining.mesh
-        config = self.settings.to_dict()
-        trained = train(phase, workdir=folder, config=config, mesh=mesh).params
+    def train_phase(self, phase: Phase, folder: Path | None = None) -> Params:
+        """Trains a phase to its end, from its last checkpoint if there is one.
+
+        Args:
+          phase: what is trained.
+          folder: where its checkpoints are kept; by default the system's.
+        """
+        trained = train(
+            phase,
+            workdir=folder or self.folder,
+            config=self.settings.to_dict(),
+            mesh=self.pretraining.mesh,
+        ).params
         # Off the mesh: what one phase trained is used beside what another restored.
         return unbound(trained)
 
@@ -140,9 +175,9 @@ class AuctionTraining(abc.ABC):
         place = self.pretraining.workdir / folder
         config = self.settings.to_dict()
         shared = {name: config[name] for name in ("seed", "data", "tokenizer")}
-        own = {phase.name: dataclasses.asdict(settings)}
-        free = self.settings.free(SYSTEM) + settings.free_in(phase.name)
-        check_workdir(place, shared | own, free)
+        shared[phase.name] = dataclasses.asdict(settings)
+        free = self.settings.free(SYSTEM) + free_fields(settings, SYSTEM, f"{phase.name}.")
+        check_workdir(place, shared, free)
         return self.train_phase(phase, place)
 
     def sessions(self, split: str, num_sessions: int, batch_size: int) -> grain.IterDataset:
@@ -159,23 +194,22 @@ class AuctionTraining(abc.ABC):
     def table(self) -> dict[str, np.ndarray]:
         """Outcomes of truth and of sampled misreports in the "align" sessions, made once."""
         settings = self.settings.payment
-        models, config, levers = self.models, self.allocation_config, self.levers
-        pricing = self.pricing_config
+        system, levers, pricing = self.system, self.levers, self.pricing_config
         key, num_reports = self.key(5), settings.num_reports
 
         @jax.jit
-        def tabulate(models: SystemModels, batch: dict[str, jax.Array], keys: jax.Array):
+        def tabulate(system: System, batch: dict[str, jax.Array], keys: jax.Array):
             def one(x: tuple[Request, jax.Array]):
                 request, key = x
-                return tabulate_request(models, config, pricing, levers, request, key, num_reports)
+                return tabulate_request(system, pricing, request, levers, key, num_reports)
 
             return regret.batch_of(map_rows(one, (request_of(batch), keys)))
 
         size = settings.tabulated_at_once
         batches = list(self.sessions("align", settings.num_sessions, size))
         keys_of = lambda number: jax.random.split(jax.random.fold_in(key, number), size)
-        rows_of = lambda number: tabulate(models, batches[number], keys_of(number))
-        path = self.system / "tables" / "payment"
+        rows_of = lambda number: tabulate(system, batches[number], keys_of(number))
+        path = self.folder / "tables" / "payment"
         return tabulated(path, len(batches), size, rows_of)
 
     def _payment_phase(self, head: str) -> Phase:

@@ -1,8 +1,7 @@
 """EGA's own phase between reward model and payments: the generator learns from auctions (4.4.2)."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 from jax import lax
@@ -10,126 +9,119 @@ from jax import lax
 from ega_jax.auction import alignment
 from ega_jax.auction.alignment import AlignmentConfig, AlignmentSettings
 from ega_jax.auction.contributions import contributions
-from ega_jax.auction.ega import AllocationConfig, Models, candidates_of
+from ega_jax.auction.ega import EGA, EGAConfig
 from ega_jax.auction.settings import SearchSettings, TokenWeights
-from ega_jax.auction.system import Levers, prepare
+from ega_jax.auction.system import Levers
 from ega_jax.data import pipeline
+from ega_jax.generation.decoder import Decoder
+from ega_jax.generation.generator import GeneratorDecoder
 from ega_jax.phases.auction import AuctionTraining, request_of
 from ega_jax.setting import part_of
 from ega_jax.training.loop import Phase
 from ega_jax.training.state import TrainState, make_train_step
-from ega_jax.types import Params
+from ega_jax.types import LossFn, Params
+
+S = TypeVar("S", bound=EGA)
 
 
-class EGA(AuctionTraining):
-    """The generative auction: one generator, aligned by policy gradient."""
-
-    @property
-    def allocation_config(self) -> AllocationConfig:
-        """What is compiled into the allocation."""
-        return AllocationConfig(
-            generator=self.pretraining.generator_config,
-            reward=self.reward_config,
-            **part_of(self.settings.allocation, SearchSettings),
-        )
-
-    @property
-    def models(self) -> Models:
-        """Aligned generator, reward model, items."""
-        return self.models_with(self.aligned)
-
-    def models_with(self, generator: Params) -> Models:
-        """What slates are found with when the generator is this one."""
-        return Models(generator=generator, reward=self.reward, items=self.items)
-
-    @functools.cached_property
-    def aligned(self) -> Params:
-        """The generator's parameters after the policy gradient (32); as they were without steps."""
-        settings = self.settings.alignment
-        if settings.joint_rows:
-            return self.train_phase(self._joint_phase(), self.system)
-        pretrained = self.pretraining.restore_generator()
-        if not settings.num_steps:
-            return pretrained
-        trained = self.train_phase(self._alignment_phase(pretrained), self.system)
-        _, frozen = alignment.split(pretrained, self.allocation_config.generator, settings.part)
-        return alignment.join(trained, frozen)
-
-    def alignment_loss(self, pretrained: Params) -> Callable:
-        """The loss of the alignment phase, from which its trained parameters start."""
-        models, part = self.models_with(pretrained), self.settings.alignment.part
-        return auction_loss(
-            models, self.allocation_config, self.levers, self._alignment_config(part)
-        )
-
-    def _alignment_config(self, part: str) -> AlignmentConfig:
-        own = part_of(self.settings.alignment, AlignmentSettings) | {"part": part}
-        return AlignmentConfig(**part_of(self.settings.allocation, TokenWeights), **own)
-
-    def _alignment_phase(self, pretrained: Params) -> Phase:
-        settings = self.settings.alignment
-        generator = self.allocation_config.generator
-        trained, _ = alignment.split(pretrained, generator, settings.part)
-        optimizer = settings.optimizer()
-        return Phase(
-            name="alignment",
-            init=lambda: TrainState.create(trained, optimizer, pretrained),
-            step=make_train_step(self.alignment_loss(pretrained), optimizer, self.key(4)),
-            batches=pipeline.train_batches(
-                self.dataset,
-                "align",
-                batch_size=settings.batch_size,
-                history_length=self.settings.data.history_length,
-                seed=self.settings.seed,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-            ),
-            num_steps=settings.num_steps,
-            checkpoint_every=settings.checkpoint_every,
-            log_every=settings.log_every,
-        )
-
-    def _joint_phase(self) -> Phase:
-        """One stage instead of two (the ablation EGA-end), from fresh parameters.
-
-        Every step adds the policy gradient on the first rows of its batch to the pre-training loss.
-        There is no pre-trained policy: the KL penalty is from the policy itself, and is none.
-        """
-        rows = self.settings.alignment.joint_rows
-        interest = self.pretraining.loss
-        # No parameters are needed but those that the step is given.
-        models = self.models_with(generator=None)
-        auction = auction_loss(
-            models, self.allocation_config, self.levers, self._alignment_config("all")
-        )
-
-        def loss(params: Params, variables, batch: dict[str, jax.Array], key: jax.Array):
-            some = jax.tree.map(lambda x: x[:rows], batch)
-            nll, (metrics, _) = interest(params, variables, batch, key)
-            gain, (more, _) = auction(params, lax.stop_gradient(params), some, key)
-            return nll + gain, (metrics | more, variables)
-
-        return dataclasses.replace(self.pretraining.generator_phase(loss=loss), name="joint")
+def train_ega(run: AuctionTraining) -> EGA:
+    """EGA with its generator aligned by policy gradient (32), or trained in one stage."""
+    system = ega_with(run, params={})
+    if run.settings.alignment.joint_rows:
+        params = run.train_phase(_joint_phase(run, system))
+        return dataclasses.replace(system, decoder=system.decoder.with_parameters(params))
+    system = ega_with(run, run.pretraining.restore_generator())
+    settings = _alignment_config(run, run.settings.alignment.part)
+    return align(run, system, auction_loss(system, settings, run.levers))
 
 
-def auction_loss(
-    models: Models, config: AllocationConfig, levers: Levers, settings: AlignmentConfig
-) -> Callable:
+def ega_with(run: AuctionTraining, params: Params) -> EGA:
+    """EGA when its generator has these parameters."""
+    search = part_of(run.settings.allocation, SearchSettings)
+    config = EGAConfig(reward=run.reward_config, **search)
+    decoder = GeneratorDecoder(params, run.pretraining.generator_config)
+    return EGA(reward=run.reward, items=run.items, config=config, decoder=decoder)
+
+
+def align(run: AuctionTraining, system: S, loss: LossFn) -> S:
+    """Trains a part of a pre-trained generator on auctions; as it was if there are no steps.
+
+    Args:
+      run: what is trained, with the settings of the alignment.
+      system: with the pre-trained generator.
+      loss: of the trained part; its variables are all parameters before the alignment.
+    """
+    if not run.settings.alignment.num_steps:
+        return system
+    decoder = system.decoder
+    trained = run.train_phase(_alignment_phase(run, decoder, loss))
+    return dataclasses.replace(system, decoder=decoder.with_parameters(trained))
+
+
+def _alignment_config(run: AuctionTraining, part: str) -> AlignmentConfig:
+    own = part_of(run.settings.alignment, AlignmentSettings) | {"part": part}
+    return AlignmentConfig(**part_of(run.settings.allocation, TokenWeights), **own)
+
+
+def _alignment_phase(run: AuctionTraining, decoder: Decoder, loss: LossFn) -> Phase:
+    settings = run.settings.alignment
+    pretrained, trained = decoder.trainable("all"), decoder.trainable(settings.part)
+    optimizer = settings.optimizer()
+    return Phase(
+        name="alignment",
+        init=lambda: TrainState.create(trained, optimizer, pretrained),
+        step=make_train_step(loss, optimizer, run.key(4)),
+        batches=pipeline.train_batches(
+            run.dataset,
+            "align",
+            batch_size=settings.batch_size,
+            history_length=run.settings.data.history_length,
+            seed=run.settings.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
+        num_steps=settings.num_steps,
+        checkpoint_every=settings.checkpoint_every,
+        log_every=settings.log_every,
+    )
+
+
+def _joint_phase(run: AuctionTraining, system: EGA) -> Phase:
+    """One stage instead of two (the ablation EGA-end), from fresh parameters.
+
+    Every step adds the policy gradient on the first rows of its batch to the pre-training loss.
+    There is no pre-trained policy: the KL penalty is from the policy itself, and is none.
+    """
+    rows = run.settings.alignment.joint_rows
+    interest = run.pretraining.loss
+    auction = auction_loss(system, _alignment_config(run, "all"), run.levers)
+
+    def loss(params: Params, variables, batch: dict[str, jax.Array], key: jax.Array):
+        some = jax.tree.map(lambda x: x[:rows], batch)
+        nll, (metrics, _) = interest(params, variables, batch, key)
+        gain, (more, _) = auction(params, lax.stop_gradient(params), some, key)
+        return nll + gain, (metrics | more, variables)
+
+    return dataclasses.replace(run.pretraining.generator_phase(loss=loss), name="joint")
+
+
+def auction_loss(system: EGA, settings: AlignmentConfig, levers: Levers) -> LossFn:
     """The loss of the alignment phase: slates of the current policy, credited by (31).
 
     Args:
-      models: generator, reward model, items.
-      config: sizes of the allocation.
-      levers: run-time settings that slates are chosen with.
+      system: what allocates; its decoder's parameters are those of each step.
       settings: of the loss; see `alignment.alignment_loss`.
+      levers: run-time settings that slates are chosen with.
     """
 
-    def choose(params: Params, batch: dict[str, jax.Array]):
-        current = dataclasses.replace(models, generator=params)
+    def choose(decoder: Decoder, batch: dict[str, jax.Array]):
+        current = dataclasses.replace(system, decoder=decoder)
         requests = request_of(batch)
-        offers = jax.vmap(lambda request: prepare(current, config, request))(requests)
-        return contributions(current, config, offers, requests.bid, levers)
+        prepared = jax.vmap(current.prepare)(requests)
+        return contributions(current, prepared, requests.bid, levers)
 
-    index = candidates_of(config, levers)
-    catalogue = models.items.catalogue
-    return alignment.alignment_loss(config.generator, settings, catalogue, choose, index)
+    def index(codes, is_ad, bid, where):
+        return system.candidates(codes, is_ad, bid, levers, where)
+
+    catalogue = system.items.catalogue
+    return alignment.alignment_loss(system.decoder, settings, catalogue, choose, index)

@@ -12,8 +12,8 @@ from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.reward import calibration
 from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
-from ega_jax.training.state import LossFn, TrainState, make_train_step
-from ega_jax.types import Params
+from ega_jax.training.state import TrainState, make_train_step
+from ega_jax.types import LossFn, Params
 
 Batch = Mapping[str, Any]
 VALIDATION_SESSIONS = 2048  # Of the split "align", measured during training.

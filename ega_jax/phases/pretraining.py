@@ -32,8 +32,8 @@ from ega_jax.training.loop import Phase, train
 from ega_jax.training.metrics import read_metrics
 from ega_jax.training.optimizer import make_optimizer
 from ega_jax.training.progress import ProgressReport
-from ega_jax.training.state import LossFn, TrainState, make_train_step
-from ega_jax.types import Catalogue, Params
+from ega_jax.training.state import TrainState, make_train_step
+from ega_jax.types import Catalogue, LossFn, Params
 
 
 @dataclasses.dataclass(frozen=True)

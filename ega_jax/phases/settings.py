@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from ega_jax.auction.alignment import AlignmentSettings
-from ega_jax.auction.pricing import RULES, PricingConfig
+from ega_jax.auction.pricing import RULES, PricingSettings
 from ega_jax.auction.settings import AllocationSettings
 from ega_jax.data.ad_logs import SPLITS
 from ega_jax.data.market.config import MarketSettings
@@ -98,7 +98,7 @@ class AlignmentPhaseSettings(AlignmentSettings, StepSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class PaymentSettings(PricingConfig, ScheduledSettings):
+class PaymentSettings(PricingSettings, ScheduledSettings):
     """The group `payment`: the table of reports and the payment networks trained on it."""
 
     num_sessions: int = setting(2048, at_least=1)  # Of the table of reports.
@@ -121,7 +121,7 @@ class AuctionSettings:
     Numbers of sessions are upper bounds, in whole batches evenly spread over the split.
     """
 
-    system: str = setting("ega")  # A kind of `ega_jax.baselines.systems`.
+    system: str = setting("ega")  # A kind of `ega_jax.systems.KINDS`.
     rule: str = setting("threshold", choices=RULES, binds=NOTHING)  # The payment rule.
     num_sessions: int = setting(128, at_least=1, binds=NOTHING)  # Whose every report is tried.
     num_served: int = setting(512, at_least=1, binds=NOTHING)  # Whose money and clicks are counted.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from ega_jax.generation.generator import codes_of
+from ega_jax.generation.codes import codes_of
 from ega_jax.generation.network import NetworkSettings
 from ega_jax.generation.transformer import Block, embedding, linear, masked_softmax
 from ega_jax.reward.likeness import Likeness

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from ega_jax.types import Metrics, Params
+from ega_jax.types import LossFn, Metrics, Params
 
 Batch = Any
-LossFn = Callable[[Params, Any, Batch, chex.PRNGKey], tuple[jax.Array, tuple[Metrics, Any]]]
 
 
 @struct.dataclass

@@ -23,7 +23,7 @@ from ega_jax.auction.alignment import (
 from ega_jax.generation import generator
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.candidates import request_candidates
-from ega_jax.generation.generator import codes_of
+from ega_jax.generation.codes import codes_of
 from ega_jax.generation.slate_policy import slate_log_probs
 from ega_jax.training.state import TrainState, make_train_step
 

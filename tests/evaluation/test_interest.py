@@ -11,7 +11,8 @@ from ega_jax.evaluation import interest
 from ega_jax.evaluation.interest import InterestEvaluator
 from ega_jax.generation import generator
 from ega_jax.generation.catalogue_candidates import catalogue_candidates
-from ega_jax.generation.generator import Generator, GeneratorConfig, codes_of
+from ega_jax.generation.codes import codes_of
+from ega_jax.generation.generator import Generator, GeneratorConfig
 from ega_jax.quantization.prefix_index import catalogue_index
 from ega_jax.types import Catalogue
 

@@ -15,7 +15,8 @@ from ega_jax.generation import generator
 from ega_jax.generation.beam_search import GROWTH, beam_search
 from ega_jax.generation.candidates import request_candidates
 from ega_jax.generation.catalogue_candidates import catalogue_candidates
-from ega_jax.generation.generator import Generator, GeneratorConfig, codes_of
+from ega_jax.generation.codes import codes_of
+from ega_jax.generation.generator import Generator, GeneratorConfig
 from ega_jax.quantization.prefix_index import catalogue_index
 from ega_jax.types import Catalogue
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from tiny_generator import CATALOGUE, CONFIG, C, K, R, forward, init_params, random_inputs
 
+from ega_jax.generation.codes import codes_of
 from ega_jax.generation.creatives import choose_creatives, creative_log_probs
-from ega_jax.generation.generator import Generator, codes_of
+from ega_jax.generation.generator import Generator
 
 POI = np.array([[0, 4, 8], [1, 2, -1], [3, 0, 1]], np.int32)  # 8 owns none, -1 is empty.
 FORWARD = jax.jit(forward)

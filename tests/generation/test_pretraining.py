@@ -9,7 +9,7 @@ import optax
 import pytest
 from tiny_generator import CATALOGUE, CONFIG, C, K, P, W, forward, init_params, random_batch
 
-from ega_jax.generation.generator import codes_of
+from ega_jax.generation.codes import codes_of
 from ega_jax.generation.pretraining import (
     code_tree,
     item_nll,

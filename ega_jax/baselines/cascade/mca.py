@@ -2,7 +2,7 @@
 
 TIGER recalls ads, Peri-CR chooses creatives beside HSTU, which ranks, CGA orders the ads that bid,
 CrossDQN places them among the organic items. Each stage sees what the one before it let through.
-The whole is registered as a way to allocate, so that pricing, regret and judges are EGA's.
+The whole is a `System`, so that pricing, regret and judges are EGA's.
 """
 
 import dataclasses
@@ -14,19 +14,16 @@ from flax import struct
 
 from ega_jax.auction.system import (
     Allocation,
+    Funnel,
     Levers,
     Menu,
-    Offer,
+    PreparedRequest,
+    System,
     SystemConfig,
-    SystemModels,
-    allocate,
-    allocate_each,
     allocation_of,
-    offer_of,
     pick,
-    predict,
-    seen_bids,
     slate_value,
+    visible_bids,
 )
 from ega_jax.baselines.cascade import cga, cross_dqn, hstu, peri_cr, tiger
 from ega_jax.baselines.cascade.arrangements import Queues
@@ -36,13 +33,12 @@ from ega_jax.baselines.cascade.hstu import HSTUConfig
 from ega_jax.baselines.cascade.peri_cr import PeriCRConfig
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.generation.pretraining import CodeTree
-from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items
 from ega_jax.types import Params, Request
 
 
 @dataclasses.dataclass(frozen=True)
-class CascadeConfig(SystemConfig):
+class MCAConfig(SystemConfig):
     """What is compiled into the cascade."""
 
     tiger: GeneratorConfig
@@ -64,15 +60,6 @@ class Upstream:
 
 
 @struct.dataclass
-class CascadeModels(SystemModels):
-    """Parameters of all stages, of the reward model that judges, and what they know of items."""
-
-    upstream: Upstream
-    cga: Params
-    cross_dqn: Params
-
-
-@struct.dataclass
 class Ranked:
     """A request's candidates after recall, creatives and ranking; bids play no part yet."""
 
@@ -83,7 +70,7 @@ class Ranked:
     organic: jax.Array  # [N] int32 organic candidates in upstream order, -1 after the last.
 
 
-def rank(models: Upstream, config: CascadeConfig, items: Items, request: Request) -> Ranked:
+def rank(models: Upstream, config: MCAConfig, items: Items, request: Request) -> Ranked:
     """Runs the stages before the auction on one request.
 
     Args:
@@ -121,7 +108,7 @@ def without(ranked: Ranked, banned: chex.Numeric) -> Ranked:
 def ads_of(ranked: Ranked, bid: jax.Array, levers: Levers) -> Ads:
     """The auction's view of ranked candidates under bids `[N]`: ads that bid the reserve."""
     is_ad = ranked.is_ad & (bid >= levers.reserve)
-    return Ads(ranked.state, ranked.click, seen_bids(bid, levers), is_ad)
+    return Ads(ranked.state, ranked.click, visible_bids(bid, levers), is_ad)
 
 
 def list_ads(
@@ -131,77 +118,76 @@ def list_ads(
     return cga.generate(params, config, ads_of(ranked, bid, levers))
 
 
-def queues_of(ranked: Ranked, bid: jax.Array, listed: jax.Array, levers: Levers) -> Queues:
+def queues_of(ranked: Ranked, bid: jax.Array, levers: Levers, listed: jax.Array) -> Queues:
     """The allocation's view: the auction's list of ads `[L]` beside the organic items."""
-    bid = seen_bids(bid, levers)
+    bid = visible_bids(bid, levers)
     return Queues(ranked.state, ranked.click, bid, ranked.is_ad, listed, ranked.organic)
 
 
-@offer_of.register(CascadeModels)
-def _(models: CascadeModels, config: CascadeConfig, request: Request) -> Offer:
-    """What bids cannot change: the ranked candidates."""
-    ranked = rank(models.upstream, config, models.items, request)
-    history = request.history_poi, request.history_creative
-    return Offer(
-        memory=ranked,
-        reward_memory=reward_model.encode(
-            models.reward, config.reward, models.items, *history, request.item
-        ),
-        item=request.item,
-        is_ad=ranked.is_ad,
-        creative=ranked.creative,
-        quality=ranked.click,
-    )
+@struct.dataclass
+class MCA(System[MCAConfig]):
+    """The cascade as a system: all stages, and the reward model that judges its slates."""
 
+    upstream: Upstream
+    cga: Params
+    cross_dqn: Params
 
-@allocate_each.register(CascadeModels)
-def _(
-    models: CascadeModels,
-    config: CascadeConfig,
-    offer: Offer,
-    bid: jax.Array,
-    levers: Levers,
-    banned: jax.Array | None = None,
-) -> tuple[Allocation, Menu]:
-    """Runs auction and allocation for each bid vector; their one slate is the whole menu."""
-    banned = jnp.full(bid.shape[0], -1) if banned is None else banned
-    return jax.vmap(lambda b, out: _allocate(models, config, offer, b, levers, out))(bid, banned)
+    def encode(self, request: Request) -> PreparedRequest:
+        """Runs the stages before the auction."""
+        ranked = rank(self.upstream, self.config, self.items, request)
+        return PreparedRequest(
+            memory=ranked,
+            reward_memory=self.encode_for_reward(request),
+            item=request.item,
+            is_ad=ranked.is_ad,
+            creative=ranked.creative,
+            quality=ranked.click,
+        )
 
+    def allocate(
+        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers
+    ) -> tuple[Allocation, Menu]:
+        """Runs auction and allocation; their one slate is the whole menu."""
+        return self._allocate(prepared, bid, levers, -1)
 
-@allocate.register(CascadeModels)
-def _(
-    models: CascadeModels, config: CascadeConfig, offer: Offer, bid: jax.Array, levers: Levers
-) -> tuple[Allocation, Menu]:
-    """As `allocate_each`, for one bid vector."""
-    return _allocate(models, config, offer, bid, levers, -1)
+    def allocate_each(
+        self,
+        prepared: PreparedRequest,
+        bid: jax.Array,
+        levers: Levers,
+        banned: jax.Array | None = None,
+    ) -> tuple[Allocation, Menu]:
+        """As `allocate`, for each bid vector; ranking is shared."""
+        banned = jnp.full(bid.shape[0], -1) if banned is None else banned
+        return jax.vmap(lambda b, out: self._allocate(prepared, b, levers, out))(bid, banned)
 
+    def funnel(self, prepared: PreparedRequest, bid: jax.Array, levers: Levers) -> Funnel:
+        """The ads that recall keeps, and the auction's list of them."""
+        ranked = prepared.memory
+        listed, _ = list_ads(self.cga, self.config.cga, ranked, bid, levers)
+        return Funnel(recalled=ranked.is_ad, listed=listed)
 
-def _allocate(
-    models: CascadeModels,
-    config: CascadeConfig,
-    offer: Offer,
-    bid: jax.Array,
-    levers: Levers,
-    banned: chex.Numeric,
-) -> tuple[Allocation, Menu]:
-    """The slate under one bid vector, without the candidate `banned`."""
-    ranked = without(offer.memory, banned)
-    listed, log_prob = list_ads(models.cga, config.cga, ranked, bid, levers)
-    queues = queues_of(ranked, bid, listed, levers)
-    slate = cross_dqn.place(
-        models.cross_dqn, config.cross_dqn, queues, levers.max_ads, levers.min_gap
-    )
-    creative = pick(offer.creative, slate, -1)
-    prediction = predict(models, config, offer, slate, creative)
-    of_ad = jnp.where(slate[:, None] == listed, log_prob, 0.0).sum(-1)
-    log_z = jnp.where(pick(offer.is_ad, slate, False), of_ad, 0.0)
-    value = slate_value(pick(bid, slate, 0.0), prediction.click_poi, levers.kappa)
-    menu = Menu(
-        candidate=slate[None],
-        pctr=prediction.click_poi[None],
-        value=value[None],
-        where=jnp.ones(1, bool),
-        log_z=log_z[None],
-        states=jnp.zeros((1, slate.size, 0)),
-    )
-    return allocation_of(offer, bid, menu, 0, creative, prediction), menu
+    def _allocate(
+        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, banned: chex.Numeric
+    ) -> tuple[Allocation, Menu]:
+        """The slate under one bid vector, without the candidate `banned`."""
+        ranked = without(prepared.memory, banned)
+        listed, log_prob = list_ads(self.cga, self.config.cga, ranked, bid, levers)
+        queues = queues_of(ranked, bid, levers, listed)
+        slate = cross_dqn.place(
+            self.cross_dqn, self.config.cross_dqn, queues, levers.max_ads, levers.min_gap
+        )
+        creative = pick(prepared.creative, slate, -1)
+        prediction = self.predict(prepared, slate, creative)
+        of_ad = jnp.where(slate[:, None] == listed, log_prob, 0.0).sum(-1)
+        log_z = jnp.where(pick(prepared.is_ad, slate, False), of_ad, 0.0)
+        value = slate_value(pick(bid, slate, 0.0), prediction.click_poi, levers.kappa)
+        menu = Menu(
+            candidate=slate[None],
+            pctr=prediction.click_poi[None],
+            value=value[None],
+            where=jnp.ones(1, bool),
+            log_z=log_z[None],
+            states=jnp.zeros((1, slate.size, 0)),
+        )
+        return allocation_of(prepared, bid, menu, 0, creative, prediction), menu

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ega_jax.generation.generator import codes_of
+from ega_jax.generation.codes import codes_of
 from ega_jax.generation.transformer import linear
 from ega_jax.reward.network import Items
 

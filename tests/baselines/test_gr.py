@@ -18,7 +18,7 @@ from ega_jax.baselines import one_rec
 from ega_jax.baselines.cascade import peri_cr
 from ega_jax.baselines.one_rec import OneRecConfig, OneRecModels, dpo_loss, preference_loss
 from ega_jax.generation import generator
-from ega_jax.generation.generator import codes_of
+from ega_jax.generation.codes import codes_of
 from ega_jax.generation.slate_policy import slate_log_probs
 from ega_jax.training.state import TrainState, make_train_step
 

@@ -1,0 +1,62 @@
+"""Outcomes of every report of a request's ads, for the payment network's training (sec. 4.4.2)."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from ega_jax.auction.counterfactuals import clicks_of, counterfactuals, for_every_slot
+from ega_jax.auction.pricing import PricingConfig, context_of
+from ega_jax.auction.system import Levers, PreparedRequest, System
+from ega_jax.payment.regret import Outcome, Table, tabulate
+from ega_jax.types import Request
+
+
+def tabulate_request(
+    system: System,
+    pricing: PricingConfig,
+    request: Request,
+    levers: Levers,
+    key: chex.PRNGKey,
+    num_reports: int,
+) -> Table:
+    """Outcomes of one request's ads at their true bids and at sampled misreports (sec. 4.4.2).
+
+    Args:
+      system: what allocates.
+      pricing: sizes of what the network sees.
+      request: one request; its bids are taken for the true values.
+      levers: run-time settings.
+      key: of the misreports.
+      num_reports: `J`; one in each `J`-th of (0, 2), as a multiple of the true value.
+
+    Returns:
+      The table, `[K]` and `[K, J]`.
+    """
+    prepared = system.prepare(request)
+    truthful, menu = system.allocate(prepared, request.bid, levers)
+    ads = jnp.where(truthful.is_ad, truthful.candidate, -1)
+    spread = jnp.arange(num_reports) + jax.random.uniform(key, (ads.size, num_reports))
+    reports = truthful.bid[:, None] * spread * (2.0 / num_reports)
+    bid, each = request.bid, num_reports + 1
+
+    def outcomes_of(bids: jax.Array, reporting: jax.Array) -> Outcome:
+        known, shown, menus = counterfactuals(
+            system, pricing.probes, prepared, bid, levers, ads, menu, beside=bids
+        )
+        of_each = jax.tree.map(lambda x: jnp.repeat(x, each, axis=0), known)
+        outcome = lambda *x: _outcome(prepared, levers, *x)
+        return jax.vmap(outcome)(shown, menus, bids, reporting, of_each)
+
+    return tabulate(outcomes_of, bid, ads, reports)
+
+
+def _outcome(prepared: PreparedRequest, levers: Levers, allocation, menu, bid, ad, known):
+    """What an allocation means for one ad."""
+    slot = jnp.argmax(allocation.candidate == ad)
+    at_every_slot = for_every_slot(known, allocation.candidate.shape[0])
+    context = context_of(prepared, bid, levers, allocation, menu, at_every_slot)
+    return Outcome(
+        bid=bid[ad],
+        clicks=clicks_of(allocation, ad),
+        context=jax.tree.map(lambda x: x[slot], context),
+    )

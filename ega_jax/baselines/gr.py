@@ -1,0 +1,156 @@
+"""OneRec as the generator of GR: whole sessions, aligned by preference (arXiv 2502.18965).
+
+An encoder-decoder writes a session code by code; its pre-training is that of the project's
+generator (27), which it shares. Then beams of the current model are valued by the reward model's
+clicks at the bids, and direct preference optimisation moves the model from the worst towards the
+best of them. Bids play no part in the search. GR adds Peri-CR's creatives and prices by GSP; which
+of the sessions found is shown is decided as in EGA, by expected revenue.
+
+The decoder has no mixture of experts: at the widths compared here there is nothing to route.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from ega_jax.auction.ega import EGA
+from ega_jax.auction.system import Levers, PreparedRequest
+from ega_jax.baselines.cascade import peri_cr
+from ega_jax.baselines.cascade.peri_cr import PeriCRConfig
+from ega_jax.baselines.cascade.stages import Stages
+from ega_jax.baselines.settings import check_stages, whole
+from ega_jax.errors import UserError
+from ega_jax.generation.codes import codes_of
+from ega_jax.generation.decoder import Decoder
+from ega_jax.generation.pretraining import weighted_mean
+from ega_jax.generation.slate_policy import Path, path_log_probs, slate_path, taken
+from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.phases.ega import align, ega_with
+from ega_jax.phases.settings import PhaseSettings
+from ega_jax.types import LossFn, Params, Request
+
+
+@struct.dataclass
+class GR(EGA):
+    """OneRec with Peri-CR's creatives: EGA's search without bids, and other creatives."""
+
+    peri_cr: Params
+    peri_cr_config: PeriCRConfig = struct.field(pytree_node=False)
+
+    weighs_tokens: ClassVar[bool] = False
+    judged_truthful: ClassVar[bool] = False
+
+    def encode(self, request: Request) -> PreparedRequest:
+        """As EGA's, but for the creatives: Peri-CR's."""
+        history = request.history_poi, request.history_creative
+        creative = peri_cr.choose(
+            self.peri_cr, self.peri_cr_config, self.items, *history, request.item
+        )
+        return self.prepared_with(request, self.encode_history(request), creative)
+
+
+def dpo_loss(log_ratio: jax.Array, strength: float) -> jax.Array:
+    """Direct preference optimisation (Rafailov et al., arXiv 2305.18290, eq. 7).
+
+    Args:
+      log_ratio: `[..., 2]` log-probability of the preferred and of the rejected session, less that
+        under the reference policy.
+      strength: how much a preference may move the policy; the paper's beta.
+
+    Returns:
+      `[...]` float32, `-log sigmoid(strength * difference)`.
+    """
+    return -jax.nn.log_sigmoid(strength * (log_ratio[..., 0] - log_ratio[..., 1]))
+
+
+def best_and_worst(system: EGA, request: Request, levers: Levers) -> tuple[jax.Array, jax.Array]:
+    """The sessions of one request's menu of the highest and the lowest expected revenue.
+
+    Args:
+      system: what searches.
+      request: one request.
+      levers: run-time settings, bid-free.
+
+    Returns:
+      Candidates `[2, K]`, -1 where a slot is empty, and whether they differ in value, `[]` bool.
+    """
+    menu = system.find_menu(system.prepare(request), request.bid, levers)
+    best = jnp.argmax(menu.value)
+    worst = jnp.argmin(jnp.where(menu.where, menu.value, jnp.inf))
+    pair = jnp.stack([menu.candidate[best], menu.candidate[worst]])
+    return pair, menu.value[best] > menu.value[worst]
+
+
+def preference_loss(system: EGA, strength: float, levers: Levers) -> LossFn:
+    """The loss of the preference alignment, in the form that the training loop takes.
+
+    Args:
+      system: what searches; its decoder's parameters are those of each step.
+      strength: of the preference; see `dpo_loss`.
+      levers: run-time settings, bid-free.
+
+    Returns:
+      `loss(trained, pretrained, batch, key) -> (loss, (metrics, pretrained))`, where `trained` is
+      `Decoder.trainable` and `pretrained` holds all parameters before the alignment.
+    """
+    catalogue = system.items.catalogue
+
+    def log_prob(decoder: Decoder, batch, paths: Path) -> jax.Array:
+        """Of both sessions `[B, 2]`."""
+        memory = decoder.encode(batch["history_poi"], batch["history_creative"], catalogue)
+        own = lambda path: taken(path_log_probs(decoder, memory, path, 1.0, 1.0), path)
+        return jax.vmap(own, in_axes=1, out_axes=1)(paths).sum((-2, -1))
+
+    def sessions_of(decoder: Decoder, batch) -> tuple[jax.Array, jax.Array]:
+        """The preferred and the rejected session `[B, 2, K]`, and where they differ `[B]`."""
+        current = dataclasses.replace(system, decoder=lax.stop_gradient(decoder))
+        return jax.vmap(lambda request: best_and_worst(current, request, levers))(request_of(batch))
+
+    def paths_of(batch, sessions: jax.Array) -> Path:
+        """The decoding steps of the sessions `[B, 2, K]`."""
+        index = lambda codes, is_ad, bid, where: system.candidates(codes, is_ad, bid, levers, where)
+        candidates = jax.vmap(index)(
+            codes_of(catalogue.poi_codes, batch["item"]),
+            batch["is_ad"],
+            batch["bid"],
+            batch["item"] >= 0,
+        )
+        return jax.vmap(jax.vmap(slate_path, in_axes=(None, 0)))(candidates, sessions)
+
+    def loss(trained: Params, pretrained: Params, batch: dict[str, jax.Array], key: jax.Array):
+        del key  # Nothing is sampled.
+        reference = system.decoder.with_parameters(pretrained)
+        policy = reference.with_parameters(trained)
+        sessions, where = sessions_of(policy, batch)
+        paths = paths_of(batch, sessions)
+        ratio = log_prob(policy, batch, paths) - log_prob(reference, batch, paths)
+        weight = where.astype(jnp.float32)
+        metrics = {
+            "preferred": weighted_mean(ratio[:, 0], weight),
+            "rejected": weighted_mean(ratio[:, 1], weight),
+            "agreement": weighted_mean((ratio[:, 0] > ratio[:, 1]).astype(jnp.float32), weight),
+        }
+        return weighted_mean(dpo_loss(ratio, strength), weight), (metrics, pretrained)
+
+    return loss
+
+
+def train_gr(run: AuctionTraining) -> GR:
+    """OneRec with Peri-CR's creatives, aligned by direct preference optimisation."""
+    ega, stages = ega_with(run, run.pretraining.restore_generator()), Stages(run)
+    system = GR(**vars(ega), peri_cr=stages.peri_cr, peri_cr_config=stages.peri_cr_config)
+    strength = whole(run.settings).one_rec.strength
+    return align(run, system, preference_loss(system, strength, run.levers))
+
+
+def check_gr(settings: PhaseSettings) -> None:
+    """Refuses a search with bids, and training in one stage."""
+    check_stages(settings)
+    if not settings.allocation.bid_free:
+        raise UserError(
+            "config.allocation.bid_free: GR generates without bids (auction.system=gr): set it True"
+        )
