@@ -107,7 +107,7 @@ def same_as(kind: type, name: str) -> Any:
     return dataclasses.field(default=known.default, metadata=_stated(kind, name))
 
 
-def part_of(settings: Group, kind: type[Group]) -> dict[str, Any]:
+def part_of(settings: Any, kind: Any) -> dict[str, Any]:
     """The fields that settings inherit from one of their bases, as keywords for a model's config.
 
     Raises:
@@ -173,6 +173,16 @@ class Tree:
         if unknown := [name for name in given if name not in valid]:
             raise UserError(unknown_fields(unknown, valid))
         return _replaced(self, unflatten_dict(given, sep="."))
+
+    @classmethod
+    def groups(cls, binds: str) -> tuple[str, ...]:
+        """The names of the groups that bind the given folder; see `setting`."""
+        return tuple(
+            field.name
+            for field in dataclasses.fields(cls)
+            if dataclasses.is_dataclass(field.default)
+            and (_stated(cls, field.name).get("binds") or WORKDIR) == binds
+        )
 
     def free(self, place: str) -> tuple[str, ...]:
         """The dotted names of the fields that may change in a folder that is there already.

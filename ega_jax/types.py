@@ -58,7 +58,7 @@ class SessionSizes:
     history_length: int  # T
 
     @property
-    def shared(self) -> dict[str, int]:
+    def shared(self) -> dict[str, Any]:
         """These sizes alone, as keywords for another model's config."""
         names = (field.name for field in dataclasses.fields(SessionSizes))
         return {name: getattr(self, name) for name in names}

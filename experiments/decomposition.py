@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ega_jax.baselines.decomposition import decompose, losses
-from ega_jax.baselines.systems import mechanism_of
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.attainable import Sample, samples_of
 from ega_jax.evaluation.report import save_figure, write_results
@@ -46,19 +45,18 @@ _SESSIONS = flags.DEFINE_integer("decomposed_sessions", 128, "Test sessions to s
 def main() -> None:
     """Runs the command."""
     run = find_system(command.named_system())
-    name, workdir = run.system.name, run.pretraining.workdir
+    name, workdir = run.name, run.pretraining.workdir
     truth = Truth.load(run.pretraining.folder)
     found = measure(run, truth, _SESSIONS.value)
     write_results(workdir, {"decomposition": {name: found}})
     print_losses(found, f"{name}, {_SESSIONS.value} sessions")
-    path = draw_losses(found, run.system / "figures" / "decomposition.png")
+    path = draw_losses(found, run.folder / "figures" / "decomposition.png")
     print(f"{path.name} is in {path.parent}")
 
 
 def measure(run: AuctionTraining, truth: Truth, num_sessions: int) -> dict[str, dict[str, float]]:
     """What is lost at each step in some test sessions; see `losses`."""
-    mechanism = mechanism_of(run)
-    size = run.config["auction"]["batch_size"]
+    mechanism, size = run.mechanism, run.settings.auction.batch_size
     samples = samples_of(
         run.sessions("test", num_sessions, size), truth, run.items.catalogue.poi_creatives
     )

@@ -27,16 +27,17 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.auction.ega import AllocationConfig
-from ega_jax.auction.pricing import WITHOUT_NETWORK
-from ega_jax.baselines.systems import mechanism_of
+from ega_jax.auction.ega import EGA
+from ega_jax.auction.pricing import rules_without_network
+from ega_jax.baselines.settings import whole
+from ega_jax.errors import UserError
 from ega_jax.evaluation.comparison import write_csv
 from ega_jax.evaluation.report import read_results, save_figure, write_results
 from ega_jax.evaluation.serving import served
 from ega_jax.phases.auction import AuctionTraining
+from ega_jax.systems import UNPRICED
 from experiments.common import command
 from experiments.common.runs import (
-    UNPRICED,
     changed,
     find_system,
     open_system,
@@ -72,8 +73,8 @@ _SESSIONS = flags.DEFINE_integer(
 def main() -> None:
     """Runs the command."""
     run = find_system(command.named_system())
-    system, workdir = run.system.name, run.pretraining.workdir
-    rule = _RULE.value or run.config["auction"]["rule"]
+    system, workdir = run.name, run.pretraining.workdir
+    rule = _RULE.value or run.settings.auction.rule
     flag_of = {"alpha": _ALPHAS, "beta": _BETAS, "beams": _BEAMS}
     flag_of |= {"slots": _SLOTS, "layers": _LAYERS, "codes": _CODES}
     asked = [(name, value) for name, flag in flag_of.items() for value in flag.value]
@@ -89,9 +90,9 @@ def main() -> None:
             write_results(workdir, {"sweep": {place[0]: {place[1]: {setting: {value: found}}}}})
     known = known_points(workdir, *place)
     if not known:
-        raise ValueError("no point is asked for: give values, e.g. --alphas=1.2,2.4")
+        raise UserError("no point is asked for: give values, e.g. --alphas=1.2,2.4")
     print_points(known, ", ".join(place))
-    path = run.system / "figures" / f"sweep-{rule}.png"
+    path = run.folder / "figures" / f"sweep-{rule}.png"
     draw_points(known, path)
     write_csv(path.with_suffix(".csv"), ("setting", "value", "judge", *FIGURES), rows_of(known))
     print(f"{path.name} and {path.stem}.csv are in {path.parent}")
@@ -101,38 +102,44 @@ def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) 
     """Refuses points that cannot be served, before any is.
 
     Raises:
-      ValueError: names the setting.
+      UserError: names the setting.
     """
-    name, settings = run.system.name, {setting for setting, _ in asked}
-    searches = isinstance(run.allocation_config, AllocationConfig)
-    if "beams" in settings and not searches:
-        raise ValueError(f"{name} is no search: it has no beams")
-    if settings & set(LEVERS) and (not searches or run.config["allocation"]["bid_free"]):
-        raise ValueError(f"{name} searches without token bids: give --alphas= --betas=")
-    if rule not in WITHOUT_NETWORK and settings & set(TRAINED):
-        raise ValueError(
+    name, settings = run.name, {setting for setting, _ in asked}
+    if "beams" in settings and not isinstance(run.system, EGA):
+        raise UserError(f"{name} is no search: it has no beams")
+    if settings & set(LEVERS) and not weighs_tokens(run):
+        raise UserError(f"{name} searches without token bids: give --alphas= --betas=")
+    unpriced = rules_without_network()
+    if rule not in unpriced and settings & set(TRAINED):
+        raise UserError(
             f"payment networks are not trained again for other {', '.join(TRAINED)}: "
-            f"give --rule={WITHOUT_NETWORK[1]} or another of {', '.join(WITHOUT_NETWORK)}"
+            f"give --rule={unpriced[1]} or another of {', '.join(unpriced)}"
         )
-    if "slots" in settings and run.config["data"]["path"]:
-        raise ValueError("slates of other lengths take the embedded market: no log has them")
+    if "slots" in settings and run.settings.data.path:
+        raise UserError("slates of other lengths take the embedded market: no log has them")
     for setting, value in asked:
         kind, words = (float, "a number") if setting in LEVERS else (int, "a whole number")
         try:
             number = kind(value)
         except ValueError as error:
-            raise ValueError(f"{setting}: {value!r} is not {words}") from error
-        changed(run.config, {FIELDS[setting]: number})
+            raise UserError(f"{setting}: {value!r} is not {words}") from error
+        changed(whole(run.settings), {FIELDS[setting]: number})
+
+
+def weighs_tokens(run: AuctionTraining) -> bool:
+    """Whether token bids steer the search of a system."""
+    return run.system.weighs_tokens and not run.settings.allocation.bid_free
 
 
 def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str, Any]:
     """Serves test sessions with a setting that needs no training, or as trained; see `served`."""
-    mechanism = mechanism_of(run)
-    if setting == "beams" and isinstance(mechanism.config, AllocationConfig):
-        config = dataclasses.replace(mechanism.config, num_beams=int(value))
-        mechanism = dataclasses.replace(mechanism, config=config)
+    mechanism, system = run.mechanism, run.system
+    if setting == "beams" and isinstance(system, EGA):
+        config = dataclasses.replace(system.config, num_beams=int(value))
+        system = dataclasses.replace(system, config=config)
+        mechanism = dataclasses.replace(mechanism, system=system)
     levers = {setting: float(value)} if setting in LEVERS else {}
-    batches = run.sessions("test", _SESSIONS.value, run.config["auction"]["batch_size"])
+    batches = run.sessions("test", _SESSIONS.value, run.settings.auction.batch_size)
     return served(mechanism, batches, truth_of(run), rule, **levers)
 
 
@@ -144,8 +151,8 @@ def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining
         FIELDS[setting]: value,
         "data.path": "" if setting == "slots" else str(run.pretraining.folder),
     }
-    settings = changed(run.config, UNPRICED | own)
-    return open_system(pretrained(settings, workdir), workdir / "systems" / run.system.name)
+    settings = changed(whole(run.settings), UNPRICED | own)
+    return open_system(pretrained(settings, workdir), workdir / "systems" / run.name)
 
 
 def known_points(workdir: Path, *place: str) -> dict[str, dict[str, Any]]:

@@ -7,8 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ega_jax.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """Malformed input; the message names the file, the column, the first bad row and the rule."""
 
     def __init__(self, path: Path | str, rule: str, column: str = "", row: int | None = None):

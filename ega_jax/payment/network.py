@@ -49,7 +49,7 @@ class PaymentConfig:
     """
 
     head: str = setting("threshold", choices=HEADS)
-    hidden: tuple[int, ...] = setting((128, 32, 10), at_least=1)  # Widths of the layers: the paper's.
+    hidden: tuple[int, ...] = setting((128, 32, 10), at_least=1)  # Widths of its layers.
 
     def __post_init__(self):
         if self.head not in HEADS:

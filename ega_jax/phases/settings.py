@@ -74,7 +74,7 @@ class EvaluationSettings:
     batch_size: int = setting(64, at_least=1)
     num_beams: int = setting(50, at_least=10)  # S; Recall@10 takes 10.
     validation_rows: int = setting(1024, at_least=1)  # Every `training.evaluate_every` steps.
-    split: str = setting("test", choices=(*HELD_OUT, *SPLITS))  # What experiments.evaluate measures.
+    split: str = setting("test", choices=(*HELD_OUT, *SPLITS))  # For experiments.evaluate.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,6 @@ from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.settings import LoopSettings
 from ega_jax.training.state import TrainState, make_train_step
 
-
 KINDS = ("rqvae", "kmeans")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from ega_jax.baselines.cascade.hstu import HSTUConfig, HSTUSettings, hstu_phase
 from ega_jax.baselines.cascade.peri_cr import PeriCRConfig, PeriCRSettings, peri_cr_phase
@@ -76,7 +77,7 @@ class Stages:
         return self.run.settings.seed
 
     @property
-    def _shared(self) -> dict[str, int]:
+    def _shared(self) -> dict[str, Any]:
         return self.run.pretraining.generator_config.shared
 
     def _train_seeing_items(

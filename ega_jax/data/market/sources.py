@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from ega_jax.data.market.config import MarketConfig
 from ega_jax.data.schema import validate
 from ega_jax.data.tables import to_matrix
+from ega_jax.errors import UserError
 
 CATEGORY_NAMES = (
     *("Noodles", "Coffee", "Hotpot", "Bakery", "Barbecue", "Seafood", "Salad", "Pizza"),
@@ -108,11 +109,11 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
 
     Raises:
       DataError: when the folder breaks a rule of its format.
-      ValueError: when it holds an ad log, or no user has enough visits.
+      UserError: when it holds an ad log, or no user has enough visits.
     """
     folder = pathlib.Path(folder)
     if validate(folder).format != "sequences":
-        raise ValueError(f"{folder} holds an ad log; the market world `yelp` takes sequences")
+        raise UserError(f"{folder} holds an ad log; the market world `yelp` takes sequences")
     items = pq.read_table(folder / "items.parquet")
     sequences = pq.read_table(folder / "sequences.parquet")["items"].combine_chunks()
     lengths = np.diff(sequences.offsets.to_numpy())
@@ -121,7 +122,7 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
     kept = np.sort(np.argsort(-counts, kind="stable")[: config.num_pois])
     visits = _kept_visits(flat, lengths, kept, len(items), config.num_users)
     if len(visits.offsets) == 1:
-        raise ValueError(
+        raise UserError(
             f"{folder}/sequences.parquet: no user has {MIN_VISITS} visits to the "
             f"{len(kept)} most visited POIs"
         )
