@@ -3,7 +3,9 @@
 A new system is one class, a `System`, and one line here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ega_jax.baselines.cascade.training import check_mca, train_mca
 from ega_jax.baselines.gr import check_gr, train_gr
@@ -21,6 +23,18 @@ KINDS: dict[str, SystemKind] = {
     "gr": SystemKind(train_gr, {"auction.system": "gr"} | GR, check_gr),
     "ega": SystemKind(train_ega),
 }
+ABLATIONS: dict[str, Mapping[str, Any]] = {  # Of EGA, and what each sets otherwise.
+    "ega-mtp": {"generator.multi_token": False},
+    "ega-end": {"alignment.joint_rows": 2},
+    "ega-bid": {"allocation.token_bid": "mean"},
+    "ega-gsp": {"auction.rule": "gsp"},
+    "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
+}
+
+
+def compared() -> dict[str, Mapping[str, Any]]:
+    """The systems that tables compare, and the fields that each sets otherwise than EGA."""
+    return {name: kind.changes for name, kind in KINDS.items()} | ABLATIONS
 
 
 def training_of(pretraining: Pretraining, folder: Path) -> AuctionTraining:

@@ -31,7 +31,7 @@ from absl import flags
 from ega_jax.generation import generator
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.candidates import request_candidates
-from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
 from ega_jax.generation.pretraining import pretraining_loss
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
@@ -90,6 +90,7 @@ class Model:
     def __init__(self, history_length: int, num_slots: int):
         self.config = GeneratorConfig(
             num_codes=W,
+            num_layers=C,
             num_slots=num_slots,
             history_length=history_length,
             creatives=False,
@@ -128,13 +129,14 @@ class Model:
         """Returns a function that serves one request, history to slates, and gives its seconds."""
 
         @jax.jit
-        def serve(params, history, codes, bid):
-            memory = generator.encode(params, self.config, history, history, self.catalogue)
+        def serve(decoder, history, codes, bid):
+            memory = decoder.encode(history, history, self.catalogue)
             candidates = request_candidates(codes, bid >= 0, bid, bid >= 0)
-            return beam_search(params, self.config, memory, candidates, num_beams=S)
+            return beam_search(decoder, memory, candidates, num_beams=S)
 
         history = self.ids(self.config.history_length)
-        arguments = self.params, history, self.catalogue.poi_codes, jnp.zeros(N)
+        decoder = GeneratorDecoder(self.params, self.config)
+        arguments = decoder, history, self.catalogue.poi_codes, jnp.zeros(N)
         return functools.partial(seconds, serve, *arguments)
 
 

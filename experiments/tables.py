@@ -38,13 +38,12 @@ from ega_jax.evaluation.serving import served
 from ega_jax.payment.network import HEADS
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.setting import SYSTEM
-from ega_jax.systems import KINDS
+from ega_jax.systems import KINDS, compared
 from ega_jax.training.files import locked
 from ega_jax.training.mesh import data_mesh
 from experiments.common import command, workdirs
 from experiments.common.runs import (
     changed,
-    compared,
     open_system,
     pretrained,
     train_and_measure,

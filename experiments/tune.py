@@ -24,10 +24,10 @@ from ega_jax.baselines.settings import Settings
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.serving import served
 from ega_jax.phases.pretraining import Pretraining
-from ega_jax.systems import UNPRICED
+from ega_jax.systems import UNPRICED, compared
 from ega_jax.training.mesh import data_mesh
 from experiments.common import command, workdirs
-from experiments.common.runs import changed, compared, open_system, truth_of
+from experiments.common.runs import changed, open_system, truth_of
 
 flags.adopt_module_key_flags(command)
 TRIALS: dict[str, tuple[dict[str, Any], ...]] = {

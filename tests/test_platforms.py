@@ -54,8 +54,8 @@ def test_tokenizers():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_pretraining(auction, dtype):
-    config = dataclasses.replace(auction.config.generator, dtype=dtype)
-    catalogue = auction.models.items.catalogue
+    config = dataclasses.replace(auction.system.decoder.config, dtype=dtype)
+    catalogue = auction.system.items.catalogue
     tree = code_tree(jax.device_get(catalogue.poi_codes), config.num_codes)
     loss = pretraining_loss(config, catalogue, tree)
     batch = auction.batch(2)
@@ -65,7 +65,9 @@ def test_pretraining(auction, dtype):
         "target_weight": jnp.ones(batch["shown_poi"].shape),
     }
     key = jax.random.key(0)
-    assert lowers(jax.grad(loss, has_aux=True), auction.models.generator, (), batch | targets, key)
+    assert lowers(
+        jax.grad(loss, has_aux=True), auction.system.decoder.params, (), batch | targets, key
+    )
 
 
 def test_the_auction_s_training_steps(auction):
@@ -78,9 +80,8 @@ def test_serving(auction, monkeypatch):
     served = auction.mechanism()
     request = request_of(auction.batch(2))
 
-    def serve(models, networks, request, levers, rule):
-        return mechanism._serve(
-            models, networks, served.config, served.pricing, request, levers, rule
-        )
+    def serve(system, networks, request, levers, chosen):
+        return mechanism._serve(system, networks, served.pricing, request, levers, chosen)
 
-    assert lowers(serve, served.models, served.networks, request, served.levers, jnp.int32(0))
+    chosen, levers = served._settings("threshold", {})
+    assert lowers(serve, served.system, served.networks, request, levers, chosen)

@@ -26,6 +26,7 @@ from ega_jax.evaluation.misreports import (
 )
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.training.mesh import fill_devices
 
 __all__ = ["Judged", "judge", "psi", "scores", "systems"]
 
@@ -81,7 +82,7 @@ def judge(
     """
     seen: dict[str, list[Judged]] = {}
     rules, done = mechanism.pricing.rules, 0
-    for batch in batches:
+    for batch in fill_devices(batches):
         request = request_of(batch)
         prepared = prepare_batch(mechanism.system, request)
         fair = truthful(mechanism, prepared, request.bid, levers, num_losing)
@@ -166,9 +167,10 @@ def scores(judged: Judged, rule: str) -> dict[str, float]:
     Returns:
       `rpm` currency per 1000 impressions, `ctr_poi`, `ctr_img`, `ad_share` per impression;
       `psi_fine`: regret over utility with all reports; `psi_10`: with ten only, .2 to 2 times the
-      value; `psi` is `psi_fine`; `psi_mean_ratio`: the paper's mean of ratios with the ten, and
-      `psi_dropped` the terms it leaves out; `psi_all`: as `psi_fine`, with the losing ads that were
-      followed too (`auction.num_losing` of the highest score).
+      value; `psi` is `psi_fine`; `psi_mean_ratio`: mean of regret over utility per term,
+      with the ten (the paper divides by sessions); `psi_dropped`: the terms it leaves out;
+      `psi_all`: as `psi_fine`, with the losing ads that were followed too (`auction.num_losing`
+      of the highest score).
     """
     impressions = max(judged.shown.sum(), 1)
     value = judged.value[..., None]

@@ -23,7 +23,8 @@ def psi(
 
     Returns:
       `psi`: sum of regret / sum of utility; infinite where regret meets no utility.
-      `psi_mean_ratio`: mean of regret / utility over the terms with utility above 0.
+      `psi_mean_ratio`: mean of regret / utility over the terms with utility above 0. The paper
+        divides their sum by the number of sessions instead.
       `dropped`: how many terms that mean leaves out. Without terms all three are 0.
 
     Raises:

@@ -8,6 +8,7 @@ import numpy as np
 from ega_jax.data.market.clicks import Truth
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.training.mesh import fill_devices
 from ega_jax.types import Request, Slate
 
 
@@ -33,7 +34,7 @@ def served(
       impression.
     """
     seen: dict[str, list[np.ndarray]] = {}
-    for batch in batches:
+    for batch in fill_devices(batches):
         real = real_rows(batch)
         request = jax.tree.map(lambda x, real=real: np.asarray(x)[real], request_of(batch))
         slate = jax.tree.map(np.asarray, mechanism.allocate(request, rule, **levers))

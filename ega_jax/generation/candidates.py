@@ -62,6 +62,8 @@ class RequestCandidates:
 
     def options(self, depth: chex.Numeric, node: jax.Array, chosen: jax.Array) -> Options:
         """Codes that may follow, `F = N` at every depth; see `Candidates`."""
+        # A child is offered through one row: that of the item that represents it. So the rows of a
+        # node that are nobody's best are masked out, and no code is offered twice.
         row = self._all_rows()
         low, high = self.index.span(depth, node)
         within = (row >= low[:, None]) & (row < high[:, None])
@@ -102,6 +104,8 @@ class RequestCandidates:
 
     def _best_ads(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
         """`[S, N]` bool by row: the highest-bidding ad of its child that a beam may still use."""
+        # Ads of a child stand by falling bid from `low` on, and a beam takes the best one first. So
+        # the best unused ad is the one that has as many taken ads above it as rows.
         row, low = self._all_rows(), self.index.low[depth]
         taken = self._rows(depth, chosen)[:, :, None]
         above = jnp.sum((taken >= low) & (taken < row), axis=1)
@@ -109,12 +113,16 @@ class RequestCandidates:
 
     def _next_organic(self, depth: chex.Numeric, chosen: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The next organic item `[S]` as candidate, -1 where none is left, and its row."""
+        # Organic items keep their order, so the number shown is the place of the next one; the
+        # queue is one longer than there are candidates, and ends in -1.
         shown = (chosen >= 0) & ~self.is_ad[chosen]
         candidate = self.organic[shown.sum(-1)]
         return candidate, self.index.row[depth][candidate]
 
     def _best_organic(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
         """Row `[S]` of the next organic item where no ad of its child goes before it, else -1."""
+        # Two rows are in the same child where their children start at the same row. The child
+        # has unused ads while fewer of its ads are taken than it holds.
         candidate, row = self._next_organic(depth, chosen)
         low = self.index.low[depth]
         taken = self._rows(depth, chosen)
@@ -141,6 +149,12 @@ class RequestCandidates:
         last = jnp.max(jnp.where(is_ad, slot, -1), axis=-1)
         gap = (chosen >= 0).sum(-1) - last - 1
         return (is_ad.sum(-1) < self.max_ads) & ((last < 0) | (gap >= self.min_gap))
+
+
+def organic_queue(is_organic: jax.Array) -> jax.Array:
+    """Organic candidates `[N]` int32 in upstream order, -1 after the last, of `[N]` bool."""
+    order = jnp.argsort(~is_organic, stable=True).astype(jnp.int32)
+    return jnp.where(is_organic[order], order, -1)
 
 
 def request_candidates(
@@ -178,6 +192,7 @@ def request_candidates(
     n, c = codes.shape
     bid = jnp.where(is_ad, bid, 0.0).astype(jnp.float32)
     index = request_index(codes, where, priority=jnp.where(is_ad, bid, -1.0))
+    # Ads of a child: those before its end less those before its first row, by layer.
     ads_before = jnp.cumsum((is_ad & where)[index.order], axis=1, dtype=jnp.int32)
     ads_before = jnp.concatenate([jnp.zeros((c, 1), jnp.int32), ads_before], axis=1)
     num_ads = jnp.take_along_axis(ads_before, index.end, axis=1) - jnp.take_along_axis(
@@ -188,14 +203,12 @@ def request_candidates(
         if scope == "layer"
         else jnp.broadcast_to(bid, (c, n))
     )
-    is_organic = where & ~is_ad
-    (organic,) = jnp.nonzero(is_organic, size=n + 1, fill_value=-1)
     return RequestCandidates(
         index=index,
         is_ad=is_ad,
         bid=bid,
         token_bid=jnp.take_along_axis(by_candidate, index.order, axis=1),
-        organic=organic.astype(jnp.int32),
+        organic=jnp.append(organic_queue(where & ~is_ad), -1),
         num_ads=num_ads,
         max_ads=jnp.asarray(n if max_ads is None else max_ads, jnp.int32),
         min_gap=jnp.asarray(min_gap, jnp.int32),

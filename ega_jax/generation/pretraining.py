@@ -1,7 +1,5 @@
 """Interest pre-training of the generator (paper sec. 4.4.1, eqs. 27-29)."""
 
-from collections.abc import Callable
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ from flax import struct
 from ega_jax.generation.codes import codes_of, log_probs
 from ega_jax.generation.generator import Generator, GeneratorConfig, apply
 from ega_jax.quantization.prefix_index import CatalogueIndex, catalogue_index
-from ega_jax.types import Catalogue, Metrics, Params, Sessions
+from ega_jax.types import Catalogue, LossFn, Metrics, Params, Sessions
 
 
 @struct.dataclass
@@ -112,7 +110,7 @@ def slate_nll(
 
 def pretraining_loss(
     config: GeneratorConfig, catalogue: Catalogue, tree: CodeTree | None = None
-) -> Callable:
+) -> LossFn:
     """The loss of interest pre-training, in the form that the training loop takes (29).
 
     Args:

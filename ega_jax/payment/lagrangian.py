@@ -6,7 +6,7 @@ unit and mean the same whatever the currency and the click rate.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import chex
 import jax
@@ -18,7 +18,7 @@ from ega_jax.payment import network, regret
 from ega_jax.payment.network import PaymentConfig
 from ega_jax.payment.regret import Table
 from ega_jax.setting import setting
-from ega_jax.types import Metrics, Params
+from ega_jax.types import LossFn, Metrics, Params
 
 REGRETS = ("rerun", "soft")
 
@@ -72,7 +72,7 @@ def start(config: LagrangianConfig, num_slots: int) -> LagrangianState:
     )
 
 
-def payment_loss(payment_config: PaymentConfig, config: LagrangianConfig) -> Callable:
+def payment_loss(payment_config: PaymentConfig, config: LagrangianConfig) -> LossFn:
     """The loss of payment training, in the form that the training loop takes (33)-(35).
 
     Args:
@@ -110,9 +110,8 @@ def settle(
 ) -> dict[str, jax.Array]:
     """Charges every ad of a table and asks what it would have gained by lying.
 
-    Regret is differentiated as if the true bid did not cap a threshold (see `network.price`): a
-    threshold above the bid is a first price, and what is gained by lying is its fault. With the
-    exact slope, 0, thresholds that have once risen above the bids of their context stay there.
+    Above the bid the cap of a threshold has zero gradient, and a threshold that has risen there
+    would stay. The straight-through estimator lets regret lower it (see `network.price`).
 
     Args:
       params: the payment network's parameters.

@@ -7,7 +7,6 @@ function returns the new codebooks, so that one training step is pure.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import chex
 import jax
@@ -17,7 +16,7 @@ from jax import lax
 
 from ega_jax.quantization import autoencoder, kmeans, residual
 from ega_jax.quantization.autoencoder import RQVAEConfig
-from ega_jax.types import Metrics, Params
+from ega_jax.types import LossFn, Metrics, Params
 
 
 @struct.dataclass
@@ -55,7 +54,7 @@ def init(key: jax.Array, config: RQVAEConfig, embeddings: jax.Array) -> tuple[Pa
     return params, Variables(mean, scale, codebooks, counts, sums)
 
 
-def make_loss(config: RQVAEConfig, axis_name: str | None = None) -> Callable:
+def make_loss(config: RQVAEConfig, axis_name: str | None = None) -> LossFn:
     """The loss of a training step.
 
     Args:

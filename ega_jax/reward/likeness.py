@@ -1,8 +1,8 @@
 """How an item compares with others: those in a history, in a request, in a slate.
 
-An attention without softmax, so that it counts where a mean would not: what a user did before,
-what else could be shown and what stands above all act on a click through likeness, and through
-how many there are alike.
+Attention without normalisation: it keeps the number of similar items. What a user did before, what
+else could be shown, and what stands above in the slate act on a click through likeness and through
+how many items are alike.
 """
 
 import jax
@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from ega_jax.generation.transformer import linear
 
-FLOOR = 1e-2  # Of a density; what lies farther than this is simply unlike.
+FLOOR = 1e-2  # Of a density: items farther away than that are all equally unlike.
 
 
 class Likeness(nn.Module):

@@ -1,6 +1,6 @@
 """How the reward model learns from logged feedback (paper sec. 4.4.1, eq. 30)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import chex
 import jax
@@ -10,7 +10,7 @@ import optax
 from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.reward.model import apply
 from ega_jax.reward.network import Items, RewardConfig, RewardModel
-from ega_jax.types import Metrics, Params
+from ega_jax.types import LossFn, Metrics, Params
 
 RESPONSES = ("click_poi", "click_image", "convert")
 
@@ -43,7 +43,7 @@ def feedback_loss(
     return weighted_mean(total, shown.astype(total.dtype)), metrics
 
 
-def reward_loss(config: RewardConfig, items: Items) -> Callable:
+def reward_loss(config: RewardConfig, items: Items) -> LossFn:
     """The loss of the reward phase, in the form that the training loop takes.
 
     Args:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from ega_jax.generation.codes import codes_of
+from ega_jax.generation.codes import codes_of, sum_of_codes
 from ega_jax.generation.network import NetworkSettings
 from ega_jax.generation.transformer import Block, embedding, linear, masked_softmax
 from ega_jax.reward.likeness import Likeness
@@ -188,8 +188,7 @@ class RewardModel(nn.Module):
         ]
         likenesses = [likeness.astype(c.dtype) for likeness in likenesses]
         codes = codes_of(items.catalogue.poi_codes, poi)
-        rows = codes + jnp.arange(c.num_layers) * c.num_codes
-        tokens = self.table[rows].sum(-2).astype(c.dtype)
+        tokens = sum_of_codes(self.table, codes).astype(c.dtype)
         h = self.inputs(jnp.concatenate([tokens, x, y, *likenesses], axis=-1))
         h = h + self.ad(is_ad.astype(jnp.int32))
         around = above @ self.above(h) + below @ self.below(h) + beside @ self.beside(h)

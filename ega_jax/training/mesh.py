@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,8 +32,8 @@ def split_cpu() -> None:
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of one axis, `data`, over the given devices (default: all of them).
 
-    Of the cores of a CPU that was split, the default is the first: training takes all of them by
-    itself, and faster than it would as so many devices.
+    If the CPU was split into devices, training uses device 0: one device already computes on all
+    cores, and does so faster than several.
     """
     if devices is None:
         is_split = jax.config.values["jax_num_cpu_devices"] > 0 and jax.default_backend() == "cpu"
@@ -83,22 +83,47 @@ def split_rows(function: Callable[[Any], Any], rows: Any) -> Any:
     """Applies a function to a batch, split over this host's devices.
 
     Args:
-      function: of a batch of any size; arrays that it knows besides are copied to all devices.
-      rows: a pytree of `[B, ...]`; as many devices take part as share `B` evenly.
+      function: of a batch of any size, row by row; other arrays it reads are copied to all devices.
+      rows: a pytree of `[B, ...]`. Every device takes part, at most `B` of them: a batch that they
+        cannot share evenly is padded with its last row.
 
     Returns:
       A pytree of `[B, ...]`.
     """
-    devices = jax.local_devices()
-    size = math.gcd(len(devices), len(jax.tree.leaves(rows)[0]))
+    count = len(jax.tree.leaves(rows)[0])
+    devices = jax.local_devices()[:count]
+    padded = math.ceil(count / len(devices)) * len(devices)
+    if padded > count:
+        row = np.minimum(np.arange(padded), count - 1)
+        rows = jax.tree.map(lambda x: jnp.asarray(x)[row], rows)
     share = jax.shard_map(
         function,
-        mesh=data_mesh(devices[:size]),
+        mesh=data_mesh(devices),
         in_specs=P("data"),
         out_specs=P("data"),
-        check_vma=False,  # Whether loops vary over the mesh is not told of their carries.
+        check_vma=False,  # Loop carries have no varying-axis annotation.
     )
-    return share(rows)
+    found = share(rows)
+    return found if padded == count else jax.tree.map(lambda x: x[:count], found)
+
+
+def fill_devices(batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
+    """Joins batches `[B, ...]` until each has a row for every device of this host.
+
+    The last one may have fewer.
+    """
+    held: list[Mapping[str, np.ndarray]] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(len(next(iter(part.values()))) for part in held) >= jax.local_device_count():
+            yield _joined(held)
+            held = []
+    if held:
+        yield _joined(held)
+
+
+def _joined(batches: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def map_rows(function: Callable[[Any], Any], rows: Any) -> Any:

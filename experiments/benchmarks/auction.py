@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ega_jax.auction import alignment
 from ega_jax.auction.alignment import AlignmentConfig
-from ega_jax.auction.ega import AllocationConfig, Models
-from ega_jax.auction.pricing import PricingConfig, tabulate_request
-from ega_jax.auction.system import Levers, allocate, allocate_each, check_levers, prepare
+from ega_jax.auction.ega import EGA, EGAConfig
+from ega_jax.auction.outcomes import tabulate_request
+from ega_jax.auction.pricing import PricingConfig
+from ega_jax.auction.system import Levers, check_levers
 from ega_jax.generation import generator
-from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment import lagrangian, network, regret
 from ega_jax.payment.lagrangian import LagrangianConfig
@@ -34,6 +34,7 @@ NUM_POIS, CREATIVES = 1000, 4
 EMBEDDINGS = 64, 32
 PRICING = PricingConfig()
 NUM_REPORTS = 10  # J
+NUM_LAYERS = 3  # C
 BATCHES = (1, 8, 32)
 
 
@@ -68,26 +69,32 @@ class Auction:
         items = self._items()
         shared = {
             "num_codes": shape.num_codes,
+            "num_layers": NUM_LAYERS,
             "num_slots": shape.num_slots,
             "history_length": shape.history_length,
         }
         blocks = {"encoder_blocks": shape.blocks, "decoder_blocks": shape.blocks}
-        self.config = AllocationConfig(
-            generator=GeneratorConfig(**shared, width=shape.width, hidden=shape.hidden, **blocks),
-            reward=RewardConfig(**shared, width=shape.reward_width),
-            num_beams=shape.num_beams,
+        widths = {"width": shape.width, "hidden": shape.hidden}
+        sizes = GeneratorConfig(**shared, **widths, **blocks)
+        config = EGAConfig(
+            reward=RewardConfig(**shared, width=shape.reward_width), num_beams=shape.num_beams
         )
         key = jax.random.key(0)
-        make_generator = jax.jit(
-            lambda k: generator.init(k, self.config.generator, items.catalogue)
+        make_generator = jax.jit(lambda k: generator.init(k, sizes, items.catalogue))
+        make_reward = jax.jit(lambda k: reward_model.init(k, config.reward, items))
+        self.system = EGA(
+            reward=make_reward(key),
+            items=items,
+            config=config,
+            decoder=GeneratorDecoder(make_generator(key), sizes),
         )
-        make_reward = jax.jit(lambda k: reward_model.init(k, self.config.reward, items))
-        self.models = Models(generator=make_generator(key), reward=make_reward(key), items=items)
         self.levers = check_levers(Levers(), {})
 
     def _items(self) -> Items:
         owned = np.arange(NUM_POIS * CREATIVES, dtype=np.int32).reshape(NUM_POIS, CREATIVES)
-        codes = lambda n: self.rng.integers(0, self.shape.num_codes, (n, 3), dtype=np.int32)
+        codes = lambda n: self.rng.integers(
+            0, self.shape.num_codes, (n, NUM_LAYERS), dtype=np.int32
+        )
         normal = lambda n, e: self.rng.normal(size=(n, e)).astype(np.float32)
         catalogue = Catalogue(*map(jnp.asarray, (codes(NUM_POIS), codes(owned.size), owned)))
         poi, creative = EMBEDDINGS
@@ -124,7 +131,7 @@ class Auction:
             head: network.init(jax.random.key(1), PaymentConfig(head, PRICING.hidden), context)
             for head in network.HEADS
         }
-        return Mechanism(self.models, networks, self.config, PRICING, self.levers, "threshold")
+        return Mechanism(self.system, networks, PRICING, self.levers, "threshold")
 
     def table(self, rows: int) -> dict[str, jax.Array]:
         """Made-up outcomes of `rows` requests, of the right shapes."""
@@ -132,13 +139,7 @@ class Auction:
         shapes = jax.eval_shape(
             lambda request: regret.batch_of(
                 tabulate_request(
-                    self.models,
-                    self.config,
-                    PRICING,
-                    self.levers,
-                    request,
-                    jax.random.key(0),
-                    NUM_REPORTS,
+                    self.system, PRICING, request, self.levers, jax.random.key(0), NUM_REPORTS
                 )
             ),
             request,
@@ -148,37 +149,34 @@ class Auction:
 
     def reallocations(self) -> tuple[Callable[[], Any], Callable[[], Any]]:
         """One allocation, and those of all reports of a session, for one prepared request."""
-        offer_of = jax.jit(lambda models, request: prepare(models, self.config, request))
         request = jax.tree.map(lambda x: jnp.asarray(x[0]), request_of(self.batch(1)))
-        offer = offer_of(self.models, request)
-        single = jax.jit(lambda *x: allocate(x[0], self.config, *x[1:]))
-        each = jax.jit(lambda *x: allocate_each(x[0], self.config, *x[1:]))
+        prepared = jax.jit(EGA.prepare)(self.system, request)
+        single, each = jax.jit(EGA.allocate), jax.jit(EGA.allocate_each)
         slots, ads = self.shape.num_slots, np.flatnonzero(request.is_ad)
-        shown, _ = single(self.models, offer, request.bid, self.levers)
+        shown, _ = single(self.system, prepared, request.bid, self.levers)
         ad = [int(c) if c in ads else int(ads[0]) for c in shown.candidate]
         factors = np.linspace(0.2, 2.0, NUM_REPORTS)
         bids = np.tile(request.bid, (slots * NUM_REPORTS, 1))
         bids[np.arange(len(bids)), np.repeat(ad, NUM_REPORTS)] *= np.tile(factors, slots)
-        one = functools.partial(single, self.models, offer, request.bid, self.levers)
-        return one, functools.partial(each, self.models, offer, jnp.asarray(bids), self.levers)
+        one = functools.partial(single, self.system, prepared, request.bid, self.levers)
+        return one, functools.partial(each, self.system, prepared, jnp.asarray(bids), self.levers)
 
     def steps(self) -> dict[str, tuple[int, tuple[jax.stages.Wrapped, tuple]]]:
         """A training step of each phase: its batch size, the function and its arguments."""
-        reward = reward_loss(self.config.reward, self.models.items)
-        policy = auction_loss(self.models, self.config, self.levers, AlignmentConfig())
-        trained, _ = alignment.split(
-            self.models.generator, self.config.generator, AlignmentConfig().part
-        )
+        system, decoder = self.system, self.system.decoder
+        reward = reward_loss(system.config.reward, system.items)
+        policy = auction_loss(system, AlignmentConfig(), self.levers)
+        trained = decoder.trainable(AlignmentConfig().part)
         payment = lagrangian.payment_loss(
             PaymentConfig("threshold", PRICING.hidden), LagrangianConfig()
         )
         duals = lagrangian.start(LagrangianConfig(), self.shape.num_slots)
         network_params = self.mechanism().networks["threshold"]
         return {
-            "reward": (256, self._step(reward, self.models.reward, self.batch(256))),
+            "reward": (256, self._step(reward, system.reward, self.batch(256))),
             "alignment": (
                 32,
-                self._step(policy, trained, self.batch(32), self.models.generator),
+                self._step(policy, trained, self.batch(32), decoder.trainable("all")),
             ),
             "payment": (128, self._step(payment, network_params, self.table(128), duals)),
         }

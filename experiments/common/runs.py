@@ -17,7 +17,7 @@ from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.reward.model import RewardConfig
 from ega_jax.setting import SYSTEM
-from ega_jax.systems import KINDS, UNPRICED, check_settings, training_of
+from ega_jax.systems import check_settings, training_of
 from ega_jax.training.checkpoints import check_workdir, read_config
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.progress import ProgressReport
@@ -30,18 +30,6 @@ CURVES = {  # Phase -> what is drawn of it over time, as far as it is measured.
     "payment_rate": ["loss", "revenue", "regret", "multiplier"],
     "payment_threshold": ["loss", "revenue", "regret", "multiplier"],
 }
-VARIANTS = {  # Of EGA, beside the kinds of systems: what each sets otherwise.
-    "ega-mtp": {"generator.multi_token": False},
-    "ega-end": {"alignment.joint_rows": 2},
-    "ega-bid": {"allocation.token_bid": "mean"},
-    "ega-gsp": {"auction.rule": "gsp"},
-    "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
-}
-
-
-def compared() -> dict[str, Mapping[str, Any]]:
-    """The systems that are compared, and the settings that each changes."""
-    return {name: kind.changes for name, kind in KINDS.items()} | VARIANTS
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:

@@ -5,7 +5,7 @@
 `tiny` is the quick start: data, tokens and generator within four minutes on two CPU cores.
 `small` is the size of the tables, `yelp_small` the same with real POIs (set
 `--config.data.market.sequences=DIR` to the folder of the Yelp sequences), `large` wants a GPU
-or TPU. Expected results stand in the README.
+or TPU. Expected results are in docs/results.md.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@
 
 T=256 behaviours, K=10 slots, C=3 layers of W=1024 codes, 3 encoder and 3 decoder blocks, batch
 128, Adam with learning rate 0.0024. DIR is a folder in the ad-log format. The industrial log
-itself is not public; the paper's results stand in the README beside ours on the market.
+itself is not public; docs/results.md has the paper's results beside ours on the market.
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@
 
 `experiments.convert` makes the folder from the public files of Amazon reviews, the Yelp Open
 Dataset and MovieLens. Without a variant the config takes any folder in that format, and trains
-for about half an hour on two CPU cores on the size of Amazon Beauty. Expected results stand in the
-README.
+for about half an hour on two CPU cores on the size of Amazon Beauty. Expected results are in
+docs/results.md.
 """
 
 from ml_collections import ConfigDict

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ega_jax.baselines.one_rec import OneRecConfig, OneRecModels, dpo_loss, preference_loss
 from tiny_cascade import CASCADE, tiny_peri_cr
 from tiny_models import CONFIG, K, N, levers, random_requests, tiny_models
 
@@ -16,7 +17,6 @@ from ega_jax.auction.ega import candidates_of, offer_with
 from ega_jax.auction.system import Menu, allocate, prepare
 from ega_jax.baselines import one_rec
 from ega_jax.baselines.cascade import peri_cr
-from ega_jax.baselines.one_rec import OneRecConfig, OneRecModels, dpo_loss, preference_loss
 from ega_jax.generation import generator
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.slate_policy import slate_log_probs

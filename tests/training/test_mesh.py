@@ -64,8 +64,8 @@ def test_uneven_batch_is_refused():
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-@pytest.mark.parametrize(("rows", "devices"), [(8, 4), (6, 2), (3, 1)])
-def test_rows_are_mapped_by_as_many_devices_as_share_them(rows, devices, backend, monkeypatch):
+@pytest.mark.parametrize(("rows", "devices"), [(8, 4), (6, 4), (3, 3), (1, 1)])
+def test_rows_are_mapped_by_every_device_up_to_one_a_row(rows, devices, backend, monkeypatch):
     """Each row loops as long as its data ask, with an array of the outside and a random key."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
 

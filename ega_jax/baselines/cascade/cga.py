@@ -31,7 +31,7 @@ from ega_jax.phases.auction import real_rows
 from ega_jax.phases.logged import Batch, logged_phase
 from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
-from ega_jax.types import IMPOSSIBLE, Params
+from ega_jax.types import IMPOSSIBLE, LossFn, Params
 
 _LEAST = 1e-6  # Quality, and eCPM relative to the request's mean; their logarithms stay finite.
 _GREED = 3.0  # Weight of log eCPM at the start: how close samples keep to the order of eCPM.
@@ -217,7 +217,7 @@ def cga_loss(
     view: Callable[[Batch], Ads],
     judge: Judge,
     kappa: chex.Numeric = 0.0,
-) -> Callable:
+) -> LossFn:
     """The policy-gradient loss of the generator, in the form that the training loop takes.
 
     A sampled list weighs by its value, the expected revenue at first price, less that of the

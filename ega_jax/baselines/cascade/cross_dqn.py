@@ -41,7 +41,7 @@ from ega_jax.generation.transformer import Block, embedding, linear, row_wise_do
 from ega_jax.phases.logged import Batch, logged_phase
 from ega_jax.setting import setting
 from ega_jax.training.loop import Phase
-from ega_jax.types import IMPOSSIBLE, Params
+from ega_jax.types import IMPOSSIBLE, LossFn, Params
 
 Judge = Callable[[Batch, jax.Array], jax.Array]
 
@@ -258,7 +258,7 @@ def cross_dqn_loss(
     tau: float,
     max_ads: int = NO_LIMIT,
     min_gap: int = 0,
-) -> Callable:
+) -> LossFn:
     """The temporal-difference loss of the network, in the form that the training loop takes.
 
     Slates are rolled out under the current parameters and judged when complete; what a screen

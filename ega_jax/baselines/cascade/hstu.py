@@ -9,7 +9,7 @@ times: an action is no token of its own, and the relative bias is one of positio
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import chex
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from ega_jax.baselines.retrieval.item_embedding import ItemEmbedding
+from ega_jax.baselines.cascade.item_embedding import ItemEmbedding
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.network import NetworkSettings
 from ega_jax.generation.transformer import KeysValues, embedding, linear
@@ -28,7 +28,7 @@ from ega_jax.reward.network import Items, Tower
 from ega_jax.setting import setting
 from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
-from ega_jax.types import Params, SessionSizes
+from ega_jax.types import LossFn, Params, SessionSizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +230,7 @@ def shown_in(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
     return poi, batch["shown_creative"], batch["shown_is_ad"], slot
 
 
-def hstu_loss(config: HSTUConfig, items: Items) -> Callable:
+def hstu_loss(config: HSTUConfig, items: Items) -> LossFn:
     """The loss of the ranker, in the form that the training loop takes.
 
     Args:

@@ -31,6 +31,7 @@ from ega_jax.baselines.cascade.cga import Ads, CGAConfig
 from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig
 from ega_jax.baselines.cascade.hstu import HSTUConfig
 from ega_jax.baselines.cascade.peri_cr import PeriCRConfig
+from ega_jax.generation.candidates import organic_queue
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.generation.pretraining import CodeTree
 from ega_jax.reward.model import Items
@@ -90,9 +91,7 @@ def rank(models: Upstream, config: MCAConfig, items: Items, request: Request) ->
     )
     is_ad, there = request.is_ad, item >= 0
     recalled = tiger.recall(likely, is_ad & there, config.num_recalled)
-    is_organic = there & ~is_ad
-    order = jnp.argsort(~is_organic)  # Stable.
-    organic = jnp.where(is_organic[order], order, -1)
+    organic = organic_queue(there & ~is_ad)
     return Ranked(ranking.state, ranking.click, creative, recalled, organic)
 
 

@@ -9,7 +9,7 @@ adds, whatever the POI. Both towers read the same embedded history, each by atte
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import chex
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ega_jax.baselines.retrieval.item_embedding import ItemEmbedding
+from ega_jax.baselines.cascade.item_embedding import ItemEmbedding
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.network import NetworkSettings
 from ega_jax.generation.transformer import Attention, embedding
@@ -27,7 +27,7 @@ from ega_jax.reward.network import Items, Tower
 from ega_jax.setting import setting
 from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
-from ega_jax.types import IMPOSSIBLE, Params, SessionSizes
+from ega_jax.types import IMPOSSIBLE, LossFn, Params, SessionSizes
 
 RESPONSES = ("click_poi", "click_image")
 
@@ -191,7 +191,7 @@ def slates_of(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
     return tuple(batch[name] for name in names)
 
 
-def peri_cr_loss(config: PeriCRConfig, items: Items) -> Callable:
+def peri_cr_loss(config: PeriCRConfig, items: Items) -> LossFn:
     """The joint loss, in the form that the training loop takes.
 
     Args:

@@ -25,7 +25,7 @@ from ega_jax.generation.pretraining import CodeTree, slate_nll, weighted_mean
 from ega_jax.phases.logged import logged_phase
 from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
-from ega_jax.types import Catalogue, Params, Sessions
+from ega_jax.types import Catalogue, LossFn, Params, Sessions
 
 KS = (5, 10)
 
@@ -94,7 +94,7 @@ def recall(log_probs: jax.Array, where: jax.Array, number: chex.Numeric) -> jax.
 
 def tiger_loss(
     config: GeneratorConfig, catalogue: Catalogue, tree: CodeTree | None = None
-) -> Callable:
+) -> LossFn:
     """The loss of TIGER, in the form that the training loop takes.
 
     Args:

@@ -2,7 +2,8 @@
 
 1 to 4 ads go to random slots, taken one by one by predicted eCPM; the other slots take the organic
 items in upstream order. With probability 0.3 an ad or a creative is swapped for a uniformly random
-one, so every slate that keeps the organic order has a positive propensity.
+one. So every full slate of 1 to 4 ads that keeps the organic order has a positive propensity;
+slates without ads, of ads alone or of more than 4 ads have none.
 """
 
 import math

@@ -1,10 +1,9 @@
 """How the stages of a cascade see items: by their semantic codes and their raw features."""
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from ega_jax.generation.codes import codes_of
+from ega_jax.generation.codes import codes_of, sum_of_codes
 from ega_jax.generation.transformer import linear
 from ega_jax.reward.network import Items
 
@@ -27,14 +26,11 @@ class ItemEmbedding(nn.Module):
 
     def poi(self, items: Items, ids: jax.Array) -> jax.Array:
         """Embeds POIs `[...]` as `[..., D]`; what an id below 0 gets means nothing."""
-        tokens = self._tokens(self.poi_table, codes_of(items.catalogue.poi_codes, ids))
-        return tokens + self.poi_in(items.poi(ids))
+        tokens = sum_of_codes(self.poi_table, codes_of(items.catalogue.poi_codes, ids))
+        return tokens.astype(self.dtype) + self.poi_in(items.poi(ids))
 
     def creative(self, items: Items, ids: jax.Array) -> jax.Array:
         """Embeds creatives `[...]` as `[..., D]`, 0 for an id below 0."""
-        tokens = self._tokens(self.creative_table, codes_of(items.catalogue.creative_codes, ids))
+        codes = codes_of(items.catalogue.creative_codes, ids)
+        tokens = sum_of_codes(self.creative_table, codes).astype(self.dtype)
         return (tokens + self.creative_in(items.creative(ids))) * (ids >= 0)[..., None]
-
-    def _tokens(self, table: jax.Array, codes: jax.Array) -> jax.Array:
-        rows = codes + jnp.arange(self.num_layers) * self.num_codes
-        return table[rows].sum(-2).astype(self.dtype)
