@@ -21,11 +21,8 @@ from experiments.configs import market
 
 ROOT = Path(ega_jax.__file__).parent
 TREES = (Settings, RetrievalSettings)
-# Fields that are no settings, though a setting has the same name.
-OTHERS = {
-    ("MarketConfig", "num_slots"),  # A market of its own; tests and `SIZES` give its shape.
-    ("MarketConfig", "history_length"),
-}
+# A market's own sizes, the smallest of `SIZES` by default: settings name a size, and no more.
+OTHERS = {("MarketConfig", name) for name in ("num_sessions", "num_slots", "history_length")}
 
 
 def groups(kind):

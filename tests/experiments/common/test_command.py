@@ -10,7 +10,14 @@ import pytest
 import tiny_runs
 from tiny_runs import tiny_config
 
-from ega_jax.training.checkpoints import check_workdir
+from ega_jax.data.tables import DataError
+from ega_jax.errors import UserError
+from ega_jax.training.checkpoints import (
+    CheckpointMismatchError,
+    ConfigMismatchError,
+    check_workdir,
+)
+from ega_jax.training.loop import NonFiniteLossError
 from experiments.common import command
 
 PRETRAIN, EVALUATE = "experiments.pretrain", "experiments.evaluate"
@@ -186,3 +193,26 @@ def test_help_shows_every_flag_of_the_command(module, shown):
         assert word in done.stdout
     assert ("--config:" in done.stdout) == ("--config" in shown)
     assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "shown"),
+    [
+        ("user", 1, "error: column 'bid': not a number\n"),
+        ("bug", 1, "ValueError: shapes (3,) and (4,)"),
+        ("import", 1, "ImportError: no module"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_bug_shows_its_traceback(tmp_path, how, code, shown):
+    found, printed = run("failing_command", [f"--how={how}"], tmp_path)
+    assert found == code
+    assert shown in printed
+    assert ("Traceback" in printed) == (how != "user")
+
+
+def test_errors_that_a_user_can_mend_are_user_errors():
+    assert set(command.EXPLAINED) == {
+        UserError, NonFiniteLossError, FileNotFoundError, FileExistsError,
+    }  # fmt: skip
+    for kind in (DataError, CheckpointMismatchError, ConfigMismatchError):
+        assert issubclass(kind, UserError)
