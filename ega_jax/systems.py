@@ -13,6 +13,7 @@ from ega_jax.errors import UserError
 from ega_jax.phases.auction import AuctionTraining, SystemKind
 from ega_jax.phases.ega import train_ega
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.phases.settings import PhaseSettings
 
 # Of a system that is compared by its slates, or pays by a rule that needs no network.
 UNPRICED = {"auction.rule": "first_price", "payment.heads": (), "payment.probes": ()}
@@ -44,12 +45,19 @@ def training_of(pretraining: Pretraining, folder: Path) -> AuctionTraining:
       folder: of this system, below the workdir.
 
     Raises:
-      UserError: there is no such kind, or no such payment rule.
+      UserError: there is no such kind, or it cannot take the settings.
     """
-    kind, rule = (pretraining.config["auction"][name] for name in ("system", "rule"))
+    check_settings(pretraining.settings)
+    return AuctionTraining(pretraining, folder, KINDS[pretraining.settings.auction.system])
+
+
+def check_settings(settings: PhaseSettings) -> None:
+    """Checks that the named kind of system exists and can take the settings.
+
+    Raises:
+      UserError: it does not or cannot; names the field.
+    """
+    kind = settings.auction.system
     if kind not in KINDS:
-        raise UserError(f"auction.system {kind!r} is not one of {', '.join(KINDS)}")
-    run = AuctionTraining(pretraining, folder, KINDS[kind])
-    if rule not in (rules := run.pricing_config.rules):
-        raise UserError(f"auction.rule {rule!r} is not one of {', '.join(rules)}")
-    return run
+        raise UserError(f"config.auction.system: {kind!r} is not one of {', '.join(KINDS)}")
+    KINDS[kind].check(settings)

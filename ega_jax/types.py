@@ -53,12 +53,12 @@ class SessionSizes:
     """Sizes of tokens and sessions, the same for every model of a workdir."""
 
     num_codes: int  # W
-    num_layers: int = 3  # C
-    num_slots: int = 10  # K
-    history_length: int = 256  # T
+    num_layers: int  # C
+    num_slots: int  # K
+    history_length: int  # T
 
     @property
-    def shared(self) -> dict[str, int]:
+    def shared(self) -> dict[str, Any]:
         """These sizes alone, as keywords for another model's config."""
         names = (field.name for field in dataclasses.fields(SessionSizes))
         return {name: getattr(self, name) for name in names}

@@ -10,17 +10,19 @@ again with the same workdir to continue where it stopped; in training Ctrl-C and
         --config.allocation.beta=8
 
 The reward model is kept in reward/ and the rest in systems/SYSTEM/: checkpoints/, metrics/,
-tensorboard/, figures/, tables/ and, for EGA, mechanism/, which
-`ega_jax.mechanism.Mechanism.restore` reads. The scores are added to results.json.
+tensorboard/, figures/, tables/ and mechanism/, which `ega_jax.Mechanism.restore` reads. The scores
+are added to results.json.
 """
 
 from absl import flags
 
+from ega_jax.baselines.settings import Settings
+from ega_jax.errors import UserError
 from ega_jax.evaluation.report import print_systems, print_table
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import KINDS
 from ega_jax.training.mesh import data_mesh
-from experiments.common import command
+from experiments.common import command, workdirs
 from experiments.common.runs import open_system, train_and_measure
 
 command.define_config()
@@ -30,19 +32,19 @@ flags.adopt_module_key_flags(command)
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.open_workdir("auction")
-    name, kind = command.named_system(), config["auction"]["system"]
+    settings, workdir = workdirs.open_workdir(Settings)
+    name, kind = command.named_system(), settings.auction.system
     if name in KINDS and name != kind:
-        raise ValueError(
+        raise UserError(
             f"--system={name} would name a system of the kind {kind}: give it another name, or set "
             f"--config.auction.system={name}"
         )
-    pretraining = Pretraining(config, workdir, data_mesh())
+    pretraining = Pretraining(settings, workdir, data_mesh())
     pretraining.check_finished()
     folder = workdir / "systems" / name
     results = train_and_measure(open_system(pretraining, folder))
-    print_table({"reward": results["reward"]}, title=config["name"])
-    print_systems(results["systems"], title=config["name"])
+    print_table({"reward": results["reward"]}, title=settings.name)
+    print_systems(results["systems"], title=settings.name)
     print(f"results.json is in {workdir}, models and figures in {workdir / 'systems'}")
 
 

@@ -90,6 +90,7 @@ class Model:
     def __init__(self, history_length: int, num_slots: int):
         self.config = GeneratorConfig(
             num_codes=W,
+            num_layers=C,
             num_slots=num_slots,
             history_length=history_length,
             creatives=False,

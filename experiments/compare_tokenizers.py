@@ -14,11 +14,12 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from ega_jax.baselines.settings import Settings
 from ega_jax.evaluation.report import write_results
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.phases.tokenization import KINDS
 from ega_jax.training.mesh import data_mesh
-from experiments.common import command
+from experiments.common import command, workdirs
 
 command.define_config()
 flags.adopt_module_key_flags(command)
@@ -35,17 +36,14 @@ COLUMNS = {
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.open_workdir("tokenizer")
-    first = Pretraining(config, workdir, data_mesh())
+    settings, workdir = workdirs.open_workdir(Settings)
+    first = Pretraining(settings, workdir, data_mesh())
     print(first.dataset.summary)
     table = Table("tokens", "kind", *COLUMNS.values(), "seconds")
     results = {}
     for kind in KINDS:
-        changes = {
-            "data": config["data"] | {"path": str(first.folder)},
-            "tokenizer": config["tokenizer"] | {"kind": kind},
-        }
-        run = Pretraining(config | changes, workdir / kind, first.mesh)
+        own = settings.changed({"data.path": str(first.folder), "tokenizer.kind": kind})
+        run = Pretraining(own, workdir / kind, first.mesh)
         start = time.perf_counter()
         results[kind] = {name: tokens.report for name, tokens in run.tokens.items()}
         seconds = time.perf_counter() - start

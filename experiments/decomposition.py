@@ -56,8 +56,7 @@ def main() -> None:
 
 def measure(run: AuctionTraining, truth: Truth, num_sessions: int) -> dict[str, dict[str, float]]:
     """What is lost at each step in some test sessions; see `losses`."""
-    mechanism = run.mechanism
-    size = run.config["auction"]["batch_size"]
+    mechanism, size = run.mechanism, run.settings.auction.batch_size
     samples = samples_of(
         run.sessions("test", num_sessions, size), truth, run.items.catalogue.poi_creatives
     )

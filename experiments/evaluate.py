@@ -13,11 +13,12 @@ from typing import Any
 
 from absl import flags
 
+from ega_jax.errors import UserError
 from ega_jax.evaluation.interest import evaluator_of
 from ega_jax.evaluation.report import print_systems, print_table, write_results
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.training.mesh import data_mesh
-from experiments.common import command
+from experiments.common import command, workdirs
 from experiments.common.runs import find_system, measure_systems
 
 command.define_system("the generator is measured")
@@ -28,21 +29,21 @@ _NUM_BEAMS = flags.DEFINE_integer("num_beams", None, "Beams; by default the conf
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.find_workdir()
-    settings = config["evaluation"]
-    split = _SPLIT.value or settings["split"]
+    settings, workdir = workdirs.find_workdir()
+    split = _SPLIT.value or settings.evaluation.split
     if name := flags.FLAGS.system:
         if _NUM_BEAMS.value:
-            raise ValueError("--num_beams: a system is measured with the beams of its config")
+            raise UserError("--num_beams: a system is measured with the beams of its config")
         run = find_system(name)
         found = measure_systems(run, run.mechanism, split)
         results: dict[str, Any] = {"systems": found}
-        print_systems(found, title=f"{config['name']}, {split}")
+        print_systems(found, title=f"{settings.name}, {split}")
     else:
-        settings["num_beams"] = _NUM_BEAMS.value or settings["num_beams"]
-        generator = Pretraining(config, workdir, data_mesh())
+        num_beams = _NUM_BEAMS.value or settings.evaluation.num_beams
+        settings = settings.changed({"evaluation.num_beams": num_beams})
+        generator = Pretraining(settings, workdir, data_mesh())
         results = evaluator_of(generator)(generator.newest_generator(), generator.batches(split))
-        print_table({split: results}, title=config["name"])
+        print_table({split: results}, title=settings.name)
     write_results(workdir, {split: results})
 
 

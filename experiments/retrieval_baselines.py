@@ -24,17 +24,19 @@ from rich.table import Table
 
 from ega_jax.baselines.retrieval import sasrec
 from ega_jax.baselines.retrieval.full_ranking import Scores, full_ranking
-from ega_jax.baselines.retrieval.item_knn import ItemKnn
+from ega_jax.baselines.retrieval.item_knn import ItemKnn, ItemKnnSettings
 from ega_jax.baselines.retrieval.popularity import Popularity
-from ega_jax.baselines.retrieval.sasrec import SasrecConfig
+from ega_jax.baselines.retrieval.sasrec import SasrecConfig, SasrecSettings
+from ega_jax.baselines.retrieval.settings import RetrievalSettings
 from ega_jax.data import pipeline
 from ega_jax.data.sequences import SequenceDataset
+from ega_jax.errors import UserError
 from ega_jax.evaluation.report import write_results
+from ega_jax.setting import part_of
 from ega_jax.training.loop import train
 from ega_jax.training.mesh import data_mesh
-from ega_jax.training.optimizer import OptimizerConfig
 from ega_jax.training.progress import ProgressReport
-from experiments.common import command
+from experiments.common import command, workdirs
 
 command.define_config()
 flags.adopt_module_key_flags(command)
@@ -42,19 +44,18 @@ flags.adopt_module_key_flags(command)
 
 def main() -> None:
     """Runs the command."""
-    free = tuple(name for name in command.FREE if name != "data.path")  # No tokens bind it here.
-    config, workdir = command.open_workdir("item_knn", "sasrec", free=free)
-    dataset = open_sequences(config["data"]["path"])
+    settings, workdir = workdirs.open_workdir(RetrievalSettings)
+    dataset = open_sequences(settings.data.path)
     systems = {
         "popularity": Popularity.fit(dataset).scores,
-        "item_knn": ItemKnn.fit(dataset, **config["item_knn"]).scores,
-        "sasrec": train_sasrec(dataset, config, workdir),
+        "item_knn": ItemKnn.fit(dataset, **part_of(settings.item_knn, ItemKnnSettings)).scores,
+        "sasrec": train_sasrec(dataset, settings, workdir),
     }
-    split = config["evaluation"]["split"]
-    held_out = held_out_batches(dataset, config, split)
+    split = settings.evaluation.split
+    held_out = held_out_batches(dataset, settings, split)
     figures = {name: full_ranking(scores, held_out) for name, scores in systems.items()}
     write_results(workdir, {"retrieval": {split: figures}})
-    print_figures(figures, title=f"{config['name']}, {split}")
+    print_figures(figures, title=f"{settings.name}, {split}")
 
 
 def open_sequences(folder: str) -> SequenceDataset:
@@ -62,50 +63,51 @@ def open_sequences(folder: str) -> SequenceDataset:
 
     Raises:
       DataError: the folder breaks a rule of its format.
-      ValueError: it holds an ad log.
+      UserError: it holds an ad log.
     """
     with ProgressReport("validating", 0, 1) as progress:
         dataset = pipeline.open_dataset(folder, progress=progress.count)
     if not isinstance(dataset, SequenceDataset):
-        raise ValueError(f"{folder} holds an ad log; retrieval baselines take sequences")
+        raise UserError(f"{folder} holds an ad log; retrieval baselines take sequences")
     return dataset
 
 
 def held_out_batches(
-    dataset: SequenceDataset, config: Mapping[str, Any], split: str, num_rows: int | None = None
+    dataset: SequenceDataset, settings: RetrievalSettings, split: str, num_rows: int | None = None
 ) -> list[dict[str, Any]]:
     """The batches of a held-out split, or about `num_rows` of its rows, evenly spread."""
-    size = config["evaluation"]["batch_size"]
+    size = settings.evaluation.batch_size
     batches = pipeline.eval_batches(
         dataset,
         split,
         batch_size=size,
-        history_length=config["data"]["history_length"],
+        history_length=settings.data.history_length,
         num_slots=1,
         max_batches=None if num_rows is None else -(-num_rows // size),
     )
     return list(batches)
 
 
-def train_sasrec(dataset: SequenceDataset, config: Mapping[str, Any], workdir: Path) -> Scores:
+def train_sasrec(dataset: SequenceDataset, settings: RetrievalSettings, workdir: Path) -> Scores:
     """Trains SASRec to the end, from its last checkpoint if there is one."""
     sizes = SasrecConfig(
         num_items=dataset.summary.num_items,
-        history_length=config["data"]["history_length"],
-        **config["sasrec"],
+        history_length=settings.data.history_length,
+        **part_of(settings.sasrec, SasrecSettings),
     )
-    rows = config["evaluation"]["validation_rows"]
-    validation = held_out_batches(dataset, config, "validation", rows)
+    rows = settings.evaluation.validation_rows
+    validation = held_out_batches(dataset, settings, "validation", rows)
     scores_of = sasrec.make_scores(sizes)
     phase = sasrec.sasrec_phase(
         dataset,
         sizes,
-        OptimizerConfig(**config["optimizer"]),
-        config["training"],
-        config["seed"],
+        settings.optimizer,
+        settings.training,
+        settings.seed,
         evaluate=lambda params: full_ranking(scores_of(params), validation),
+        evaluate_every=settings.training.evaluate_every,
     )
-    state = train(phase, workdir=workdir, config=config, mesh=data_mesh())
+    state = train(phase, workdir=workdir, config=settings.to_dict(), mesh=data_mesh())
     return scores_of(state.params)
 
 

@@ -10,6 +10,7 @@ Prints means with 95 % intervals (Student's, over seeds), and adds all figures t
 Models are kept in reward_control/; what is finished is not trained again.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,13 +21,14 @@ from rich.table import Table
 from ega_jax.evaluation.comparison import summary
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.phases.auction import AuctionTraining
-from ega_jax.phases.logged import sizes_of
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.phases.reward import reward_phase
 from ega_jax.reward.model import RewardConfig
+from ega_jax.reward.network import RewardSettings
+from ega_jax.setting import part_of
 from ega_jax.systems import training_of
 from ega_jax.training.mesh import data_mesh
-from experiments.common import command
+from experiments.common import command, workdirs
 from experiments.common.runs import measure_reward
 
 flags.adopt_module_key_flags(command)
@@ -37,8 +39,8 @@ _SEEDS = flags.DEFINE_integer("control_seeds", 3, "Seeds of each model.", 1)
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.find_workdir()
-    pretraining = Pretraining(config, workdir, data_mesh())
+    settings, workdir = workdirs.find_workdir()
+    pretraining = Pretraining(settings, workdir, data_mesh())
     pretraining.check_finished()
     run = training_of(pretraining, workdir / "systems" / "ega")
     for seed in range(_SEEDS.value):
@@ -46,13 +48,14 @@ def main() -> None:
             if str(seed) not in read_results(workdir).get("reward_control", {}).get(kind, {}):
                 found = {kind: {str(seed): measure(run, kind, seed)}}
                 write_results(workdir, {"reward_control": found})
-    print_models(read_results(workdir)["reward_control"], config["name"])
+    print_models(read_results(workdir)["reward_control"], settings.name)
 
 
 def measure(run: AuctionTraining, kind: str, seed: int) -> dict[str, float]:
     """Trains a model of one kind with one seed, or restores it, and measures it."""
-    settings = run.config["reward"] | {"permutation_aware": KINDS[kind]}
-    sizes = sizes_of(RewardConfig, settings, **run.pretraining.generator_config.shared)
+    settings = dataclasses.replace(run.settings.reward, permutation_aware=KINDS[kind])
+    own = part_of(settings, RewardSettings)
+    sizes = RewardConfig(**run.pretraining.generator_config.shared, **own)
     phase = reward_phase(run.dataset, run.items, sizes, settings, seed)
     params = run.train_shared(phase, f"reward_control/{kind}-{seed}", settings)
     return measure_reward(run, params, sizes)

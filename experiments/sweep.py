@@ -27,7 +27,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from ega_jax.auction.ega import EGA
 from ega_jax.auction.pricing import rules_without_network
+from ega_jax.baselines.settings import whole
+from ega_jax.errors import UserError
 from ega_jax.evaluation.comparison import write_csv
 from ega_jax.evaluation.report import read_results, save_figure, write_results
 from ega_jax.evaluation.serving import served
@@ -71,7 +74,7 @@ def main() -> None:
     """Runs the command."""
     run = find_system(command.named_system())
     system, workdir = run.name, run.pretraining.workdir
-    rule = _RULE.value or run.config["auction"]["rule"]
+    rule = _RULE.value or run.settings.auction.rule
     flag_of = {"alpha": _ALPHAS, "beta": _BETAS, "beams": _BEAMS}
     flag_of |= {"slots": _SLOTS, "layers": _LAYERS, "codes": _CODES}
     asked = [(name, value) for name, flag in flag_of.items() for value in flag.value]
@@ -87,7 +90,7 @@ def main() -> None:
             write_results(workdir, {"sweep": {place[0]: {place[1]: {setting: {value: found}}}}})
     known = known_points(workdir, *place)
     if not known:
-        raise ValueError("no point is asked for: give values, e.g. --alphas=1.2,2.4")
+        raise UserError("no point is asked for: give values, e.g. --alphas=1.2,2.4")
     print_points(known, ", ".join(place))
     path = run.folder / "figures" / f"sweep-{rule}.png"
     draw_points(known, path)
@@ -99,42 +102,44 @@ def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) 
     """Refuses points that cannot be served, before any is.
 
     Raises:
-      ValueError: names the setting.
+      UserError: names the setting.
     """
     name, settings = run.name, {setting for setting, _ in asked}
-    has_beams, free = hasattr(run.system.config, "num_beams"), rules_without_network()
-    if "beams" in settings and not has_beams:
-        raise ValueError(f"{name} is no search: it has no beams")
-    weighs_tokens = run.system.weighs_tokens and not run.config["allocation"]["bid_free"]
-    if settings & set(LEVERS) and not weighs_tokens:
-        raise ValueError(f"{name} searches without token bids: give --alphas= --betas=")
-    if rule not in free and settings & set(TRAINED):
-        raise ValueError(
+    if "beams" in settings and not isinstance(run.system, EGA):
+        raise UserError(f"{name} is no search: it has no beams")
+    if settings & set(LEVERS) and not weighs_tokens(run):
+        raise UserError(f"{name} searches without token bids: give --alphas= --betas=")
+    unpriced = rules_without_network()
+    if rule not in unpriced and settings & set(TRAINED):
+        raise UserError(
             f"payment networks are not trained again for other {', '.join(TRAINED)}: "
-            f"give --rule=gsp or another of {', '.join(free)}"
+            f"give --rule={unpriced[1]} or another of {', '.join(unpriced)}"
         )
-    if "slots" in settings and run.config["data"]["path"]:
-        raise ValueError("slates of other lengths take the embedded market: no log has them")
+    if "slots" in settings and run.settings.data.path:
+        raise UserError("slates of other lengths take the embedded market: no log has them")
     for setting, value in asked:
         kind, words = (float, "a number") if setting in LEVERS else (int, "a whole number")
         try:
             number = kind(value)
         except ValueError as error:
-            raise ValueError(f"{setting}: {value!r} is not {words}") from error
-        changed(run.config, {FIELDS[setting]: number})
+            raise UserError(f"{setting}: {value!r} is not {words}") from error
+        changed(whole(run.settings), {FIELDS[setting]: number})
+
+
+def weighs_tokens(run: AuctionTraining) -> bool:
+    """Whether token bids steer the search of a system."""
+    return run.system.weighs_tokens and not run.settings.allocation.bid_free
 
 
 def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str, Any]:
     """Serves test sessions with a setting that needs no training, or as trained; see `served`."""
-    mechanism = run.mechanism
-    if setting == "beams":
-        system = mechanism.system
+    mechanism, system = run.mechanism, run.system
+    if setting == "beams" and isinstance(system, EGA):
         config = dataclasses.replace(system.config, num_beams=int(value))
-        mechanism = dataclasses.replace(
-            mechanism, system=dataclasses.replace(system, config=config)
-        )
+        system = dataclasses.replace(system, config=config)
+        mechanism = dataclasses.replace(mechanism, system=system)
     levers = {setting: float(value)} if setting in LEVERS else {}
-    batches = run.sessions("test", _SESSIONS.value, run.config["auction"]["batch_size"])
+    batches = run.sessions("test", _SESSIONS.value, run.settings.auction.batch_size)
     return served(mechanism, batches, truth_of(run), rule, **levers)
 
 
@@ -146,7 +151,7 @@ def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining
         FIELDS[setting]: value,
         "data.path": "" if setting == "slots" else str(run.pretraining.folder),
     }
-    settings = changed(run.config, UNPRICED | own)
+    settings = changed(whole(run.settings), UNPRICED | own)
     return open_system(pretrained(settings, workdir), workdir / "systems" / run.name)
 
 

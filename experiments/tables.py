@@ -23,24 +23,25 @@ own values), tables.md and tables.png into `--results`.
 import itertools
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from ega_jax.baselines.settings import Settings
+from ega_jax.errors import UserError
 from ega_jax.evaluation.comparison import REPORTED, SCORERS, SERVED, Scores, write_tables
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.serving import served
 from ega_jax.payment.network import HEADS
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.setting import SYSTEM
 from ega_jax.systems import KINDS, compared
 from ega_jax.training.files import locked
 from ega_jax.training.mesh import data_mesh
-from experiments.common import command
+from experiments.common import command, workdirs
 from experiments.common.runs import (
     changed,
     open_system,
@@ -51,8 +52,11 @@ from experiments.common.runs import (
 
 command.define_config()
 flags.adopt_module_key_flags(command)
-TABLE3 = ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp")
-ALIGNMENT = ("ega-unaligned", "ega-gsp")
+FREE = ("data.path", "data.market.sequences")  # Every other field binds the tables' workdir.
+TABLES = {  # Beside table2, which has every kind of system.
+    "table3": ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp"),
+    "alignment": ("ega-unaligned", "ega-gsp"),
+}
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every system.")
 _ONLY = flags.DEFINE_list("only", None, "Systems to run; by default all.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Where the tables are written.")
@@ -60,21 +64,21 @@ _RESULTS = flags.DEFINE_string("results", "experiments/results", "Where the tabl
 
 def main() -> None:
     """Runs the command."""
-    names = list(compared()) if _ONLY.value is None else _ONLY.value
-    command.check_named("system", names, compared())
+    only = list(compared()) if _ONLY.value is None else _ONLY.value
+    command.check_named("system", only, compared())
     if not _SEEDS.value or not all(seed.isdecimal() for seed in _SEEDS.value):
-        raise ValueError(f"--seeds={','.join(_SEEDS.value)}: name seeds, each a number from 0 on")
+        raise UserError(f"--seeds={','.join(_SEEDS.value)}: name seeds, each a number from 0 on")
     if jax.process_count() > 1:
-        raise ValueError("--several_hosts: tables are made by one process, or by one per seed")
-    config, workdir = command.open_workdir("auction", free=("data.path",))
-    if config["auction"]["rule"] not in HEADS:
-        raise ValueError(
+        raise UserError("--several_hosts: tables are made by one process, or by one per seed")
+    settings, workdir = workdirs.open_workdir(Settings, free=FREE)
+    if settings.auction.rule not in HEADS:
+        raise UserError(
             f"config.auction.rule: tables have EGA at learned prices, {' or '.join(HEADS)}"
         )
     start, folder = time.perf_counter(), Path(_RESULTS.value)
-    runs = [(int(seed), name) for seed in _SEEDS.value for name in names]
+    runs = [(int(seed), name) for seed in _SEEDS.value for name in only]
     scores = lambda: {run: known(workdir, *run) for run in runs}
-    make_data(config, workdir)
+    make_data(settings, workdir)
     for wait, (seed, name) in itertools.product((False, True), runs):
         systems = workdir / f"seed-{seed}" / "systems"
         systems.mkdir(parents=True, exist_ok=True)
@@ -82,7 +86,7 @@ def main() -> None:
             if not is_ours or known(workdir, seed, name):
                 continue
             print_grid(scores(), running=(seed, name))
-            run_system(config, workdir, seed, name)
+            run_system(settings, workdir, seed, name)
             jax.clear_caches()  # A process holds only so many compiled functions.
             write_all(workdir, folder)
     print_grid(scores())
@@ -97,35 +101,36 @@ def write_all(workdir: Path, folder: Path) -> None:
     seeds = sorted(int(number) for number in numbers if number.isdecimal())
     with locked(workdir):
         every = {(seed, name): known(workdir, seed, name) for seed in seeds for name in compared()}
-        tables = {"table2": tuple(KINDS), "table3": TABLE3, "alignment": ALIGNMENT}
-        write_tables(every, tables, folder)
+        write_tables(every, {"table2": tuple(KINDS)} | TABLES, folder)
 
 
-def make_data(config: Mapping[str, Any], workdir: Path) -> None:
+def make_data(settings: Settings, workdir: Path) -> None:
     """Makes the market that all runs share, where no log is given and it is absent."""
     with locked(workdir):
-        if not config["data"]["path"] and not (workdir / "seed-0" / "data").is_dir():
-            _ = Pretraining(changed(config, {"seed": 0}), workdir / "seed-0", data_mesh()).dataset
+        if not settings.data.path and not (workdir / "seed-0" / "data").is_dir():
+            first = settings.changed({"seed": 0})
+            _ = Pretraining(first, workdir / "seed-0", data_mesh()).dataset
 
 
-def run_system(config: Mapping[str, Any], workdir: Path, seed: int, name: str) -> None:
+def run_system(settings: Settings, workdir: Path, seed: int, name: str) -> None:
     """Trains and scores one system with one seed; what others have trained before is shared."""
     folder_name, trained_as = folders_of(seed, name)
-    settings = changed(config, {"seed": seed, **compared()[trained_as]})
+    own = changed(settings, {"seed": seed, **compared()[trained_as]})
     main_folder, folder = workdir / f"seed-{seed}", workdir / folder_name
     if folder != workdir / "seed-0":
-        settings["data"]["path"] = config["data"]["path"] or str(workdir / "seed-0" / "data")
+        data = settings.data.path or str(workdir / "seed-0" / "data")
+        own = own.changed({"data.path": data})
     for part in ("tokenizers", "reward"):  # Of the same data, seed and settings.
         if folder != main_folder and (main_folder / part).is_dir() and not (folder / part).exists():
             partial = folder / f".{part}.partial"  # One that was cut off is made anew.
             shutil.copytree(main_folder / part, partial, dirs_exist_ok=True)
             partial.rename(folder / part)
-    run = open_system(pretrained(settings, folder), folder / "systems" / trained_as)
+    run = open_system(pretrained(own, folder), folder / "systems" / trained_as)
     if run.name not in read_results(folder).get("systems", {}):
         train_and_measure(run)
-    auction = changed(config, compared()[name])["auction"]
-    batches = run.sessions("test", auction["num_served"], auction["batch_size"])
-    found = served(run.mechanism, batches, truth_of(run), auction["rule"])
+    auction = settings.changed(compared()[name]).auction
+    batches = run.sessions("test", auction.num_served, auction.batch_size)
+    found = served(run.mechanism, batches, truth_of(run), auction.rule)
     write_results(folder, {"served": {name: found}})
 
 
@@ -135,8 +140,8 @@ def folders_of(seed: int, name: str) -> tuple[str, str]:
     A system that is pre-trained otherwise has a workdir of its own; one that differs from another
     in the payment rule alone is scored with it, under `OTHER-RULE`.
     """
-    systems = compared()
-    own = {field for field in systems[name] if field.split(".")[0] not in command.AUCTION}
+    systems, of_systems = compared(), Settings.groups(SYSTEM)
+    own = {field for field in systems[name] if field.split(".")[0] not in of_systems}
     workdir = f"seed-{seed}-{name}" if own else f"seed-{seed}"
     without_rule = lambda fields: {k: v for k, v in fields.items() if k != "auction.rule"}
     wanted = without_rule(systems[name])

@@ -20,12 +20,13 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from ega_jax.baselines.settings import Settings
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.serving import served
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import UNPRICED, compared
 from ega_jax.training.mesh import data_mesh
-from experiments.common import command
+from experiments.common import command, workdirs
 from experiments.common.runs import changed, open_system, truth_of
 
 flags.adopt_module_key_flags(command)
@@ -57,28 +58,28 @@ _SESSIONS = flags.DEFINE_integer(
 
 def main() -> None:
     """Runs the command."""
-    config, workdir = command.find_workdir()
+    settings, workdir = workdirs.find_workdir()
     command.check_named("system", _SYSTEMS.value, TRIALS)
-    Pretraining(config, workdir, data_mesh()).check_finished()
+    Pretraining(settings, workdir, data_mesh()).check_finished()
     place = f"{_SESSIONS.value} sessions"
     known = lambda system: read_results(workdir).get("tuning", {}).get(place, {}).get(system, {})
     for system in _SYSTEMS.value:
         for number, changes in enumerate(TRIALS[system]):
             if title_of(changes) not in known(system):
-                found = try_out(config, workdir, system, number)
+                found = try_out(settings, workdir, system, number)
                 write_results(workdir, {"tuning": {place: {system: {title_of(changes): found}}}})
                 jax.clear_caches()  # A process holds only so many compiled functions.
         print_trials(known(system), f"{system}, {place}")
 
 
 def try_out(
-    config: Mapping[str, Any], workdir: Path, system: str, number: int
+    settings: Settings, workdir: Path, system: str, number: int
 ) -> dict[str, dict[str, float]]:
     """Trains one trial of a system up to its slates, and serves it; see `serving.served`."""
-    settings = changed(config, {**compared()[system], **TRIALS[system][number], **UNPRICED})
+    own = changed(settings, {**compared()[system], **TRIALS[system][number], **UNPRICED})
     folder = workdir / "tuning" / f"{system}-{number}"
-    run = open_system(Pretraining(settings, workdir, data_mesh()), folder)
-    batches = run.sessions("align", _SESSIONS.value, settings["auction"]["batch_size"])
+    run = open_system(Pretraining(own, workdir, data_mesh()), folder)
+    batches = run.sessions("align", _SESSIONS.value, settings.auction.batch_size)
     return served(run.mechanism, batches, truth_of(run))
 
 

@@ -1,6 +1,5 @@
 """A second half of the main job that takes seconds: its config, its workdir, and its death."""
 
-import json
 import os
 import shutil
 import signal
@@ -10,14 +9,17 @@ import pytest
 from absl.testing import flagsaver
 from tiny_runs import tiny_config, write_ad_log
 
+from ega_jax.baselines.settings import Settings
 from ega_jax.evaluation.report import write_results
-from ega_jax.phases.ega import EGA
+from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.setting import WORKDIR
+from ega_jax.systems import training_of
 from ega_jax.training import loop
 from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.mesh import data_mesh
 from experiments import auction_align
-from experiments.common import command
+from experiments.common import workdirs
 
 STEPS = 6
 PHASES = {"reward": "reward", "alignment": "systems/ega", "payment_rate": "systems/ega"}
@@ -43,8 +45,8 @@ TINY = {
 }
 
 
-def pretrained(root: Path) -> tuple[dict, Path]:
-    """A workdir whose generator is trained, and its config."""
+def pretrained(root: Path) -> tuple[Settings, Path]:
+    """A workdir whose generator is trained, and its settings."""
     config = tiny_config(write_ad_log(root / "data"), kind="kmeans", **TINY)
     Pretraining(config, root / "run", data_mesh()).train_generator()
     return config, root / "run"
@@ -53,18 +55,18 @@ def pretrained(root: Path) -> tuple[dict, Path]:
 def align(config, workdir, system="ega"):
     """Runs `experiments.auction_align` as its flags would."""
 
-    def open_workdir(*groups):
-        check_workdir(workdir, config, command.FREE)
-        return json.loads(json.dumps(config)), workdir
+    def open_workdir(kind):
+        check_workdir(workdir, config.to_dict(), config.free(WORKDIR))
+        return config, workdir
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "open_workdir", open_workdir)
+        patch.setattr(workdirs, "open_workdir", open_workdir)
         with flagsaver.flagsaver(system=system):
             auction_align.main()
 
 
-def aligned(root: Path) -> tuple[dict, Path]:
-    """A workdir whose whole auction is trained and measured, and its config."""
+def aligned(root: Path) -> tuple[Settings, Path]:
+    """A workdir whose whole auction is trained and measured, and its settings."""
     config, workdir = pretrained(root)
     write_results(workdir, {"test": {"kept": 1}})
     align(config, workdir)
@@ -78,11 +80,11 @@ def copied(workdir: Path, to: Path) -> Path:
     return to
 
 
-def training(config, workdir, mesh=None) -> EGA:
+def training(config, workdir, mesh=None) -> AuctionTraining:
     """The second half in the folder of the system `ega`."""
     workdir = Path(workdir)
     first = Pretraining(config, workdir, mesh or data_mesh())
-    return EGA(first, workdir / "systems" / "ega")
+    return training_of(first, workdir / "systems" / "ega")
 
 
 def train_and_die(config, workdir, phase, step):

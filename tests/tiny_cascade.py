@@ -23,14 +23,13 @@ from ega_jax.baselines.cascade.peri_cr import PeriCRConfig
 from ega_jax.baselines.cascade.tiger import tiger_config
 from ega_jax.baselines.gr import GR
 from ega_jax.generation import generator
-from ega_jax.phases.logged import sizes_of
 
 _SMALL = {"width": 8, "num_heads": 2, "hidden": 8}
 CASCADE = MCAConfig(
     reward=REWARD,
     tiger=tiger_config(GENERATOR),
-    hstu=sizes_of(HSTUConfig, _SMALL | {"blocks": 1}, **GENERATOR.shared),
-    peri_cr=sizes_of(PeriCRConfig, _SMALL, **GENERATOR.shared),
+    hstu=HSTUConfig(**_SMALL, **GENERATOR.shared),
+    peri_cr=PeriCRConfig(**_SMALL, **GENERATOR.shared),
     cga=CGAConfig(num_ads=GENERATOR.num_slots, **_SMALL),
     cross_dqn=CrossDQNConfig(num_slots=GENERATOR.num_slots, screen=1, **_SMALL),
     num_recalled=3,

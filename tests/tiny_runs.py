@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from flax.traverse_util import flatten_dict
 
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.training import loop
@@ -56,12 +57,14 @@ class Flag:
 
 
 def tiny_config(folder, kind="rqvae", **groups):
-    """The config of a run on a folder, as commands get it; `groups` change its fields."""
-    config = market.get_config("tiny")
-    config.update(TINY)
-    config.update({"data": {"path": str(folder)}, "tokenizer": {"kind": kind}})
-    config.update(groups)
-    return config.to_dict()
+    """The settings of a run on a folder, as commands get it; `groups` change its fields."""
+    own = {"data": {"path": str(folder)}, "tokenizer": {"kind": kind}}
+    settings = market.settings("tiny")
+    # At once: some values fit together only when all are set.
+    changes = {}
+    for nested in (TINY, own, groups):
+        changes |= flatten_dict(nested, sep=".")
+    return settings.changed(changes)
 
 
 def _vectors(rows, seed):

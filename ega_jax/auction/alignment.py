@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ega_jax.auction.settings import TokenWeights
 from ega_jax.generation.candidates import RequestCandidates, request_candidates
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.decoder import PARTS, Decoder
 from ega_jax.generation.slate_policy import Path, kl_to, path_log_probs, slate_path, taken
+from ega_jax.setting import setting
 from ega_jax.types import Catalogue, LossFn, Metrics, Params
 
 __all__ = ["PARTS", "AlignmentConfig", "alignment_loss", "policy_loss", "standardise"]
@@ -26,13 +28,16 @@ Choose = Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
-class AlignmentConfig:
-    """Settings of the alignment."""
+class AlignmentSettings:
+    """What the loss reads of the group `alignment`."""
 
-    alpha: float = 1.2  # Exponent of token bids (21).
-    beta: float = 2.0  # Floor of token weights (21).
-    kl_weight: float = 0.0  # Of the KL from the pre-trained policy, in nats per slate.
-    part: str = "head_and_last_block"  # What is trained, one of PARTS.
+    kl_weight: float = setting(0.0, at_least=0)  # Of the KL from the pre-trained policy, per nat.
+    part: str = setting("head_and_last_block", choices=PARTS)  # What is trained.
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignmentConfig(AlignmentSettings, TokenWeights):
+    """Settings of the alignment, and of the token weights (21) that its policy has."""
 
 
 def standardise(r: jax.Array, where: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ega_jax.auction.contributions import contributions
+from ega_jax.auction.settings import SearchSettings
 from ega_jax.auction.system import (
     Allocation,
     Levers,
@@ -43,12 +44,8 @@ _WINNERS_AT_ONCE = 4  # Winning slates of variants are few: most variants share 
 
 
 @dataclasses.dataclass(frozen=True)
-class EGAConfig(SystemConfig):
+class EGAConfig(SearchSettings, SystemConfig):
     """What is compiled in; see `Levers` for what is not."""
-
-    num_beams: int = 32  # S
-    token_bid: str = "max"  # max or mean, see `request_candidates`.
-    scope: str = "prefix"  # prefix or layer.
 
 
 @struct.dataclass

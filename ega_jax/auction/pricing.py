@@ -24,6 +24,7 @@ from ega_jax.auction.counterfactuals import (
 from ega_jax.auction.system import Allocation, Levers, Menu, PreparedRequest
 from ega_jax.payment import network, rules
 from ega_jax.payment.network import Context, PaymentConfig
+from ega_jax.setting import same_as, setting
 from ega_jax.types import Params
 
 _NO_CLICKS = 1e-6  # Lower click probabilities are taken for this one.
@@ -111,13 +112,23 @@ def rules_without_network() -> tuple[str, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class PricingConfig:
+class PricingSettings:
+    """What prices read of the group `payment`."""
+
+    hidden: tuple[int, ...] = same_as(PaymentConfig, "hidden")
+    # Multiples of the bid at which an ad matches its rivals: its clicks are looked up there. See
+    # `counterfactuals`; between two probes prices can only guess.
+    probes: tuple[float, ...] = setting(
+        (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0), at_least=0
+    )
+    # Those that a payment network is trained with, one by one on the same table.
+    heads: tuple[str, ...] = setting(network.HEADS, choices=network.HEADS)
+
+
+@dataclasses.dataclass(frozen=True)
+class PricingConfig(PricingSettings):
     """What is compiled into the prices."""
 
-    hidden: tuple[int, ...] = (128, 32, 10)  # Layers of the payment network.
-    # See `counterfactuals`; between two probes prices can only guess.
-    probes: tuple[float, ...] = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-    heads: tuple[str, ...] = network.HEADS  # Those that a payment network is trained with.
     rules: tuple[str, ...] = dataclasses.field(
         init=False
     )  # Names of the rules there are prices of.

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from ega_jax.auction.settings import LeverSettings
 from ega_jax.errors import UserError
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, Predictions, RewardConfig
@@ -31,13 +32,15 @@ from ega_jax.types import LARGEST, Params, Request, is_amount, repeats_an_ad
 class Levers:
     """What an operator may change from request to request without recompiling; all scalars."""
 
-    alpha: chex.Numeric = 1.2  # How much bids matter (21).
-    beta: chex.Numeric = 2.0  # Floor of token weights (21); lifts organic content.
-    kappa: chex.Numeric = 0.0  # Currency that one expected click is worth beside its price.
-    reserve: chex.Numeric = 0.0  # Least bid and least price per click, in currency.
+    alpha: chex.Numeric = LeverSettings.alpha  # How much bids matter (21).
+    beta: chex.Numeric = LeverSettings.beta  # Floor of token weights (21); lifts organic content.
+    # Currency that one expected click is worth beside its price.
+    kappa: chex.Numeric = LeverSettings.kappa
+    reserve: chex.Numeric = LeverSettings.reserve  # Least bid and price per click, in currency.
     max_ads: chex.Numeric = 2**30  # Most ads in a slate; 0: none (in a config: no limit).
-    min_gap: chex.Numeric = 0  # Fewest organic items between two ads.
-    bid_free: chex.Numeric = False  # The search ignores bids: a menu that nobody can influence.
+    min_gap: chex.Numeric = LeverSettings.min_gap  # Fewest organic items between two ads.
+    # The search ignores bids: a menu that nobody can influence.
+    bid_free: chex.Numeric = LeverSettings.bid_free
 
 
 def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:

@@ -10,8 +10,7 @@ The decoder has no mixture of experts: at the widths compared here there is noth
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from ega_jax.auction.system import Levers, PreparedRequest
 from ega_jax.baselines.cascade import peri_cr
 from ega_jax.baselines.cascade.peri_cr import PeriCRConfig
 from ega_jax.baselines.cascade.stages import Stages
+from ega_jax.baselines.settings import check_stages, whole
 from ega_jax.errors import UserError
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.decoder import Decoder
@@ -30,6 +30,7 @@ from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.generation.slate_policy import Path, path_log_probs, slate_path, taken
 from ega_jax.phases.auction import AuctionTraining, request_of
 from ega_jax.phases.ega import align, ega_with
+from ega_jax.phases.settings import PhaseSettings
 from ega_jax.types import LossFn, Params, Request
 
 
@@ -142,13 +143,14 @@ def train_gr(run: AuctionTraining) -> GR:
     """OneRec with Peri-CR's creatives, aligned by direct preference optimisation."""
     ega, stages = ega_with(run, run.pretraining.restore_generator()), Stages(run)
     system = GR(**vars(ega), peri_cr=stages.peri_cr, peri_cr_config=stages.peri_cr_config)
-    strength = run.config["one_rec"]["strength"]
+    strength = whole(run.settings).one_rec.strength
     return align(run, system, preference_loss(system, strength, run.levers))
 
 
-def check_gr(settings: Mapping[str, Any]) -> None:
-    """Refuses a search with bids."""
-    if not settings["allocation.bid_free"]:
+def check_gr(settings: PhaseSettings) -> None:
+    """Refuses a search with bids, and training in one stage."""
+    check_stages(settings)
+    if not settings.allocation.bid_free:
         raise UserError(
             "config.allocation.bid_free: GR generates without bids (auction.system=gr): set it True"
         )

@@ -150,7 +150,7 @@ def evaluator_of(run: Pretraining) -> InterestEvaluator:
     """
     config = run.generator_config
     everything = None if run.is_ad_log else catalogue_candidates(run.tree.index)
-    num_beams = run.config["evaluation"]["num_beams"]
+    num_beams = run.settings.evaluation.num_beams
     unigram = creative_unigram(run) if config.creatives else None
     return InterestEvaluator(config, run.catalogue, everything, num_beams, run.loss_tree, unigram)
 

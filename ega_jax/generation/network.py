@@ -8,6 +8,7 @@ across slots, so that a slate's creatives can all be chosen at once when its POI
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import chex
 import jax
@@ -17,23 +18,44 @@ from flax import struct
 from jax import lax
 
 from ega_jax.generation.transformer import Block, KeysValues, Mlp, embedding, linear, row_wise_dot
+from ega_jax.setting import DTYPES, setting
 from ega_jax.types import Catalogue, SessionSizes
 
 
 @dataclasses.dataclass(frozen=True)
-class GeneratorConfig(SessionSizes):
-    """Sizes of the generator; letters are those of the legend in `types.py`."""
+class NetworkSettings:
+    """Sizes that every network with attention has."""
 
-    width: int = 128  # D
+    width: int = setting(64, at_least=1)  # D
+    num_heads: int = setting(8, at_least=1)  # Of the attention; they divide the width.
+    hidden: int = setting(128, at_least=1)  # Width of the hidden layers of perceptrons.
+    dtype: str = setting("float32", choices=DTYPES)  # Of the computation; parameters are float32.
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Heads that do not divide the width."""
+        if self.width % self.num_heads:
+            yield "num_heads", f"{self.num_heads} heads do not divide a width of {self.width}"
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorSettings(NetworkSettings):
+    """The group `generator`."""
+
+    width: int = 128
     num_heads: int = 4
     hidden: int = 512
-    encoder_blocks: int = 3
-    decoder_blocks: int = 3
+    encoder_blocks: int = setting(3, at_least=1)
+    decoder_blocks: int = setting(3, at_least=1)
+    multi_token: bool = setting(True)  # False: creatives are predicted apart (EGA-mtp).
+    dropout_rate: float = setting(0.0, at_least=0, below=1)
+    history_dropout: float = setting(0.0, at_least=0, below=1)  # Share of behaviours left out.
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratorConfig(GeneratorSettings, SessionSizes):
+    """Sizes of the generator; letters are those of the legend in `types.py`."""
+
     creatives: bool = True
-    multi_token: bool = True  # False: creatives are predicted apart (the ablation EGA-mtp).
-    dropout_rate: float = 0.0
-    history_dropout: float = 0.0  # Share of the history's behaviours left out in training.
-    dtype: str = "float32"  # Of the computation; parameters are float32.
 
 
 @struct.dataclass

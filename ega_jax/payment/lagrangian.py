@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from ega_jax.errors import UserError
 from ega_jax.payment import network, regret
 from ega_jax.payment.network import PaymentConfig
 from ega_jax.payment.regret import Table
+from ega_jax.setting import setting
 from ega_jax.types import LossFn, Metrics, Params
 
 REGRETS = ("rerun", "soft")
@@ -35,21 +37,21 @@ class LagrangianConfig:
     from J + 1 times the data; the revenue it maximises is that of bids spread as the reports are.
 
     Raises:
-      ValueError: `regret` is not one of `REGRETS`.
+      UserError: `regret` is not one of `REGRETS`.
     """
 
-    rho: float = 10.0  # penalty of the squared regret, at the start.
-    rho_growth: float = 1.0  # factor per update of the multipliers.
-    rho_max: float = 1000.0
-    multiplier_init: float = 20.0
-    update_every: int = 10  # steps between two updates of the multipliers.
-    regret: str = "rerun"  # one of REGRETS; "soft" counts exposure as clicks, for studies.
-    sampled: int = 0  # misreports drawn per step from those in the table; 0 takes all.
-    every_report: bool = True  # counts each report as the truth of one more advertiser.
+    rho: float = setting(10.0, above=0)  # Penalty of the squared regret, at the start.
+    rho_growth: float = setting(1.0, above=0)  # Factor per update of the multipliers.
+    rho_max: float = setting(1000.0, above=0)
+    multiplier_init: float = setting(20.0, at_least=0)
+    update_every: int = setting(10, at_least=1)  # Steps between two updates of the multipliers.
+    regret: str = setting("rerun", choices=REGRETS)  # "soft" counts exposure as clicks.
+    sampled: int = setting(0, at_least=0)  # Misreports drawn per step from the table; 0: all.
+    every_report: bool = setting(True)  # Each report is the true value of one more advertiser.
 
     def __post_init__(self):
         if self.regret not in REGRETS:
-            raise ValueError(f"regret {self.regret!r} is not one of {', '.join(REGRETS)}")
+            raise UserError(f"regret {self.regret!r} is not one of {', '.join(REGRETS)}")
 
 
 @struct.dataclass

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from ega_jax.errors import UserError
+from ega_jax.setting import setting
 from ega_jax.types import Params
 
 HEADS = ("rate", "threshold")
@@ -40,18 +42,18 @@ class Context:
 
 @dataclasses.dataclass(frozen=True)
 class PaymentConfig:
-    """Which head, and its layers; the widths are the paper's.
+    """Which head, and its layers.
 
     Raises:
-      ValueError: the head is not one of `HEADS`.
+      UserError: the head is not one of `HEADS`.
     """
 
-    head: str = "threshold"
-    hidden: tuple[int, ...] = (128, 32, 10)
+    head: str = setting("threshold", choices=HEADS)
+    hidden: tuple[int, ...] = setting((128, 32, 10), at_least=1)  # Widths of its layers.
 
     def __post_init__(self):
         if self.head not in HEADS:
-            raise ValueError(f"payment head {self.head!r} is not one of {', '.join(HEADS)}")
+            raise UserError(f"payment head {self.head!r} is not one of {', '.join(HEADS)}")
 
 
 class Tower(nn.Module):

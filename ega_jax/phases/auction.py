@@ -18,22 +18,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.auction.outcomes import tabulate_request
-from ega_jax.auction.pricing import PricingConfig
+from ega_jax.auction.pricing import PricingConfig, PricingSettings
+from ega_jax.auction.settings import LeverSettings
 from ega_jax.auction.system import Levers, System, check_levers
 from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment import lagrangian, network, regret
-from ega_jax.payment.lagrangian import LagrangianConfig
 from ega_jax.payment.network import PaymentConfig
-from ega_jax.phases.logged import sizes_of
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.phases.reward import items_of, reward_phase
+from ega_jax.phases.settings import PhaseSettings
 from ega_jax.reward.model import RewardConfig
+from ega_jax.reward.network import RewardSettings
+from ega_jax.setting import SYSTEM, free_fields, part_of
 from ega_jax.training.checkpoints import check_workdir
 from ega_jax.training.loop import Phase, train
 from ega_jax.training.mesh import map_rows, unbound
-from ega_jax.training.optimizer import optimizer_of
+from ega_jax.training.settings import LoggedSettings
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.training.tabulation import tabulated
 from ega_jax.types import Params, Request
@@ -45,13 +47,13 @@ class SystemKind:
 
     Attributes:
       train: trains its parameters up to its slates, from the last checkpoints if there are any.
-      changes: fields of the config, by dotted name, that its row in tables sets.
-      check: refuses settings, by dotted name, that the kind cannot take; raises `UserError`.
+      changes: settings, by dotted name, that its row in tables sets.
+      check: refuses settings that the kind cannot take; raises `UserError`.
     """
 
     train: Callable[["AuctionTraining"], System]
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    check: Callable[[Mapping[str, Any]], None] = lambda settings: None
+    check: Callable[[PhaseSettings], None] = lambda settings: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +76,9 @@ class AuctionTraining:
         return self.folder.name
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        """Nested settings, as in `experiments/configs`."""
-        return self.pretraining.config
+    def settings(self) -> PhaseSettings:
+        """Of the whole job."""
+        return self.pretraining.settings
 
     @property
     def dataset(self) -> AdLogDataset:
@@ -100,34 +102,26 @@ class AuctionTraining:
             networks=self.networks,
             pricing=self.pricing_config,
             levers=self.levers,
-            rule=self.config["auction"]["rule"],
+            rule=self.settings.auction.rule,
         )
 
     @property
     def reward_config(self) -> RewardConfig:
         """Sizes of the reward model."""
-        return sizes_of(
-            RewardConfig, self.config["reward"], **self.pretraining.generator_config.shared
-        )
+        own = part_of(self.settings.reward, RewardSettings)
+        return RewardConfig(**self.pretraining.generator_config.shared, **own)
 
     @property
     def pricing_config(self) -> PricingConfig:
         """What is compiled into the prices."""
-        settings = self.config["payment"]
-        return PricingConfig(*(tuple(settings[name]) for name in ("hidden", "probes", "heads")))
+        return PricingConfig(**part_of(self.settings.payment, PricingSettings))
 
     @property
     def levers(self) -> Levers:
-        """The run-time settings that the system is trained and measured with.
-
-        Raises:
-          ValueError: one is out of range.
-        """
-        settings = self.config["allocation"]
-        defaults = Levers()
-        given = {name: settings[name] for name in vars(defaults)}
-        given["max_ads"] = given["max_ads"] or defaults.max_ads
-        return check_levers(defaults, given)
+        """The run-time settings that the system is trained and measured with."""
+        given = part_of(self.settings.allocation, LeverSettings)
+        given["max_ads"] = given["max_ads"] or Levers.max_ads
+        return check_levers(Levers(), given)
 
     @functools.cached_property
     def items(self):
@@ -141,7 +135,7 @@ class AuctionTraining:
         Raises:
           ConfigMismatchError: the workdir's was trained with other settings.
         """
-        settings, seed = self.config["reward"], self.config["seed"]
+        settings, seed = self.settings.reward, self.settings.seed
         phase = reward_phase(self.dataset, self.items, self.reward_config, settings, seed)
         return self.train_shared(phase, "reward", settings)
 
@@ -159,12 +153,15 @@ class AuctionTraining:
           folder: where its checkpoints are kept; by default the system's.
         """
         trained = train(
-            phase, workdir=folder or self.folder, config=self.config, mesh=self.pretraining.mesh
+            phase,
+            workdir=folder or self.folder,
+            config=self.settings.to_dict(),
+            mesh=self.pretraining.mesh,
         ).params
         # Off the mesh: what one phase trained is used beside what another restored.
         return unbound(trained)
 
-    def train_shared(self, phase: Phase, folder: str, settings: Mapping[str, Any]) -> Params:
+    def train_shared(self, phase: Phase, folder: str, settings: LoggedSettings) -> Params:
         """Trains a phase that the systems of a workdir share, in a folder of its own.
 
         Args:
@@ -176,8 +173,11 @@ class AuctionTraining:
           ConfigMismatchError: the folder holds what was trained with other settings.
         """
         place = self.pretraining.workdir / folder
-        shared = {name: self.config[name] for name in ("seed", "data", "tokenizer")}
-        check_workdir(place, shared | {phase.name: settings}, free=("data.path",))
+        config = self.settings.to_dict()
+        shared = {name: config[name] for name in ("seed", "data", "tokenizer")}
+        shared[phase.name] = dataclasses.asdict(settings)
+        free = self.settings.free(SYSTEM) + free_fields(settings, SYSTEM, f"{phase.name}.")
+        check_workdir(place, shared, free)
         return self.train_phase(phase, place)
 
     def sessions(self, split: str, num_sessions: int, batch_size: int) -> grain.IterDataset:
@@ -186,16 +186,16 @@ class AuctionTraining:
             self.dataset,
             split,
             batch_size=batch_size,
-            history_length=self.config["data"]["history_length"],
+            history_length=self.settings.data.history_length,
             max_batches=-(-num_sessions // batch_size),
         )
 
     @functools.cached_property
     def table(self) -> dict[str, np.ndarray]:
         """Outcomes of truth and of sampled misreports in the "align" sessions, made once."""
-        settings = self.config["payment"]
+        settings = self.settings.payment
         system, levers, pricing = self.system, self.levers, self.pricing_config
-        key, num_reports = self.key(5), settings["num_reports"]
+        key, num_reports = self.key(5), settings.num_reports
 
         @jax.jit
         def tabulate(system: System, batch: dict[str, jax.Array], keys: jax.Array):
@@ -205,18 +205,17 @@ class AuctionTraining:
 
             return regret.batch_of(map_rows(one, (request_of(batch), keys)))
 
-        size = settings["tabulated_at_once"]
-        batches = list(self.sessions("align", settings["num_sessions"], size))
+        size = settings.tabulated_at_once
+        batches = list(self.sessions("align", settings.num_sessions, size))
         keys_of = lambda number: jax.random.split(jax.random.fold_in(key, number), size)
         rows_of = lambda number: tabulate(system, batches[number], keys_of(number))
         path = self.folder / "tables" / "payment"
         return tabulated(path, len(batches), size, rows_of)
 
     def _payment_phase(self, head: str) -> Phase:
-        settings, table = self.config["payment"], self.table
+        settings, table = self.settings.payment, self.table
         model = PaymentConfig(head, self.pricing_config.hidden)
-        duals = LagrangianConfig(**settings["lagrangian"])
-        optimizer = optimizer_of(settings)
+        duals, optimizer = settings.lagrangian, settings.optimizer()
         num_slots = table["where"].shape[1]
 
         def init() -> TrainState:
@@ -230,19 +229,19 @@ class AuctionTraining:
             step=make_train_step(lagrangian.payment_loss(model, duals), optimizer, self.key(7)),
             batches=pipeline.array_batches(
                 table,
-                batch_size=settings["batch_size"],
-                seed=self.config["seed"],
+                batch_size=settings.batch_size,
+                seed=self.settings.seed,
                 process_index=jax.process_index(),
                 process_count=jax.process_count(),
             ),
-            num_steps=settings["num_steps"],
-            checkpoint_every=settings["checkpoint_every"],
-            log_every=settings["log_every"],
+            num_steps=settings.num_steps,
+            checkpoint_every=settings.checkpoint_every,
+            log_every=settings.log_every,
         )
 
     def key(self, number: int) -> jax.Array:
         """A random key for each purpose."""
-        return jax.random.fold_in(jax.random.key(self.config["seed"]), number)
+        return jax.random.fold_in(jax.random.key(self.settings.seed), number)
 
 
 def real_rows(batch: Mapping[str, Any]) -> np.ndarray:

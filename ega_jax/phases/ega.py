@@ -7,16 +7,17 @@ import jax
 from jax import lax
 
 from ega_jax.auction import alignment
-from ega_jax.auction.alignment import AlignmentConfig
+from ega_jax.auction.alignment import AlignmentConfig, AlignmentSettings
 from ega_jax.auction.contributions import contributions
 from ega_jax.auction.ega import EGA, EGAConfig
+from ega_jax.auction.settings import SearchSettings, TokenWeights
 from ega_jax.auction.system import Levers
 from ega_jax.data import pipeline
 from ega_jax.generation.decoder import Decoder
 from ega_jax.generation.generator import GeneratorDecoder
 from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.setting import part_of
 from ega_jax.training.loop import Phase
-from ega_jax.training.optimizer import optimizer_of
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import LossFn, Params
 
@@ -26,23 +27,18 @@ S = TypeVar("S", bound=EGA)
 def train_ega(run: AuctionTraining) -> EGA:
     """EGA with its generator aligned by policy gradient (32), or trained in one stage."""
     system = ega_with(run, params={})
-    if run.config["alignment"]["joint_rows"]:
+    if run.settings.alignment.joint_rows:
         params = run.train_phase(_joint_phase(run, system))
         return dataclasses.replace(system, decoder=system.decoder.with_parameters(params))
     system = ega_with(run, run.pretraining.restore_generator())
-    settings = _alignment_config(run, run.config["alignment"]["part"])
+    settings = _alignment_config(run, run.settings.alignment.part)
     return align(run, system, auction_loss(system, settings, run.levers))
 
 
 def ega_with(run: AuctionTraining, params: Params) -> EGA:
     """EGA when its generator has these parameters."""
-    settings = run.config["allocation"]
-    config = EGAConfig(
-        reward=run.reward_config,
-        num_beams=settings["num_beams"],
-        token_bid=settings["token_bid"],
-        scope=settings["scope"],
-    )
+    search = part_of(run.settings.allocation, SearchSettings)
+    config = EGAConfig(reward=run.reward_config, **search)
     decoder = GeneratorDecoder(params, run.pretraining.generator_config)
     return EGA(reward=run.reward, items=run.items, config=config, decoder=decoder)
 
@@ -55,8 +51,7 @@ def align(run: AuctionTraining, system: S, loss: LossFn) -> S:
       system: with the pre-trained generator.
       loss: of the trained part; its variables are all parameters before the alignment.
     """
-    settings = run.config["alignment"]
-    if not settings["num_steps"]:
+    if not run.settings.alignment.num_steps:
         return system
     decoder = system.decoder
     trained = run.train_phase(_alignment_phase(run, decoder, loss))
@@ -64,19 +59,14 @@ def align(run: AuctionTraining, system: S, loss: LossFn) -> S:
 
 
 def _alignment_config(run: AuctionTraining, part: str) -> AlignmentConfig:
-    allocation = run.config["allocation"]
-    return AlignmentConfig(
-        alpha=allocation["alpha"],
-        beta=allocation["beta"],
-        kl_weight=run.config["alignment"]["kl_weight"],
-        part=part,
-    )
+    own = part_of(run.settings.alignment, AlignmentSettings) | {"part": part}
+    return AlignmentConfig(**part_of(run.settings.allocation, TokenWeights), **own)
 
 
 def _alignment_phase(run: AuctionTraining, decoder: Decoder, loss: LossFn) -> Phase:
-    settings = run.config["alignment"]
-    pretrained, trained = decoder.trainable("all"), decoder.trainable(settings["part"])
-    optimizer = optimizer_of(settings)
+    settings = run.settings.alignment
+    pretrained, trained = decoder.trainable("all"), decoder.trainable(settings.part)
+    optimizer = settings.optimizer()
     return Phase(
         name="alignment",
         init=lambda: TrainState.create(trained, optimizer, pretrained),
@@ -84,15 +74,15 @@ def _alignment_phase(run: AuctionTraining, decoder: Decoder, loss: LossFn) -> Ph
         batches=pipeline.train_batches(
             run.dataset,
             "align",
-            batch_size=settings["batch_size"],
-            history_length=run.config["data"]["history_length"],
-            seed=run.config["seed"],
+            batch_size=settings.batch_size,
+            history_length=run.settings.data.history_length,
+            seed=run.settings.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ),
-        num_steps=settings["num_steps"],
-        checkpoint_every=settings["checkpoint_every"],
-        log_every=settings["log_every"],
+        num_steps=settings.num_steps,
+        checkpoint_every=settings.checkpoint_every,
+        log_every=settings.log_every,
     )
 
 
@@ -102,7 +92,7 @@ def _joint_phase(run: AuctionTraining, system: EGA) -> Phase:
     Every step adds the policy gradient on the first rows of its batch to the pre-training loss.
     There is no pre-trained policy: the KL penalty is from the policy itself, and is none.
     """
-    rows = run.config["alignment"]["joint_rows"]
+    rows = run.settings.alignment.joint_rows
     interest = run.pretraining.loss
     auction = auction_loss(system, _alignment_config(run, "all"), run.levers)
 

@@ -1,6 +1,5 @@
 """Models of what users do, trained on the feedback of an ad log."""
 
-import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,25 +11,13 @@ from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.reward import calibration
 from ega_jax.training.loop import Phase
-from ega_jax.training.optimizer import optimizer_of
+from ega_jax.training.settings import LoggedSettings
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import LossFn, Params
 
 Batch = Mapping[str, Any]
 VALIDATION_SESSIONS = 2048  # Of the split "align", measured during training.
 NAMES = {"click_poi": "poi", "click_image": "image", "convert": "conversion"}  # In reports.
-
-
-def sizes_of(kind: type[Any], settings: Mapping[str, Any], **known: int) -> Any:
-    """Sizes of a model, by its settings.
-
-    Args:
-      kind: the dataclass of its sizes.
-      settings: those named like a field of `kind` are taken.
-      **known: fields that data or other models decide.
-    """
-    names = {field.name for field in dataclasses.fields(kind)}
-    return kind(**known, **{name: settings[name] for name in names & settings.keys()})
 
 
 def report(
@@ -79,7 +66,7 @@ def feedback_report(
 def logged_phase(
     name: str,
     dataset: AdLogDataset,
-    settings: Mapping[str, Any],
+    settings: LoggedSettings,
     seed: int,
     *,
     history_length: int,
@@ -93,7 +80,7 @@ def logged_phase(
     Args:
       name: of the phase.
       dataset: an ad log.
-      settings: of the training, and of the optimizer by the names in `OptimizerConfig`.
+      settings: of the training.
       seed: of parameters, order of the sessions and dropout.
       history_length: T of the batches.
       init: makes the parameters.
@@ -104,8 +91,7 @@ def logged_phase(
     shapes = {"history_length": history_length, "exposure_weight": exposure_weight}
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     init_key, step_key = jax.random.split(key)
-    optimizer = optimizer_of(settings)
-    size = settings["batch_size"]
+    optimizer, size = settings.optimizer(), settings.batch_size
     held_out = pipeline.eval_batches(
         dataset,
         "align",
@@ -126,9 +112,9 @@ def logged_phase(
             process_count=jax.process_count(),
             **shapes,
         ),
-        num_steps=settings["num_steps"],
-        checkpoint_every=settings["checkpoint_every"],
-        log_every=settings["log_every"],
+        num_steps=settings.num_steps,
+        checkpoint_every=settings.checkpoint_every,
+        log_every=settings.log_every,
         evaluate=lambda state: evaluate(state.params, held_out),
-        evaluate_every=settings["evaluate_every"],
+        evaluate_every=settings.evaluate_every,
     )

@@ -17,17 +17,20 @@ from jax.experimental import multihost_utils
 from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.data.interactions import with_interactions
-from ega_jax.data.market.config import market_config
 from ega_jax.data.market.logs import write_market
 from ega_jax.data.sequences import SequenceDataset
+from ega_jax.errors import UserError
 from ega_jax.generation import generator
 from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.generation.network import GeneratorSettings
 from ega_jax.generation.pretraining import CodeTree, code_tree, pretraining_loss
-from ega_jax.phases.tokenization import TokenizerSettings, Tokens, tokenize
+from ega_jax.phases.settings import PhaseSettings
+from ega_jax.phases.tokenization import Tokens, tokenize
+from ega_jax.setting import part_of
 from ega_jax.training.checkpoints import PhaseCheckpoints, check_workdir, restore_tree
 from ega_jax.training.loop import Phase, train
 from ega_jax.training.metrics import read_metrics
-from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.optimizer import make_optimizer
 from ega_jax.training.progress import ProgressReport
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Catalogue, LossFn, Params
@@ -53,19 +56,19 @@ class Pretraining:
     run has made it: dataset, tokens, generator.
 
     Attributes:
-      config: nested settings, as in `experiments/configs`.
+      settings: of the whole job.
       workdir: where everything is kept.
       mesh: the devices to train on.
     """
 
-    config: Mapping[str, Any]
+    settings: PhaseSettings
     workdir: Path
     mesh: jax.sharding.Mesh
 
     @property
     def folder(self) -> Path:
         """The dataset's folder: `data.path`, or the workdir's own market."""
-        return Path(self.config["data"]["path"] or self.workdir / "data").expanduser()
+        return Path(self.settings.data.path or self.workdir / "data").expanduser()
 
     @functools.cached_property
     def dataset(self) -> pipeline.Dataset:
@@ -74,22 +77,21 @@ class Pretraining:
         Raises:
           DataError: the folder breaks a rule of its format.
         """
-        data = self.config["data"]
-        if not data["path"]:
+        data = self.settings.data
+        if not data.path:
             if jax.process_index() == 0 and not self.folder.exists():
                 self._make_market()
             multihost_utils.sync_global_devices("market")
         with ProgressReport("validating", 0, 1) as progress:
             return pipeline.open_dataset(
-                self.folder, data["num_slots"] or None, tuple(data["fractions"]), progress.count
+                self.folder, data.num_slots or None, data.fractions, progress.count
             )
 
     def _make_market(self) -> None:
-        market = self.config["data"]["market"]
-        config = market_config(market)
-        with ProgressReport("simulating", 0, config.num_sessions) as progress:
-            sequences = market["sequences"] and Path(market["sequences"]).expanduser()
-            write_market(config, self.folder, sequences or None, progress.count)
+        market = self.settings.data.market
+        with ProgressReport("simulating", 0, market.config.num_sessions) as progress:
+            sequences = Path(market.sequences).expanduser() if market.sequences else None
+            write_market(market.config, self.folder, sequences, progress.count)
 
     @property
     def is_ad_log(self) -> bool:
@@ -101,10 +103,10 @@ class Pretraining:
         """The dataset of an auction.
 
         Raises:
-          ValueError: it holds sequences, which have no auction.
+          UserError: it holds sequences, which have no auction.
         """
         if not isinstance(self.dataset, AdLogDataset):
-            raise ValueError(f"{self.folder} holds sequences; an auction needs an ad log")
+            raise UserError(f"{self.folder} holds sequences; an auction needs an ad log")
         return self.dataset
 
     @functools.cached_property
@@ -122,16 +124,15 @@ class Pretraining:
         }
         check_workdir(self.workdir / "tokenizers", {"data.path": {"embeddings_crc32": known}})
         embeddings = given | {"poi": self._item_embedding()}
-        settings = TokenizerSettings(**self.config["tokenizer"])
         return {
             name: tokenize(
                 name,
                 embedding,
-                settings,
+                self.settings.tokenizer,
                 workdir=self.workdir,
-                config=self.config,
+                config=self.settings.to_dict(),
                 mesh=self.mesh,
-                seed=self.config["seed"],
+                seed=self.settings.seed,
             )
             for name, embedding in embeddings.items()
         }
@@ -140,13 +141,13 @@ class Pretraining:
         """What the POI tokens are made of.
 
         Raises:
-          ValueError: interactions are wanted of an ad log.
+          UserError: interactions are wanted of an ad log.
         """
-        share, dataset = self.config["data"]["interactions"], self.dataset
+        share, dataset = self.settings.data.interactions, self.dataset
         if not share:
             return dataset.item_embedding
         if not isinstance(dataset, SequenceDataset):
-            raise ValueError(f"data.interactions={share} is for sequences; this is an ad log")
+            raise UserError(f"config.data.interactions={share} is for sequences; this is an ad log")
         return with_interactions(dataset, share)
 
     @functools.cached_property
@@ -167,19 +168,19 @@ class Pretraining:
     @property
     def loss_tree(self) -> CodeTree | None:
         """The tree that the likelihood is normalised over, if it is."""
-        return self.tree if self.config["training"]["existing_codes_only"] else None
+        return self.tree if self.settings.training.existing_codes_only else None
 
     @functools.cached_property
     def generator_config(self) -> GeneratorConfig:
         """Sizes of the generator, some of which follow from data and tokens."""
-        settings = TokenizerSettings(**self.config["tokenizer"])
+        data, tokenizer = self.settings.data, self.settings.tokenizer
         return GeneratorConfig(
-            num_codes=settings.num_codes,
-            num_layers=settings.code_layers,
-            num_slots=self.config["data"]["num_slots"] or self.dataset.summary.num_slots,
-            history_length=self.config["data"]["history_length"],
+            num_codes=tokenizer.num_codes,
+            num_layers=tokenizer.code_layers,
+            num_slots=data.num_slots or self.dataset.summary.num_slots,
+            history_length=data.history_length,
             creatives=self.dataset.summary.num_creatives > 0,
-            **self.config["generator"],
+            **part_of(self.settings.generator, GeneratorSettings),
         )
 
     @property
@@ -189,7 +190,7 @@ class Pretraining:
 
     def batches(self, split: str, num_rows: int | None = None) -> grain.IterDataset:
         """A held-out split as batches, or about `num_rows` of its rows, evenly spread."""
-        size = self.config["evaluation"]["batch_size"]
+        size = self.settings.evaluation.batch_size
         max_batches = None if num_rows is None else -(-num_rows // size)
         return pipeline.eval_batches(
             self.dataset, split, batch_size=size, max_batches=max_batches, **self._shapes
@@ -197,20 +198,19 @@ class Pretraining:
 
     @property
     def _shapes(self) -> dict[str, Any]:
-        data = self.config["data"]
         return {
-            "history_length": data["history_length"],
+            "history_length": self.settings.data.history_length,
             "num_slots": self.generator_config.num_slots,
-            "exposure_weight": data["exposure_weight"],
+            "exposure_weight": self.settings.data.exposure_weight,
         }
 
     def _training_batches(self, process_index: int = 0, process_count: int = 1):
         return pipeline.train_batches(
             self.dataset,
             "pretrain" if self.is_ad_log else "train",
-            batch_size=self.config["training"]["batch_size"],
-            sort_by_length=self.config["training"]["sort_by_length"],
-            seed=self.config["seed"],
+            batch_size=self.settings.training.batch_size,
+            sort_by_length=self.settings.training.sort_by_length,
+            seed=self.settings.seed,
             process_index=process_index,
             process_count=process_count,
             **self._shapes,
@@ -220,7 +220,7 @@ class Pretraining:
         """One pass over what the generator trains on; every host sees all of it."""
         if self.is_ad_log:
             return self.batches("pretrain")
-        num_batches = -(-self.dataset.summary.num_rows // self.config["training"]["batch_size"])
+        num_batches = -(-self.dataset.summary.num_rows // self.settings.training.batch_size)
         return Batches(self._training_batches(), num_batches)
 
     def train_generator(self, evaluate=None) -> Params:
@@ -233,7 +233,8 @@ class Pretraining:
           The parameters.
         """
         phase = self.generator_phase(evaluate)
-        return train(phase, workdir=self.workdir, config=self.config, mesh=self.mesh).params
+        config = self.settings.to_dict()
+        return train(phase, workdir=self.workdir, config=config, mesh=self.mesh).params
 
     def samples_per_second(self) -> float:
         """Median speed of the generator's training."""
@@ -248,7 +249,7 @@ class Pretraining:
     @property
     def is_finished(self) -> bool:
         """Whether the generator has had all its steps."""
-        return self.newest_step == self.config["training"]["num_steps"]
+        return self.newest_step == self.settings.training.num_steps
 
     def check_finished(self) -> None:
         """Refuses a workdir without a generator that is trained to its end.
@@ -257,13 +258,13 @@ class Pretraining:
 
         Raises:
           FileNotFoundError: the workdir has none.
-          ValueError: pre-training stopped before its end.
+          UserError: pre-training stopped before its end.
         """
         self._check_begun()
         if not self.is_finished:
-            raise ValueError(
+            raise UserError(
                 f"the generator in {self.workdir} has {self.newest_step} of "
-                f"{self.config['training']['num_steps']} steps: run experiments.pretrain with it"
+                f"{self.settings.training.num_steps} steps: run experiments.pretrain with it"
             )
 
     def _check_begun(self) -> None:
@@ -297,15 +298,14 @@ class Pretraining:
         config, catalogue, optimizer = self.generator_config, self.catalogue, self._optimizer
 
         def init() -> TrainState:
-            key = jax.random.fold_in(jax.random.key(self.config["seed"]), 1)
+            key = jax.random.fold_in(jax.random.key(self.settings.seed), 1)
             return TrainState.create(generator.init(key, config, catalogue), optimizer)
 
         return init
 
     @property
     def _optimizer(self):
-        settings = OptimizerConfig(**self.config["optimizer"])
-        return make_optimizer(settings, self.config["training"]["num_steps"])
+        return make_optimizer(self.settings.optimizer, self.settings.training.num_steps)
 
     @property
     def loss(self) -> LossFn:
@@ -319,18 +319,18 @@ class Pretraining:
           evaluate: see `train_generator`.
           loss: in the form that the training loop takes.
         """
-        training = self.config["training"]
-        key = jax.random.fold_in(jax.random.key(self.config["seed"]), 2)
+        training = self.settings.training
+        key = jax.random.fold_in(jax.random.key(self.settings.seed), 2)
         return Phase(
             name="generator",
             init=self._init,
             step=make_train_step(loss or self.loss, self._optimizer, key),
             batches=self._training_batches(jax.process_index(), jax.process_count()),
-            num_steps=training["num_steps"],
-            checkpoint_every=training["checkpoint_every"],
-            log_every=training["log_every"],
+            num_steps=training.num_steps,
+            checkpoint_every=training.checkpoint_every,
+            log_every=training.log_every,
             evaluate=evaluate and (lambda state: evaluate(state.params)),
-            evaluate_every=training["evaluate_every"],
+            evaluate_every=training.evaluate_every,
         )
 
 

@@ -1,7 +1,6 @@
 """The reward model's phase: what it sees of the items, and its training (sec. 4.2)."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from ega_jax.reward import model
 from ega_jax.reward.losses import reward_loss
 from ega_jax.reward.model import Items, Predictions, RewardConfig
 from ega_jax.training.loop import Phase
+from ega_jax.training.settings import LoggedSettings
 from ega_jax.types import Catalogue, Params
 
 
@@ -33,7 +33,7 @@ def reward_phase(
     dataset: AdLogDataset,
     items: Items,
     config: RewardConfig,
-    settings: Mapping[str, Any],
+    settings: LoggedSettings,
     seed: int,
 ) -> Phase:
     """The phase "reward": training on logged feedback (30).

@@ -13,27 +13,31 @@ from ega_jax.data.pipeline import array_batches
 from ega_jax.quantization import collisions, residual, rqvae, tokenizer
 from ega_jax.quantization.autoencoder import RQVAEConfig
 from ega_jax.quantization.kmeans import KMeansConfig
+from ega_jax.setting import same_as, setting
 from ega_jax.training.checkpoints import is_complete, read_metadata, restore_tree, save_tree
 from ega_jax.training.loop import Phase, train
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.settings import LoopSettings
 from ega_jax.training.state import TrainState, make_train_step
+
+KINDS = ("rqvae", "kmeans")
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSettings:
-    """How a tokenizer is fitted."""
+    """The group `tokenizer`: how a tokenizer is fitted."""
 
-    kind: str = "rqvae"  # One of KINDS.
-    num_layers: int = 3  # C of the quantiser; a disambiguation code comes on top.
-    num_codes: int = 256  # W
-    disambiguate: bool = False  # One more code tells items with the same codes apart.
-    num_iterations: int = 25  # Lloyd steps per layer of k-means.
-    hidden: tuple[int, ...] = (512, 256)  # Widths of the RQ-VAE's encoder.
-    latent: int = 64  # Width that the RQ-VAE quantises.
-    num_steps: int = 2000  # Of the RQ-VAE.
-    batch_size: int = 1024  # Of the RQ-VAE, at most the number of items.
-    learning_rate: float = 1e-3  # Of the RQ-VAE, peak of a cosine.
-    checkpoint_every: int = 1000
+    kind: str = setting("rqvae", choices=KINDS)
+    num_layers: int = same_as(KMeansConfig, "num_layers")  # C, without a disambiguation code.
+    num_codes: int = same_as(KMeansConfig, "num_codes")  # W
+    disambiguate: bool = setting(False)  # One more code tells items with the same codes apart.
+    num_iterations: int = same_as(KMeansConfig, "num_iterations")  # Of k-means.
+    hidden: tuple[int, ...] = same_as(RQVAEConfig, "hidden")  # Widths of the RQ-VAE's encoder.
+    latent: int = same_as(RQVAEConfig, "latent")  # Width that the RQ-VAE quantises.
+    num_steps: int = setting(2000, at_least=1)  # Of the RQ-VAE.
+    batch_size: int = setting(1024, at_least=1)  # Of the RQ-VAE, at most the number of items.
+    learning_rate: float = setting(1e-3, above=0)  # Of the RQ-VAE, peak of a cosine.
+    checkpoint_every: int = same_as(LoopSettings, "checkpoint_every")
 
     @property
     def code_layers(self) -> int:
@@ -41,19 +45,10 @@ class TokenizerSettings:
         return self.num_layers + self.disambiguate
 
     def model(self) -> KMeansConfig | RQVAEConfig:
-        """The config of the tokenizer itself.
-
-        Raises:
-          ValueError: the kind is unknown.
-        """
-        if self.kind not in KINDS:
-            raise ValueError(f"tokenizer kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        """The config of the tokenizer itself."""
         if self.kind == "kmeans":
             return KMeansConfig(self.num_layers, self.num_codes, self.num_iterations)
-        return RQVAEConfig(self.num_layers, self.num_codes, tuple(self.hidden), self.latent)
-
-
-KINDS = ("rqvae", "kmeans")
+        return RQVAEConfig(self.num_layers, self.num_codes, self.hidden, self.latent)
 
 
 @dataclasses.dataclass(frozen=True)

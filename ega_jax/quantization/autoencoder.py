@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ega_jax.quantization.kmeans import KMeansConfig
+from ega_jax.setting import same_as, setting
 from ega_jax.types import Params
 
 
@@ -14,10 +16,11 @@ from ega_jax.types import Params
 class RQVAEConfig:
     """The residual-quantised autoencoder."""
 
-    num_layers: int = 3  # C.
-    num_codes: int = 256  # W.
-    hidden: tuple[int, ...] = (512, 256)  # Widths of the encoder; the decoder mirrors them.
-    latent: int = 64  # L, the width that is quantised.
+    num_layers: int = same_as(KMeansConfig, "num_layers")  # C
+    num_codes: int = same_as(KMeansConfig, "num_codes")  # W
+    # Widths of the encoder; the decoder mirrors them.
+    hidden: tuple[int, ...] = setting((512, 256), at_least=1)
+    latent: int = setting(64, at_least=1)  # L, the width that is quantised.
     commitment: float = 0.25  # Weight of the latent's distance to its codewords.
     decay: float = 0.99  # Of the codebooks' running means, per step.
 

@@ -6,6 +6,8 @@ Once per catalogue, on the host: the groups are ragged and the assignment is a c
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from ega_jax.errors import UserError
+
 
 def resolve(codes: np.ndarray, left: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     """Gives the items under one prefix distinct codes in the last layer.
@@ -44,14 +46,14 @@ def disambiguate(codes: np.ndarray, num_codes: int) -> np.ndarray:
       [n, C + 1] int32 codes, all different.
 
     Raises:
-      ValueError: where more than W items share their codes.
+      UserError: where more than W items share their codes.
     """
     codes = np.asarray(codes, np.int32)
     order, starts = _runs(codes)
     sizes = np.diff(np.append(starts, len(codes)))
     if sizes.max() > num_codes:
         leaf = codes[order[starts[sizes.argmax()]]].tolist()
-        raise ValueError(
+        raise UserError(
             f"{sizes.max()} items share the codes {leaf}; one more layer tells {num_codes} apart"
         )
     number = np.empty(len(codes), np.int32)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ega_jax.quantization import residual
+from ega_jax.setting import setting
 
 WEAK_SHARE = 0.25  # A code with fewer points than this share of the mean starts again.
 STEP_TO_ROW = 0.3  # How far from the middle of its cluster towards the row that it splits off.
@@ -24,9 +25,9 @@ STEP_TO_ROW = 0.3  # How far from the middle of its cluster towards the row that
 class KMeansConfig:
     """Residual k-means."""
 
-    num_layers: int = 3  # C.
-    num_codes: int = 256  # W.
-    num_iterations: int = 25  # Lloyd steps per layer.
+    num_layers: int = setting(3, at_least=1)  # C
+    num_codes: int = setting(256, at_least=2)  # W
+    num_iterations: int = setting(25, at_least=1)  # Lloyd steps per layer.
 
 
 def code_sums(

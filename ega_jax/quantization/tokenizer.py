@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from ega_jax.errors import UserError
 from ega_jax.quantization import autoencoder, collisions, kmeans, residual, rqvae
 from ega_jax.types import Params
 
@@ -38,15 +39,15 @@ def check_embeddings(embeddings: np.ndarray, num_codes: int) -> None:
       num_codes: W.
 
     Raises:
-      ValueError: names the first rule that is broken, and the row.
+      UserError: names the first rule that is broken, and the row.
     """
     if embeddings.ndim != 2 or not embeddings.size:
-        raise ValueError(f"embeddings must be a non-empty [items, width], found {embeddings.shape}")
+        raise UserError(f"embeddings must be a non-empty [items, width], found {embeddings.shape}")
     bad = ~np.isfinite(embeddings).all(axis=1)
     if bad.any():
-        raise ValueError(f"embedding of item {bad.argmax()} is not finite ({bad.sum()} such items)")
+        raise UserError(f"embedding of item {bad.argmax()} is not finite ({bad.sum()} such items)")
     if len(embeddings) < num_codes:
-        raise ValueError(f"{len(embeddings)} items cannot fill {num_codes} codes: lower num_codes")
+        raise UserError(f"{len(embeddings)} items cannot fill {num_codes} codes: lower num_codes")
 
 
 def fit_kmeans(config: kmeans.KMeansConfig, embeddings: np.ndarray, key: jax.Array) -> Tokenizer:
@@ -63,7 +64,7 @@ def fit_kmeans(config: kmeans.KMeansConfig, embeddings: np.ndarray, key: jax.Arr
       The tokenizer.
 
     Raises:
-      ValueError: see `check_embeddings`.
+      UserError: see `check_embeddings`.
     """
     check_embeddings(np.asarray(embeddings), config.num_codes)
     return _fit_kmeans(config, jnp.asarray(embeddings, jnp.float32), key)

@@ -19,22 +19,25 @@ from flax import linen as nn
 from flax import struct
 
 from ega_jax.generation.codes import codes_of, sum_of_codes
+from ega_jax.generation.network import NetworkSettings
 from ega_jax.generation.transformer import Block, embedding, linear, masked_softmax
 from ega_jax.reward.likeness import Likeness
+from ega_jax.setting import setting
 from ega_jax.types import Catalogue, SessionSizes
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardConfig(SessionSizes):
-    """Sizes of the reward model; letters are those of the legend in `types.py`."""
+class RewardSettings(NetworkSettings):
+    """What the reward model itself reads of the group `reward`."""
 
-    width: int = 64  # D
-    num_heads: int = 8
-    hidden: int = 128
-    blocks: int = 1
-    permutation_aware: bool = True  # False: a slot sees no other; the pointwise control.
-    dropout_rate: float = 0.0
-    dtype: str = "float32"  # Of the computation; parameters are float32.
+    blocks: int = setting(1, at_least=1)
+    permutation_aware: bool = setting(True)  # False: a slot sees no other; the pointwise control.
+    dropout_rate: float = setting(0.0, at_least=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardConfig(RewardSettings, SessionSizes):
+    """Sizes of the reward model; letters are those of the legend in `types.py`."""
 
 
 @struct.dataclass

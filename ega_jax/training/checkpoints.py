@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
+from ega_jax.errors import UserError
 from ega_jax.training.files import read_json, replacing
 
 KEPT = 2  # checkpoints of a phase that stay on disk.
 
 
-class CheckpointMismatchError(ValueError):
+class CheckpointMismatchError(UserError):
     """A saved tree does not have the fields, shapes or types that are asked of it."""
 
 
-class ConfigMismatchError(ValueError):
+class ConfigMismatchError(UserError):
     """A workdir was created with another config."""
 
 
@@ -114,7 +116,7 @@ def restore_tree(path: str | os.PathLike, target: Any) -> Any:
     """
     path = Path(path).absolute()
     found = _read_json(path)["fields"]
-    differences = _differences(found, _fields(target))
+    differences = _differences(found, _fields(target), show=str)
     if differences:
         raise CheckpointMismatchError(
             f"{path} does not fit what is being restored:\n" + "\n".join(differences)
@@ -231,23 +233,22 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
     return np.empty(leaf.shape, leaf.dtype)
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat = {}
-    for name, value in config.items():
-        nested = isinstance(value, Mapping) and value
-        flat |= _flatten(value, f"{prefix}{name}.") if nested else {prefix + name: repr(value)}
-    return flat
+def _flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    return flatten_dict(dict(config), keep_empty_nodes=True, sep=".")
 
 
-def _without(fields: Mapping[str, str], free: tuple[str, ...]) -> dict[str, str]:
+def _without(fields: Mapping[str, Any], free: tuple[str, ...]) -> dict[str, Any]:
     groups = tuple(f"{name}." for name in free)
     return {k: v for k, v in fields.items() if k not in free and not k.startswith(groups)}
 
 
-def _differences(found: Mapping[str, str], expected: Mapping[str, str]) -> list[str]:
-    """Names each field that differs, as `field: found X, expected Y`."""
+def _differences(
+    found: Mapping[str, Any], expected: Mapping[str, Any], show: Callable[[Any], str] = repr
+) -> list[str]:
+    """Names each field that differs, as `field: found X, expected Y`; 1 and 1.0 are the same."""
+    shown = lambda fields, name: show(fields[name]) if name in fields else "nothing"
     return [
-        f"  {name}: found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+        f"  {name}: found {shown(found, name)}, expected {shown(expected, name)}"
         for name in sorted(found.keys() | expected.keys())
-        if found.get(name) != expected.get(name)
+        if name not in found or name not in expected or found[name] != expected[name]
     ]

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ega_jax.errors import UserError
+
 if sys.platform != "win32":
     import fcntl
 
@@ -17,12 +19,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON file.
 
     Raises:
-      ValueError: it is none; names the file.
+      UserError: it is none; names the file.
     """
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is no JSON: {error}") from error
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ega_jax.errors import UserError
+
 
 def join_hosts() -> None:
     """Joins the processes of a run on several hosts; call it before any other use of JAX."""
@@ -60,12 +62,12 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
       The global arrays `[B, ...]`, each device holding `B / devices` rows.
 
     Raises:
-      ValueError: a field's rows cannot be split evenly over the devices.
+      UserError: a field's rows cannot be split evenly over the devices.
     """
     for name, value in batch.items():
         rows = value.shape[0] * jax.process_count()
         if rows % mesh.size:
-            raise ValueError(
+            raise UserError(
                 f"batch field {name!r} has {rows} rows, which {mesh.size} devices cannot share "
                 f"evenly: choose a batch size divisible by {mesh.size}"
             )

@@ -1,42 +1,52 @@
 """The optimizer of a phase, from a few settings."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import optax
 
+from ega_jax.errors import UserError
+from ega_jax.setting import setting
 from ega_jax.types import Params
 
 SCHEDULES = ("constant", "cosine")
+_DECAYS = 0.9, 0.999  # Of Adam's moments.
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam with decoupled weight decay; the defaults are the paper's (sec. 5.1)."""
+    """Adam with decoupled weight decay; by default Adam at one learning rate, the paper's."""
 
-    learning_rate: float = 2.4e-3  # peak, after the warm-up.
-    schedule: str = "constant"  # one of SCHEDULES, after the warm-up.
-    warmup_steps: int = 0  # linear from 0.
-    final_fraction: float = 0.0  # of the peak, where the cosine ends.
-    weight_decay: float = 0.0  # per unit of learning rate, on matrices only; 0 is plain Adam.
-    b1: float = 0.9
-    b2: float = 0.999
-    clip_norm: float | None = None  # largest global norm of the gradient.
+    learning_rate: float = setting(2.4e-3, above=0)  # Peak, after the warm-up.
+    schedule: str = setting("constant", choices=SCHEDULES)  # After the warm-up.
+    warmup_steps: int = setting(0, at_least=0)  # Linear from 0.
+    final_fraction: float = setting(0.0, at_least=0, at_most=1)  # Of the peak, at the cosine's end.
+    weight_decay: float = setting(0.0, at_least=0)  # Per unit of learning rate, on matrices only.
+    clip_norm: float | None = setting(None, above=0)  # Largest global norm of the gradient.
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings(OptimizerConfig):
+    """The group `optimizer`: how the generator is pre-trained."""
+
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    final_fraction: float = 0.01
+    clip_norm: float | None = 1.0
 
 
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
     """Returns the learning rate as a function of the step, for a phase of `num_steps`.
 
     Raises:
-      ValueError: the schedule is not one of `SCHEDULES`, or the warm-up leaves no step.
+      UserError: the schedule is not one of `SCHEDULES`, or the warm-up leaves no step.
     """
     if config.schedule not in SCHEDULES:
-        raise ValueError(f"schedule {config.schedule!r} is not one of {', '.join(SCHEDULES)}")
+        raise UserError(f"schedule {config.schedule!r} is not one of {', '.join(SCHEDULES)}")
     remaining = num_steps - config.warmup_steps
     if remaining <= 0:
-        raise ValueError(f"warmup_steps {config.warmup_steps} leaves none of {num_steps} steps")
+        raise UserError(f"warmup_steps {config.warmup_steps} leaves none of {num_steps} steps")
     warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
     if config.schedule == "constant":
         rest = optax.constant_schedule(config.learning_rate)
@@ -49,25 +59,13 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
     """Returns the gradient transformation of a phase of `num_steps` steps."""
     adam = optax.adamw(
         learning_rate_schedule(config, num_steps),
-        b1=config.b1,
-        b2=config.b2,
+        *_DECAYS,
         weight_decay=config.weight_decay,
         mask=_matrices,
     )
     if config.clip_norm is None:
         return adam
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
-
-
-def optimizer_of(settings: Mapping[str, Any]) -> optax.GradientTransformation:
-    """The gradient transformation of a phase whose settings hold those of its optimizer.
-
-    Args:
-      settings: those named like a field of `OptimizerConfig` are taken, and `num_steps`.
-    """
-    names = {field.name for field in dataclasses.fields(OptimizerConfig)} & settings.keys()
-    config = OptimizerConfig(**{name: settings[name] for name in names})
-    return make_optimizer(config, settings["num_steps"])
 
 
 def _matrices(params: Params) -> Params:

@@ -34,6 +34,7 @@ NUM_POIS, CREATIVES = 1000, 4
 EMBEDDINGS = 64, 32
 PRICING = PricingConfig()
 NUM_REPORTS = 10  # J
+NUM_LAYERS = 3  # C
 BATCHES = (1, 8, 32)
 
 
@@ -68,6 +69,7 @@ class Auction:
         items = self._items()
         shared = {
             "num_codes": shape.num_codes,
+            "num_layers": NUM_LAYERS,
             "num_slots": shape.num_slots,
             "history_length": shape.history_length,
         }
@@ -90,7 +92,9 @@ class Auction:
 
     def _items(self) -> Items:
         owned = np.arange(NUM_POIS * CREATIVES, dtype=np.int32).reshape(NUM_POIS, CREATIVES)
-        codes = lambda n: self.rng.integers(0, self.shape.num_codes, (n, 3), dtype=np.int32)
+        codes = lambda n: self.rng.integers(
+            0, self.shape.num_codes, (n, NUM_LAYERS), dtype=np.int32
+        )
         normal = lambda n, e: self.rng.normal(size=(n, e)).astype(np.float32)
         catalogue = Catalogue(*map(jnp.asarray, (codes(NUM_POIS), codes(owned.size), owned)))
         poi, creative = EMBEDDINGS

@@ -10,22 +10,15 @@ import runpy
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from absl import app, flags, logging
 from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
-from ega_jax.data.tables import DataError
-from ega_jax.training.checkpoints import (
-    CheckpointMismatchError,
-    ConfigMismatchError,
-    check_workdir,
-    read_config,
-)
+from ega_jax.errors import UserError
+from ega_jax.setting import unknown_fields
 from ega_jax.training.loop import Interrupted, NonFiniteLossError
 from ega_jax.training.mesh import join_hosts, split_cpu
-from experiments.common.checks import check_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DEFAULT = "market.py:tiny"
@@ -35,35 +28,14 @@ WORKDIR = ("--workdir=", "-workdir=")
 SYSTEM = ("--system=", "-system=")
 FIELD = ("--config.", "-config.")  # and how one that changes a field of it.
 SOUGHT = re.compile(r"--?(config(\.\w+)*|workdir|system)")
-# Groups of fields that pre-training does not read.
-AUCTION = ("reward", "allocation", "alignment", "payment", "one_rec", "cascade", "auction")
-FREE = (  # Fields that may differ from run to run in one workdir.
-    "data.path",
-    "training.checkpoint_every",
-    "training.log_every",
-    "training.evaluate_every",
-    "evaluation",
-    *AUCTION,
-)
-FREE_IN_SYSTEM = (
-    *[name for name in FREE if name not in AUCTION],
-    *[
-        f"auction.{name}"
-        for name in ("rule", "num_sessions", "num_served", "batch_size", "num_losing")
-    ],
-)
-EXPLAINED = (
-    DataError,
-    CheckpointMismatchError,
-    ConfigMismatchError,
+EXPLAINED = (  # What a user can mend; any other error is a bug and shows its traceback.
+    UserError,
     NonFiniteLossError,
     FileNotFoundError,
     FileExistsError,
-    ImportError,
-    ValueError,
 )
 
-_WORKDIR = flags.DEFINE_string(
+flags.DEFINE_string(
     "workdir",
     None,
     "Where results are kept; by default runs/NAME of the config; of commands without a config "
@@ -109,61 +81,11 @@ def check_named(kind: str, named: Iterable[str], valid: Iterable[str]) -> None:
     """Refuses a list of names that is empty or has others than the valid ones.
 
     Raises:
-      ValueError: lists the valid ones.
+      UserError: lists the valid ones.
     """
     named, valid = list(named), list(valid)
     if unknown := sorted(set(named) - set(valid)) or ([] if named else ["named"]):
-        raise ValueError(f"no {kind} {', '.join(unknown)}; there are {', '.join(valid)}")
-
-
-def open_workdir(*groups: str, free: tuple[str, ...] = FREE) -> tuple[dict[str, Any], Path]:
-    """Reads the config flag and binds the workdir to it, but for some fields that are free.
-
-    Args:
-      groups: of fields that the command reads and that not every config has.
-      free: fields that may differ from run to run.
-
-    Returns:
-      The config as a plain dictionary, and the workdir.
-
-    Raises:
-      ConfigMismatchError: the workdir was made with another config.
-      ValueError: a field's value is out of its range, or the config is of another command; no
-        workdir is made.
-    """
-    config = flags.FLAGS.config.to_dict()
-    if missing := [group for group in groups if group not in config]:
-        raise ValueError(
-            f"the config {config['name']} has no fields for this command ({', '.join(missing)}): "
-            "name another with --config; the command's --help shows which"
-        )
-    check_config(config)
-    workdir = Path(_WORKDIR.value or Path("runs") / config["name"]).expanduser().absolute()
-    bind_workdir(workdir, config, free)
-    return config, workdir
-
-
-def bind_workdir(workdir: Path, config: dict[str, Any], free: tuple[str, ...] = FREE) -> None:
-    """Binds a workdir to a config; see `check_workdir`.
-
-    Of the free fields, the groups of `AUCTION` stay in the file as the workdir was made: what one
-    system is trained with is bound to its own folder, and is no default of the next.
-    """
-    made_with = read_config(workdir) if (workdir / "config.json").exists() else {}
-    kept = {name: made_with[name] for name in AUCTION if name in free and name in made_with}
-    check_workdir(workdir, config | kept, free)
-
-
-def find_workdir() -> tuple[dict[str, Any], Path]:
-    """Returns the config that an existing workdir was made with, and the workdir.
-
-    Raises:
-      FileNotFoundError: `--workdir` is not one.
-    """
-    workdir = Path(_WORKDIR.value or Path("runs") / "market-tiny").expanduser().absolute()
-    if not (workdir / "config.json").exists():
-        raise FileNotFoundError(f"{workdir} is not a workdir: run experiments.pretrain first")
-    return read_config(workdir), workdir
+        raise UserError(f"no {kind} {', '.join(unknown)}; there are {', '.join(valid)}")
 
 
 def run(main: Callable[[], None], description: str | None) -> None:
@@ -266,9 +188,7 @@ def _unknown_fields(argv: list[str]) -> str:
     """Names the flags of config fields that do not exist, with all that do; "" if all do."""
     path, _, variant = _config_named(argv).partition(":")
     config = runpy.run_path(path)["get_config"](*filter(None, [variant]))
-    valid = [f"config.{name}" for name in sorted(flatten_dict(config.to_dict(), sep="."))]
-    named = [arg.lstrip("-").partition("=")[0] for arg in argv if arg.startswith(FIELD)]
+    valid = flatten_dict(config.to_dict(), sep=".")
+    named = [arg.partition(".")[2].partition("=")[0] for arg in argv if arg.startswith(FIELD)]
     unknown = [name for name in named if name not in valid]
-    if not unknown:
-        return ""
-    return f"no config field {', '.join(unknown)}; valid fields:\n  " + "\n  ".join(valid)
+    return unknown_fields(unknown, valid) if unknown else ""

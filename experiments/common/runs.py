@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from ega_jax.auction.system import check_levers
+from ega_jax.baselines.settings import Settings
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.auction import judge, systems
 from ega_jax.evaluation.interest import evaluator_of
@@ -17,13 +16,13 @@ from ega_jax.mechanism import TRUTHFUL, Mechanism, mechanism_folder
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.reward.model import RewardConfig
-from ega_jax.systems import training_of
+from ega_jax.setting import SYSTEM
+from ega_jax.systems import check_settings, training_of
 from ega_jax.training.checkpoints import check_workdir, read_config
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.progress import ProgressReport
 from ega_jax.types import Params
-from experiments.common import command
-from experiments.common.checks import check_config
+from experiments.common import workdirs
 
 TEST_ROWS = 20_000  # Most test sessions that the reward model is measured on.
 CURVES = {  # Phase -> what is drawn of it over time, as far as it is measured.
@@ -33,29 +32,26 @@ CURVES = {  # Phase -> what is drawn of it over time, as far as it is measured.
 }
 
 
-def changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with dotted fields set.
+def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Settings with dotted fields set, for a system that can take them.
 
     Raises:
-      KeyError: the config has no such field.
-      ValueError: a value is out of its field's range.
+      UserError: there is no such field, a value is out of its range, or fields do not fit.
     """
-    fields = ConfigDict(config).lock()
-    fields.update_from_flattened_dict(changes)
-    settings = fields.to_dict()
-    check_config(settings)
+    settings = settings.changed(changes)
+    check_settings(settings)
     return settings
 
 
-def pretrained(config: Mapping[str, Any], workdir: Path) -> Pretraining:
-    """The first half of an auction in a workdir bound to a config, run to its end if it is not.
+def pretrained(settings: Settings, workdir: Path) -> Pretraining:
+    """The first half of an auction in a workdir bound to settings, run to its end if it is not.
 
     Raises:
-      ConfigMismatchError: the workdir was made with another config.
-      ValueError: the data are sequences, which have no auction.
+      ConfigMismatchError: the workdir was made with other settings.
+      UserError: the data are sequences, which have no auction.
     """
-    command.bind_workdir(workdir, dict(config))
-    run = Pretraining(config, workdir, data_mesh())
+    workdirs.bind_workdir(workdir, settings)
+    run = Pretraining(settings, workdir, data_mesh())
     _ = run.ad_log
     if not run.is_finished or "test" not in read_results(workdir):
         pretrain(run)
@@ -69,8 +65,9 @@ def pretrain(run: Pretraining) -> dict[str, Any]:
       What was added: `tokenizer`, `test`, `seconds` and `samples_per_second`.
     """
     start = time.perf_counter()
-    settings, measure = run.config["evaluation"], evaluator_of(run)
-    held_out = run.batches(run.validation_split, settings["validation_rows"])
+    measure = evaluator_of(run)
+    rows = run.settings.evaluation.validation_rows
+    held_out = run.batches(run.validation_split, rows)
     params = run.train_generator(lambda params: measure(params, held_out))
     results = {
         "tokenizer": {name: tokens.report for name, tokens in run.tokens.items()},
@@ -89,17 +86,18 @@ def open_system(pretraining: Pretraining, folder: Path) -> AuctionTraining:
     Raises:
       ConfigMismatchError: the folder holds a system of other settings.
     """
-    check_workdir(folder, pretraining.config, command.FREE_IN_SYSTEM)
+    settings = pretraining.settings
+    check_workdir(folder, settings.to_dict(), settings.free(SYSTEM))
     return training_of(pretraining, folder)
 
 
 def find_system(name: str) -> AuctionTraining:
-    """A system of the workdir that the flags name, by its own config, trained and measured.
+    """A system of the workdir that the flags name, by its own settings, trained and measured.
 
     Raises:
       FileNotFoundError: there is none, or its training was not finished.
     """
-    _, workdir = command.find_workdir()
+    _, workdir = workdirs.find_workdir()
     folder = workdir / "systems" / name
     if not (folder / "config.json").exists():
         found = sorted(path.parent.name for path in workdir.glob("systems/*/config.json"))
@@ -111,7 +109,8 @@ def find_system(name: str) -> AuctionTraining:
         raise FileNotFoundError(
             f"{folder} is not trained to its end: run experiments.auction_align first"
         )
-    return training_of(Pretraining(read_config(folder), workdir, data_mesh()), folder)
+    settings = Settings.from_dict(read_config(folder))
+    return training_of(Pretraining(settings, workdir, data_mesh()), folder)
 
 
 def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
@@ -139,7 +138,7 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
 
 def measure_reward(run: AuctionTraining, params: Params, config: RewardConfig) -> dict[str, float]:
     """Scores a reward model on the test sessions, and the true probabilities beside it."""
-    batches = run.sessions("test", TEST_ROWS, run.config["reward"]["batch_size"])
+    batches = run.sessions("test", TEST_ROWS, run.settings.reward.batch_size)
     return evaluate_response(params, config, run.items, batches, truth_of(run))
 
 
@@ -153,7 +152,7 @@ def measure_systems(
     run: AuctionTraining, mechanism: Mechanism, split: str = "test"
 ) -> dict[str, Any]:
     """Scores the allocation under every payment rule, and the exactly truthful mode."""
-    settings, name = run.config["auction"], run.name
+    settings, name = run.settings.auction, run.name
     truth = truth_of(run)
     modes = {name: (mechanism.levers, mechanism.rule)}
     if mechanism.system.judged_truthful:
@@ -161,14 +160,14 @@ def measure_systems(
         modes[f"{name}-{TRUTHFUL}"] = (bid_free, "clarke")
     results: dict[str, Any] = {}
     for mode, (levers, rule) in modes.items():
-        with ProgressReport(f"judging {mode}", 0, settings["num_sessions"]) as progress:
+        with ProgressReport(f"judging {mode}", 0, settings.num_sessions) as progress:
             judged = judge(
                 mechanism,
                 levers,
-                run.sessions(split, settings["num_sessions"], settings["batch_size"]),
+                run.sessions(split, settings.num_sessions, settings.batch_size),
                 truth,
-                settings["num_losing"],
-                lambda done, progress=progress: progress.count(done, settings["num_sessions"]),
+                settings.num_losing,
+                lambda done, progress=progress: progress.count(done, settings.num_sessions),
             )
         priced = systems(judged, mode, rule)
         results |= priced if mode == name else {mode: priced[mode]}

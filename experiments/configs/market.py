@@ -10,7 +10,8 @@ or TPU. Expected results are in docs/results.md.
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import base, choose
+from ega_jax.baselines.settings import Settings
+from experiments.configs.base import choose, flags_of
 
 NARROW = {  # A generator that two CPU cores can train.
     "width": 64,
@@ -103,9 +104,11 @@ LARGE = {
 VARIANTS = {"tiny": TINY, "small": SMALL, "yelp_small": YELP_SMALL, "large": LARGE}
 
 
+def settings(variant: str = "tiny") -> Settings:
+    """Returns the settings of a variant: tiny, small, yelp_small or large."""
+    return Settings(name=f"market-{variant}").changed(choose(variant, VARIANTS))
+
+
 def get_config(variant: str = "tiny") -> ConfigDict:
-    """Returns the config of a variant: tiny, small, yelp_small or large."""
-    settings = choose(variant, VARIANTS)
-    config = base(f"market-{variant}")
-    config.update(settings)
-    return config
+    """Returns the settings of a variant as the flag `--config` takes them."""
+    return flags_of(settings(variant))

@@ -9,11 +9,12 @@ itself is not public; docs/results.md has the paper's results beside ours on the
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import base
+from ega_jax.baselines.settings import Settings
+from experiments.configs.base import flags_of
 
 SAMPLES = {"batch_size": 128, "num_steps": 100_000}  # Of every model that learns from the log.
 FEEDBACK = SAMPLES | {"width": 128, "hidden": 256}  # Of those of users' responses.
-SETTINGS = {
+CHANGES = {
     "data": {"path": "data/ad_log", "history_length": 256, "num_slots": 10},
     "tokenizer": {"num_codes": 1024, "num_steps": 10_000, "batch_size": 4096},
     "generator": {"width": 256, "hidden": 1024, "num_heads": 8, "dtype": "bfloat16"},
@@ -37,9 +38,11 @@ SETTINGS = {
 }
 
 
+def settings() -> Settings:
+    """Returns the settings at the paper's sizes."""
+    return Settings(name="meituan").changed(CHANGES)
+
+
 def get_config() -> ConfigDict:
-    """Returns the config at the paper's sizes."""
-    config = base("meituan")
-    with config.ignore_type():
-        config.update(SETTINGS)
-    return config
+    """Returns these settings as the flag `--config` takes them."""
+    return flags_of(settings())

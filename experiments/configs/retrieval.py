@@ -10,7 +10,8 @@ kNN are those of the highest Recall@10 on validation items (BUILD_NOTES.md).
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import base, choose
+from ega_jax.baselines.retrieval.settings import RetrievalSettings
+from experiments.configs.base import choose, flags_of
 
 VARIANTS = {
     "": {},
@@ -23,41 +24,14 @@ VARIANTS = {
 }
 
 
-def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config of a variant: beauty, yelp, movies or none."""
-    settings = choose(variant, VARIANTS)
-    config = ConfigDict(
-        {
-            "name": f"retrieval-{variant}" if variant else "retrieval",
-            "seed": 0,
-            "data": {"path": "data/sequences", "history_length": 20},  # T
-            "item_knn": {
-                "recency": 0.8,  # Factor per step back in the history.
-                "num_last": 20,  # Items of a history that count.
-            },
-            "sasrec": {
-                "loss": "softmax",  # softmax, or binary with one negative (the paper's).
-                "width": 64,  # D
-                "num_heads": 2,
-                "hidden": 256,
-                "blocks": 2,
-                "dropout_rate": 0.4,
-                "dtype": "float32",  # Of the computation.
-            },
-            "optimizer": base("").optimizer.to_dict() | {"learning_rate": 2e-3},
-            "training": {
-                "batch_size": 128,  # B
-                "num_steps": 3000,
-                "checkpoint_every": 1000,
-                "log_every": 50,
-                "evaluate_every": 500,
-            },
-            "evaluation": {
-                "batch_size": 256,
-                "validation_rows": 4096,  # Measured every `training.evaluate_every` steps.
-                "split": "test",  # Measured at the end.
-            },
-        }
+def settings(variant: str = "") -> RetrievalSettings:
+    """Returns the settings of a variant: beauty, yelp, movies or none."""
+    changes = choose(variant, VARIANTS)
+    return RetrievalSettings(name=f"retrieval-{variant}" if variant else "retrieval").changed(
+        changes
     )
-    config.update(settings)
-    return config
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """Returns the settings of a variant as the flag `--config` takes them."""
+    return flags_of(settings(variant))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ega_jax.errors import UserError
 from ega_jax.training.checkpoints import read_config
 
 
@@ -15,10 +16,10 @@ def get_config(workdir: str = "") -> ConfigDict:
     """Returns the config saved in a workdir.
 
     Raises:
-      ValueError: there is none.
+      UserError: there is none.
     """
     if not (Path(workdir) / "config.json").is_file():
-        raise ValueError(
+        raise UserError(
             f"{workdir or 'no folder'} is not a workdir: run experiments.pretrain first"
         )
     return ConfigDict(_with_tuples(read_config(workdir)))

@@ -11,7 +11,8 @@ docs/results.md.
 
 from ml_collections import ConfigDict
 
-from experiments.configs.base import base, choose
+from ega_jax.baselines.settings import Settings
+from experiments.configs.base import choose, flags_of
 
 DEFAULT = {
     "data": {"path": "data/sequences", "history_length": 12, "num_slots": 4, "interactions": 0.7},
@@ -41,10 +42,13 @@ VARIANTS = {
 }
 
 
+def settings(variant: str = "") -> Settings:
+    """Returns the settings of a variant: beauty, yelp, movies or none."""
+    changes = choose(variant, VARIANTS)
+    name = f"sequences-{variant}" if variant else "sequences"
+    return Settings(name=name).changed(DEFAULT).changed(changes)
+
+
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the config of a variant: beauty, yelp, movies or none."""
-    settings = choose(variant, VARIANTS)
-    config = base(f"sequences-{variant}" if variant else "sequences")
-    config.update(DEFAULT)
-    config.update(settings)
-    return config
+    """Returns the settings of a variant as the flag `--config` takes them."""
+    return flags_of(settings(variant))

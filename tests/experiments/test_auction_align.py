@@ -17,11 +17,12 @@ from tiny_runs import NUM_SLOTS, Flag
 
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import request_of
+from ega_jax.setting import WORKDIR
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, is_complete
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
 from experiments import evaluate, reward_control, sweep
-from experiments.common import command, runs
+from experiments.common import runs, workdirs
 
 FIGURES = {"rpm", "ctr_poi", "ctr_img", "psi", "psi_10", "psi_fine", "psi_all", "ad_share"}
 KILLS = [("reward", 1), ("reward", 5), ("alignment", 3), ("payment_rate", 4)]
@@ -31,7 +32,7 @@ KILLS += [("payment_threshold", 1)]
 def everything(config, workdir):
     """What the three phases have trained, on the host."""
     run = training(config, workdir)
-    return jax.device_get((run.reward, run.aligned, run.networks))
+    return jax.device_get((run.reward, run.system.decoder.params, run.networks))
 
 
 def test_results_hold_the_keys_of_the_contract(finished):
@@ -82,7 +83,7 @@ def test_a_table_without_probes_is_kept(finished, tmp_path):
     """What has no entries cannot be saved, and is there again when the table is restored."""
     config, workdir = finished
     copied(workdir, tmp_path)
-    bare = config | {"payment": config["payment"] | {"probes": ()}}
+    bare = config.changed({"payment.probes": ()})
     made = training(bare, tmp_path).table
     assert made["misreports_reach"].size == 0
     chex.assert_trees_all_equal(training(bare, tmp_path).table, made)
@@ -112,7 +113,7 @@ def test_reward_and_payment_on_four_devices_give_the_losses_of_one(finished, tmp
 def test_the_restored_mechanism_serves_what_was_trained(finished):
     config, workdir = finished
     mechanism, run = Mechanism.restore(workdir), training(config, workdir)
-    chex.assert_trees_all_equal(mechanism.models.generator, run.aligned)
+    chex.assert_trees_all_equal(mechanism.system.decoder.params, run.system.decoder.params)
     chex.assert_trees_all_equal(mechanism.networks, run.networks)
     batch = next(iter(run.sessions("test", 2, 2)))
     for rule in mechanism.choices:
@@ -122,13 +123,13 @@ def test_the_restored_mechanism_serves_what_was_trained(finished):
             bid_of = dict(zip(batch["item"][row].tolist(), batch["bid"][row].tolist(), strict=True))
             for slot, item in enumerate(items.tolist()):
                 assert 0 <= slate.price_per_click[row, slot] <= bid_of[item]
-    assert mechanism.rule == config["auction"]["rule"]
+    assert mechanism.rule == config.auction.rule
 
 
 def test_evaluate_scores_a_saved_system_on_any_split(finished, monkeypatch, capsys):
     config, workdir = finished
     before = json.loads((workdir / "results.json").read_text())
-    monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, workdir))
     for split in ("test", "align"):
         monkeypatch.setattr(evaluate, "_SPLIT", Flag(split))
         with flagsaver.flagsaver(system="ega"):
@@ -146,7 +147,7 @@ def test_evaluate_scores_a_saved_system_on_any_split(finished, monkeypatch, caps
 
 def test_a_sweep_serves_each_point_once(finished, monkeypatch):
     config, workdir = finished
-    monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, workdir))
     settings = {"ALPHAS": [], "BETAS": ["0", "8"], "RULE": "gsp", "SESSIONS": 4}
     for name, value in settings.items():
         monkeypatch.setattr(sweep, f"_{name}", Flag(value))
@@ -177,7 +178,7 @@ def test_a_sweep_serves_each_point_once(finished, monkeypatch):
     ],
 )
 def test_points_that_cannot_be_served_are_named_first(finished, monkeypatch, flag, values, message):
-    monkeypatch.setattr(command, "find_workdir", lambda: finished)
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: finished)
     for name in ("ALPHAS", "BETAS", "BEAMS", "SLOTS", "LAYERS", "CODES"):
         monkeypatch.setattr(sweep, f"_{name}", Flag(values if name == flag else []))
     monkeypatch.setattr(sweep, "_RULE", Flag("gsp"))
@@ -189,7 +190,7 @@ def test_points_that_cannot_be_served_are_named_first(finished, monkeypatch, fla
 
 def test_a_system_that_is_half_trained_is_not_measured(finished, monkeypatch, tmp_path):
     config, workdir = finished
-    monkeypatch.setattr(command, "find_workdir", lambda: (config, tmp_path))
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, tmp_path))
     with pytest.raises(FileNotFoundError, match="holds no system 'ega', but none"):
         runs.find_system("ega")
     (tmp_path / "systems").mkdir()
@@ -210,7 +211,7 @@ def test_one_kind_of_system_does_not_get_the_name_of_another(finished):
 @pytest.mark.slow
 def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypatch):
     config, workdir = finished
-    monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, workdir))
     for name in ("ALPHAS", "BETAS", "SLOTS", "CODES"):
         monkeypatch.setattr(sweep, f"_{name}", Flag([]))
     monkeypatch.setattr(sweep, "_BEAMS", Flag(["2"]))
@@ -242,7 +243,7 @@ def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypat
 @pytest.mark.slow
 def test_the_reward_model_and_its_control_are_trained_once_a_seed(finished, monkeypatch, capsys):
     config, workdir = finished
-    monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, workdir))
     monkeypatch.setattr(reward_control, "_SEEDS", Flag(2))
     reward_control.main()
     known = json.loads((workdir / "results.json").read_text())["reward_control"]
@@ -263,9 +264,7 @@ def files_of(folder):
 @pytest.mark.slow
 def test_a_changed_field_is_refused_in_its_system_and_welcome_in_another(finished):
     config, workdir = finished
-    changed = json.loads(json.dumps(config))
-    changed["alignment"]["num_steps"] = 0
-    changed["allocation"]["beta"] = 9.0
+    changed = config.changed({"alignment.num_steps": 0, "allocation.beta": 9.0})
     before = files_of(workdir / "systems" / "ega")
     with pytest.raises(ConfigMismatchError) as caught:
         align(changed, workdir)
@@ -281,5 +280,5 @@ def test_a_changed_field_is_refused_in_its_system_and_welcome_in_another(finishe
     calm = Mechanism.restore(workdir, "calm")
     assert calm.levers.beta == 9
     unaligned = training(config, workdir).pretraining.restore_generator()
-    chex.assert_trees_all_equal(calm.models.generator, unaligned)
-    check_workdir(workdir, config, command.FREE)
+    chex.assert_trees_all_equal(calm.system.decoder.params, unaligned)
+    check_workdir(workdir, config.to_dict(), config.free(WORKDIR))

@@ -19,7 +19,7 @@ from ega_jax.training.checkpoints import CheckpointMismatchError, ConfigMismatch
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
 from experiments import evaluate, pretrain
-from experiments.common import command, runs
+from experiments.common import runs, workdirs
 
 PHASES = ("rqvae_poi", "rqvae_creative", "generator")
 
@@ -27,7 +27,7 @@ PHASES = ("rqvae_poi", "rqvae_creative", "generator")
 def run_command(module, name, config, workdir):
     """Runs a command on a workdir, with flags at their defaults."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, name, lambda *groups: (json.loads(json.dumps(config)), workdir))
+        patch.setattr(workdirs, name, lambda *_, **__: (config, workdir))
         module.main()
 
 
@@ -99,20 +99,19 @@ def test_evaluate_measures_the_same(finished, capsys):
 
 
 @pytest.mark.parametrize(
-    ("group", "field", "value", "message"),
+    ("field", "value", "message"),
     [
-        ("generator", "width", 16, r"params/begin: found float32\[8\], expected float32\[16\]"),
+        ("generator.width", 16, r"params/begin: found float32\[8\], expected float32\[16\]"),
         (
-            "tokenizer",
-            "num_codes",
+            "tokenizer.num_codes",
             5,
             r"tokenizer/codebooks: found float32\[2, 4, 4\], expected float32\[2, 5, 4\]",
         ),
     ],
 )
-def test_a_checkpoint_of_another_shape_is_named(finished, group, field, value, message):
+def test_a_checkpoint_of_another_shape_is_named(finished, field, value, message):
     config, workdir = finished
-    other = config | {group: config[group] | {field: value}}
+    other = config.changed({field: value})
     with pytest.raises(CheckpointMismatchError, match=message):
         Pretraining(other, workdir, data_mesh()).restore_generator()
 
@@ -122,9 +121,7 @@ def test_tokens_are_of_the_items_that_they_were_made_of(finished, tmp_path):
     folder = tiny_runs.write_ad_log(tmp_path / "moved")
     shutil.copytree(workdir / "tokenizers", tmp_path / "tokenizers")
     tokens_of = lambda path: (
-        Pretraining(
-            config | {"data": config["data"] | {"path": str(path)}}, tmp_path, data_mesh()
-        ).tokens
+        Pretraining(config.changed({"data.path": str(path)}), tmp_path, data_mesh()).tokens
     )
     codes = Pretraining(config, workdir, data_mesh()).tokens["poi"].codes
     np.testing.assert_array_equal(tokens_of(folder)["poi"].codes, codes)
@@ -151,7 +148,7 @@ def test_nothing_is_built_on_a_generator_that_has_steps_to_go(finished, tmp_path
     with pytest.raises(ValueError, match=rf"has {run.newest_step} of {STEPS} steps: run exper"):
         run.restore_generator()
     run_command(evaluate, "find_workdir", config, run.workdir)  # Of a stopped run too.
-    again = runs.pretrained(json.loads(json.dumps(config)), run.workdir)
+    again = runs.pretrained(config, run.workdir)
     chex.assert_trees_all_equal(again.restore_generator(), params_of(config, workdir))
 
 
@@ -209,7 +206,7 @@ def test_public_sequences_without_creatives(tmp_path):
     run = Pretraining(config, tmp_path / "run", data_mesh())
     assert run.generator_config.num_layers == 3
     assert len(np.unique(run.tokens["poi"].codes, axis=0)) == NUM_POIS
-    config["data"]["num_slots"] = 0  # As in the market's config.
+    config = config.changed({"data.num_slots": 0})  # As in the market's config.
     assert Pretraining(config, tmp_path / "run", data_mesh()).generator_config.num_slots == 1
 
 
@@ -217,7 +214,7 @@ def test_unigram_counts_the_codes_of_training_targets(finished):
     """From the log's file: the first 80 % of its rows, a click with weight 1, else .1."""
     config, workdir = finished
     run = Pretraining(config, workdir, data_mesh())
-    log = pq.read_table(f"{config['data']['path']}/sessions/part-0.parquet").to_pydict()
+    log = pq.read_table(f"{config.data.path}/sessions/part-0.parquet").to_pydict()
     counts = np.ones((2, 4))
     for row in range(48):
         shown = zip(log["shown_creative"][row], log["click_poi"][row], strict=True)

@@ -5,12 +5,11 @@ import json
 import pytest
 import tiny_runs
 
-from ega_jax.baselines.retrieval.sasrec import LOSSES, SasrecConfig
+from ega_jax.setting import WORKDIR
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir
 from ega_jax.training.metrics import read_metrics
-from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from experiments import retrieval_baselines
-from experiments.common import command
+from experiments.common import workdirs
 from experiments.configs import retrieval
 
 STEPS = 6
@@ -30,16 +29,15 @@ TINY = {
 
 
 def run(folder, workdir, **groups):
-    config = retrieval.get_config()
-    config.update(TINY)
-    config.update({"data": {"path": str(folder)}, **groups})
+    settings = retrieval.settings().changed(TINY)
+    settings = settings.changed({"data": {"path": str(folder)}, **groups})
 
-    def open_workdir(*_, free):
-        check_workdir(workdir, config.to_dict(), free)
-        return config.to_dict(), workdir
+    def open_workdir(kind):
+        check_workdir(workdir, settings.to_dict(), settings.free(WORKDIR))
+        return settings, workdir
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "open_workdir", open_workdir)
+        patch.setattr(workdirs, "open_workdir", open_workdir)
         retrieval_baselines.main()
     return json.loads((workdir / "results.json").read_text())
 
@@ -96,10 +94,6 @@ def test_an_ad_log_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("variant", retrieval.VARIANTS)
-def test_configs_build_with_settings_that_exist(variant):
-    config = retrieval.get_config(variant)
-    sizes = SasrecConfig(num_items=3, **config.sasrec)
-    assert sizes.loss in LOSSES
-    assert sizes.width % sizes.num_heads == 0
-    make_optimizer(OptimizerConfig(**config.optimizer), config.training.num_steps)
-    assert config.data.history_length >= config.item_knn.num_last
+def test_neighbours_count_no_items_beyond_the_history(variant):
+    settings = retrieval.settings(variant)
+    assert settings.data.history_length >= settings.item_knn.num_last

@@ -8,8 +8,9 @@ from absl import flags
 from ml_collections import config_flags
 from tiny_runs import tiny_config
 
+from ega_jax.baselines.settings import Settings
 from ega_jax.training.checkpoints import check_workdir
-from experiments.common import command
+from experiments.common import command, workdirs
 from experiments.configs import market, saved
 
 
@@ -25,12 +26,16 @@ def parsed(*arguments):
     return json.loads(json.dumps(values.config.to_dict()))
 
 
+def as_saved(settings):
+    return json.loads(json.dumps(settings.to_dict()))
+
+
 @pytest.fixture
 def workdir(tmp_path):
     """One of a config unlike the default, and that config."""
     config = tiny_config("data", allocation={"beta": 3.5})
-    check_workdir(tmp_path / "run", config)
-    return tmp_path / "run", json.loads(json.dumps(config))
+    check_workdir(tmp_path / "run", config.to_dict())
+    return tmp_path / "run", as_saved(config)
 
 
 def test_a_workdir_alone_takes_its_config(workdir):
@@ -42,9 +47,9 @@ def test_a_workdir_alone_takes_its_config(workdir):
 
 def test_what_one_system_is_trained_with_is_no_default_of_the_next(workdir):
     folder, config = workdir
-    moved = config | {"data": config["data"] | {"path": "elsewhere"}}
-    command.bind_workdir(folder, moved | {"allocation": config["allocation"] | {"beta": 8.0}})
-    assert parsed(f"--workdir={folder}") == moved
+    moved = Settings.from_dict(config).changed({"data.path": "/elsewhere"})
+    workdirs.bind_workdir(folder, moved.changed({"allocation.beta": 8.0}))
+    assert parsed(f"--workdir={folder}") == as_saved(moved)
 
 
 def test_fields_of_the_command_line_change_it(workdir):
@@ -61,12 +66,12 @@ def test_fields_of_the_command_line_change_it(workdir):
 def test_a_config_file_goes_before_the_saved_one(workdir):
     folder, _ = workdir
     path = f"{command.CONFIGS / 'market.py'}:tiny"
-    expected = json.loads(json.dumps(market.get_config("tiny").to_dict()))
+    expected = as_saved(market.settings("tiny"))
     assert parsed(f"--workdir={folder}", f"--config={path}") == expected
 
 
 def test_a_new_workdir_takes_the_default(tmp_path):
-    expected = json.loads(json.dumps(market.get_config("tiny").to_dict()))
+    expected = as_saved(market.settings("tiny"))
     assert parsed(f"--workdir={tmp_path / 'new'}") == expected
 
 
@@ -87,7 +92,8 @@ def test_no_workdir_says_what_to_do(tmp_path):
 def test_each_system_keeps_its_own(workdir):
     """Another system's changes, which the workdir's file holds last, are not taken for it."""
     folder, _ = workdir
-    check_workdir(folder / "systems" / "calm", tiny_config("data", allocation={"beta": 9.0}))
+    calm = tiny_config("data", allocation={"beta": 9.0})
+    check_workdir(folder / "systems" / "calm", calm.to_dict())
     calm = parsed(f"--workdir={folder}", "--system=calm")
     assert calm["allocation"]["beta"] == 9.0
     assert parsed(f"--workdir={folder}")["allocation"]["beta"] == 3.5

@@ -24,7 +24,7 @@ def start(workdir, devices, several, **environment):
 def test_two_processes_train_as_two_devices_do(tmp_path):
     config = tiny_runs.tiny_config(tiny_runs.write_ad_log(tmp_path / "log"))
     for name in ("one", "two"):
-        check_workdir(tmp_path / name, config)
+        check_workdir(tmp_path / name, config.to_dict())
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"

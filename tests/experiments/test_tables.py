@@ -2,7 +2,7 @@
 
 import contextlib
 import csv
-import json
+import dataclasses
 import math
 import shutil
 
@@ -13,12 +13,15 @@ import pytest
 from tiny_runs import Flag
 
 from ega_jax.baselines.cascade import cga, cross_dqn, peri_cr
+from ega_jax.baselines.cascade.training import Cascade
 from ega_jax.evaluation.comparison import METRICS, SERVED
 from ega_jax.evaluation.report import read_results
+from ega_jax.phases.auction import AuctionTraining
 from ega_jax.reward import model
+from ega_jax.systems import compared
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config
 from experiments import tables, tune
-from experiments.common import command, runs
+from experiments.common import runs, workdirs
 
 FIGURES = dict.fromkeys(METRICS, 0.5)
 
@@ -26,13 +29,13 @@ FIGURES = dict.fromkeys(METRICS, 0.5)
 def run_command(config, root, monkeypatch, seeds=("0",)):
     """Runs the command as its flags would."""
 
-    def open_workdir(*groups, free):
-        check_workdir(root / "run", config, free)
-        return json.loads(json.dumps(config)), root / "run"
+    def open_workdir(kind, free):
+        check_workdir(root / "run", config.to_dict(), free)
+        return config, root / "run"
 
-    monkeypatch.setattr(command, "open_workdir", open_workdir)
+    monkeypatch.setattr(workdirs, "open_workdir", open_workdir)
     monkeypatch.setattr(tables, "_SEEDS", Flag(list(seeds)))
-    monkeypatch.setattr(tables, "_ONLY", Flag(list(tables.SYSTEMS)))
+    monkeypatch.setattr(tables, "_ONLY", Flag(list(compared())))
     monkeypatch.setattr(tables, "_RESULTS", Flag(str(root / "results")))
     tables.main()
 
@@ -55,7 +58,7 @@ def read(path):
 
 def test_all_systems_are_in_their_tables_with_every_metric(tabulated):
     _, root = tabulated
-    for table, names in tables.TABLES.items():
+    for table, names in ({"table2": ("mca", "gr", "ega")} | tables.TABLES).items():
         rows = read(root / "results" / f"{table}.csv")
         assert [*rows[0]] == ["system", "scorer", "metric", "mean", "low", "high", "seeds"]
         expected = [(name, "model", metric) for name in names for metric in METRICS]
@@ -74,20 +77,30 @@ def test_all_systems_are_in_their_tables_with_every_metric(tabulated):
     assert (root / "results" / "tables.png").stat().st_size > 0
 
 
+def with_kappa(run, kappa):
+    """The same training with another worth of clicks."""
+    settings = run.settings.changed({"allocation.kappa": kappa})
+    pretraining = dataclasses.replace(run.pretraining, settings=settings)
+    return dataclasses.replace(run, pretraining=pretraining)
+
+
 def test_the_auction_and_the_placement_are_taught_by_the_reward_model(tabulated, monkeypatch):
     config, root = tabulated
-    monkeypatch.setattr(command, "find_workdir", lambda: (config, root / "run" / "seed-0"))
-    run, judges = runs.find_system("mca"), {}
-    train = run.train_phase
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, root / "run" / "seed-0"))
+    run, judges = with_kappa(runs.find_system("mca"), 3.0), {}
+    cascade, train = Cascade(run), AuctionTraining.train_phase
     monkeypatch.setattr(
         cga, "cga_phase", lambda *_, judge, kappa, **__: judges.update(cga=judge, kappa=kappa)
     )
     monkeypatch.setattr(
         cross_dqn, "cross_dqn_phase", lambda *_, judge, **__: judges.update(cross_dqn=judge)
     )
-    monkeypatch.setattr(run, "train_phase", lambda phase, at: train(phase, at) if phase else {})
-    run.config["allocation"]["kappa"] = 3.0
-    _ = run.cross_dqn
+    monkeypatch.setattr(
+        AuctionTraining,
+        "train_phase",
+        lambda run, phase, *at: train(run, phase, *at) if phase else {},
+    )
+    _ = cascade.cross_dqn
     assert judges["kappa"] == 3.0
     batch = next(iter(run.sessions("align", 4, 4)))
     slates = np.array([[0, 9, 3], [8, 1, -1], [2, 10, 11], [12, -1, -1]])
@@ -95,7 +108,7 @@ def test_the_auction_and_the_placement_are_taught_by_the_reward_model(tabulated,
     @jax.jit
     def expected(params):
         history = batch["history_poi"], batch["history_creative"]
-        chooser = run.stages.peri_cr, run.stages.peri_cr_config, run.items
+        chooser = cascade.stages.peri_cr, cascade.stages.peri_cr_config, run.items
         creative = peri_cr.choose(*chooser, *history, batch["item"])
         memory = model.encode(params, run.reward_config, run.items, *history, batch["item"])
         there = lambda x: jnp.where(slates >= 0, jnp.take_along_axis(x, slates, axis=1), -1)
@@ -118,11 +131,10 @@ def test_what_is_finished_is_never_repeated_nor_mixed(tabulated, monkeypatch, ca
     before = (root / "results" / "table2.csv").read_text()
     monkeypatch.setattr(tables, "run_system", lambda *_: pytest.fail("run again"))
     run_command(config, root, monkeypatch)
-    count = len(tables.SYSTEMS)
+    count = len(compared())
     assert f"{count} of {count} runs finished" in capsys.readouterr().out
     assert (root / "results" / "table2.csv").read_text() == before
-    config = json.loads(json.dumps(config))
-    config["payment"]["num_reports"] = 4
+    config = config.changed({"payment.num_reports": 4})
     with pytest.raises(ConfigMismatchError, match=r"payment\.num_reports"):
         run_command(config, root, monkeypatch)
 
@@ -138,14 +150,14 @@ def test_a_seed_that_another_process_is_at_comes_last(finished, tmp_path, monkey
     monkeypatch.setattr(tables, "run_system", lambda *run: order.append(run[-2:]))
     monkeypatch.setattr(tables, "known", lambda _, *run: {"model": FIGURES} if run in order else {})
     run_command(finished[0], tmp_path, monkeypatch, seeds=("0", "1"))
-    assert order == [(seed, name) for seed in (1, 0) for name in tables.SYSTEMS]
+    assert order == [(seed, name) for seed in (1, 0) for name in compared()]
 
 
 @pytest.mark.slow
 def test_trials_use_what_the_workdir_has(tabulated, monkeypatch, capsys):
     config, root = tabulated
     workdir = root / "run" / "seed-0"
-    monkeypatch.setattr(command, "find_workdir", lambda: (config, workdir))
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, workdir))
     monkeypatch.setattr(
         tune, "TRIALS", {"gr": ({"alignment.num_steps": 1}, {"alignment.num_steps": 0})}
     )
@@ -163,8 +175,7 @@ def test_trials_use_what_the_workdir_has(tabulated, monkeypatch, capsys):
 
 
 def test_tables_without_learned_prices_are_refused(finished, tmp_path, monkeypatch):
-    config = json.loads(json.dumps(finished[0]))
-    config["auction"]["rule"] = "gsp"
+    config = finished[0].changed({"auction.rule": "gsp"})
     with pytest.raises(ValueError, match=r"config\.auction\.rule: .* rate or threshold"):
         run_command(config, tmp_path, monkeypatch)
 

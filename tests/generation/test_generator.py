@@ -49,7 +49,10 @@ same = functools.partial(np.testing.assert_allclose, atol=1e-5)
 
 def test_shapes_at_the_papers_sizes():
     """By abstract evaluation: nothing of this size is allocated."""
-    config = GeneratorConfig(num_codes=1024, width=256, num_heads=8, hidden=1024, dtype="bfloat16")
+    config = GeneratorConfig(
+        num_codes=1024, num_layers=3, num_slots=10, history_length=256, width=256, num_heads=8,
+        hidden=1024, dtype="bfloat16",
+    )  # fmt: skip
     ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
     catalogue = Catalogue(ids(10**6, 3), ids(3 * 10**6, 3), ids(10**6, 5))
     init = functools.partial(generator.init, config=config)

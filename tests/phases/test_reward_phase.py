@@ -8,9 +8,12 @@ from small_market import MARKET, NUM_CODES, NUM_LAYERS, catalogue_of, small_mark
 from ega_jax.data.pipeline import eval_batches
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.phases import reward
-from ega_jax.phases.logged import NAMES, report, sizes_of
+from ega_jax.phases.logged import NAMES, report
+from ega_jax.phases.settings import RewardPhaseSettings
 from ega_jax.reward import calibration
 from ega_jax.reward.model import Predictions, RewardConfig
+from ega_jax.reward.network import RewardSettings
+from ega_jax.setting import part_of
 from ega_jax.training.loop import train
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
@@ -19,12 +22,10 @@ GENERATOR = GeneratorConfig(
     num_codes=NUM_CODES, num_layers=NUM_LAYERS, num_slots=MARKET.num_slots,
     history_length=MARKET.history_length, width=64, num_heads=8,
 )  # fmt: skip
-SETTINGS = {
-    "width": 8, "num_heads": 2, "hidden": 8, "blocks": 1, "permutation_aware": True,
-    "dropout_rate": 0.0, "dtype": "float32", "batch_size": 32, "num_steps": 40,
-    "learning_rate": 1e-2, "schedule": "cosine", "warmup_steps": 2, "clip_norm": 1.0,
-    "checkpoint_every": 20, "log_every": 10, "evaluate_every": 20,
-}  # fmt: skip
+SETTINGS = RewardPhaseSettings(
+    width=8, num_heads=2, hidden=8, batch_size=32, num_steps=40, learning_rate=1e-2,
+    warmup_steps=2, weight_decay=0.0, checkpoint_every=20, log_every=10, evaluate_every=20,
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +37,7 @@ def _broadcasting():
 def the_phase():
     dataset, _ = small_market()
     items = reward.items_of(dataset, catalogue_of(dataset))
-    config = sizes_of(RewardConfig, SETTINGS, **GENERATOR.shared)
+    config = RewardConfig(**part_of(SETTINGS, RewardSettings), **GENERATOR.shared)
     return reward.reward_phase(dataset, items, config, SETTINGS, seed=0)
 
 

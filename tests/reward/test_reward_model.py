@@ -162,7 +162,10 @@ def test_nothing_known_and_nothing_shown_is_finite(params):
 
 def test_shapes_at_the_papers_sizes():
     """By abstract evaluation: 64 slates of a request with 400 candidates."""
-    config = RewardConfig(num_codes=1024, width=128, num_heads=8, blocks=2, dtype="bfloat16")
+    config = RewardConfig(
+        num_codes=1024, num_layers=3, num_slots=10, history_length=256, width=128, num_heads=8,
+        blocks=2, dtype="bfloat16",
+    )  # fmt: skip
     ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)
     real = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     catalogue = Catalogue(ids(10**6, 3), ids(3 * 10**6, 3), ids(10**6, 5))

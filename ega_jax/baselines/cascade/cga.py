@@ -11,7 +11,7 @@ Written for one request; `vmap` it over a batch.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import chex
@@ -25,10 +25,12 @@ from jax import lax
 from ega_jax.auction.alignment import policy_loss, standardise
 from ega_jax.auction.system import pick_each, slate_value
 from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.generation.network import NetworkSettings
 from ega_jax.generation.transformer import Block, linear, row_wise_dot
 from ega_jax.phases.auction import real_rows
 from ega_jax.phases.logged import Batch, logged_phase
 from ega_jax.training.loop import Phase
+from ega_jax.training.settings import LoggedSettings
 from ega_jax.types import IMPOSSIBLE, LossFn, Params
 
 _LEAST = 1e-6  # Quality, and eCPM relative to the request's mean; their logarithms stay finite.
@@ -38,14 +40,25 @@ Judge = Callable[[Batch, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class CGAConfig:
+class JudgedSettings(LoggedSettings):
+    """A stage of the cascade that is trained against the reward model."""
+
+    batch_size: int = 64
+    num_steps: int = 500
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CGAPhaseSettings(NetworkSettings, JudgedSettings):
+    """The group `cascade.cga`: the generator of lists and its training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CGAConfig(NetworkSettings):
     """Sizes of the generator."""
 
-    num_ads: int = 3  # L, the most ads in a list.
-    width: int = 64  # D
-    num_heads: int = 4
-    hidden: int = 128
-    dtype: str = "float32"  # Of the computation; parameters are float32.
+    num_ads: int = dataclasses.field(kw_only=True)  # L, the most ads in a list.
 
 
 @struct.dataclass
@@ -260,7 +273,7 @@ def list_values(
 def cga_phase(
     dataset: AdLogDataset,
     config: CGAConfig,
-    settings: Mapping[str, Any],
+    settings: LoggedSettings,
     seed: int,
     *,
     history_length: int,

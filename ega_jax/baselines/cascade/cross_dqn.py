@@ -11,7 +11,7 @@ Written for one request; `vmap` it over a batch.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import chex
@@ -32,11 +32,14 @@ from ega_jax.baselines.cascade.arrangements import (
     queued,
     taken,
 )
-from ega_jax.baselines.cascade.cga import Ads, money_features
+from ega_jax.baselines.cascade.cga import Ads, JudgedSettings, money_features
 from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.errors import UserError
+from ega_jax.generation.network import NetworkSettings
 from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.generation.transformer import Block, embedding, linear, row_wise_dot
 from ega_jax.phases.logged import Batch, logged_phase
+from ega_jax.setting import setting
 from ega_jax.training.loop import Phase
 from ega_jax.types import IMPOSSIBLE, LossFn, Params
 
@@ -44,21 +47,32 @@ Judge = Callable[[Batch, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossDQNConfig:
+class CrossDQNSettings(NetworkSettings):
+    """What the network itself reads of the group `cascade.cross_dqn`."""
+
+    screen: int = setting(5, at_least=1)  # Slots that are filled at once; divides K.
+    # Of the next screen's value; at 1 the whole slate's reward counts.
+    discount: float = setting(1.0, at_least=0, at_most=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossDQNPhaseSettings(CrossDQNSettings, JudgedSettings):
+    """The group `cascade.cross_dqn`: the network and its training."""
+
+    epsilon: float = setting(0.3, at_least=0, at_most=1)  # Share of actions drawn at random.
+    tau: float = setting(0.01, above=0, at_most=1)  # How far the target network moves per step.
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossDQNConfig(CrossDQNSettings):
     """Sizes of the network, and how far it looks ahead; there are `A = 2 ** screen` actions."""
 
-    num_slots: int = 10  # K
-    screen: int = 5  # Slots that are filled at once; divides K.
-    width: int = 64  # D
-    num_heads: int = 4
-    hidden: int = 128
-    discount: float = 1.0  # Of the next screen's value; at 1 the whole slate's reward counts.
-    dtype: str = "float32"  # Of the computation; parameters are float32.
+    num_slots: int = dataclasses.field(kw_only=True)  # K
 
     def __post_init__(self):
         """Checks that screens fill the slate."""
         if self.num_slots % self.screen:
-            raise ValueError(f"screens of {self.screen} slots do not fill {self.num_slots}")
+            raise UserError(f"screens of {self.screen} slots do not fill {self.num_slots}")
 
     @property
     def num_screens(self) -> int:
@@ -297,7 +311,7 @@ def cross_dqn_loss(
 def cross_dqn_phase(
     dataset: AdLogDataset,
     config: CrossDQNConfig,
-    settings: Mapping[str, Any],
+    settings: CrossDQNPhaseSettings,
     seed: int,
     *,
     history_length: int,
@@ -334,7 +348,7 @@ def cross_dqn_phase(
         reward, requests = totals.sum(0)  # The last batch is filled up with blank rows.
         return {"reward": float(reward / requests)}
 
-    limits = settings["epsilon"], settings["tau"], max_ads, min_gap
+    limits = settings.epsilon, settings.tau, max_ads, min_gap
     phase = logged_phase(
         "cross_dqn",
         dataset,

@@ -20,24 +20,33 @@ from flax import struct
 
 from ega_jax.baselines.cascade.item_embedding import ItemEmbedding
 from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.generation.network import NetworkSettings
 from ega_jax.generation.transformer import KeysValues, embedding, linear
 from ega_jax.phases.logged import logged_phase, report
 from ega_jax.reward.losses import feedback_loss
 from ega_jax.reward.network import Items, Tower
+from ega_jax.setting import setting
 from ega_jax.training.loop import Phase
+from ega_jax.training.settings import LoggedSettings
 from ega_jax.types import LossFn, Params, SessionSizes
 
 
 @dataclasses.dataclass(frozen=True)
-class HSTUConfig(SessionSizes):
-    """Sizes of the ranker; letters are those of the legend in `types.py`."""
+class HSTUSettings(NetworkSettings):
+    """What the ranker itself reads of the group `cascade.hstu`; `hidden` is of its heads."""
 
-    width: int = 64  # D
-    num_heads: int = 4
-    hidden: int = 128  # Of the heads.
-    blocks: int = 2
-    dropout_rate: float = 0.0
-    dtype: str = "float32"  # Of the computation; parameters are float32.
+    blocks: int = setting(1, at_least=1)
+    dropout_rate: float = setting(0.2, at_least=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class HSTUPhaseSettings(HSTUSettings, LoggedSettings):
+    """The group `cascade.hstu`: the ranker and its training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HSTUConfig(HSTUSettings, SessionSizes):
+    """Sizes of the ranker; letters are those of the legend in `types.py`."""
 
 
 @struct.dataclass
@@ -247,14 +256,18 @@ def hstu_loss(config: HSTUConfig, items: Items) -> LossFn:
 
 
 def hstu_phase(
-    dataset: AdLogDataset, items: Items, config: HSTUConfig, settings: Mapping[str, Any], seed: int
+    dataset: AdLogDataset,
+    items: Items,
+    config: HSTUConfig,
+    settings: LoggedSettings,
+    seed: int,
 ) -> Phase:
     """The phase "hstu": trained on logged feedback of "pretrain", measured on "align".
 
     Args:
       dataset: an ad log.
       items: what the ranker sees of its items.
-      config: its sizes; see `logged.sizes_of`.
+      config: its sizes.
       settings: of the training; see `logged.logged_phase`.
       seed: of parameters, order of the sessions and dropout.
     """

@@ -19,25 +19,34 @@ from flax import linen as nn
 
 from ega_jax.baselines.cascade.item_embedding import ItemEmbedding
 from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.generation.network import NetworkSettings
 from ega_jax.generation.transformer import Attention, embedding
 from ega_jax.phases.logged import logged_phase, report
 from ega_jax.reward.losses import feedback_loss
 from ega_jax.reward.network import Items, Tower
+from ega_jax.setting import setting
 from ega_jax.training.loop import Phase
+from ega_jax.training.settings import LoggedSettings
 from ega_jax.types import IMPOSSIBLE, LossFn, Params, SessionSizes
 
 RESPONSES = ("click_poi", "click_image")
 
 
 @dataclasses.dataclass(frozen=True)
-class PeriCRConfig(SessionSizes):
-    """Sizes of the joint model; letters are those of the legend in `types.py`."""
+class PeriCRSettings(NetworkSettings):
+    """What the joint model reads of the group `cascade.peri_cr`; `hidden` is of its towers."""
 
-    width: int = 64  # D
-    num_heads: int = 4
-    hidden: int = 128  # Of the towers.
-    dropout_rate: float = 0.0
-    dtype: str = "float32"  # Of the computation; parameters are float32.
+    dropout_rate: float = setting(0.2, at_least=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PeriCRPhaseSettings(PeriCRSettings, LoggedSettings):
+    """The group `cascade.peri_cr`: the joint model and its training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PeriCRConfig(PeriCRSettings, SessionSizes):
+    """Sizes of the joint model; letters are those of the legend in `types.py`."""
 
 
 class Interest(nn.Module):
@@ -212,7 +221,7 @@ def peri_cr_phase(
     dataset: AdLogDataset,
     items: Items,
     config: PeriCRConfig,
-    settings: Mapping[str, Any],
+    settings: LoggedSettings,
     seed: int,
 ) -> Phase:
     """The phase "peri_cr": trained on logged feedback of "pretrain", measured on "align".
@@ -220,7 +229,7 @@ def peri_cr_phase(
     Args:
       dataset: an ad log.
       items: what the joint model sees of its items.
-      config: its sizes; see `logged.sizes_of`.
+      config: its sizes.
       settings: of the training; see `logged.logged_phase`.
       seed: of parameters, order of the sessions and dropout.
     """

@@ -2,17 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from ega_jax.baselines.cascade.hstu import HSTUConfig, hstu_phase
-from ega_jax.baselines.cascade.peri_cr import PeriCRConfig, peri_cr_phase
+from ega_jax.baselines.cascade.hstu import HSTUConfig, HSTUSettings, hstu_phase
+from ega_jax.baselines.cascade.peri_cr import PeriCRConfig, PeriCRSettings, peri_cr_phase
 from ega_jax.baselines.cascade.tiger import tiger_config, tiger_phase
+from ega_jax.baselines.settings import CascadeSettings, whole
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.phases.auction import AuctionTraining
-from ega_jax.phases.logged import sizes_of
+from ega_jax.setting import part_of
 from ega_jax.training.loop import Phase
-from ega_jax.types import Params, SessionSizes
+from ega_jax.training.settings import LoggedSettings
+from ega_jax.types import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,24 +35,24 @@ class Stages:
     @property
     def hstu_config(self) -> HSTUConfig:
         """Sizes of HSTU."""
-        return self._sizes(HSTUConfig, "hstu")
+        return HSTUConfig(**self._shared, **part_of(self.settings.hstu, HSTUSettings))
 
     @property
     def peri_cr_config(self) -> PeriCRConfig:
         """Sizes of Peri-CR."""
-        return self._sizes(PeriCRConfig, "peri_cr")
+        return PeriCRConfig(**self._shared, **part_of(self.settings.peri_cr, PeriCRSettings))
 
     @functools.cached_property
     def tiger(self) -> Params:
         """The recall's parameters."""
-        settings = self.settings["tiger"]
+        settings = self.settings.tiger
         phase = tiger_phase(
             self.run.dataset,
             self.run.items.catalogue,
             self.tiger_config,
             settings,
             self._seed,
-            self.run.config["data"]["exposure_weight"],
+            self.run.settings.data.exposure_weight,
             self.run.pretraining.loss_tree,
         )
         return self._train(phase, settings)
@@ -58,30 +60,34 @@ class Stages:
     @functools.cached_property
     def hstu(self) -> Params:
         """The ranker's parameters."""
-        return self._train_seeing_items("hstu", hstu_phase, self.hstu_config)
+        return self._train_seeing_items(hstu_phase, self.hstu_config, self.settings.hstu)
 
     @functools.cached_property
     def peri_cr(self) -> Params:
         """The creative chooser's parameters."""
-        return self._train_seeing_items("peri_cr", peri_cr_phase, self.peri_cr_config)
+        return self._train_seeing_items(peri_cr_phase, self.peri_cr_config, self.settings.peri_cr)
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> CascadeSettings:
         """Of the cascade."""
-        return self.run.config["cascade"]
+        return whole(self.run.settings).cascade
 
     @property
     def _seed(self) -> int:
-        return self.run.config["seed"]
+        return self.run.settings.seed
 
-    def _sizes(self, kind: Any, name: str) -> Any:
-        return sizes_of(kind, self.settings[name], **self.run.pretraining.generator_config.shared)
+    @property
+    def _shared(self) -> dict[str, Any]:
+        return self.run.pretraining.generator_config.shared
 
     def _train_seeing_items(
-        self, name: str, phase_of: Callable[..., Phase], config: SessionSizes
+        self,
+        phase_of: Callable[..., Phase],
+        config: HSTUConfig | PeriCRConfig,
+        settings: LoggedSettings,
     ) -> Params:
-        run, settings = self.run, self.settings[name]
-        return self._train(phase_of(run.dataset, run.items, config, settings, self._seed), settings)
+        phase = phase_of(self.run.dataset, self.run.items, config, settings, self._seed)
+        return self._train(phase, settings)
 
-    def _train(self, phase: Phase, settings: Mapping[str, Any]) -> Params:
+    def _train(self, phase: Phase, settings: LoggedSettings) -> Params:
         return self.run.train_shared(phase, f"stages/{phase.name}", settings)

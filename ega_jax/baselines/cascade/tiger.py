@@ -24,9 +24,17 @@ from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.generation.pretraining import CodeTree, slate_nll, weighted_mean
 from ega_jax.phases.logged import logged_phase
 from ega_jax.training.loop import Phase
+from ega_jax.training.settings import LoggedSettings
 from ega_jax.types import Catalogue, LossFn, Params, Sessions
 
 KS = (5, 10)
+
+
+@dataclasses.dataclass(frozen=True)
+class TigerSettings(LoggedSettings):
+    """The group `cascade.tiger`: its training; its sizes are the generator's."""
+
+    weight_decay: float = 0.0
 
 
 def tiger_config(config: GeneratorConfig) -> GeneratorConfig:
@@ -114,7 +122,7 @@ def tiger_phase(
     dataset: AdLogDataset,
     catalogue: Catalogue,
     config: GeneratorConfig,
-    settings: Mapping[str, Any],
+    settings: LoggedSettings,
     seed: int,
     exposure_weight: float,
     tree: CodeTree | None = None,

@@ -11,7 +11,7 @@ from ega_jax.auction.system import pick_each
 from ega_jax.baselines.cascade import cga, cross_dqn
 from ega_jax.baselines.cascade.arrangements import Queues
 from ega_jax.baselines.cascade.cga import Ads, CGAConfig
-from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig
+from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig, CrossDQNSettings
 from ega_jax.baselines.cascade.mca import (
     MCA,
     MCAConfig,
@@ -23,10 +23,13 @@ from ega_jax.baselines.cascade.mca import (
     rank,
 )
 from ega_jax.baselines.cascade.stages import Stages
+from ega_jax.baselines.settings import check_stages, whole
 from ega_jax.errors import UserError
+from ega_jax.generation.network import NetworkSettings
 from ega_jax.phases.auction import AuctionTraining, request_of
-from ega_jax.phases.logged import sizes_of
+from ega_jax.phases.settings import PhaseSettings
 from ega_jax.reward import model as reward_model
+from ega_jax.setting import part_of
 from ega_jax.types import Params
 
 
@@ -35,10 +38,11 @@ def train_mca(run: AuctionTraining) -> MCA:
     return Cascade(run).system
 
 
-def check_mca(settings: Mapping[str, Any]) -> None:
-    """Refuses screens of CrossDQN that do not fill a slate."""
-    slots, screen = settings.get("data.market.num_slots"), settings["cascade.cross_dqn.screen"]
-    if slots and slots % screen:
+def check_mca(settings: PhaseSettings) -> None:
+    """Refuses screens of CrossDQN that do not fill a slate, and training in one stage."""
+    check_stages(settings)
+    slots, screen = settings.data.market.num_slots, whole(settings).cascade.cross_dqn.screen
+    if slots % screen:
         raise UserError(
             f"config.cascade.cross_dqn.screen: screens of {screen} slots do not fill {slots}"
         )
@@ -74,16 +78,18 @@ class Cascade:
     @functools.cached_property
     def config(self) -> MCAConfig:
         """Sizes of all stages; sizes that do not fit are refused before anything is trained."""
-        settings = self.run.config["cascade"]
+        settings = whole(self.run.settings).cascade
         slots = self.run.dataset.summary.num_slots
         return MCAConfig(
             tiger=self.stages.tiger_config,
             hstu=self.stages.hstu_config,
             peri_cr=self.stages.peri_cr_config,
-            cga=sizes_of(CGAConfig, settings["cga"], num_ads=slots),
-            cross_dqn=sizes_of(CrossDQNConfig, settings["cross_dqn"], num_slots=slots),
+            cga=CGAConfig(**part_of(settings.cga, NetworkSettings), num_ads=slots),
+            cross_dqn=CrossDQNConfig(
+                **part_of(settings.cross_dqn, CrossDQNSettings), num_slots=slots
+            ),
             reward=self.run.reward_config,
-            num_recalled=settings["num_recalled"],
+            num_recalled=settings.num_recalled,
         )
 
     @functools.cached_property
@@ -98,8 +104,8 @@ class Cascade:
         phase = cga.cga_phase(
             self.run.dataset,
             self.config.cga,
-            self.run.config["cascade"]["cga"],
-            self.run.config["seed"],
+            whole(self.run.settings).cascade.cga,
+            self.run.settings.seed,
             history_length=self.config.tiger.history_length,
             state_width=self.config.hstu.width,
             view=self._ads,
@@ -115,8 +121,8 @@ class Cascade:
         phase = cross_dqn.cross_dqn_phase(
             self.run.dataset,
             self.config.cross_dqn,
-            self.run.config["cascade"]["cross_dqn"],
-            self.run.config["seed"],
+            whole(self.run.settings).cascade.cross_dqn,
+            self.run.settings.seed,
             history_length=self.config.tiger.history_length,
             state_width=self.config.hstu.width,
             view=self._queues(self.cga),

@@ -6,6 +6,15 @@ import numpy as np
 import scipy.sparse as sp
 
 from ega_jax.data.sequences import SequenceDataset
+from ega_jax.setting import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemKnnSettings:
+    """The group `item_knn`."""
+
+    recency: float = setting(0.8, above=0, at_most=1)  # Factor per step back in the history.
+    num_last: int = setting(20, at_least=1)  # Items of a history that count.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +31,7 @@ class ItemKnn:
     num_last: int  # Items of a history that count.
 
     @classmethod
-    def fit(
-        cls, dataset: SequenceDataset, *, recency: float = 0.8, num_last: int = 20
-    ) -> "ItemKnn":
+    def fit(cls, dataset: SequenceDataset, *, recency: float, num_last: int) -> "ItemKnn":
         """Counts which items the same users took, of the last items for training of each.
 
         The item before the test target is history at test time, but is not counted here: no

@@ -18,29 +18,36 @@ from flax import linen as nn
 from ega_jax.baselines.retrieval.full_ranking import Scores
 from ega_jax.baselines.retrieval.whole_sequences import training_batches
 from ega_jax.data.sequences import SequenceDataset
+from ega_jax.generation.network import NetworkSettings
 from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.generation.transformer import Block, row_wise_dot
+from ega_jax.setting import setting
 from ega_jax.training.loop import Phase
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
+from ega_jax.training.settings import LoopSettings
 from ega_jax.training.state import TrainState, make_train_step
-from ega_jax.types import LossFn, Params
+from ega_jax.types import Params
 
 LOSSES = ("softmax", "binary")
 
 
 @dataclasses.dataclass(frozen=True)
-class SasrecConfig:
-    """Sizes of the network and its loss."""
+class SasrecSettings(NetworkSettings):
+    """The group `sasrec`: sizes of the network and its loss."""
 
-    num_items: int  # P
-    history_length: int = 20  # T
-    loss: str = "softmax"  # one of LOSSES.
-    width: int = 64  # D
     num_heads: int = 2
     hidden: int = 256
-    blocks: int = 2
-    dropout_rate: float = 0.3  # of the inputs and within the blocks.
-    dtype: str = "float32"  # of the computation; parameters are float32.
+    loss: str = setting("softmax", choices=LOSSES)  # binary: the paper's, with one negative.
+    blocks: int = setting(2, at_least=1)
+    dropout_rate: float = setting(0.4, at_least=0, below=1)  # Of inputs and within the blocks.
+
+
+@dataclasses.dataclass(frozen=True)
+class SasrecConfig(SasrecSettings):
+    """Sizes of the network and its loss; letters are those of the legend in `types.py`."""
+
+    num_items: int = dataclasses.field(kw_only=True)  # P
+    history_length: int = dataclasses.field(kw_only=True)  # T
 
 
 class Sasrec(nn.Module):
@@ -118,14 +125,8 @@ def draw_negatives(key: chex.PRNGKey, sequence: jax.Array, num_items: int) -> ja
     return jnp.where(taken, -1, drawn)
 
 
-def sasrec_loss(config: SasrecConfig) -> LossFn:
-    """The loss of the phase, in the form that the training loop takes.
-
-    Raises:
-      ValueError: there is no such loss.
-    """
-    if config.loss not in LOSSES:
-        raise ValueError(f"loss {config.loss!r} is not one of {', '.join(LOSSES)}")
+def sasrec_loss(config: SasrecConfig) -> Callable:
+    """The loss of the phase, in the form that the training loop takes."""
 
     def loss(params: Params, variables, batch: Mapping[str, jax.Array], key: chex.PRNGKey):
         history = batch["history_poi"]
@@ -151,9 +152,10 @@ def sasrec_phase(
     dataset: SequenceDataset,
     config: SasrecConfig,
     optimizer: OptimizerConfig,
-    training: Mapping[str, Any],
+    training: LoopSettings,
     seed: int,
     evaluate: Callable[[Params], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
 ) -> Phase:
     """Training on the items for training.
 
@@ -161,16 +163,16 @@ def sasrec_phase(
       dataset: interaction sequences.
       config: of the network.
       optimizer: its settings.
-      training: `batch_size`, `num_steps`, `checkpoint_every`, `log_every`, `evaluate_every`.
+      training: batches, steps and checkpoints.
       seed: of parameters, order, dropout and negatives.
-      evaluate: measures parameters on held-out items, every `evaluate_every` steps.
+      evaluate: measures parameters on held-out items.
+      evaluate_every: steps.
     """
     init_key, step_key = jax.random.split(jax.random.key(seed))
-    transformation = make_optimizer(optimizer, training["num_steps"])
-    settings = dict(training)
+    transformation = make_optimizer(optimizer, training.num_steps)
     batches = training_batches(
         dataset,
-        batch_size=settings.pop("batch_size"),
+        batch_size=training.batch_size,
         history_length=config.history_length,
         seed=seed,
     )
@@ -180,7 +182,10 @@ def sasrec_phase(
         step=make_train_step(sasrec_loss(config), transformation, step_key),
         batches=batches,
         evaluate=evaluate and (lambda state: evaluate(state.params)),
-        **settings,
+        evaluate_every=evaluate_every,
+        num_steps=training.num_steps,
+        checkpoint_every=training.checkpoint_every,
+        log_every=training.log_every,
     )
 
 

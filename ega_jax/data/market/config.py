@@ -1,14 +1,45 @@
 """The shape of an ad market: everything that decides what a log contains."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+
+from ega_jax.errors import UserError
+from ega_jax.setting import NOTHING, setting
 
 WORLDS = ("synthetic", "yelp")
+SIZE_NAMES = ("tiny", "small", "large")
 
 
 @dataclasses.dataclass(frozen=True)
-class MarketConfig:
+class MarketOrigin:
+    """Where a market comes from, whatever its size."""
+
+    world: str = setting("synthetic", choices=WORLDS)  # yelp: real POIs and visits.
+    seed: int = setting(0, at_least=0)  # Of all that is drawn.
+
+
+@dataclasses.dataclass(frozen=True)
+class MarketSettings(MarketOrigin):
+    """The group `data.market`."""
+
+    size: str = setting("tiny", choices=SIZE_NAMES)
+    # World yelp: the folder of the public sequences; not read again once the market is made.
+    sequences: str = setting("", binds=NOTHING)
+    num_slots: int = setting(0, at_least=0)  # K; 0: as the size says.
+
+    @property
+    def config(self) -> "MarketConfig":
+        """The shape of the market.
+
+        Raises:
+          UserError: it could not fill its requests.
+        """
+        size = SIZES[self.size]
+        num_slots = self.num_slots or size.num_slots
+        return dataclasses.replace(size, world=self.world, seed=self.seed, num_slots=num_slots)
+
+
+@dataclasses.dataclass(frozen=True)
+class MarketConfig(MarketOrigin):
     """Sizes and seed of a market; the same config always gives the same log.
 
     `num_categories` and `num_subcategories` shape the synthetic taxonomy only: the world `yelp`
@@ -16,7 +47,6 @@ class MarketConfig:
     `num_pois` POIs (the most visited) and `num_users` users of them.
     """
 
-    world: str = "synthetic"
     num_pois: int = 600
     num_users: int = 2000
     num_sessions: int = 24_000
@@ -32,30 +62,29 @@ class MarketConfig:
     creative_embedding_dim: int = 32
     advertiser_share: float = 0.5  # Share of POIs that buy ads.
     chunk_size: int = 4096  # Sessions simulated at once, each of another user.
-    seed: int = 0
 
     def __post_init__(self):
         """Refuses a market that could not fill its requests."""
         if self.world not in WORLDS:
-            raise ValueError(f"world {self.world!r} is unknown: choose one of {', '.join(WORLDS)}")
+            raise UserError(f"world {self.world!r} is unknown: choose one of {', '.join(WORLDS)}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name not in ("world", "seed") and value <= 0:
-                raise ValueError(f"{field.name} must be positive, got {value}")
+                raise UserError(f"{field.name} must be positive, got {value}")
         if self.num_slots < 2:
-            raise ValueError(f"num_slots must be at least 2, got {self.num_slots}")
+            raise UserError(f"num_slots must be at least 2, got {self.num_slots}")
         if self.num_ads < self.num_slots or self.num_organic < self.num_slots:
-            raise ValueError(
+            raise UserError(
                 f"num_ads ({self.num_ads}) and num_organic ({self.num_organic}) must each be at "
                 f"least num_slots ({self.num_slots})"
             )
         if self.num_advertisers < self.num_ads:
-            raise ValueError(
+            raise UserError(
                 f"num_ads ({self.num_ads}) exceeds the {self.num_advertisers} advertisers among "
                 f"{self.num_pois} POIs"
             )
         if self.num_pois < self.num_ads + self.num_organic:
-            raise ValueError(
+            raise UserError(
                 f"num_pois ({self.num_pois}) is less than num_ads + num_organic "
                 f"({self.num_ads + self.num_organic})"
             )
@@ -89,22 +118,4 @@ LARGE = MarketConfig(
     num_categories=20,
     num_subcategories=20,
 )
-SIZES = {"tiny": TINY, "small": SMALL, "large": LARGE}
-
-
-def market_config(settings: Mapping[str, Any]) -> MarketConfig:
-    """The market that the group `data.market` of a config asks for.
-
-    Args:
-      settings: `size`, `world`, `seed` and `num_slots`; 0 slots: as the size says.
-
-    Raises:
-      ValueError: it could not fill its requests.
-    """
-    size = SIZES[settings["size"]]
-    return dataclasses.replace(
-        size,
-        world=settings["world"],
-        seed=settings["seed"],
-        num_slots=settings["num_slots"] or size.num_slots,
-    )
+SIZES = dict(zip(SIZE_NAMES, (TINY, SMALL, LARGE), strict=True))

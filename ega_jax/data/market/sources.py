@@ -12,6 +12,7 @@ from ega_jax.data.reading import read_lists, read_matrix
 from ega_jax.data.schema import validate
 from ega_jax.data.sequence_rules import open_sequences
 from ega_jax.data.texts import read_tags, read_texts
+from ega_jax.errors import UserError
 
 CATEGORY_NAMES = (
     *("Noodles", "Coffee", "Hotpot", "Bakery", "Barbecue", "Seafood", "Salad", "Pizza"),
@@ -109,11 +110,11 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
 
     Raises:
       DataError: when the folder breaks a rule of its format.
-      ValueError: when it holds an ad log, or no user has enough visits.
+      UserError: when it holds an ad log, or no user has enough visits.
     """
     folder = pathlib.Path(folder)
     if validate(folder).format != "sequences":
-        raise ValueError(f"{folder} holds an ad log; the market world `yelp` takes sequences")
+        raise UserError(f"{folder} holds an ad log; the market world `yelp` takes sequences")
     items = open_items(folder)
     sequences = read_lists(open_sequences(folder), "items", np.int32)
     counts = np.bincount(sequences.values, minlength=items.num_rows)
@@ -122,7 +123,7 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
         sequences.values, sequences.lengths, kept, items.num_rows, config.num_users
     )
     if len(visits.offsets) == 1:
-        raise ValueError(
+        raise UserError(
             f"{folder}/sequences.parquet: no user has {MIN_VISITS} visits to the "
             f"{len(kept)} most visited POIs"
         )

@@ -22,6 +22,7 @@ from ega_jax.data.market.sources import (
     synthetic_source,
     unit,
 )
+from ega_jax.errors import UserError
 
 NUM_FAVOURITES = 3
 MIN_CREATIVES, MAX_CREATIVES = 2, 5
@@ -88,14 +89,14 @@ def make_world(config: MarketConfig, sequences_folder: str | pathlib.Path | None
       The world; its `config` has the numbers of POIs and users really there.
 
     Raises:
-      ValueError: when the world `yelp` has no folder, or too little is in it.
+      UserError: when the world `yelp` has no folder, or too little is in it.
       DataError: when the folder breaks a rule of its format.
     """
     rng = np.random.default_rng(config.seed)
     if config.world == "synthetic":
         source = synthetic_source(config, rng)
     elif sequences_folder is None:
-        raise ValueError("the market world `yelp` needs sequences_folder")
+        raise UserError("the market world `yelp` needs sequences_folder")
     else:
         source = sequences_source(config, sequences_folder)
     if source.visits is not None:

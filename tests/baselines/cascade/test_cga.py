@@ -11,7 +11,7 @@ from small_market import MARKET, small_market
 from tiny_log import fit, shaken
 
 from ega_jax.baselines.cascade import cga
-from ega_jax.baselines.cascade.cga import Ads, CGAConfig, Generator
+from ega_jax.baselines.cascade.cga import Ads, CGAConfig, CGAPhaseSettings, Generator
 from ega_jax.data import pipeline
 from ega_jax.training.loop import train
 from ega_jax.training.mesh import data_mesh
@@ -238,10 +238,10 @@ def test_a_phase_trains_and_is_measured(tmp_path):
         state = jax.nn.one_hot(batch["item"] % F, F)
         return Ads(state, jnp.full(where.shape, 0.1), batch["bid"], where)
 
-    settings = {
-        "batch_size": 32, "num_steps": 6, "learning_rate": 1e-3, "checkpoint_every": 6,
-        "log_every": 2, "evaluate_every": 3,
-    }  # fmt: skip
+    settings = CGAPhaseSettings(
+        batch_size=32, num_steps=6, schedule="constant", warmup_steps=0, clip_norm=None,
+        checkpoint_every=6, log_every=2, evaluate_every=3,
+    )  # fmt: skip
     phase = cga.cga_phase(
         dataset, CONFIG, settings, 0, history_length=MARKET.history_length, state_width=F,
         view=view, judge=lambda batch, lists: jnp.where(lists >= 0, 0.1, 0.0),

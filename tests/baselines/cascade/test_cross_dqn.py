@@ -14,7 +14,7 @@ from tiny_log import shaken
 
 from ega_jax.baselines.cascade import arrangements, cross_dqn
 from ega_jax.baselines.cascade.arrangements import Queues, candidates_of_screen
-from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig
+from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig, CrossDQNPhaseSettings
 from ega_jax.training.loop import train
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
@@ -360,7 +360,7 @@ def test_it_learns_to_wait():
 def test_a_phase_trains_and_is_measured(tmp_path):
     """Where only ads earn, in any slot, the best slates hold as many as they may."""
     dataset, _ = small_market()
-    config = CrossDQNConfig(MARKET.num_slots, screen=1, width=8, num_heads=2, hidden=8)
+    config = CrossDQNConfig(num_slots=MARKET.num_slots, screen=1, width=8, num_heads=2, hidden=8)
 
     def view(batch):
         order = lambda where: jnp.where(
@@ -372,10 +372,10 @@ def test_a_phase_trains_and_is_measured(tmp_path):
         return Queues(state, jnp.full(real.shape, 0.1), 5.0 * is_ad, is_ad, *queues)
 
     judge = lambda batch, slates: 0.5 * jnp.take_along_axis(batch["is_ad"], slates, axis=1)
-    settings = {
-        "batch_size": 32, "num_steps": 30, "learning_rate": 1e-2, "checkpoint_every": 30,
-        "log_every": 5, "evaluate_every": 30, "epsilon": 0.3, "tau": 0.1,
-    }  # fmt: skip
+    settings = CrossDQNPhaseSettings(
+        batch_size=32, num_steps=30, learning_rate=1e-2, schedule="constant", warmup_steps=0,
+        clip_norm=None, checkpoint_every=30, log_every=5, evaluate_every=30, tau=0.1,
+    )  # fmt: skip
     phase = cross_dqn.cross_dqn_phase(
         dataset, config, settings, 0, history_length=MARKET.history_length, state_width=F,
         view=view, judge=judge, max_ads=2, min_gap=1,

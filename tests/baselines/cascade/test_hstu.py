@@ -12,7 +12,7 @@ from ega_jax.baselines.cascade import hstu
 from ega_jax.baselines.cascade.hstu import HSTUConfig, HSTULayer
 from ega_jax.generation.transformer import KeysValues
 
-CONFIG = HSTUConfig(width=8, num_heads=2, blocks=2, **SIZES)
+CONFIG = HSTUConfig(width=8, num_heads=2, blocks=2, dropout_rate=0.0, **SIZES)
 KEY = jax.random.key(0)
 RANK = jax.jit(lambda params, *x: hstu.rank(params, CONFIG, ITEMS, *x))
 LOSS = jax.jit(jax.value_and_grad(hstu.hstu_loss(CONFIG, ITEMS), has_aux=True))

@@ -10,7 +10,7 @@ from tiny_log import ITEMS, SIZES, B, K, N, P, R, T, fit, random_batch, shaken
 from ega_jax.baselines.cascade import peri_cr
 from ega_jax.baselines.cascade.peri_cr import PeriCR, PeriCRConfig
 
-CONFIG = PeriCRConfig(width=8, num_heads=2, **SIZES)
+CONFIG = PeriCRConfig(width=8, num_heads=2, dropout_rate=0.0, **SIZES)
 KEY = jax.random.key(0)
 OWNED = np.asarray(ITEMS.catalogue.poi_creatives)
 SCORE = jax.jit(lambda params, *x: peri_cr.score(params, CONFIG, ITEMS, *x))

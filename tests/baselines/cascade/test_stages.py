@@ -1,6 +1,6 @@
 """What the cascade's stages share: sizes, the loss against the reward model's, the phases."""
 
-import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,32 +10,34 @@ from tiny_log import random_batch
 
 from ega_jax.baselines.cascade.hstu import HSTUConfig, hstu_phase
 from ega_jax.baselines.cascade.peri_cr import PeriCRConfig, peri_cr_phase
+from ega_jax.baselines.cascade.stages import Stages
 from ega_jax.baselines.cascade.tiger import tiger_config, tiger_phase
+from ega_jax.baselines.settings import Settings
 from ega_jax.generation.generator import GeneratorConfig
-from ega_jax.phases import logged
 from ega_jax.phases.reward import items_of
 from ega_jax.reward.losses import feedback_loss
 from ega_jax.training.loop import train
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
+from ega_jax.training.settings import LoggedSettings
 
 GENERATOR = GeneratorConfig(
     num_codes=NUM_CODES, num_layers=NUM_LAYERS, num_slots=MARKET.num_slots,
     history_length=MARKET.history_length, width=8, num_heads=2, hidden=8, encoder_blocks=1,
     decoder_blocks=1,
 )  # fmt: skip
-SETTINGS = {
-    "width": 8, "num_heads": 2, "hidden": 8, "blocks": 1, "batch_size": 32, "num_steps": 40,
-    "learning_rate": 1e-2, "schedule": "cosine", "warmup_steps": 2, "clip_norm": 1.0,
-    "checkpoint_every": 40, "log_every": 10, "evaluate_every": 20,
-}  # fmt: skip
+SIZES = {"width": 8, "num_heads": 2, "hidden": 8, "dropout_rate": 0.0}
+SETTINGS = LoggedSettings(
+    batch_size=32, num_steps=40, learning_rate=1e-2, warmup_steps=2, weight_decay=0.0,
+    checkpoint_every=40, log_every=10, evaluate_every=20,
+)  # fmt: skip
 
 
 def phases():
     dataset, _ = small_market()
     catalogue = catalogue_of(dataset)
     items = items_of(dataset, catalogue)
-    sizes = lambda kind: logged.sizes_of(kind, SETTINGS, **GENERATOR.shared)
+    sizes = lambda kind: kind(**SIZES, **GENERATOR.shared)
     return {
         "hstu": hstu_phase(dataset, items, sizes(HSTUConfig), SETTINGS, seed=0),
         "peri_cr": peri_cr_phase(dataset, items, sizes(PeriCRConfig), SETTINGS, seed=0),
@@ -44,12 +46,14 @@ def phases():
 
 
 def test_sizes_come_from_the_settings_and_where_shared_from_the_generator():
-    found = dataclasses.asdict(logged.sizes_of(HSTUConfig, SETTINGS, **GENERATOR.shared))
-    for name in ("num_codes", "num_layers", "num_slots", "history_length"):
-        assert found[name] == getattr(GENERATOR, name)
-    own = SETTINGS.keys() & found.keys()
-    assert own == {"width", "num_heads", "hidden", "blocks"}
-    assert all(found[name] == SETTINGS[name] for name in own)
+    changes = {"cascade.hstu.width": 24, "cascade.hstu.blocks": 3, "cascade.peri_cr.hidden": 7}
+    pretraining = SimpleNamespace(generator_config=GENERATOR)
+    stages = Stages(SimpleNamespace(pretraining=pretraining, settings=Settings().changed(changes)))
+    for config in (stages.hstu_config, stages.peri_cr_config):
+        assert config.shared == GENERATOR.shared
+    assert (stages.hstu_config.width, stages.hstu_config.blocks) == (24, 3)
+    assert (stages.peri_cr_config.width, stages.peri_cr_config.hidden) == (64, 7)
+    assert stages.hstu_config.dropout_rate == stages.peri_cr_config.dropout_rate == 0.2
 
 
 def test_the_loss_is_of_the_responses_that_are_predicted():

@@ -67,6 +67,8 @@ def test_recall_on_beauty():
     """Near the .060 of a kNN that also counts the item before the target."""
     dataset = pipeline.open_dataset(BEAUTY)
     batches = pipeline.eval_batches(dataset, "test", batch_size=256, history_length=20)
-    figures = full_ranking(ItemKnn.fit(dataset).scores, list(batches))
+    figures = full_ranking(
+        ItemKnn.fit(dataset, recency=RECENCY, num_last=LAST).scores, list(batches)
+    )
     np.testing.assert_allclose(figures["recall@10"], 0.0574, atol=5e-4)
     np.testing.assert_allclose(figures["unseen_recall@10"], 0.0695, atol=5e-4)

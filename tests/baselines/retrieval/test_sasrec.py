@@ -18,6 +18,7 @@ from ega_jax.training.loop import train
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
 from ega_jax.training.optimizer import OptimizerConfig
+from ega_jax.training.settings import LoopSettings
 
 P, T, B = 12, 6, 5
 CONFIG = SasrecConfig(
@@ -141,9 +142,10 @@ def test_it_learns_a_walk_through_the_items(tmp_path, config, num_steps):
         dataset,
         dataclasses.replace(config, dropout_rate=0.1),
         OptimizerConfig(learning_rate=1e-2),
-        {"batch_size": 24, "num_steps": num_steps, "log_every": 50, "evaluate_every": num_steps},
+        LoopSettings(batch_size=24, num_steps=num_steps),
         seed=0,
         evaluate=lambda params: full_ranking(scores_of(params), batches),
+        evaluate_every=num_steps,
     )
     state = train(phase, workdir=tmp_path, config={}, mesh=data_mesh(jax.devices()[:1]))
     records = read_metrics(tmp_path / "metrics" / "sasrec.jsonl")

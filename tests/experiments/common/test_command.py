@@ -10,7 +10,14 @@ import pytest
 import tiny_runs
 from tiny_runs import tiny_config
 
-from ega_jax.training.checkpoints import check_workdir
+from ega_jax.data.tables import DataError
+from ega_jax.errors import UserError
+from ega_jax.training.checkpoints import (
+    CheckpointMismatchError,
+    ConfigMismatchError,
+    check_workdir,
+)
+from ega_jax.training.loop import NonFiniteLossError
 from experiments.common import command
 
 PRETRAIN, EVALUATE = "experiments.pretrain", "experiments.evaluate"
@@ -111,8 +118,8 @@ def test_a_value_out_of_range_makes_no_workdir(tmp_path):
     ("module", "config", "missing"),
     [
         ("experiments.retrieval_baselines", "market.py:tiny", "item_knn, sasrec"),
-        (PRETRAIN, "retrieval.py:beauty", "tokenizer, generator"),
-        ("experiments.tables", "retrieval.py", "auction"),
+        (PRETRAIN, "retrieval.py:beauty", "tokenizer, generator, reward, "),
+        ("experiments.tables", "retrieval.py", "tokenizer, generator, reward, "),
     ],
 )
 def test_a_config_of_another_command_is_refused(tmp_path, module, config, missing):
@@ -120,7 +127,7 @@ def test_a_config_of_another_command_is_refused(tmp_path, module, config, missin
     arguments = [f"--config=experiments/configs/{config}", f"--workdir={workdir}"]
     code, printed = run(module, arguments, tmp_path)
     assert code == 1
-    assert f"has no fields for this command ({missing})" in printed
+    assert f"has no fields for this command ({missing}" in printed
     assert not workdir.exists()
 
 
@@ -134,7 +141,7 @@ def test_no_market_is_made_for_an_auction_without_a_generator(tmp_path):
 
 def test_a_workdir_of_another_config_names_field_found_and_expected(tmp_path):
     workdir = tmp_path / "run"
-    check_workdir(workdir, tiny_config("data"))
+    check_workdir(workdir, tiny_config("data").to_dict())
     (workdir / "metrics").mkdir()
     before = (workdir / "config.json").read_bytes()
     tiny = f"--config={Path(tiny_runs.market.__file__)}:tiny"
@@ -186,3 +193,26 @@ def test_help_shows_every_flag_of_the_command(module, shown):
         assert word in done.stdout
     assert ("--config:" in done.stdout) == ("--config" in shown)
     assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "shown"),
+    [
+        ("user", 1, "error: column 'bid': not a number\n"),
+        ("bug", 1, "ValueError: shapes (3,) and (4,)"),
+        ("import", 1, "ImportError: no module"),
+    ],
+)
+def test_a_mistake_is_one_line_and_a_bug_shows_its_traceback(tmp_path, how, code, shown):
+    found, printed = run("failing_command", [f"--how={how}"], tmp_path)
+    assert found == code
+    assert shown in printed
+    assert ("Traceback" in printed) == (how != "user")
+
+
+def test_errors_that_a_user_can_mend_are_user_errors():
+    assert set(command.EXPLAINED) == {
+        UserError, NonFiniteLossError, FileNotFoundError, FileExistsError,
+    }  # fmt: skip
+    for kind in (DataError, CheckpointMismatchError, ConfigMismatchError):
+        assert issubclass(kind, UserError)

@@ -1,0 +1,64 @@
+"""The whole tree of settings: what the phases read, and what the compared systems do."""
+
+import dataclasses
+
+from ega_jax.baselines.cascade.cga import CGAPhaseSettings
+from ega_jax.baselines.cascade.cross_dqn import CrossDQNPhaseSettings
+from ega_jax.baselines.cascade.hstu import HSTUPhaseSettings
+from ega_jax.baselines.cascade.peri_cr import PeriCRPhaseSettings
+from ega_jax.baselines.cascade.tiger import TigerSettings
+from ega_jax.errors import UserError
+from ega_jax.phases.settings import PhaseSettings
+from ega_jax.setting import SYSTEM, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class OneRecSettings:
+    """The group `one_rec`; the other settings of OneRec are those of the alignment."""
+
+    strength: float = setting(0.1, above=0)  # How much a preference may move the policy (DPO).
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeSettings:
+    """The group `cascade`: the stages of MCA, some of which GR uses too."""
+
+    num_recalled: int = setting(20, at_least=1)  # Ads that TIGER lets through.
+    tiger: TigerSettings = setting(TigerSettings())
+    hstu: HSTUPhaseSettings = setting(HSTUPhaseSettings())
+    peri_cr: PeriCRPhaseSettings = setting(PeriCRPhaseSettings())
+    cga: CGAPhaseSettings = setting(CGAPhaseSettings())
+    cross_dqn: CrossDQNPhaseSettings = setting(CrossDQNPhaseSettings())
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(PhaseSettings):
+    """The settings of a workdir and its systems; configs and commands build it.
+
+    It stands after the models that read its groups, and before `ega_jax.systems`, which checks
+    the settings that depend on the kind of system.
+    """
+
+    one_rec: OneRecSettings = setting(OneRecSettings(), binds=SYSTEM)
+    cascade: CascadeSettings = setting(CascadeSettings(), binds=SYSTEM)
+
+
+def whole(settings: PhaseSettings) -> Settings:
+    """The settings as a baseline needs them.
+
+    Raises:
+      TypeError: they are those of the phases alone.
+    """
+    if not isinstance(settings, Settings):
+        raise TypeError(f"baselines read Settings, found {type(settings).__name__}")
+    return settings
+
+
+def check_stages(settings: PhaseSettings) -> None:
+    """Refuses training in one stage, for the systems that cannot.
+
+    Raises:
+      UserError: `alignment.joint_rows` is not 0.
+    """
+    if settings.alignment.joint_rows:
+        raise UserError("config.alignment.joint_rows: EGA alone trains in one stage: set it 0")
