@@ -126,7 +126,9 @@ class AuctionTraining:
     @functools.cached_property
     def items(self):
         """What reward model and allocation know of the items."""
-        return items_of(self.dataset, self.pretraining.catalogue)
+        tokens = self.pretraining.tokens
+        fitted = [tokens[name].num_fitted for name in ("poi", "creative") if name in tokens]
+        return items_of(self.dataset, self.pretraining.catalogue, (*fitted, None)[:2])
 
     @functools.cached_property
     def reward(self) -> Params:

@@ -35,12 +35,47 @@ def resolve(codes: np.ndarray, left: np.ndarray, codebook: np.ndarray) -> np.nda
     return resolved
 
 
-def disambiguate(codes: np.ndarray, num_codes: int) -> np.ndarray:
+def resolve_beside(
+    known: np.ndarray, codes: np.ndarray, left: np.ndarray, codebook: np.ndarray
+) -> np.ndarray:
+    """Gives new items distinct codes in the last layer, beside items whose codes stay.
+
+    As `resolve`, over the codewords that no known item of the prefix has. Where none is left, new
+    items keep their nearest code, and collide.
+
+    Args:
+      known: [P, C] int codes that stay.
+      codes: [n, C] int nearest codes of the new items.
+      left: [n, E] what the last layer was given for them.
+      codebook: [W, E] codewords of the last layer.
+
+    Returns:
+      [n, C] int32 codes.
+    """
+    resolved, num_codes = np.array(codes, np.int32), len(codebook)
+    known_prefix, prefix = (_numbers(x[:, :-1], num_codes) for x in (known, resolved))
+    norm = np.sum(codebook**2, axis=-1)
+    for number in np.unique(prefix):
+        items = np.flatnonzero(prefix == number)
+        taken = known[known_prefix == number, -1]
+        free = np.setdiff1d(np.arange(num_codes), taken)
+        last = resolved[items, -1]
+        if not np.isin(last, taken).any() and np.unique(last).size == last.size:
+            continue
+        given = left[items]
+        distance = np.sum(given**2, axis=-1)[:, None] - 2 * given @ codebook.T + norm
+        rows, columns = linear_sum_assignment(distance[:, free])
+        resolved[items[rows], -1] = free[columns]
+    return resolved
+
+
+def disambiguate(codes: np.ndarray, num_codes: int, known: np.ndarray | None = None) -> np.ndarray:
     """Adds a layer that numbers the items of a leaf, so that codes name the item.
 
     Args:
       codes: [n, C] int.
       num_codes: W.
+      known: [P, C + 1] int codes of items that are numbered already; new numbers follow theirs.
 
     Returns:
       [n, C + 1] int32 codes, all different.
@@ -49,16 +84,23 @@ def disambiguate(codes: np.ndarray, num_codes: int) -> np.ndarray:
       UserError: where more than W items share their codes.
     """
     codes = np.asarray(codes, np.int32)
-    order, starts = _runs(codes)
-    sizes = np.diff(np.append(starts, len(codes)))
+    known = np.empty((0, codes.shape[1] + 1), np.int32) if known is None else known
+    every = np.concatenate([known[:, :-1], codes])  # Known items come first in their leaves.
+    order, starts = _runs(every)
+    sizes = np.diff(np.append(starts, len(every)))
     if sizes.max() > num_codes:
-        leaf = codes[order[starts[sizes.argmax()]]].tolist()
+        leaf = every[order[starts[sizes.argmax()]]].tolist()
         raise UserError(
             f"{sizes.max()} items share the codes {leaf}; one more layer tells {num_codes} apart"
         )
-    number = np.empty(len(codes), np.int32)
-    number[order] = np.arange(len(codes)) - np.repeat(starts, sizes)
-    return np.concatenate([codes, number[:, None]], axis=1)
+    number = np.empty(len(every), np.int32)
+    number[order] = np.arange(len(every)) - np.repeat(starts, sizes)
+    return np.concatenate([codes, number[len(known) :, None]], axis=1)
+
+
+def _numbers(codes: np.ndarray, num_codes: int) -> np.ndarray:
+    """One number [n] for each row of codes [n, C], the same for equal rows."""
+    return codes.astype(np.int64) @ num_codes ** np.arange(codes.shape[1], dtype=np.int64)
 
 
 def _colliding_groups(codes: np.ndarray) -> list[np.ndarray]:

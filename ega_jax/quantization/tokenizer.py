@@ -138,6 +138,21 @@ def assign(tokenizer: Tokenizer, embeddings: np.ndarray, resolve: bool = True) -
     return collisions.resolve(*map(np.asarray, (codes, left, tokenizer.codebooks[-1])))
 
 
+def assign_beside(tokenizer: Tokenizer, known: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Gives new items codes by a fitted tokenizer, beside items whose codes stay.
+
+    Args:
+      tokenizer: a fitted tokenizer.
+      known: [P, C] int codes that stay.
+      embeddings: [n, E] float of the new items.
+
+    Returns:
+      [n, C] int32 codes; see `collisions.resolve_beside`.
+    """
+    codes, left = map(np.asarray, _quantize(tokenizer, jnp.asarray(embeddings, jnp.float32)))
+    return collisions.resolve_beside(known, codes, left, np.asarray(tokenizer.codebooks[-1]))
+
+
 @jax.jit
 def _quantize(tokenizer: Tokenizer, embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Nearest codes [n, C] and what the last layer was given [n, L]."""
