@@ -1,7 +1,7 @@
 """Adds items to the catalogue of a trained workdir, and binds it to the data that has them.
 
 NEWDIR is a folder in the format of the workdir's data: its first POIs (and creatives) are the known
-ones with unchanged embeddings, new ones follow. The workdir's tokenizer, which stays as it is, gives
+ones with unchanged embeddings, new ones follow. The workdir's tokenizer stays as it is and gives
 codes to the new items; known items keep theirs. Afterwards the workdir belongs to NEWDIR:
 experiments.evaluate and experiments.auction_align serve and measure the new catalogue, and
 experiments.pretrain with more steps goes on with the new data.

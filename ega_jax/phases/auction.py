@@ -127,8 +127,9 @@ class AuctionTraining:
     def items(self):
         """What reward model and allocation know of the items."""
         tokens = self.pretraining.tokens
-        fitted = [tokens[name].num_fitted for name in ("poi", "creative") if name in tokens]
-        return items_of(self.dataset, self.pretraining.catalogue, (*fitted, None)[:2])
+        creatives = tokens["creative"].num_fitted if "creative" in tokens else None
+        fitted = tokens["poi"].num_fitted, creatives
+        return items_of(self.dataset, self.pretraining.catalogue, fitted)
 
     @functools.cached_property
     def reward(self) -> Params:

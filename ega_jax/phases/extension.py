@@ -117,14 +117,16 @@ def _commit(workdir: Path, staging: Path, path: str) -> None:
     before = {file: file.read_bytes() for file in configs}
     for number, config in enumerate(configs.values()):
         _write(staging / f"{number}.json", config | {"data": config["data"] | {"path": path}})
-    (workdir / "tokenizers").rename(staging / "replaced")
+    place = workdir / "tokenizers"
+    place.rename(staging / "replaced")
     try:
-        (staging / "tokenizers").rename(workdir / "tokenizers")
+        (staging / "tokenizers").rename(place)
         for number, file in enumerate(configs):
             os.replace(staging / f"{number}.json", file)
     except BaseException:
-        (workdir / "tokenizers").rename(staging / "tokenizers")
-        (staging / "replaced").rename(workdir / "tokenizers")
+        if place.is_dir():
+            place.rename(staging / "tokenizers")
+        (staging / "replaced").rename(place)
         for file, content in before.items():
             file.write_bytes(content)
         raise
