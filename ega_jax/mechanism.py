@@ -18,13 +18,13 @@ from ega_jax.auction.pricing import RULES, Needs, PricingConfig, prices
 from ega_jax.auction.system import Levers, System, check_levers
 from ega_jax.errors import UserError
 from ega_jax.explanation import Explanation, explain
+from ega_jax.request_rules import checked
 from ega_jax.training import structs
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
 from ega_jax.training.mesh import map_looping, split_rows
-from ega_jax.types import LARGEST, Catalogue, Params, Request, Slate, is_amount
+from ega_jax.types import Params, Request, Slate
 
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
-_SHAPED_AS = {"is_ad": "item", "bid": "item", "history_creative": "history_poi"}
 
 
 @struct.dataclass
@@ -218,67 +218,3 @@ def _serve(
         return prepared, *system.allocate(prepared, request.bid, levers)
 
     return split_rows(slates, request)
-
-
-def checked(request: Request, catalogue: Catalogue, history_length: int) -> Request:
-    """Refuses requests that cannot be served, naming the first culprit.
-
-    Args:
-      request: a batch, on any device or as lists; histories of any length.
-      catalogue: what ids stand for.
-      history_length: T, the behaviours that the models read.
-
-    Returns:
-      The batch on the host, free to go to all devices, of the types that a `Request` has;
-      histories `[B, T]`, of the last behaviours.
-
-    Raises:
-      UserError: shapes do not agree, an id is out of range, a bid is negative, NaN or beyond
-        `LARGEST`, an ad or an organic item comes twice, or there is nothing to show.
-    """
-    arrays: Any = {name: _rows(name, values) for name, values in vars(request).items()}
-    arrays["is_ad"] = arrays["is_ad"].astype(bool)
-    host: Any = Request(**arrays)
-    for field, name in _SHAPED_AS.items():
-        shape, expected = getattr(host, field).shape, getattr(host, name).shape
-        if shape != expected or len(shape) != 2 or shape[0] != len(host.item):
-            raise UserError(
-                f"{field} is {list(shape)} and {name} {list(expected)} in a batch of "
-                f"{len(host.item)}: both are rows of one length for every request"
-            )
-    pois, creatives = catalogue.poi_codes.shape[0], catalogue.creative_codes.shape[0]
-    limits = {"item": pois, "history_poi": pois, "history_creative": creatives}
-    for name, limit in limits.items():
-        ids = getattr(host, name)
-        if ids.size and not np.issubdtype(ids.dtype, np.integer):
-            raise UserError(f"{name} is {ids.dtype}: ids are integers")
-        _refuse((ids < -1) | (ids >= limit), name, ids, f"outside [0, {limit})")
-    shown = host.item >= 0
-    wrong = shown & host.is_ad & ~is_amount(host.bid)
-    _refuse(wrong, "ad", host.bid, f"not a bid from 0 to {LARGEST:g}")
-    _refuse(shown & ~host.is_ad & (host.bid != 0), "organic item", host.bid, "not 0, its bid")
-    same = (host.item[..., :, None] == host.item[..., None, :]) & shown[..., None]
-    same &= host.is_ad[..., :, None] == host.is_ad[..., None, :]
-    _refuse(np.tril(same, -1).any(axis=-1), "candidate", host.item, "listed twice")
-    empty = np.flatnonzero(~shown.any(axis=-1))
-    if empty.size:
-        raise UserError(f"request {empty[0]} has no candidates")
-    arrays |= {"bid": np.where(shown, host.bid, 0.0), "is_ad": shown & host.is_ad}
-    before = np.full((len(host.item), history_length), -1)
-    for name in ("history_poi", "history_creative"):
-        arrays[name] = np.hstack([before, arrays[name]])[:, -history_length:]
-    dtypes = {"is_ad": bool, "bid": np.float32}
-    return Request(**{name: x.astype(dtypes.get(name, np.int32)) for name, x in arrays.items()})
-
-
-def _rows(name: str, values: Any) -> np.ndarray:
-    try:
-        return np.asarray(values)
-    except UserError as error:
-        raise UserError(f"{name}: rows of unequal length; -1 pads ids, 0 bids") from error
-
-
-def _refuse(wrong: np.ndarray, name: str, values: np.ndarray, rule: str) -> None:
-    if wrong.any():
-        row, place = np.argwhere(wrong)[0]
-        raise UserError(f"request {row}, {name} {place}: {values[row, place]} is {rule}")

@@ -89,7 +89,20 @@ class Sessions:
 
 @struct.dataclass
 class Request:
-    """A batch of requests: who asks, and what may be shown."""
+    """A batch of requests: what each user did, and the candidates that may be shown.
+
+    Examples:
+      >>> import numpy as np
+      >>> request = Request(  # One request: two ads, then two organic items in upstream order.
+      ...     history_poi=np.array([[3, 7]]),
+      ...     history_creative=np.array([[6, 15]]),
+      ...     item=np.array([[2, 5, 8, 1]]),
+      ...     is_ad=np.array([[True, True, False, False]]),
+      ...     bid=np.array([[1.2, 0.8, 0.0, 0.0]]),
+      ... )
+      >>> request.item.shape  # [B, N]
+      (1, 4)
+    """
 
     history_poi: jax.Array  # [B, T] int32, most recent last, -1 padding on the left.
     history_creative: jax.Array  # [B, T] int32, likewise.
@@ -99,12 +112,17 @@ class Request:
 
 
 def is_amount(values: Any) -> Any:
-    """Whether values are amounts of money to compute with: from 0 to `LARGEST`."""
+    """Whether values are amounts of money from 0 to `LARGEST`.
+
+    Examples:
+      >>> [bool(is_amount(value)) for value in (0.0, 2.5, -1.0, float("nan"))]
+      [True, True, False, False]
+    """
     return (values >= 0) & (values <= LARGEST)
 
 
 def repeats_an_ad(item: Any, is_ad: Any) -> Any:
-    """Organic candidates whose POI is among the ads too: it is shown once, and then as the ad.
+    """Marks organic candidates whose POI is also an ad: such a POI is shown once, as the ad.
 
     Args:
       item: `[..., N]` int32 POI ids, -1 padding; of NumPy or JAX.
@@ -112,6 +130,11 @@ def repeats_an_ad(item: Any, is_ad: Any) -> Any:
 
     Returns:
       `[..., N]` bool.
+
+    Examples:
+      >>> import numpy as np
+      >>> repeats_an_ad(np.array([4, 7, 4, 9]), np.array([True, True, False, False])).tolist()
+      [False, False, True, False]
     """
     same = item[..., :, None] == item[..., None, :]
     return ~is_ad & (item >= 0) & (same & is_ad[..., None, :]).any(-1)

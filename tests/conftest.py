@@ -38,6 +38,7 @@ flags.FLAGS.mark_as_parsed()
 BROADCASTING = (  # Folders whose tests run models.
     "auction",
     "baselines",
+    "docs",
     "evaluation",
     "experiments",
     "generation",
@@ -68,3 +69,12 @@ def _forget_what_is_compiled():
     yield
     if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY:
         jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Config and workdir of a tiny run of pretrain and auction_align; tests must not change it."""
+    import tiny_auction  # Here, since only a few folders need it and it imports every phase.
+
+    with jax.numpy_rank_promotion("allow"):
+        return tiny_auction.aligned(tmp_path_factory.mktemp("ad_log"))

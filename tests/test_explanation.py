@@ -9,11 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_mechanism import filled_up, tiny_mechanism
-from tiny_models import GENERATOR, C, K, N, P, R, T, W
+from tiny_models import C, K, N, P, R, T, W
 
-from ega_jax.auction.ega import find_menu
 from ega_jax.auction.pricing import RULES
-from ega_jax.auction.system import prepare
 from ega_jax.generation import generator
 from ega_jax.types import Request
 
@@ -29,7 +27,7 @@ def _broadcasting():
 
 def pois_with_one_creative():
     """Their creative is the same wherever they stand: a slate's worth follows from its pctr."""
-    owned = np.asarray(tiny_mechanism().models.items.catalogue.poi_creatives)
+    owned = np.asarray(tiny_mechanism().system.items.catalogue.poi_creatives)
     return np.flatnonzero((owned >= 0).sum(axis=1) == 1)
 
 
@@ -64,12 +62,14 @@ def candidates_shown():
 
 
 @jax.jit
-def logits_along(params, history_poi, history_creative, catalogue, codes):
-    """`[K, C, W]` logits of every code along a slate."""
-    memory = generator.encode(params, GENERATOR, history_poi, history_creative, catalogue)
-    return generator.apply(
-        params, GENERATOR, lambda model: model.poi.logits(model.poi_states(memory, codes))
-    )
+def logits_along(decoder, history_poi, history_creative, catalogue, codes):
+    """`[K, C, W]` logits of every code along a slate, by the network itself."""
+
+    def run(model):
+        memory = model.encode(history_poi, history_creative, catalogue)
+        return model.poi.logits(model.poi_states(memory, codes))
+
+    return generator.apply(decoder.params, decoder.config, run)
 
 
 def on_offer(taken):
@@ -83,12 +83,12 @@ def on_offer(taken):
 def test_tokens_are_weighted_by_the_best_bid_that_carries_them():
     """Logits, token bids (prefix scope), weights (21) and probabilities (22), with loops."""
     found, request = explained(), jax.tree.map(lambda x: x[0], requests())
-    models, shown = tiny_mechanism().models, candidates_shown()
-    codes = np.asarray(models.items.catalogue.poi_codes)[request.item]
+    system, shown = tiny_mechanism().system, candidates_shown()
+    codes = np.asarray(system.items.catalogue.poi_codes)[request.item]
     np.testing.assert_array_equal(found.codes, codes[shown])
     history = request.history_poi, request.history_creative
     logits = np.float64(
-        logits_along(models.generator, *history, models.items.catalogue, jnp.asarray(found.codes))
+        logits_along(system.decoder, *history, system.items.catalogue, jnp.asarray(found.codes))
     )
     assert logits.shape == (K, C, W)
     for slot, candidate in enumerate(shown):
@@ -126,11 +126,11 @@ def test_what_is_explained_is_what_is_served():
     assert found.is_ad.sum() > 0
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def searched(models, config, levers, request, banned):
+@jax.jit
+def searched(system, levers, request, banned):
     """The menu of a request, and that of a search without a candidate."""
-    offer = prepare(models, config, request)
-    search = functools.partial(find_menu, models, config, offer, request.bid, levers)
+    prepared = system.prepare(request)
+    search = functools.partial(system.find_menu, prepared, request.bid, levers)
     return search(), search(banned)
 
 
@@ -143,7 +143,7 @@ def test_a_contribution_is_what_the_slate_is_worth_more_than_the_best_without_th
     items, in_menu = request.item.tolist(), []
     for slot in np.flatnonzero(found.items >= 0):
         candidate = items.index(found.items[slot])
-        menu, again = searched(mechanism.models, mechanism.config, levers, request, candidate)
+        menu, again = searched(mechanism.system, levers, request, candidate)
         lacks = np.asarray(menu.where) & ~(np.asarray(menu.candidate) == candidate).any(axis=-1)
         in_menu.append(bool(lacks.any()))
         without = np.asarray(menu.value)[lacks] if lacks.any() else np.asarray(again.value)

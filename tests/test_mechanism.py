@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_cascade import tiny_cascade, tiny_gr
 from tiny_mechanism import tiny_mechanism
 from tiny_models import LEVERS, K, N, P, R, T, random_requests
 
@@ -15,6 +16,7 @@ from ega_jax import mechanism
 from ega_jax.auction.pricing import RULES, PricingConfig
 from ega_jax.auction.system import Levers, check_levers
 from ega_jax.mechanism import TRUTHFUL, Mechanism, checked, mechanism_folder
+from ega_jax.training.checkpoints import save_tree
 from ega_jax.types import Request
 
 REQUESTS = random_requests(11, 6)
@@ -46,9 +48,9 @@ def test_every_rule_prices_within_the_bid(rule):
 
 def test_devices_share_a_batch_wherever_its_arrays_lie():
     slates = tiny_mechanism().allocate(REQUESTS)
-    assert len(slates.items.sharding.device_set) == 2, "six requests, four devices"
-    elsewhere = jax.device_put(REQUESTS, jax.devices()[3])
-    chex.assert_trees_all_equal(tiny_mechanism().allocate(elsewhere), slates)
+    assert len(slates.items.sharding.device_set) == 4, "six requests, padded to eight"
+    moved = jax.device_put(REQUESTS, jax.devices()[3])
+    chex.assert_trees_all_equal(tiny_mechanism().allocate(moved), slates)
 
 
 def test_levers_keep_their_types_whatever_is_changed():
@@ -97,11 +99,36 @@ def test_a_saved_mechanism_serves_the_same_slates(tmp_path):
     m = tiny_mechanism()
     m.save(mechanism_folder(tmp_path, "ega"))
     restored = Mechanism.restore(tmp_path)
-    assert restored.config == m.config
+    assert restored.system.config == m.system.config
     for rule in ("threshold", "clarke"):
         chex.assert_trees_all_equal(restored.allocate(REQUESTS, rule), m.allocate(REQUESTS, rule))
     with pytest.raises(FileNotFoundError, match=r"no mechanism 'other'.*auction_align"):
         Mechanism.restore(tmp_path, "other")
+
+
+@pytest.mark.parametrize("name", ["mca", "gr"])
+def test_every_kind_of_system_is_saved_and_serves_the_same_slates(tmp_path, name):
+    system = {"mca": tiny_cascade, "gr": tiny_gr}[name]()
+    pricing = PricingConfig(hidden=(8, 4), probes=(), heads=())
+    m = Mechanism(system, {}, pricing, LEVERS, "gsp")
+    m.save(mechanism_folder(tmp_path, name))
+    restored = Mechanism.restore(tmp_path, name)
+    assert type(restored.system) is type(system)
+    assert jax.tree.structure(restored.system) == jax.tree.structure(system)
+    chex.assert_trees_all_equal(restored.system, system)
+    assert (restored.pricing, restored.rule) == (m.pricing, m.rule)
+    for rule in ("gsp", "clarke"):
+        slate = m.allocate(REQUESTS, rule)
+        assert slate.is_ad.any()
+        chex.assert_trees_all_equal(restored.allocate(REQUESTS, rule), slate)
+    with pytest.raises(FileNotFoundError, match=f"no mechanism 'ega', but {name}"):
+        Mechanism.restore(tmp_path)
+
+
+def test_a_mechanism_saved_by_an_earlier_version_is_refused(tmp_path):
+    save_tree(mechanism_folder(tmp_path, "ega"), {"x": jnp.ones(1)}, {"config": {}})
+    with pytest.raises(ValueError, match="saved by an earlier version: run exp"):
+        Mechanism.restore(tmp_path)
 
 
 def changed(name, row, place, value):
@@ -182,7 +209,7 @@ def test_what_stands_where_there_is_no_candidate_reaches_no_model():
     assert is_blank.any()
     bid = np.where(is_blank, np.nan, REQUESTS.bid)
     unset = REQUESTS.replace(bid=bid, is_ad=is_blank | REQUESTS.is_ad)
-    found = checked(unset, tiny_mechanism().models.items.catalogue, history_length=T)
+    found = checked(unset, tiny_mechanism().system.items.catalogue, history_length=T)
     np.testing.assert_array_equal(found.bid, np.where(is_blank, 0.0, REQUESTS.bid))
     np.testing.assert_array_equal(found.is_ad, ~is_blank & REQUESTS.is_ad)
 

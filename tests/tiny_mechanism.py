@@ -1,12 +1,11 @@
 """A mechanism of random models with a narrow search, and requests whose ads stand last."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny_models import CONFIG, LEVERS, K, random_requests, tiny_models
+from tiny_models import CONFIG, LEVERS, K, random_requests, tiny_ega, with_beams
 
 from ega_jax.auction.counterfactuals import NUM_RIVALS
 from ega_jax.auction.pricing import PricingConfig
@@ -35,8 +34,7 @@ def tiny_mechanism() -> Mechanism:
         return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(key, x.shape), fresh)
 
     networks = moved(jax.random.key(1))
-    config = dataclasses.replace(CONFIG, num_beams=4)
-    return Mechanism(tiny_models(), networks, config, PRICING, LEVERS, "threshold")
+    return Mechanism(with_beams(tiny_ega(), 4), networks, PRICING, LEVERS, "threshold")
 
 
 def requests_with_ads_last(seed: int, rows: int) -> Request:

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ega_jax.auction.ega import AllocationConfig, Models
-from ega_jax.auction.system import Levers, allocate, prepare
+from ega_jax.auction.ega import EGA, EGAConfig
+from ega_jax.auction.system import Levers
 from ega_jax.generation import generator
-from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, RewardConfig
 from ega_jax.types import Catalogue, Request
@@ -25,7 +25,7 @@ REWARD = RewardConfig(
     blocks=1,
 )  # fmt: skip
 ALL_BEAMS = 200  # More than a request of N candidates has slates.
-CONFIG = AllocationConfig(generator=GENERATOR, reward=REWARD, num_beams=ALL_BEAMS)
+CONFIG = EGAConfig(reward=REWARD, num_beams=ALL_BEAMS)
 LEVERS = Levers(
     alpha=jnp.float32(1.2), beta=jnp.float32(2.0), kappa=jnp.float32(0.0), reserve=jnp.float32(0.0),
     max_ads=jnp.int32(99), min_gap=jnp.int32(0), bid_free=jnp.asarray(False),
@@ -39,7 +39,7 @@ def levers(**changes):
 
 
 @functools.cache
-def tiny_models():
+def tiny_ega() -> EGA:
     """Random parameters; the generator's scaled up so that predictions differ."""
     rng = np.random.default_rng(0)
     owner = np.concatenate([np.arange(P), rng.integers(0, P, R - P)])
@@ -60,7 +60,15 @@ def tiny_models():
     with jax.numpy_rank_promotion("allow"):
         params = jax.jit(lambda key: generator.init(key, GENERATOR, catalogue))(jax.random.key(0))
         reward = jax.jit(lambda key: reward_model.init(key, REWARD, items))(jax.random.key(1))
-    return Models(generator=jax.tree.map(larger, params), reward=reward, items=items)
+    decoder = GeneratorDecoder(jax.tree.map(larger, params), GENERATOR)
+    return EGA(reward=reward, items=items, decoder=decoder, config=CONFIG)
+
+
+def with_beams(system, num_beams):
+    """The same system with a search of another width."""
+    return dataclasses.replace(
+        system, config=dataclasses.replace(system.config, num_beams=num_beams)
+    )
 
 
 def random_requests(seed, rows):
@@ -84,12 +92,12 @@ def one(requests, row):
     return jax.tree.map(lambda x: x[row], requests)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def serve(config, models, requests, levers):
-    """Offers, allocations and menus of a batch."""
+@jax.jit
+def serve(system, requests, levers):
+    """Prepared requests, allocations and menus of a batch."""
 
     def serve_one(request):
-        offer = prepare(models, config, request)
-        return offer, *allocate(models, config, offer, request.bid, levers)
+        prepared = system.prepare(request)
+        return prepared, *system.allocate(prepared, request.bid, levers)
 
     return jax.vmap(serve_one)(requests)

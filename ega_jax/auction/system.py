@@ -11,12 +11,14 @@ Arguments stand in one order: the system, the request, bids, levers. All methods
 
 import abc
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from ega_jax.auction.settings import LeverSettings
@@ -51,16 +53,30 @@ def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
     for name, value in changes.items():
         if name not in types:
             raise UserError(f"no lever {name!r}; valid levers: {', '.join(types)}")
-        whole = jnp.issubdtype(types[name], jnp.integer)
-        if jnp.issubdtype(types[name], jnp.bool_) and value not in (False, True):
-            raise UserError(f"lever {name} is {value}: it must be False or True")
-        if whole and not (float(value).is_integer() and 0 <= value < 2**31):
-            raise UserError(f"lever {name} is {value}: it must be a whole number, at least 0")
-        if not is_amount(value) or (name == "alpha" and value == 0):
-            least = "above 0" if name == "alpha" else "at least 0"
-            raise UserError(f"lever {name} is {value}: it must be {least} and at most {LARGEST:g}")
+        if rule := _broken_rule(name, value, types[name]):
+            raise UserError(f"lever {name} is {value}: it must be {rule}")
     values = vars(defaults) | dict(changes)
     return Levers(**{name: jnp.asarray(value, types[name]) for name, value in values.items()})
+
+
+def _broken_rule(name: str, value: Any, dtype: jnp.dtype) -> str:
+    """The rule that a lever's value breaks, "" if none."""
+    if not _is_number(value):
+        return "one number"
+    if jnp.issubdtype(dtype, jnp.bool_) and value not in (False, True):
+        return "False or True"
+    is_whole = float(value).is_integer() and 0 <= value < 2**31
+    if jnp.issubdtype(dtype, jnp.integer) and not is_whole:
+        return "a whole number, at least 0"
+    if not is_amount(value) or (name == "alpha" and value == 0):
+        least = "above 0" if name == "alpha" else "at least 0"
+        return f"{least} and at most {LARGEST:g}"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    kinds = numbers.Real | np.number | np.bool_ | np.ndarray | jax.Array
+    return isinstance(value, kinds) and getattr(value, "shape", ()) == ()
 
 
 @struct.dataclass

@@ -7,10 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ega_jax.data.columns import to_numpy
+from ega_jax.data.item_rules import open_creatives, open_pois
 from ega_jax.data.ragged import Ragged
+from ega_jax.data.reading import read_matrix, read_numbers
 from ega_jax.data.schema import Summary
-from ega_jax.data.session_rules import session_files
-from ega_jax.data.tables import read_matrix, to_numpy
+from ega_jax.data.session_rules import open_sessions
+from ega_jax.data.tables import Table
+from ega_jax.errors import UserError
 from ega_jax.types import repeats_an_ad
 
 Batch = dict[str, np.ndarray]
@@ -30,7 +34,7 @@ _LISTS = {
     "click_image": bool,
     "convert": bool,
 }
-_SLOTS = {  # what is known of each slot -> its value where the slot is empty.
+_SLOTS = {  # Column with one value a slot -> the value of an empty slot.
     "shown_poi": -1,
     "shown_creative": -1,
     "shown_is_ad": False,
@@ -76,25 +80,25 @@ class AdLogDataset:
         """Opens a folder that `schema.validate` found valid, with the summary it returned.
 
         Raises:
-          ValueError: fractions that are no shares of a whole.
+          UserError: a fraction is negative, or their sum is above 1.
         """
         if min(fractions) < 0 or sum(fractions) > 1:
-            raise ValueError(f"data.fractions {fractions}: shares of a whole, at least 0")
-        pois, creatives = Path(folder) / "pois.parquet", Path(folder) / "creatives.parquet"
-        owners = pq.read_table(creatives, columns=["poi_id"])["poi_id"]
+            raise UserError(
+                f"data.fractions is {fractions}: two shares, at least 0, that sum to 1 at most"
+            )
+        creatives = open_creatives(Path(folder))
         return cls(
             summary=summary,
-            item_embedding=read_matrix(pois, "embedding"),
+            item_embedding=read_matrix(open_pois(Path(folder)), "embedding"),
             creative_embedding=read_matrix(creatives, "embedding"),
-            creative_poi=to_numpy(owners, np.int32),
-            row_groups=tuple(_row_groups(Path(folder) / "sessions")),
+            creative_poi=read_numbers(creatives, "poi_id", np.int32),
+            row_groups=tuple(_row_groups(open_sessions(Path(folder)))),
             fractions=fractions,
         )
 
     def split(self, name: str) -> tuple[RowGroup, ...]:
         """The sessions of a time-ordered split: "pretrain", "align" or "test"."""
-        shares = np.array([0.0, self.fractions[0], sum(self.fractions), 1.0])
-        bounds = np.round(shares * self.summary.num_rows).astype(int).tolist()
+        bounds = split_bounds(self.fractions, self.summary.num_rows).tolist()
         first, last = bounds[SPLITS.index(name)], bounds[SPLITS.index(name) + 1]
         clipped = []
         before = 0
@@ -105,6 +109,12 @@ class AdLogDataset:
                 clipped.append(dataclasses.replace(group, start=start, stop=stop))
             before += group.stop
         return tuple(clipped)
+
+
+def split_bounds(fractions: tuple[float, float], num_rows: int) -> np.ndarray:
+    """`[4]` int, the row at which each split begins, and the number of rows."""
+    shares = np.array([0.0, fractions[0], sum(fractions), 1.0])
+    return np.round(shares * num_rows).astype(int)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +161,7 @@ class LoggedSessions:
 
 
 def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int) -> Batch:
-    """Ads, then organic items in upstream order less those that are ads too, `[B, N]`."""
+    """Ads, then organic items in upstream order, `[B, N]`; -1 for an item that is an ad too."""
     ads, organic = lists["ad_poi"], lists["organic_poi"]
     places = np.broadcast_to(np.arange(num_candidates), (len(rows), num_candidates))
     num_ads = ads.lengths[rows][:, None]
@@ -165,16 +175,16 @@ def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int)
     }
 
 
-def _row_groups(folder: Path) -> list[RowGroup]:
+def _row_groups(sessions: Table) -> list[RowGroup]:
     groups = []
-    for path in session_files(folder):
-        metadata = pq.read_metadata(path)
+    for file in sessions.files:
+        metadata = pq.read_metadata(file.path)
         sizes = (metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
-        groups += [RowGroup(path, index, 0, size) for index, size in enumerate(sizes)]
+        groups += [RowGroup(file.path, index, 0, size) for index, size in enumerate(sizes)]
     return groups
 
 
 def _read(group: RowGroup) -> pa.Table:
-    file = pq.ParquetFile(group.path)
-    table = file.read_row_group(group.index, columns=[*_LISTS, "session_id"])
+    with pq.ParquetFile(group.path) as file:
+        table = file.read_row_group(group.index, columns=[*_LISTS, "session_id"])
     return table.slice(group.start, group.stop - group.start)

@@ -1,7 +1,7 @@
 """Whole batches at random access.
 
-Element `i` of the source is batch `i`: a pure function of the seed and `i`. So the state of
-grain's iterator, the next `i`, is the exact place to resume from, and every process of a run
+Element `i` of the source is batch `i`, a pure function of the seed and `i`. So the state of
+grain's iterator, the next `i`, is all that is needed to resume exactly, and every process of a run
 reads its share of the same batches.
 """
 
@@ -48,7 +48,7 @@ class InMemoryRows:
         return (self.num_rows,)
 
     def load(self, groups: tuple[int, ...]) -> None:
-        """Nothing to read."""
+        """Returns nothing: all is in memory."""
 
 
 class BatchSource:

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ega_jax.data.columns import as_lists, to_numpy
 from ega_jax.data.ragged import Ragged
-from ega_jax.data.tables import DataError, to_matrix, to_numpy
+from ega_jax.data.tables import DataError, Table, TableFile, is_blank
 
 _ROWS_AT_A_TIME = 16_384
 
@@ -22,6 +23,7 @@ class Part:
     path: Path
     first_row: int  # row of the file that is row 0 here.
     table: pa.Table
+    rows_before: int = 0  # rows of the table that stand in earlier files.
 
     @property
     def rows(self) -> np.ndarray:
@@ -35,13 +37,15 @@ class Part:
             quoted = "" if found is None else f", found {found[row]}"
             raise DataError(self.path, rule + quoted, column, self.first_row + row)
 
-    def require_values(self, ok: np.ndarray, lists: Ragged, column: str, rule: str):
-        """Holds if `ok` `[V]` is true for every value of `lists`."""
+    def require_values(
+        self, ok: np.ndarray, lists: Ragged, column: str, rule: str, quoted: bool = True
+    ):
+        """Holds if `ok` `[V]` is true for every value of `lists`; the first bad one is quoted."""
         if not ok.all():
             place = int(np.argmin(ok))
             row = int(np.searchsorted(lists.offsets, place, side="right")) - 1
-            rule = f"{rule}, found {lists.values[place]}"
-            raise DataError(self.path, rule, column, self.first_row + row)
+            found = f", found {lists.values[place]}" if quoted else ""
+            raise DataError(self.path, rule + found, column, self.first_row + row)
 
     def require_equal_lengths(self, lists: Ragged, column: str, others: Ragged, other_column: str):
         """Holds if both columns' lists have the same length in every row."""
@@ -50,17 +54,34 @@ class Part:
         self.require(ok, column, rule, lists.lengths)
 
     def numbers(self, column: str, dtype: type) -> np.ndarray:
-        """`[rows]` a column of numbers, none of them null."""
+        """`[rows]` a column of numbers or times, none of them null."""
         self._require_no_null(column)
         return to_numpy(self.table[column], dtype)
 
-    def lists(self, column: str, dtype: type) -> Ragged:
-        """A column of lists, without nulls in place of a list or of a value."""
-        self._require_no_null(column)
-        if any(chunk.flatten().null_count for chunk in self.table[column].chunks):
-            ok = np.array([None not in values for values in self.table[column].to_pylist()])
-            self.require(ok, column, "a list may not hold nulls")
-        return Ragged.from_arrow(self.table[column], dtype)
+    def lists(self, column: str, dtype: type, null_is_empty: bool = False) -> Ragged:
+        """A column of lists, without nulls in place of a value.
+
+        Args:
+          column: its name.
+          dtype: that the values are cast to.
+          null_is_empty: take a null for an empty list; else it is refused, unless the file has no
+            value in any row of the column.
+        """
+        chunks = [as_lists(chunk) for chunk in self.table[column].chunks]
+        if not null_is_empty and any(chunk.null_count for chunk in chunks):
+            self._require_blank_or_no_null(column)
+        present = [~chunk.flatten().is_null().to_numpy(zero_copy_only=False) for chunk in chunks]
+        lists = Ragged.from_arrow(self.table[column], dtype)
+        places = Ragged(np.concatenate([np.zeros(0, bool), *present]), lists.offsets)
+        self.require_values(places.values, places, column, "a list may not hold nulls", False)
+        return lists
+
+    def flags(self, column: str) -> Ragged:
+        """A column of lists of booleans, or of 0 and 1."""
+        lists = self.lists(column, np.int64)
+        ok = (lists.values == 0) | (lists.values == 1)
+        self.require_values(ok, lists, column, "flags must be true or false, 1 or 0")
+        return dataclasses.replace(lists, values=lists.values.astype(bool))
 
     def ids(self, column: str, bound: int, of_what: str) -> Ragged:
         """A column of lists of row numbers below `bound`."""
@@ -70,27 +91,62 @@ class Part:
         return lists
 
     def require_row_numbers(self, column: str):
-        """Holds if an id column counts the rows from 0."""
+        """Holds if an id column counts the rows of the table from 0."""
         ids = self.numbers(column, np.int64)
-        self.require(ids == self.rows, column, "ids must equal the row number", ids)
+        expected = self.rows_before + self.rows
+        self.require(ids == expected, column, "ids must equal the row number", ids)
 
-    def require_finite(self, column: str):
-        """Holds if no embedding has a NaN, an infinity or a null."""
+    def embeddings(self, column: str, width: int | None) -> np.ndarray:
+        """`[rows, E]` float32 a column of lists of one length, without a NaN, infinity or null.
+
+        Args:
+          column: its name.
+          width: E, that of the rows before; none if these rows are the first.
+        """
         self._require_no_null(column)
-        ok = np.all(np.isfinite(to_matrix(self.table[column])), axis=1)
+        lists = Ragged.from_arrow(self.table[column], np.float32)
+        self.require(lists.lengths > 0, column, "an embedding must have at least one value")
+        width = width or int(lists.lengths[0])
+        rule = f"embeddings must have one length, that of the first row, {width}"
+        self.require(lists.lengths == width, column, rule, lists.lengths)
+        matrix = lists.values.reshape(-1, width)
+        ok = np.all(np.isfinite(matrix), axis=1)
         self.require(ok, column, "features must be finite (no NaN, infinity or null)")
+        return matrix
+
+    def known(self, column: str) -> np.ndarray:
+        """`[rows]` whether a row has a value."""
+        return self.table[column].is_valid().to_numpy()
 
     def _require_no_null(self, column: str):
         if self.table[column].null_count:
-            self.require(self.table[column].is_valid().to_numpy(), column, "nulls are not allowed")
+            self.require(self.known(column), column, "nulls are not allowed")
+
+    def _require_blank_or_no_null(self, column: str):
+        with pq.ParquetFile(self.path) as file:
+            blank = is_blank(file, column)
+        if not blank:
+            self._require_no_null(column)
 
 
-def parts(path: Path, table: pq.ParquetFile, columns: list[str]) -> Iterator[Part]:
-    """Reads a file from its first row to its last, never much of it at a time."""
-    first_row = 0
+def parts(table: Table, columns: list[str]) -> Iterator[Part]:
+    """Reads a table from its first row to its last, never much of it at a time.
+
+    Raises:
+      DataError: a file cannot be read.
+    """
+    rows_before = 0
+    for file in table.files:
+        yield from _parts_of_file(file, rows_before, columns)
+        rows_before += file.num_rows
+
+
+def _parts_of_file(file: TableFile, rows_before: int, columns: list[str]) -> Iterator[Part]:
+    row = 0
     try:
-        for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=columns):
-            yield Part(path, first_row, pa.Table.from_batches([batch]))
-            first_row += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(path, f"unreadable from row {first_row} on ({error})") from error
+        with pq.ParquetFile(file.path) as opened:
+            for batch in opened.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=columns):
+                yield Part(file.path, row, pa.Table.from_batches([batch]), rows_before)
+                row += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(file.path, f"unreadable from row {row} on ({error})") from error

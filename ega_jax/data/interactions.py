@@ -1,7 +1,7 @@
-"""Item embeddings from which items users take together, beside those of what items are.
+"""Item embeddings that join content with which items users take together.
 
-Semantic codes made of content alone put items side by side that look alike. What the same users
-take one soon after the other is another kind of likeness, which short texts do not tell.
+Semantic codes made of content alone place items together that look alike. Items that the same users
+take one soon after the other are alike in another way, which short texts do not show.
 """
 
 import numpy as np
@@ -11,8 +11,8 @@ from scipy.sparse.linalg import svds
 from ega_jax.data.sequences import SequenceDataset
 
 WINDOW = 9  # Items further apart in a sequence do not count as taken together.
-DECAY = 0.8  # Weight of a pair per item that stands between.
-WIDTH = 64  # Of the embedding.
+DECAY = 0.8  # The weight of a pair is multiplied by this for each item between the two.
+WIDTH = 64  # Width of the embedding.
 SMOOTHING = 0.75  # Exponent of popularity, which gives rare items less weight.
 
 
@@ -21,7 +21,7 @@ def with_interactions(dataset: SequenceDataset, share: float) -> np.ndarray:
 
     Args:
       dataset: only its training items are read, never a held-out one.
-      share: of the squared length that the interactions have, in [0, 1].
+      share: the interactions' part of the squared length, in [0, 1].
 
     Returns:
       `[P, E + 64]` float32, narrower where there are few items; an item that nobody took in
@@ -71,6 +71,6 @@ def cooccurrence(dataset: SequenceDataset) -> sparse.coo_matrix:
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
-    """Brings rows to unit length; one of zeros stays."""
+    """Scales rows to unit length; a row of zeros stays as it is."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(length > 1e-9, length, 1.0)

@@ -1,6 +1,6 @@
 """Batches of sequences of like length, without the padding they do not need.
 
-Most histories are far shorter than the longest: padded to it, most of the work is spent on nothing.
+Most histories are far shorter than the longest: if all are padded to it, most work is wasted.
 Some consecutive batches are read together, their rows sorted by length and cut into batches again.
 """
 
@@ -25,9 +25,9 @@ class Source(Protocol):
 class LengthSorted:
     """Element `i` is one process's share of a batch whose rows have similar lengths.
 
-    A pure function of the seed and `i`, as the source is: the same rows as in the source's batches
-    of the same window. Histories are cut to a quarter, half or all of `T`, targets to half or all
-    of `K`, so that only a few shapes occur; what is cut is padding.
+    Like the source, it is a pure function of the seed and `i`. A window holds the rows of the
+    source's batches of that window. Histories are cut to a quarter, half or all of `T`, targets to
+    half or all of `K`, so that only a few shapes occur; only padding is cut.
     """
 
     def __init__(self, source: Source, share: range, seed: int):

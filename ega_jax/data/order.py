@@ -1,7 +1,7 @@
 """The order in which rows are visited: a pure function of the seed and the place in the run.
 
-A row group of a Parquet file is read at one time, so a full shuffle of a log larger than memory
-is out of reach. Each epoch shuffles the row groups, joins them into pools that fit into memory,
+Parquet is read one row group at a time, so a log larger than memory cannot be shuffled as a whole.
+Each epoch shuffles the row groups, joins them into pools that fit into memory,
 and shuffles the rows of a pool.
 """
 
@@ -35,7 +35,7 @@ class Order:
         return sum(self.group_sizes)
 
     def spans(self, positions: np.ndarray) -> Iterator[Span]:
-        """What stands at some places of the run.
+        """Finds the rows at some positions of the run.
 
         Args:
           positions: `[n]` int, ascending; position `p` is in epoch `p // num_rows`.

@@ -11,6 +11,7 @@ from ega_jax.data import ad_logs, schema, sequences
 from ega_jax.data.batch_source import Batch, BatchSource, InMemoryRows, Rows
 from ega_jax.data.length_sorted import LengthSorted
 from ega_jax.data.order import Order
+from ega_jax.errors import UserError
 
 Dataset = sequences.SequenceDataset | ad_logs.AdLogDataset
 
@@ -71,9 +72,9 @@ def train_batches(
       history_length: T; longer histories keep their most recent items.
       num_slots: K; default: that of the dataset's summary.
       exposure_weight: target weight of what was shown but not clicked (ad logs); a click has 1.
-      seed: of the order and of the split points.
-      sort_by_length: of sequences, batch those of like length and drop needless padding: T and
-        K then differ from batch to batch; see `length_sorted`.
+      seed: sets the order and the split points.
+      sort_by_length: put sequences of similar length into one batch and drop needless padding: T
+        and K then differ from batch to batch; see `length_sorted`. Ad logs ignore it.
       process_index: of this process.
       process_count: how many share a batch.
 
@@ -105,10 +106,10 @@ def eval_batches(
 ) -> grain.IterDataset:
     """One pass over a split in stored order; the last batch is filled up with blank rows.
 
-    With `max_batches`, at most so many, evenly spread over the split: neighbours in a file are
-    often alike. Other arguments and the keys are those of `train_batches`. The splits of sequences
-    are "validation" and "test", whose target is one item, in the first slot. A blank row has ids of
-    -1 and weight 0.
+    With `max_batches`, at most that many batches are read, evenly spread over the split, because
+    neighbouring rows of a file are often alike. Other arguments and the keys are those of
+    `train_batches`. The splits of sequences are "validation" and "test"; their target is one item,
+    in the first slot. A blank row has ids of -1 and weight 0.
     """
     num_slots = num_slots or dataset.summary.num_slots
     if isinstance(dataset, sequences.SequenceDataset):
@@ -133,7 +134,7 @@ def array_batches(
 ) -> grain.IterDataset:
     """Shuffled batches `[B, ...]` without end of the rows of arrays `[rows, ...]` in memory.
 
-    With `sort_by_length` the arrays are histories and targets, batched as in `train_batches`.
+    With `sort_by_length`, the arrays must be histories and targets, batched as in `train_batches`.
     """
     share = _share(batch_size, process_index, process_count)
     name = ", ".join(arrays)
@@ -181,7 +182,7 @@ def _sessions(
     _require_choice(split, ad_logs.SPLITS)
     if num_slots < dataset.summary.num_slots:
         shown = dataset.summary.num_slots
-        raise ValueError(f"num_slots={num_slots}, but the log's slates have {shown} slots")
+        raise UserError(f"num_slots={num_slots}, but the log's slates have {shown} slots")
     return ad_logs.LoggedSessions(
         dataset.split(split),
         history_length,
@@ -193,17 +194,17 @@ def _sessions(
 
 def _require_choice(split: str, valid: tuple[str, ...]):
     if split not in valid:
-        raise ValueError(f"no split '{split}' here; valid: {', '.join(valid)}")
+        raise UserError(f"no split '{split}' here; valid: {', '.join(valid)}")
 
 
 def _sizes(rows: Rows, split: str) -> tuple[int, ...]:
     if not sum(rows.group_sizes):
-        raise ValueError(f"split '{split}' has no rows")
+        raise UserError(f"split '{split}' has no rows")
     return rows.group_sizes
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> range:
     if batch_size % process_count:
-        raise ValueError(f"batch_size={batch_size} does not divide by {process_count} processes")
+        raise UserError(f"batch_size={batch_size} does not divide by {process_count} processes")
     size = batch_size // process_count
     return range(process_index * size, (process_index + 1) * size)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ega_jax.data.columns import as_lists, values_of
+
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
@@ -17,23 +19,37 @@ class Ragged:
 
     @classmethod
     def from_arrow(cls, column: pa.ChunkedArray, dtype: Any) -> "Ragged":
-        """Decodes a list column without nulls; values are cast to `dtype`."""
-        lists = pa.concat_arrays(column.chunks) if column.num_chunks else column.combine_chunks()
+        """Decodes a list column of any layout; a null is an empty list.
+
+        Args:
+          column: its values are not null.
+          dtype: that the values are cast to.
+        """
+        chunks = [cls._of_chunk(as_lists(chunk), dtype) for chunk in column.chunks]
+        if not chunks:
+            return cls(np.zeros(0, dtype), np.zeros(1, np.int64))
+        return chunks[0] if len(chunks) == 1 else cls.joined(chunks)
+
+    @classmethod
+    def _of_chunk(cls, lists: pa.ListArray | pa.LargeListArray, dtype: Any) -> "Ragged":
+        if lists.null_count:  # A null may span values, which `flatten` leaves out.
+            lengths = lists.value_lengths().fill_null(0).to_numpy()
+            offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+            return cls(values_of(lists.flatten(), dtype), offsets)
         offsets = lists.offsets.to_numpy().astype(np.int64)
         flat = lists.values.slice(offsets[0], offsets[-1] - offsets[0])
-        values = flat.to_numpy(zero_copy_only=False)
-        return cls(values.astype(dtype, copy=False), offsets - offsets[0])
+        return cls(values_of(flat, dtype), offsets - offsets[0])
 
     @classmethod
     def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
-        """The rows of one after those of another."""
+        """Appends the rows of several columns."""
         lengths = np.concatenate([part.lengths for part in parts])
         values = np.concatenate([part.values for part in parts])
         return cls(values, np.concatenate([[0], np.cumsum(lengths)]))
 
     @property
     def num_rows(self) -> int:
-        """How many lists there are."""
+        """Number of lists."""
         return len(self.offsets) - 1
 
     @property

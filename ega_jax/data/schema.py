@@ -1,9 +1,10 @@
 """The two input formats, and the check of a dataset folder before anything is trained on it.
 
 *Sequences*: `items.parquet` and `sequences.parquet`, what users did, item by item.
-*Ad logs*: `pois.parquet`, `creatives.parquet` and `sessions/*.parquet` (files in name order,
-rows in time order), one row per request; `dataset.json` may hold `{"num_slots": K}`.
-Ids are row numbers. Session files are streamed, a row group at a time.
+*Ad logs*: `pois.parquet`, `creatives.parquet` and the files below `sessions/`, one row per request;
+`dataset.json` may hold `{"num_slots": K}`. Each table is one file or a folder of parts.
+Ids are row numbers. Sessions are in time order: their files are read in the order of their
+timestamps, streamed, a row group at a time.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ega_jax.data import item_rules, sequence_rules, session_rules
+from ega_jax.data.folders import detect_format
 from ega_jax.data.tables import DataError
 
 Progress = Callable[[int, int], None]  # (rows checked, rows in all)
@@ -36,28 +38,11 @@ class Summary:
         return "\n".join(f"{name:>16}: {value}" for name, value in vars(self).items())
 
 
-def detect_format(folder: Path | str) -> str:
-    """Tells "sequences" from "ad_log" by the files present.
-
-    Raises:
-      DataError: the folder does not exist, or is neither.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(folder, "the folder does not exist")
-    if (folder / "sequences.parquet").exists() or (folder / "items.parquet").exists():
-        return "sequences"
-    if (folder / "sessions").exists() or (folder / "pois.parquet").exists():
-        return "ad_log"
-    raise DataError(
-        folder,
-        "not a dataset: expected items.parquet and sequences.parquet, "
-        "or pois.parquet, creatives.parquet and sessions/",
-    )
-
-
 def validate(
-    folder: Path | str, num_slots: int | None = None, progress: Progress = lambda done, total: None
+    folder: Path | str,
+    num_slots: int | None = None,
+    progress: Progress = lambda done, total: None,
+    for_training: bool = True,
 ) -> Summary:
     """Checks every row of a dataset folder against its format.
 
@@ -65,23 +50,30 @@ def validate(
       folder: the dataset.
       num_slots: K of an ad log; default: that of `dataset.json`, else the most items shown.
       progress: called with (rows checked, rows in all).
+      for_training: also refuse what nothing can be learned from: embeddings that are all alike,
+        sequences that are all too short, a log without anything shown or without ads.
 
     Returns:
       Counts and widths.
 
     Raises:
-      DataError: at the first row that breaks a rule.
+      DataError: at the first row that breaks a rule, or if nothing can be learned.
     """
     folder = Path(folder)
     if detect_format(folder) == "sequences":
-        return _validate_sequences(folder, progress)
-    return _validate_ad_log(folder, num_slots or _declared_slots(folder), progress)
+        return _validate_sequences(folder, progress, for_training)
+    return _validate_ad_log(folder, num_slots or _declared_slots(folder), progress, for_training)
 
 
-def _validate_sequences(folder: Path, progress: Progress) -> Summary:
-    items = item_rules.check_items(folder / "items.parquet")
-    path = folder / "sequences.parquet"
-    totals = sequence_rules.check_sequences(path, items.num_rows, progress)
+def _validate_sequences(folder: Path, progress: Progress, for_training: bool) -> Summary:
+    item_table = item_rules.open_items(folder)
+    items = item_rules.check_items(item_table)
+    if for_training:
+        item_rules.require_variety(item_table, items)
+    sequences = sequence_rules.open_sequences(folder)
+    totals = sequence_rules.check_sequences(sequences, items.num_rows, progress)
+    if for_training:
+        sequence_rules.require_examples(sequences, totals)
     return Summary(
         format="sequences",
         num_items=items.num_rows,
@@ -96,12 +88,21 @@ def _validate_sequences(folder: Path, progress: Progress) -> Summary:
     )
 
 
-def _validate_ad_log(folder: Path, num_slots: int | None, progress: Progress) -> Summary:
-    pois = item_rules.check_pois(folder / "pois.parquet")
-    creatives, creative_poi = item_rules.check_creatives(folder / "creatives.parquet", pois)
+def _validate_ad_log(
+    folder: Path, num_slots: int | None, progress: Progress, for_training: bool
+) -> Summary:
+    poi_table, creative_table = item_rules.open_pois(folder), item_rules.open_creatives(folder)
+    pois = item_rules.check_pois(poi_table)
+    creatives, creative_poi = item_rules.check_creatives(creative_table, pois)
+    if for_training:
+        item_rules.require_variety(poi_table, pois)
+        item_rules.require_variety(creative_table, creatives)
+    sessions = session_rules.open_sessions(folder)
     totals = session_rules.check_sessions(
-        folder / "sessions", pois.num_rows, creative_poi, num_slots, progress
+        sessions, pois.num_rows, creative_poi, num_slots, progress
     )
+    if for_training:
+        session_rules.require_examples(sessions, totals)
     return Summary(
         format="ad_log",
         num_items=pois.num_rows,

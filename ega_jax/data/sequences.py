@@ -1,6 +1,6 @@
 """Interaction sequences: what users did, split by leaving the last items out.
 
-Of a sequence of three items or more the last is the test target, the last but one the
+In a sequence of three items or more, the last is the test target, the last but one is the
 validation target, and the others are for training. Shorter sequences are never evaluated: all
 their items are for training. A sequence gives training examples if at least two items are for
 training, a history and a target.
@@ -11,12 +11,13 @@ import functools
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ega_jax.data.batch_source import Batch, InMemoryRows
+from ega_jax.data.item_rules import open_items
 from ega_jax.data.ragged import Ragged
+from ega_jax.data.reading import read_lists, read_matrix
 from ega_jax.data.schema import Summary
-from ega_jax.data.tables import read_matrix
+from ega_jax.data.sequence_rules import SHORTEST, open_sequences, training_lengths
 
 HELD_OUT = {"validation": 2, "test": 1}  # split -> place of the target, from the end.
 
@@ -34,24 +35,23 @@ class SequenceDataset:
     @classmethod
     def load(cls, folder: Path | str, summary: Summary) -> "SequenceDataset":
         """Reads a folder that `schema.validate` found valid, with the summary it returned."""
-        items = Path(folder) / "items.parquet"
+        items = open_items(Path(folder))
         images = np.zeros((0, 0), np.float32)
         if summary.num_creatives:
             images = read_matrix(items, "image_embedding")
-        sequences = pq.read_table(Path(folder) / "sequences.parquet", columns=["items"])
         return cls(
             summary=summary,
             item_embedding=read_matrix(items, "embedding"),
             creative_embedding=images,
             creative_poi=np.arange(len(images), dtype=np.int32),
-            items=Ragged.from_arrow(sequences["items"], np.int32),
+            items=read_lists(open_sequences(Path(folder)), "items", np.int32),
         )
 
     @functools.cached_property
     def num_training_items(self) -> np.ndarray:
         """`[sequences]` int64 how many of the first items are for training."""
         lengths = self.items.lengths
-        return np.where(lengths >= 3, lengths - 2, lengths)
+        return training_lengths(lengths)
 
     @property
     def training_items(self) -> Ragged:
@@ -66,7 +66,7 @@ class SequenceDataset:
 class TrainingSequences(InMemoryRows):
     """The rows that training draws from: per epoch, one split point of each sequence.
 
-    What lies before the split point is the history, the K items from it are the target: plain
+    The items before the split point are the history, the K items from it on are the target. Plain
     sequences have no slates, so the next items stand in for what a request shows (sec. 4.1).
     """
 
@@ -108,7 +108,7 @@ class HeldOutItems(InMemoryRows):
     @functools.cached_property
     def users(self) -> np.ndarray:
         """`[rows]` the sequences that are evaluated."""
-        return np.flatnonzero(self.dataset.items.lengths >= 3)
+        return np.flatnonzero(self.dataset.items.lengths >= SHORTEST)
 
     @property
     def num_rows(self) -> int:

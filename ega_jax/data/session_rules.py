@@ -1,34 +1,34 @@
-"""The rules for `sessions/*.parquet` of an ad log: one row per request, in time order."""
+"""The rules for `sessions/` of an ad log: one row per request, in time order."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ega_jax.data.checks import Part, parts
+from ega_jax.data.columns import is_list, to_numpy
 from ega_jax.data.ragged import Ragged
-from ega_jax.data.tables import DataError, open_table
+from ega_jax.data.tables import DataError, Table, open_table
 from ega_jax.types import LARGEST, is_amount
 
 REQUIRED = {
-    "session_id": "integer",
-    "user_id": "integer",
-    "timestamp": "integer",
-    "history_poi": "list of integers",
-    "history_creative": "list of integers",
-    "ad_poi": "list of integers",
-    "ad_bid": "list of floats",
-    "organic_poi": "list of integers",
-    "shown_poi": "list of integers",
-    "shown_creative": "list of integers",
-    "shown_is_ad": "list of booleans",
-    "click_poi": "list of booleans",
-    "click_image": "list of booleans",
-    "convert": "list of booleans",
+    "session_id": "an integer",
+    "user_id": "an integer",
+    "timestamp": "an integer or a timestamp",
+    "history_poi": "a list of integers",
+    "history_creative": "a list of integers",
+    "ad_poi": "a list of integers",
+    "ad_bid": "a list of floats",
+    "organic_poi": "a list of integers",
+    "shown_poi": "a list of integers",
+    "shown_creative": "a list of integers",
+    "shown_is_ad": "a list of booleans",
+    "click_poi": "a list of booleans",
+    "click_image": "a list of booleans",
+    "convert": "a list of booleans",
 }
-OPTIONAL = {"propensity": "float"}
+OPTIONAL = {"propensity": "a float, or a list of floats"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,35 +37,35 @@ class SessionTotals:
 
     rows: int = 0
     shown: int = 0
+    ads: int = 0
     most_shown: int = 0
     most_candidates: int = 0
     longest_history: int = 0
 
-    def add(self, history: Ragged, shown: Ragged, candidates: np.ndarray) -> "SessionTotals":
-        """Counts some more sessions; `candidates` `[rows]` is their number."""
+    def add(self, history: Ragged, shown: Ragged, ads: Ragged, organic: Ragged) -> "SessionTotals":
+        """Counts some more sessions."""
+        candidates = ads.lengths + organic.lengths
         return SessionTotals(
             self.rows + shown.num_rows,
             self.shown + len(shown.values),
+            self.ads + len(ads.values),
             max(self.most_shown, int(shown.lengths.max())),
             max(self.most_candidates, int(candidates.max())),
             max(self.longest_history, int(history.lengths.max())),
         )
 
 
-def session_files(folder: Path) -> list[Path]:
-    """Files of sessions in time order, which is that of their names; hidden ones are left out.
+def open_sessions(folder: Path) -> Table:
+    """Finds the files below `sessions/`, in the order of their timestamps.
 
     Raises:
-      DataError: there are none.
+      DataError: there are none, or a column is missing or of another type.
     """
-    paths = sorted(path for path in folder.glob("*.parquet") if path.name[0] not in "._")
-    if not paths:
-        raise DataError(folder, "the folder does not exist or holds no *.parquet file")
-    return paths
+    return open_table(folder / "sessions", REQUIRED, OPTIONAL, order_by="timestamp")
 
 
 def check_sessions(
-    folder: Path,
+    table: Table,
     num_pois: int,
     creative_poi: np.ndarray,
     num_slots: int | None,
@@ -74,7 +74,7 @@ def check_sessions(
     """Checks every session.
 
     Args:
-      folder: `sessions/`.
+      table: the sessions.
       num_pois: P.
       creative_poi: `[R]` POI of each creative.
       num_slots: K, the most items that may be shown; none for no bound.
@@ -83,39 +83,50 @@ def check_sessions(
     Raises:
       DataError: at the first row that breaks a rule.
     """
-    paths = session_files(folder)
-    total = sum(open_table(path, REQUIRED, OPTIONAL).metadata.num_rows for path in paths)
-    if not total:
-        raise DataError(folder, "there are no sessions")
+    if not table.num_rows:
+        raise DataError(table.path, "there are no sessions")
+    columns = [*REQUIRED, *(name for name in OPTIONAL if table.has(name))]
     totals = SessionTotals()
-    latest = np.iinfo(np.int64).min
-    for path in paths:
-        for part in _session_parts(path):
-            latest = _check_time(part, latest)
-            history = _check_history(part, num_pois, creative_poi)
-            shown, candidates = _check_slate(part, num_pois, creative_poi, num_slots)
-            _check_feedback(part, shown)
-            totals = totals.add(history, shown, candidates)
-            progress(totals.rows, total)
+    before = None
+    for part in parts(table, columns):
+        _check_time(part, before)
+        history = _check_history(part, num_pois, creative_poi)
+        shown, ads, organic = _check_slate(part, num_pois, creative_poi, num_slots)
+        _check_feedback(part, shown)
+        totals = totals.add(history, shown, ads, organic)
+        before = part
+        progress(totals.rows, table.num_rows)
     return totals
 
 
-def _session_parts(path: Path):
-    table = pq.ParquetFile(path)
-    names = [name for name in (*REQUIRED, *OPTIONAL) if name in table.schema_arrow.names]
-    return parts(path, table, names)
+def require_examples(table: Table, totals: SessionTotals):
+    """Refuses a log in which nothing was shown, or nothing was for sale.
+
+    Raises:
+      DataError: names the column and the rule.
+    """
+    if not totals.shown:
+        raise DataError(table.path, "nothing was shown in any session", "shown_poi")
+    if not totals.ads:
+        raise DataError(table.path, "no session has an ad", "ad_poi")
 
 
-def _check_time(part: Part, latest: int) -> int:
-    """Ids and time order; `latest` is the time of the row before. Returns that of the last row."""
+def _check_time(part: Part, before: Part | None):
+    """Ids, and time order within these rows and after those `before`."""
     part.numbers("user_id", np.int64)
     session = part.numbers("session_id", np.int64)
     ok = (session >= 0) & (session < 2**31)
     part.require(ok, "session_id", "session ids must be in 0..2147483647", session)
     time = part.numbers("timestamp", np.int64)
-    ok = time >= np.concatenate([[latest], time[:-1]])
+    if before is not None:
+        latest = before.numbers("timestamp", np.int64)[-1]
+        rule = "rows must be in time order"
+        if before.path != part.path:
+            rule += f" over all files; the rows before, of {before.path}, end at {latest}"
+        first = np.arange(len(time)) > 0
+        part.require(first | (time >= latest), "timestamp", rule, time)
+    ok = np.concatenate([[True], time[1:] >= time[:-1]])
     part.require(ok, "timestamp", "rows must be in time order", time)
-    return int(time[-1])
 
 
 def _check_history(part: Part, num_pois: int, creative_poi: np.ndarray) -> Ragged:
@@ -136,8 +147,8 @@ def _check_creatives(
 
 def _check_slate(
     part: Part, num_pois: int, creative_poi: np.ndarray, num_slots: int | None
-) -> tuple[Ragged, np.ndarray]:
-    """The candidates and what was shown of them; returns it, and `[rows]` numbers of candidates."""
+) -> tuple[Ragged, Ragged, Ragged]:
+    """The candidates and what was shown of them; returns what was shown, the ads, the others."""
     ads, organic = (part.ids(name, num_pois, "POI") for name in ("ad_poi", "organic_poi"))
     for candidates, column in ((ads, "ad_poi"), (organic, "organic_poi")):
         ok = _is_first(candidates, num_pois)
@@ -153,12 +164,13 @@ def _check_slate(
     if num_slots is not None:
         rule = f"at most {num_slots} items fit the slots"
         part.require(shown.lengths <= num_slots, "shown_poi", rule, shown.lengths)
-    is_ad = part.lists("shown_is_ad", bool)
+    part.require_values(_is_first(shown, num_pois), shown, "shown_poi", "an item is shown once")
+    is_ad = part.flags("shown_is_ad")
     part.require_equal_lengths(is_ad, "shown_is_ad", shown, "shown_poi")
     for kind, candidates, column in ((True, ads, "ad_poi"), (False, organic, "organic_poi")):
         ok = (is_ad.values != kind) | _among(shown, candidates, num_pois)
         part.require_values(ok, shown, "shown_poi", f"a shown item must be in its '{column}'")
-    return shown, ads.lengths + organic.lengths
+    return shown, ads, organic
 
 
 def _keys(lists: Ragged, bound: int) -> np.ndarray:
@@ -182,12 +194,29 @@ def _is_first(lists: Ragged, bound: int) -> np.ndarray:
 
 
 def _check_feedback(part: Part, shown: Ragged):
-    for column in ("click_poi", "click_image", "convert"):
-        part.require_equal_lengths(part.lists(column, bool), column, shown, "shown_poi")
-    click = part.lists("click_poi", bool).values | part.lists("click_image", bool).values
-    convert = part.lists("convert", bool)
+    flags = {name: part.flags(name) for name in ("click_poi", "click_image", "convert")}
+    for column, lists in flags.items():
+        part.require_equal_lengths(lists, column, shown, "shown_poi")
+    click = flags["click_poi"].values | flags["click_image"].values
+    convert = flags["convert"]
     part.require_values(~convert.values | click, convert, "convert", "a conversion needs a click")
     if "propensity" in part.table.column_names:
-        propensity = part.numbers("propensity", np.float64)
-        ok = (propensity > 0) & (propensity <= 1 + 1e-6)
-        part.require(ok, "propensity", "propensities must be in (0, 1]", propensity)
+        _check_propensity(part, shown)
+
+
+def _check_propensity(part: Part, shown: Ragged):
+    """Propensities of a slate, or of each item shown; a null is one that is not known."""
+    rule = "propensities must be in (0, 1]"
+    column, known = "propensity", part.known("propensity")
+    if is_list(part.table[column].type):
+        lists = part.lists(column, np.float64, null_is_empty=True)
+        same = ~known | (lists.lengths == shown.lengths)
+        part.require(same, column, "a list must be as long as that of 'shown_poi'", lists.lengths)
+        part.require_values(_is_propensity(lists.values), lists, column, rule)
+    else:
+        propensity = to_numpy(part.table[column], np.float64)
+        part.require(~known | _is_propensity(propensity), column, rule, propensity)
+
+
+def _is_propensity(values: np.ndarray) -> np.ndarray:
+    return (values > 0) & (values <= 1 + 1e-6)

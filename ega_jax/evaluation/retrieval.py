@@ -42,6 +42,8 @@ def recall_ndcg(
 ) -> dict[str, jax.Array]:
     """Recall@k and NDCG@k with one relevant item per request.
 
+    With the target at rank r from 0, `recall@k = [r < k]` and `ndcg@k = [r < k] / log2(r + 2)`.
+
     Args:
       ranked_items: `[B, R]` int item ids, best first, -1 where none.
       target: `[B]` int item ids.
@@ -53,6 +55,13 @@ def recall_ndcg(
 
     Raises:
       ValueError: where a cut-off exceeds R, since the list is too short to measure it.
+
+    Examples:
+      The first target is second, 1 / log2(3), and the second one is not listed:
+
+      >>> metrics = recall_ndcg(ranked_items=[[7, 3, 5], [1, 2, 4]], target=[3, 9], ks=(1, 3))
+      >>> {name: round(float(value), 4) for name, value in metrics.items()}
+      {'recall@1': 0.0, 'ndcg@1': 0.0, 'recall@3': 0.5, 'ndcg@3': 0.3155}
     """
     ranked_items, target = jnp.asarray(ranked_items), jnp.asarray(target)
     chex.assert_rank([ranked_items, target], [2, 1])

@@ -87,7 +87,8 @@ def allocation_log_probs(
 ) -> jax.Array:
     """Log allocation probability of each token among the valid ones (22).
 
-    `z = w * exp(logit) / sum over valid tokens`, i.e. `log_softmax(logit + log w)`.
+    `z = w * exp(logit) / sum over valid tokens`, with `w = b ** alpha + beta` (21); computed as
+    `log_softmax(logit + log w)`.
 
     Args:
       logits: `[..., W]` logits of the generator.
@@ -99,6 +100,19 @@ def allocation_log_probs(
     Returns:
       `[..., W]` float32 log-probabilities over the last axis; about -1e30 where a token is not
       valid, and everywhere when none is.
+
+    Examples:
+      With equal logits, alpha 1 and beta 2 the weights are 4, 2 and, not valid, 0:
+
+      >>> log_z = allocation_log_probs(
+      ...     logits=jnp.zeros(3),
+      ...     token_bids=jnp.array([2.0, 0.0, 9.0]),
+      ...     valid=jnp.array([True, True, False]),
+      ...     alpha=1.0,
+      ...     beta=2.0,
+      ... )
+      >>> [round(p, 4) for p in jnp.exp(log_z).tolist()]
+      [0.6667, 0.3333, 0.0]
     """
     logits, token_bids, valid = map(jnp.asarray, (logits, token_bids, valid))
     chex.assert_equal_shape([logits, token_bids, valid])

@@ -82,9 +82,10 @@ def _next_price(xp: ModuleType, below: Any, quality: Any, bid: Any) -> Any:
 def gsp(
     bids: ArrayLike, quality: ArrayLike, num_slots: int, reserve: ArrayLike = 0.0
 ) -> tuple[Any, Any]:
-    """Generalised second price: an ad pays what keeps its place, per click.
+    """Generalised second price: an ad pays the least bid that keeps its place, per click.
 
-    The price is the next score over the own quality; slot click rates cancel.
+    `p_(k) = b_(k+1) q_(k+1) / q_(k)`, with ads in falling order of `b q`; at least the reserve and
+    at most the own bid. The slots' click rates cancel.
 
     Args:
       bids: `[N]` currency per click.
@@ -97,6 +98,13 @@ def gsp(
 
     Raises:
       ValueError: names a bid, or another argument, that is negative, NaN or infinite.
+
+    Examples:
+      Three ads for two slots: ad 0 pays 3 * 0.5 / 0.3, ad 1 pays 1 * 0.2 / 0.5.
+
+      >>> order, price = gsp(bids=[6.0, 3.0, 1.0], quality=[0.3, 0.5, 0.2], num_slots=2)
+      >>> order.tolist(), price.round(4).tolist()
+      ([0, 1], [5.0, 0.4])
     """
     check_bids(bids)
     _check_rates(quality=quality, reserve=reserve)
@@ -114,8 +122,9 @@ def vcg(
 ) -> tuple[Any, Any]:
     """Vickrey-Clarke-Groves for separable click rates `quality_i * slot_ctr_k`.
 
-    An ad pays, for the clicks that each place adds to the one below, the bid that wins the place:
-    the next score over its quality, or the reserve. All terms are positive: nothing cancels.
+    `P_(k) = sum_{l >= k} (c_l - c_{l+1}) b_(l+1) q_(l+1)`, with ads in falling order of `b q` and
+    slots in falling order of their click rate `c`. A reserve bounds each term from below. All terms
+    are positive: nothing cancels.
 
     Args:
       bids: `[N]` currency per click.
@@ -128,6 +137,15 @@ def vcg(
 
     Raises:
       ValueError: names a bid, or another argument, that is negative, NaN or infinite.
+
+    Examples:
+      Ad 0 pays (1 - 0.4) * 1.5 + 0.4 * 0.2, and ad 1 pays 0.4 * 0.2.
+
+      >>> order, payment = vcg(
+      ...     bids=[6.0, 3.0, 1.0], quality=[0.3, 0.5, 0.2], slot_ctr=[1.0, 0.4]
+      ... )
+      >>> order.tolist(), payment.round(4).tolist()
+      ([0, 1], [0.98, 0.08])
     """
     check_bids(bids)
     _check_rates(quality=quality, slot_ctr=slot_ctr, reserve=reserve)
@@ -147,8 +165,8 @@ def vcg(
 def clarke(bids: ArrayLike, clicks: ArrayLike) -> tuple[Any, Any]:
     """The slate of highest welfare, each ad paying what its presence costs the others.
 
-    `P_i = max_S sum_{j != i} b_j (x_j(S) - x_j(S*))`: the ad's own term never enters, so that it
-    cannot drown the others', and the chosen slate contributes an exact 0.
+    `P_i = max_S sum_{j != i} b_j (x_j(S) - x_j(S*))`. The ad's own term never enters, so a large
+    bid of its own loses no precision, and the chosen slate contributes an exact 0.
 
     Args:
       bids: `[N]` currency per click.
@@ -160,6 +178,13 @@ def clarke(bids: ArrayLike, clicks: ArrayLike) -> tuple[Any, Any]:
 
     Raises:
       ValueError: names a bid, or another argument, that is negative, NaN or infinite.
+
+    Examples:
+      The second slate is worth most, 4 * 0.5. Without ad 1 the first would be shown, for 2 * 0.6.
+
+      >>> chosen, payment = clarke(bids=[2.0, 4.0], clicks=[[0.6, 0.0], [0.0, 0.5]])
+      >>> int(chosen), payment.round(4).tolist()
+      (1, [0.0, 1.2])
     """
     check_bids(bids)
     _check_rates(clicks=clicks)
@@ -177,9 +202,9 @@ def clarke(bids: ArrayLike, clicks: ArrayLike) -> tuple[Any, Any]:
 def myerson(bid_grid: ArrayLike, clicks: ArrayLike) -> Any:
     """Total payment that makes a bid truthful, `b x(b) - integral_0^b x(s) ds` (Myerson, 1981).
 
-    The trapezoidal rule summed by parts, `integral s dx(s)`: exact for a piecewise linear x, a sum
-    of positive terms where x rises. A jump counts at the middle of its interval; two equal grid
-    points put it exactly. Where x falls, the charge stays at least 0.
+    Computed as `integral_0^b s dx(s)` by the trapezoidal rule: exact if x is piecewise linear, and
+    a sum of positive terms where x rises. A jump counts at the middle of its interval; two equal
+    grid points place it exactly. If x falls, the payment stays at least 0.
 
     Args:
       bid_grid: `[G]` currency per click, rising from 0 to the bid.
@@ -191,6 +216,13 @@ def myerson(bid_grid: ArrayLike, clicks: ArrayLike) -> Any:
     Raises:
       ValueError: names a bid or a click rate that is negative, NaN or infinite; or the grid does
         not rise from 0.
+
+    Examples:
+      One slot of click rate 0.5 that a bid above 2 wins costs 2 * 0.5, whatever the bid:
+
+      >>> payment = myerson(bid_grid=[0.0, 2.0, 2.0, 5.0], clicks=[0.0, 0.0, 0.5, 0.5])
+      >>> round(float(payment), 4)
+      1.0
     """
     check_bids(bid_grid, ("grid point",))
     _check_rates(clicks=clicks)

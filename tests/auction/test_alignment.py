@@ -1,4 +1,4 @@
-"""Marginal contributions and the policy gradient by hand, what trains, and that it pays."""
+"""The policy gradient by hand, what trains, and that it pays."""
 
 import dataclasses
 import functools
@@ -14,16 +14,14 @@ from tiny_generator import CONFIG as WITH_CREATIVES
 from ega_jax.auction.alignment import (
     AlignmentConfig,
     alignment_loss,
-    join,
-    marginal_contributions,
     policy_loss,
-    split,
     standardise,
 )
-from ega_jax.generation import generator
+from ega_jax.auction.contributions import marginal_contributions
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.candidates import request_candidates
 from ega_jax.generation.codes import codes_of
+from ega_jax.generation.generator import GeneratorDecoder
 from ega_jax.generation.slate_policy import slate_log_probs
 from ega_jax.training.state import TrainState, make_train_step
 
@@ -32,43 +30,6 @@ B, N, ALL = 8, 4, 24  # Requests, candidates, slates of three of these at most.
 INDEX = functools.partial(request_candidates, max_ads=2)
 ALIGNMENT = AlignmentConfig(alpha=0.8, beta=1.0)
 LAST = f"decoder_{CONFIG.decoder_blocks - 1}"
-
-
-def contributions_by_loop(values, items, where, chosen):
-    contributions, found = [], []
-    for item in items[chosen]:
-        others = [v for v, s, w in zip(values, items, where, strict=True) if w and item not in s]
-        known = item >= 0 and bool(others)
-        contributions.append(values[chosen] - max(others) if known else 0.0)
-        found.append(known)
-    return contributions, found
-
-
-def test_contributions_by_loop():
-    rng = np.random.default_rng(0)
-    contribute = jax.jit(marginal_contributions)
-    knowns = []
-    for _ in range(200):
-        size = rng.integers(3, 7)
-        items = np.stack([rng.permutation(size)[:K] for _ in range(6)])
-        items[:, rng.integers(1, K + 1) :] = -1
-        values = rng.choice([-1.0, 0.0, 0.5, 2.0, 3.0], 6)
-        where = rng.random(6) < 0.7
-        chosen = rng.integers(6)
-        where[chosen] = True
-        r, found = contribute(values, items, where, chosen)
-        expected, known = contributions_by_loop(values, items, where, chosen)
-        np.testing.assert_array_equal(found, known)
-        np.testing.assert_allclose(r, expected, atol=1e-6)
-        knowns += known
-    assert 0.2 < np.mean(knowns) < 0.8
-
-
-def test_the_best_slate_alone_contributes_nothing_that_is_known():
-    values, items = jnp.array([3.0, -1e30]), jnp.array([[1, 0, -1], [-1, -1, -1]])
-    r, found = marginal_contributions(values, items, jnp.array([True, False]), jnp.int32(0))
-    assert found.tolist() == [False] * K
-    assert r.tolist() == [0.0] * K
 
 
 def test_standardised_values_have_mean_0_and_variance_1():
@@ -105,25 +66,30 @@ def test_policy_loss_by_hand():
 
 
 @pytest.fixture(scope="module")
-def params():
-    return jax.tree.map(lambda x: x / 2 if x.ndim > 1 else x, init_params(CONFIG))
+def decoder():
+    params = jax.tree.map(lambda x: x / 2 if x.ndim > 1 else x, init_params(CONFIG))
+    return GeneratorDecoder(params, CONFIG)
 
 
-def test_split_takes_the_heads_and_the_last_block(params):
-    trained, frozen = split(params, CONFIG, "head_and_last_block")
+def test_the_heads_and_the_last_block_are_trained_and_the_rest_stays(decoder):
+    trained = decoder.trainable("head_and_last_block")
     assert trained.keys() == {"poi", LAST}
     assert trained["poi"].keys() == {"head", "norm"}
-    assert jax.tree.structure(trained[LAST]) == jax.tree.structure(params[LAST])
-    assert LAST not in frozen
-    assert frozen["poi"].keys() == {"table"}
-    assert_same(join(trained, frozen), params)
+    assert jax.tree.structure(trained[LAST]) == jax.tree.structure(decoder.params[LAST])
+    assert_same(decoder.with_parameters(trained).params, decoder.params)
+    moved_on = jax.tree.map(lambda x: x + 1, trained)
+    joined = decoder.with_parameters(moved_on)
+    assert joined.config == decoder.config
+    rest = {name: x for name, x in decoder.params.items() if name not in ("poi", LAST)}
+    table = {"table": decoder.params["poi"]["table"]}
+    assert_same(joined.params, {**rest, "poi": moved_on["poi"] | table, LAST: moved_on[LAST]})
 
 
-def test_split_all_leaves_nothing(params):
-    trained, frozen = split(params, CONFIG, "all")
-    assert frozen == {}
-    assert_same(trained, params)
-    assert_same(join(trained, frozen), params)
+def test_all_parameters_are_trained(decoder):
+    trained = decoder.trainable("all")
+    assert_same(trained, decoder.params)
+    moved_on = jax.tree.map(lambda x: x + 1, trained)
+    assert_same(decoder.with_parameters(moved_on).params, moved_on)
 
 
 def assert_same(one, two):
@@ -131,9 +97,9 @@ def assert_same(one, two):
     assert all(a is b for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True))
 
 
-def test_split_refuses_what_it_does_not_know(params):
+def test_an_unknown_part_is_refused(decoder):
     with pytest.raises(ValueError, match="'heads' is not one of head_and_last_block, all"):
-        split(params, CONFIG, "heads")
+        decoder.trainable("heads")
 
 
 def market(seed=0):
@@ -152,23 +118,21 @@ def market(seed=0):
     }
 
 
-def candidates_and_memory(params, request):
-    memory = generator.encode(
-        params, CONFIG, request["history_poi"], request["history_creative"], CATALOGUE
-    )
+def candidates_and_memory(decoder, request):
+    memory = decoder.encode(request["history_poi"], request["history_creative"], CATALOGUE)
     codes = codes_of(CATALOGUE.poi_codes, request["item"])
     return INDEX(codes, request["is_ad"], request["bid"], request["item"] >= 0), memory
 
 
 @functools.partial(jax.vmap, in_axes=(None, 0))
-def judge(params, request):
+def judge(decoder, request):
     """The best slate, what its items add, and the policy's expected value, all slates listed.
 
     The reward model is a table that knows the slot.
     """
-    candidates, memory = candidates_and_memory(params, request)
+    candidates, memory = candidates_and_memory(decoder, request)
     beams = beam_search(
-        params, CONFIG, memory, candidates,
+        decoder, memory, candidates,
         num_beams=ALL, alpha=ALIGNMENT.alpha, beta=ALIGNMENT.beta,
     )  # fmt: skip
     pctr = request["pctr"][beams.items] * (1.0 - 0.3 * jnp.arange(K))
@@ -180,20 +144,20 @@ def judge(params, request):
     return beams.items[chosen], contribution, jnp.sum(probability * values)
 
 
-def choose(params, batch):
-    return judge(params, batch)[:2]
+def choose(decoder, batch):
+    return judge(decoder, batch)[:2]
 
 
 JUDGE = jax.jit(judge)
 
 
-def train(params, part, kl_weight, batch, steps=1):
+def train(decoder, part, kl_weight, batch, steps=1):
     """Aligns for some steps; returns the states and metrics before and after each."""
     settings = AlignmentConfig(ALIGNMENT.alpha, ALIGNMENT.beta, kl_weight, part)
-    loss = alignment_loss(CONFIG, settings, CATALOGUE, choose, INDEX)
+    loss = alignment_loss(decoder, settings, CATALOGUE, choose, INDEX)
     optimizer = optax.adam(1e-2)
     step = jax.jit(make_train_step(loss, optimizer, jax.random.key(0)))
-    state = TrainState.create(split(params, CONFIG, part)[0], optimizer, params)
+    state = TrainState.create(decoder.trainable(part), optimizer, decoder.params)
     states, metrics = [state], []
     for _ in range(steps):
         state, measured = step(state, batch)
@@ -203,24 +167,22 @@ def train(params, part, kl_weight, batch, steps=1):
 
 
 @pytest.fixture(scope="module")
-def aligned(params):
-    return train(params, "head_and_last_block", 0.1, market(), steps=40)
+def aligned(decoder):
+    return train(decoder, "head_and_last_block", 0.1, market(), steps=40)
 
 
-def test_loss_by_hand(params, aligned):
+def test_loss_by_hand(decoder, aligned):
     batch = market()
-    items, contribution, _ = JUDGE(params, batch)
+    items, contribution, _ = JUDGE(decoder, batch)
     weights = standardise(contribution, items >= 0)
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0, 0))
-    def log_z(params, request, items):
-        candidates, memory = candidates_and_memory(params, request)
-        return slate_log_probs(
-            params, CONFIG, memory, candidates, items, ALIGNMENT.alpha, ALIGNMENT.beta
-        )
+    def log_z(decoder, request, items):
+        candidates, memory = candidates_and_memory(decoder, request)
+        return slate_log_probs(decoder, memory, candidates, items, ALIGNMENT.alpha, ALIGNMENT.beta)
 
-    z = np.asarray(log_z(params, batch, items))
+    z = np.asarray(log_z(decoder, batch, items))
     expected = -sum(weights[b, k] * z[b, k].sum() for b in range(B) for k in range(K)) / B
     first = aligned[1][0]
     np.testing.assert_allclose(first["policy_loss"], expected, rtol=1e-4)
@@ -230,11 +192,11 @@ def test_loss_by_hand(params, aligned):
     np.testing.assert_allclose(first["loss"], first["policy_loss"], rtol=1e-5)
 
 
-def test_aligning_raises_the_value_of_the_policy(params, aligned):
+def test_aligning_raises_the_value_of_the_policy(decoder, aligned):
     states, metrics = aligned
-    _, frozen = split(params, CONFIG, "head_and_last_block")
     before, after = (
-        JUDGE(join(state.params, frozen), market())[2].mean() for state in (states[0], states[-1])
+        JUDGE(decoder.with_parameters(state.params), market())[2].mean()
+        for state in (states[0], states[-1])
     )
     assert after > 1.05 * before
     kl = np.array([m["kl"] for m in metrics])
@@ -248,14 +210,14 @@ def moved(before, after):
     return jax.tree.map(lambda a, b: bool((np.asarray(a) != b).any()), before, after)
 
 
-def test_the_whole_part_trains_and_the_rest_stays(params, aligned):
+def test_the_whole_part_trains_and_the_rest_stays(decoder, aligned):
     states, _ = aligned
     assert all(jax.tree.leaves(moved(states[0].params, states[1].params)))
-    assert not any(jax.tree.leaves(moved(params, states[-1].variables)))
+    assert not any(jax.tree.leaves(moved(decoder.params, states[-1].variables)))
 
 
-def test_all_parameters_may_train_and_a_penalty_keeps_them_near(params, aligned):
-    states, metrics = train(params, "all", 30.0, market(), steps=40)
+def test_all_parameters_may_train_and_a_penalty_keeps_them_near(decoder, aligned):
+    states, metrics = train(decoder, "all", 30.0, market(), steps=40)
     assert all(jax.tree.leaves(moved(states[0].params["encoder_0"], states[1].params["encoder_0"])))
     assert np.isfinite([m["grad_norm"] for m in metrics]).all()
     assert 1e-4 < metrics[-1]["kl"] < 0.5 * aligned[1][-1]["kl"]

@@ -1,38 +1,47 @@
 """Prices of allocated slates: what the network sees, Clarke's price, the table of reports."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import CONFIG, K, N, levers, one, random_requests, serve, tiny_models
+from tiny_models import K, N, levers, one, random_requests, serve, tiny_ega, with_beams
 
-from ega_jax.auction.counterfactuals import NUM_RIVALS, Elsewhere, look_elsewhere, struck_out
-from ega_jax.auction.pricing import RULES, PricingConfig, context_of, prices, tabulate_request
-from ega_jax.auction.system import allocate, prepare
+from ega_jax.auction.counterfactuals import (
+    NUM_RIVALS,
+    Counterfactuals,
+    best_value_without,
+    counterfactuals,
+)
+from ega_jax.auction.outcomes import tabulate_request
+from ega_jax.auction.pricing import RULES, PricingConfig, context_of, prices
 from ega_jax.payment import network, rules
 from ega_jax.payment.network import PaymentConfig
 
 PRICING = PricingConfig(hidden=(8, 4), probes=(0.0, 1.0, 2.0))
-FEW = dataclasses.replace(CONFIG, num_beams=6)
 REQUESTS = random_requests(7, 16)
 
 
+@functools.cache
+def few():
+    """A search of few beams."""
+    return with_beams(tiny_ega(), 6)
+
+
 def unknown(shape):
-    """Nothing happens elsewhere."""
+    """Counterfactuals of ads that no other report would show."""
     at_probes = jnp.zeros((*shape, len(PRICING.probes)))
-    return Elsewhere(jnp.zeros(shape), at_probes, at_probes)
+    return Counterfactuals(jnp.zeros(shape), at_probes, at_probes)
 
 
 @functools.cache
 def networks():
     """Fresh networks of both heads."""
-    served = serve(FEW, tiny_models(), one(REQUESTS, slice(0, 1)), levers())
+    prepared, *found = serve(few(), one(REQUESTS, slice(0, 1)), levers())
     some = unknown((1, K))
-    context = jax.vmap(lambda *x: context_of(*x[:-1], levers(), x[-1]))(
-        *served, REQUESTS.bid[:1], some
+    context = jax.vmap(lambda prepared, bid, *x: context_of(prepared, bid, levers(), *x))(
+        prepared, REQUESTS.bid[:1], *found, some
     )
     key = jax.random.key(3)
     trees = {h: network.init(key, PaymentConfig(h, PRICING.hidden), context) for h in network.HEADS}
@@ -41,48 +50,47 @@ def networks():
 
 
 @jax.jit
-def priced(models, networks, requests, levers):
+def priced(system, networks, requests, levers):
     def one(request):
-        offer = prepare(models, FEW, request)
-        shown, menu = allocate(models, FEW, offer, request.bid, levers)
-        elsewhere, _, _ = look_elsewhere(
-            models, FEW, PRICING.probes, levers, offer, request.bid, shown.candidate, menu
+        prepared, bid = system.prepare(request), request.bid
+        shown, menu = system.allocate(prepared, bid, levers)
+        known, _, _ = counterfactuals(
+            system, PRICING.probes, prepared, bid, levers, shown.candidate, menu
         )
-        given = offer, request.bid, shown, menu, elsewhere
-        return shown, menu, prices(networks, PRICING, levers, *given)
+        found = shown, menu, known
+        return shown, menu, prices(networks, PRICING, prepared, bid, levers, *found)
 
     return jax.vmap(one)(requests)
 
 
 @pytest.mark.parametrize("reserve", [0.0, 0.8])
 def test_every_rule_charges_between_the_reserve_and_the_bid(reserve):
-    shown, _, every = priced(tiny_models(), networks(), REQUESTS, levers(reserve=reserve))
-    for number, rule in enumerate(RULES):
-        price = np.asarray(every[:, number])
+    shown, _, every = priced(few(), networks(), REQUESTS, levers(reserve=reserve))
+    assert every.keys() == RULES.keys()
+    for rule in RULES:
+        price = np.asarray(every[rule])
         assert (price[~shown.is_ad] == 0).all(), rule
         assert (price <= shown.bid).all(), rule
         assert (price[shown.is_ad] >= np.float32(reserve)).all(), rule
         assert (price[shown.is_ad] > 0).any(), rule
-    first = every[:, RULES.index("first_price")]
+    first = every["first_price"]
     np.testing.assert_array_equal(first, np.where(shown.is_ad, shown.bid, 0))
 
 
 def test_the_network_sees_the_rivals_and_not_the_own_bid():
     """Raising the own bid, with the slate as it was, changes nothing that the network sees."""
-    models, request = tiny_models(), one(REQUESTS, 3)
-    offer, shown, menu = serve(FEW, models, one(REQUESTS, slice(3, 4)), levers())
-    offer, shown, menu = one((offer, shown, menu), 0)
+    request = one(REQUESTS, 3)
+    prepared, shown, menu = one(serve(few(), one(REQUESTS, slice(3, 4)), levers()), 0)
     slot = int(np.argmax(shown.is_ad))
     assert shown.is_ad[slot]
     own, bid = int(shown.candidate[slot]), jnp.asarray(request.bid)
-    elsewhere = unknown((K,)).replace(without=jnp.full(K, 0.9 * menu.value.max()))
-    contexts = jax.jit(lambda *x: context_of(*x, levers(), elsewhere))
-    louder = bid.at[own].mul(9.0)
-    before, after = contexts(offer, shown, menu, bid), contexts(offer, shown, menu, louder)
+    known = unknown((K,)).replace(without=jnp.full(K, 0.9 * menu.value.max()))
+    contexts = jax.jit(lambda bid: context_of(prepared, bid, levers(), shown, menu, known))
+    before, after = contexts(bid), contexts(bid.at[own].mul(9.0))
     for name in network.Context.__dataclass_fields__:
         mine = getattr(before, name)[slot]
         np.testing.assert_allclose(mine, getattr(after, name)[slot], rtol=1e-5)
-    quality = np.asarray(offer.quality)
+    quality = np.asarray(prepared.quality)
     rivals = [
         float(bid[j]) * quality[j] / quality[own] for j in range(N) if j != own and request.is_ad[j]
     ]
@@ -104,7 +112,7 @@ def test_the_network_sees_the_rivals_and_not_the_own_bid():
 def test_clarke_on_a_bid_free_menu_is_the_rule_on_its_click_rates():
     """Against `rules.clarke` with the menu's slates and, for kappa, a bidder of its own."""
     settings = levers(bid_free=True, kappa=0.7)
-    _, _, menus = serve(FEW, tiny_models(), REQUESTS, settings)
+    _, _, menus = serve(few(), REQUESTS, settings)
     for row in range(6):
         menu, bid = one(menus, row), jnp.asarray(REQUESTS.bid[row])
         kept = np.flatnonzero(menu.where)
@@ -117,7 +125,7 @@ def test_clarke_on_a_bid_free_menu_is_the_rule_on_its_click_rates():
         chosen, total = rules.clarke(np.append(bid, 0.7), clicks)
         best = int(jnp.argmax(menu.value))
         assert kept[int(chosen)] == best
-        without = jax.jit(struck_out)(menu, bid, menu.candidate[best], settings)
+        without = jax.jit(best_value_without)(menu, bid, settings, menu.candidate[best])
         for slot, item in enumerate(np.asarray(menu.candidate[best])):
             if item >= 0:
                 marginal = menu.value[best] - without[slot]
@@ -126,15 +134,12 @@ def test_clarke_on_a_bid_free_menu_is_the_rule_on_its_click_rates():
 
 
 def test_a_table_holds_what_each_report_leads_to():
-    models, request = tiny_models(), one(REQUESTS, 3)
-    num_reports = 5
+    request, num_reports = one(REQUESTS, 3), 5
     table = jax.jit(
-        lambda request, key: tabulate_request(
-            models, FEW, PRICING, levers(), request, key, num_reports
-        )
+        lambda request, key: tabulate_request(few(), PRICING, request, levers(), key, num_reports)
     )(request, jax.random.key(0))
     alone = one(REQUESTS, slice(3, 4))
-    shown = serve_bids(models, alone, request.bid[None])[0]
+    shown = serve_bids(alone, request.bid[None])[0]
     np.testing.assert_array_equal(table.where, shown.is_ad)
     for slot in np.flatnonzero(shown.is_ad):
         own = int(shown.candidate[slot])
@@ -148,14 +153,14 @@ def test_a_table_holds_what_each_report_leads_to():
         )
         for j, report in enumerate(reports):
             bid = np.where(np.arange(N) == own, report, request.bid)
-            again = serve_bids(models, alone, bid[None])[0]
+            again = serve_bids(alone, bid[None])[0]
             place = np.flatnonzero(np.asarray(again.candidate) == own)
             clicks = again.prediction.click_poi[place[0]] if place.size else 0.0
             np.testing.assert_allclose(table.misreports.clicks[slot, j], clicks, rtol=1e-5)
     assert table.misreports.clicks.shape == (K, num_reports)
 
 
-def serve_bids(models, requests, bid):
+def serve_bids(requests, bid):
     """Allocations of requests under other bids, as a list."""
-    _, shown, _ = serve(FEW, models, requests.replace(bid=np.float32(bid)), levers())
+    _, shown, _ = serve(few(), requests.replace(bid=np.float32(bid)), levers())
     return [jax.tree.map(lambda x, row=row: x[row], shown) for row in range(len(bid))]

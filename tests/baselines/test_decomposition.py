@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from every_slate import every_slate, exhaustive
 from tiny_cascade import CASCADE, tiny_cascade
-from tiny_models import K, N, P, R, levers, random_requests, tiny_models
+from tiny_models import K, N, P, R, levers, random_requests, tiny_ega
 
 from ega_jax.auction.pricing import PricingConfig
-from ega_jax.auction.system import Levers, prepare
+from ega_jax.auction.system import Levers
 from ega_jax.baselines.cascade.mca import ads_of, cga
 from ega_jax.baselines.decomposition import decompose, losses
 from ega_jax.data.market.clicks import Responses
@@ -48,13 +48,19 @@ class Showing(Mechanism):
         return Slate(item, creative, at(request.is_ad), PAID * bid, nothing, nothing)
 
 
-def showing(models=None, **changes):
-    """A mechanism of the cascade's models, or of a system that it knows nothing of."""
-    return Showing(models, {}, CONFIG, PricingConfig(heads=()), levers(**changes), "gsp")
+def showing(system=None, **changes):
+    """A mechanism of the cascade, or by default of a system without stages."""
+    system = tiny_ega() if system is None else system
+    return Showing(system, {}, PricingConfig(heads=()), levers(**changes), "gsp")
+
+
+def cascade():
+    """Recalls two of three ads."""
+    return dataclasses.replace(tiny_cascade(), config=CONFIG)
 
 
 def owned():
-    return np.asarray(tiny_models().items.catalogue.poi_creatives)
+    return np.asarray(tiny_ega().items.catalogue.poi_creatives)
 
 
 @functools.cache
@@ -71,15 +77,15 @@ def sample():
 
 def traced(request):
     """Which ads the cascade recalls, and how it lists them, stage by stage."""
-    return jax.device_get(_traced(tiny_cascade(), request))
+    return jax.device_get(_traced(cascade(), request))
 
 
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(None, 0))
-def _traced(models, request):
-    offer = prepare(models, CONFIG, request)
-    ads = ads_of(offer.memory, request.bid, Levers())
-    return offer.is_ad, cga.generate(models.cga, CONFIG.cga, ads)[0]
+def _traced(system, request):
+    prepared = system.prepare(request)
+    ads = ads_of(prepared.memory, request.bid, Levers())
+    return prepared.is_ad, cga.generate(system.cga, CONFIG.cga, ads)[0]
 
 
 def mean_of_best(ads, ordered=False):
@@ -101,7 +107,7 @@ def own_slates():
 
 
 def test_the_chain_of_a_cascade_stage_by_stage():
-    found = decompose(showing(tiny_cascade()), [sample()])
+    found = decompose(showing(cascade()), [sample()])
     recalled, listed = traced(sample().request)
     assert np.all((listed >= 0).sum(1) == recalled.sum(1))
     expected = {

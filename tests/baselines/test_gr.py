@@ -1,6 +1,5 @@
 """The preference loss by hand, what is preferred, Peri-CR's creatives, and that it learns."""
 
-import dataclasses
 import functools
 
 import jax
@@ -8,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ega_jax.baselines.one_rec import OneRecConfig, OneRecModels, dpo_loss, preference_loss
-from tiny_cascade import CASCADE, tiny_peri_cr
-from tiny_models import CONFIG, K, N, levers, random_requests, tiny_models
+from flax import struct
+from tiny_cascade import CASCADE, tiny_gr
+from tiny_models import K, N, levers, random_requests, tiny_ega
 
-from ega_jax.auction.alignment import join, split
-from ega_jax.auction.ega import candidates_of, offer_with
-from ega_jax.auction.system import Menu, allocate, prepare
-from ega_jax.baselines import one_rec
+from ega_jax.auction.ega import EGA
+from ega_jax.auction.system import Menu
+from ega_jax.baselines import gr
 from ega_jax.baselines.cascade import peri_cr
-from ega_jax.generation import generator
+from ega_jax.baselines.gr import best_and_worst, dpo_loss, preference_loss
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.slate_policy import slate_log_probs
 from ega_jax.training.state import TrainState, make_train_step
@@ -27,17 +25,7 @@ STEPS, RATE = 24, 0.1
 OPTIMIZER = optax.sgd(RATE)
 REQUESTS = random_requests(3, ROWS)
 BATCH = vars(REQUESTS)
-ONE_REC = OneRecConfig(
-    generator=CONFIG.generator, reward=CONFIG.reward, num_beams=6, peri_cr=CASCADE.peri_cr
-)
 LEVERS = levers(bid_free=True)
-INDEX = candidates_of(ONE_REC, LEVERS)
-
-
-@functools.cache
-def tiny_one_rec():
-    shared = {f.name: getattr(tiny_models(), f.name) for f in dataclasses.fields(tiny_models())}
-    return OneRecModels(**shared, peri_cr=tiny_peri_cr())
 
 
 def test_dpo_loss_by_hand():
@@ -53,17 +41,17 @@ def test_dpo_loss_by_hand():
 def test_candidates_show_peri_crs_creatives_and_are_else_egas():
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0))
-    def offered(models, request):
-        history, items = (request.history_poi, request.history_creative), models.items
-        memory = generator.encode(models.generator, CONFIG.generator, *history, items.catalogue)
-        creative = peri_cr.choose(models.peri_cr, ONE_REC.peri_cr, items, *history, request.item)
-        expected = offer_with(tiny_models(), CONFIG, request, memory, creative)
-        return prepare(models, ONE_REC, request), expected
+    def prepared(system, request):
+        history, items = (request.history_poi, request.history_creative), system.items
+        memory = system.decoder.encode(*history, items.catalogue)
+        creative = peri_cr.choose(system.peri_cr, CASCADE.peri_cr, items, *history, request.item)
+        expected = tiny_ega().prepared_with(request, memory, creative)
+        return system.prepare(request), expected
 
-    found, expected = jax.device_get(offered(tiny_one_rec(), REQUESTS))
+    found, expected = jax.device_get(prepared(tiny_gr(), REQUESTS))
     same = functools.partial(np.testing.assert_allclose, atol=1e-6)
     jax.tree.map(same, found, expected)
-    first = np.asarray(tiny_models().items.catalogue.poi_creatives)[REQUESTS.item, 0]
+    first = np.asarray(tiny_ega().items.catalogue.poi_creatives)[REQUESTS.item, 0]
     assert (found.creative != first)[REQUESTS.item >= 0].any()
 
 
@@ -71,13 +59,12 @@ def test_it_shows_peri_crs_creatives_and_bids_only_choose_among_what_it_generate
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0))
     def shown(request, bid):
-        offer = prepare(tiny_one_rec(), ONE_REC, request)
-        found, menu = allocate(tiny_one_rec(), ONE_REC, offer, bid, LEVERS)
-        return offer, found, menu
+        prepared = tiny_gr().prepare(request)
+        return prepared, *tiny_gr().allocate(prepared, bid, LEVERS)
 
-    offer, found, menu = jax.device_get(shown(REQUESTS, REQUESTS.bid))
+    prepared, found, menu = jax.device_get(shown(REQUESTS, REQUESTS.bid))
     filled = found.candidate >= 0
-    theirs = np.take_along_axis(offer.creative, np.maximum(found.candidate, 0), axis=1)
+    theirs = np.take_along_axis(prepared.creative, np.maximum(found.candidate, 0), axis=1)
     assert filled.any()
     np.testing.assert_array_equal(found.creative, np.where(filled, theirs, -1))
     other = np.random.default_rng(0).permuted(REQUESTS.bid, axis=1) * REQUESTS.is_ad
@@ -86,23 +73,32 @@ def test_it_shows_peri_crs_creatives_and_bids_only_choose_among_what_it_generate
     assert (again.candidate != found.candidate).any(), "the slate of the highest revenue"
 
 
-def test_the_best_and_the_worst_of_the_current_policys_menu_by_a_loop(monkeypatch):
-    """Of made-up menus: slate `s` is worth the policy's one parameter times `bid[s]`, if it is."""
+@struct.dataclass
+class MadeUp(EGA):
+    """Its slate `s` is worth the policy's one parameter times `bid[s]`, if there is a slate."""
 
-    def menu_of(models, config, offer, bid, levers):
-        assert (config, levers) == (ONE_REC, LEVERS)
-        value = jnp.where(bid >= 0, models.generator * bid, -1e30)
+    def prepare(self, request):
+        return request
+
+    def find_menu(self, prepared, bid, levers, banned=-1):
+        assert levers is LEVERS
+        value = jnp.where(bid >= 0, self.decoder * bid, -1e30)
         slates = jnp.broadcast_to(jnp.arange(N)[:, None], (N, K))
         rest = jnp.zeros((N, K))
         return Menu(slates, rest, value, bid >= 0, rest, rest[..., None])
 
-    monkeypatch.setattr(one_rec, "prepare", lambda models, config, request: request)
-    monkeypatch.setattr(one_rec, "find_menu", menu_of)
+
+def test_the_best_and_the_worst_of_the_current_policys_menu_by_a_loop():
     bid = np.random.default_rng(1).integers(-2, 4, (ROWS, N)).astype(np.float32)
     bid[0], bid[1], bid[:, 3] = -1, 2, 1
-    choose = one_rec.pairs_of(tiny_models(), ONE_REC, LEVERS)
+
+    def choose(policy):
+        system = MadeUp(**vars(tiny_ega()) | {"decoder": jnp.float32(policy)})
+        each = jax.vmap(lambda request: best_and_worst(system, request, LEVERS))
+        return jax.device_get(each(REQUESTS.replace(bid=bid)))
+
     for policy in (1.0, 0.5):
-        pairs, where = jax.device_get(choose(jnp.float32(policy), BATCH | {"bid": bid}))
+        pairs, where = choose(policy)
         for b in range(ROWS):
             listed = [value for value in policy * bid[b] if value >= 0]
             assert (pairs[b] == pairs[b, :, :1]).all()
@@ -110,7 +106,7 @@ def test_the_best_and_the_worst_of_the_current_policys_menu_by_a_loop(monkeypatc
             assert (best, worst) == (max(listed), min(listed))
             assert where[b] == (best > worst)
         assert 0 < where.sum() < ROWS
-    opposite, _ = choose(jnp.float32(-1.0), BATCH | {"bid": bid})
+    opposite, _ = choose(-1.0)
     several = where.nonzero()[0]
     assert (bid[several, opposite[several, 0, 0]] < bid[several, pairs[several, 0, 0]]).all()
 
@@ -126,7 +122,7 @@ def two_sessions(seed=2):
         kinds = [0] * len(organic) + [1] * len(ads)
         slate = [(ads if kind else organic).pop(0) for kind in rng.permutation(kinds)][:K]
         pairs[b, way, : len(slate)] = slate
-    codes = np.asarray(tiny_models().items.catalogue.poi_codes)[REQUESTS.item]
+    codes = np.asarray(tiny_ega().items.catalogue.poi_codes)[REQUESTS.item]
     shown = np.take_along_axis(codes[:, None], np.maximum(pairs, 0)[..., None], axis=2)
     differ = ((shown[:, 0] != shown[:, 1]).any(-1) & (pairs[:, 0] >= 0)).any(-1)
     return {"pair": pairs, "where": differ & (rng.random(ROWS) < 0.8)}
@@ -141,14 +137,15 @@ def sessions():
 @functools.partial(jax.value_and_grad, has_aux=True)
 def margin(params, batch):
     """How much likelier what is preferred is, on average; and all log-probabilities `[B, 2]`."""
-    catalogue, config = tiny_models().items.catalogue, CONFIG.generator
+    catalogue = tiny_ega().items.catalogue
+    decoder = tiny_ega().decoder.with_parameters(params)
 
     def both(request, pair):
-        history = request.history_poi, request.history_creative
-        memory = generator.encode(params, config, *history, catalogue)
+        memory = decoder.encode(request.history_poi, request.history_creative, catalogue)
         codes = codes_of(catalogue.poi_codes, request.item)
-        index = INDEX(codes, request.is_ad, 0 * request.bid, request.item >= 0)
-        one = lambda slate: slate_log_probs(params, config, memory, index, slate, 1.0, 3.0)
+        bids, where = 0 * request.bid, request.item >= 0
+        index = tiny_ega().candidates(codes, request.is_ad, bids, LEVERS, where)
+        one = lambda slate: slate_log_probs(decoder, memory, index, slate, 1.0, 3.0)
         return jax.vmap(one)(pair).sum((-2, -1))
 
     found = jax.vmap(both)(REQUESTS, batch["pair"])
@@ -156,23 +153,42 @@ def margin(params, batch):
     return counts.sum() / batch["where"].sum(), found
 
 
-@functools.cache
-def step():
-    """One step down the gradient for a fixed preference."""
-    choose = lambda params, batch: (batch["pair"], batch["where"])
-    catalogue = tiny_models().items.catalogue
-    loss = preference_loss(CONFIG.generator, PART, STRENGTH, catalogue, choose, INDEX)
+@struct.dataclass
+class Preferring(EGA):
+    """Each request's menu is a given session and one of less value, or of the same."""
+
+    pair: jax.Array  # [B, 2, K] candidates, by row of `REQUESTS`.
+    where: jax.Array  # [B] bool, they differ in value.
+
+    def prepare(self, request):
+        """The row of the request."""
+        same = [getattr(REQUESTS, name) == getattr(request, name) for name in ("item", "bid")]
+        same.append(REQUESTS.history_poi == request.history_poi)
+        return jnp.argmax(jnp.concatenate(same, axis=1).all(-1))
+
+    def find_menu(self, prepared, bid, levers, banned=-1):
+        value = jnp.array([1.0, 0.0]) * self.where[prepared]
+        rest = jnp.zeros((2, K))
+        found = jnp.ones(2, bool)
+        return Menu(self.pair[prepared], rest, value, found, rest, rest[..., None])
+
+
+def step(where):
+    """One step down the gradient for a fixed preference in the requests `where`."""
+    pair = jnp.asarray(sessions()["pair"])
+    system = Preferring(**vars(tiny_ega()), pair=pair, where=jnp.asarray(where))
+    loss = preference_loss(system, STRENGTH, LEVERS)
     return jax.jit(make_train_step(loss, OPTIMIZER, jax.random.key(0)))
 
 
 @functools.cache
 def trained():
     """States and metrics of a training on one batch."""
-    params = tiny_models().generator
-    trainable, _ = split(params, CONFIG.generator, PART)
-    states, metrics = [TrainState.create(trainable, OPTIMIZER, params)], []
+    decoder, descend = tiny_ega().decoder, step(sessions()["where"])
+    start = TrainState.create(decoder.trainable(PART), OPTIMIZER, decoder.params)
+    states, metrics = [start], []
     for _ in range(STEPS):
-        state, measured = step()(states[-1], sessions())
+        state, measured = descend(states[-1], BATCH)
         states.append(state)
         metrics.append(jax.device_get(measured))
     return states, metrics
@@ -182,8 +198,8 @@ def test_it_starts_at_log_2_and_leans_towards_what_is_preferred():
     states, metrics = trained()
     assert metrics[0]["loss"] == pytest.approx(np.log(2), rel=1e-6)
     assert metrics[0]["preferred"] == metrics[0]["rejected"] == metrics[0]["agreement"] == 0
-    _, slope = margin(tiny_models().generator, sessions())
-    expected, _ = split(slope, CONFIG.generator, PART)
+    _, slope = margin(tiny_ega().decoder.params, sessions())
+    expected = tiny_ega().decoder.with_parameters(slope).trainable(PART)
     assert optax.tree.norm(expected) > 0.1
     jax.tree.map(
         lambda x, y, slope: np.testing.assert_allclose(
@@ -197,17 +213,16 @@ def test_it_starts_at_log_2_and_leans_towards_what_is_preferred():
 
 def test_requests_without_a_preference_do_not_count():
     states, _ = trained()
-    nothing = sessions() | {"where": np.zeros(ROWS, bool)}
-    state, metrics = step()(states[0], nothing)
+    state, metrics = step(np.zeros(ROWS, bool))(states[0], BATCH)
     assert metrics["loss"] == 0
     jax.tree.map(np.testing.assert_array_equal, state.params, states[0].params)
 
 
 def test_what_is_preferred_rises_and_what_is_rejected_falls():
     states, metrics = trained()
-    _, frozen = split(tiny_models().generator, CONFIG.generator, PART)
+    joined = tiny_ega().decoder.with_parameters
     before, after = (
-        np.asarray(margin(join(state.params, frozen), sessions())[0][1])
+        np.asarray(margin(joined(state.params).params, sessions())[0][1])
         for state in (states[0], states[-2])
     )
     ratio, last = (after - before)[sessions()["where"]], metrics[-1]
@@ -231,4 +246,23 @@ def test_only_the_part_that_trains_moves():
     assert states[0].params.keys() == {"poi", "decoder_0"}
     moved = jax.tree.map(lambda x, y: (x != y).any(), states[0].params, states[-1].params)
     assert all(jax.tree.leaves(moved))
-    jax.tree.map(np.testing.assert_array_equal, states[-1].variables, tiny_models().generator)
+    jax.tree.map(np.testing.assert_array_equal, states[-1].variables, tiny_ega().decoder.params)
+
+
+def test_sessions_are_those_of_the_current_policy(monkeypatch):
+    """Of the parameters of the step: those that train are not the pre-trained ones."""
+    seen = []
+
+    def nothing_found(system, request, levers):
+        assert levers is LEVERS
+        seen.append(system.decoder)
+        return jnp.full((2, K), -1), jnp.asarray(False)
+
+    monkeypatch.setattr(gr, "best_and_worst", nothing_found)
+    decoder = tiny_ega().decoder
+    moved = jax.tree.map(lambda x: x + 1, decoder.trainable(PART))
+    few = jax.tree.map(lambda x: x[:2], BATCH)
+    preference_loss(tiny_gr(), STRENGTH, LEVERS)(moved, decoder.params, few, jax.random.key(0))
+    (current,) = seen
+    expected = decoder.with_parameters(moved).params
+    jax.tree.map(np.testing.assert_array_equal, current.params, expected)

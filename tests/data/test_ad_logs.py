@@ -4,6 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ega_jax.data.pipeline import eval_batches, open_dataset
+from ega_jax.errors import UserError
 
 T, K = 4, 3
 
@@ -132,3 +133,15 @@ def test_slots_may_be_added_but_not_taken(dataset):
     assert (batch["target_weight"][:, 3:] == 0).all()
     with pytest.raises(ValueError, match="num_slots=2, but the log's slates have 3 slots"):
         eval_batches(dataset, "test", batch_size=4, history_length=T, num_slots=2)
+
+
+def test_a_split_without_rows_is_named(ad_log, tmp_path):
+    log = open_dataset(ad_log.write(tmp_path / "log"), fractions=(0.5, 0.5))
+    with pytest.raises(UserError, match="split 'test' has no rows"):
+        eval_batches(log, "test", batch_size=4, history_length=T)
+
+
+@pytest.mark.parametrize("fractions", [(-0.1, 0.5), (0.8, 0.3)])
+def test_fractions_that_are_no_shares_are_named(ad_log, tmp_path, fractions):
+    with pytest.raises(UserError, match=r"data.fractions is \(.*\): two shares"):
+        open_dataset(ad_log.write(tmp_path / "log"), fractions=fractions)

@@ -45,6 +45,46 @@ def too_many_shown(dataset):
     dataset.sessions["convert"][4] = [False] * 4
 
 
+def set_text(table, column):
+    def spoil(dataset):
+        columns = getattr(dataset, table)
+        columns[column] = [str(value) for value in columns[column]]
+        dataset.types[column] = pa.string()
+        dataset.creatives["embedding"] = columns[column] * 2
+
+    return spoil
+
+
+def show(dataset, row, count, flags):
+    """Makes a slate of the first candidate, `count` times, and nothing clicked."""
+    sessions = dataset.sessions
+    sessions["shown_poi"][row] = sessions["ad_poi"][row][:1] * count
+    sessions["shown_creative"][row] = [2 * poi for poi in sessions["shown_poi"][row]]
+    for name in ("shown_is_ad", "click_poi", "click_image", "convert"):
+        sessions[name][row] = [flags[name]] * count
+
+
+IMPRESSION = {"shown_is_ad": True, "click_poi": False, "click_image": False, "convert": False}
+
+
+def shown_twice(dataset):
+    show(dataset, 27, 2, IMPRESSION)
+
+
+def nothing_shown(dataset):
+    for row in range(40):
+        show(dataset, row, 0, IMPRESSION)
+
+
+def no_ads(dataset):
+    sessions = dataset.sessions
+    for row in range(40):
+        for name in ("ad_poi", "ad_bid"):
+            sessions[name][row] = []
+        for name in ("shown_poi", "shown_creative", *IMPRESSION):
+            sessions[name][row] = sessions[name][row][1:]
+
+
 def no_sessions(dataset):
     dataset.sessions = {name: [] for name in dataset.sessions}
 
@@ -148,7 +188,9 @@ AD_LOG_FAULTS = {
     ),
     "time order over files": (
         swap_times,
-        "part-1.parquet, column 'timestamp', row 0: rows must be in time order, found 5",
+        # The second file begins first.
+        "part-0.parquet, column 'timestamp', row 0: rows must be in time order over all files; "
+        "the rows before, of {folder}/sessions/part-1.parquet, end at 1019, found 1000",
     ),
     "time order in a file": (
         set_value("sessions", "timestamp", 8, 5),
@@ -190,11 +232,73 @@ AD_LOG_FAULTS = {
         set_type("ad_poi", FLOATS),
         "column 'ad_poi': the column must be a list of integers, found list<",
     ),
-    "list embedding": (
-        set_type("embedding", FLOATS),
-        "pois.parquet, column 'embedding': the column must be a fixed-size list of floats",
+    "text for an embedding": (
+        set_text("pois", "embedding"),
+        "pois.parquet, column 'embedding': the column must be a list of floats, found string",
     ),
-    "no sessions": (no_sessions, "sessions: the folder does not exist or holds no *.parquet file"),
+    "embedding of another length": (
+        lambda dataset: (
+            set_type("embedding", pa.list_(pa.float64()))(dataset),
+            set_value("pois", "embedding", 6, [1.0, 2.0, 3.0])(dataset),
+        ),
+        "pois.parquet, column 'embedding', row 6: "
+        "embeddings must have one length, that of the first row, 4, found 3",
+    ),
+    "empty embeddings": (
+        lambda dataset: (
+            set_type("embedding", FLOATS)(dataset),
+            set_value("creatives", "embedding", slice(None), [[]] * 24)(dataset),
+        ),
+        "creatives.parquet, column 'embedding', row 0: an embedding must have at least one value",
+    ),
+    "embeddings beyond float32": (
+        lambda dataset: (
+            set_type("embedding", pa.list_(pa.float64()))(dataset),
+            set_value("pois", "embedding", 6, [1.0, 1e39, 3.0, 4.0])(dataset),
+        ),
+        "pois.parquet, column 'embedding', row 6: features must be finite",
+    ),
+    "nulls in place of embeddings": (
+        lambda dataset: (
+            set_type("embedding", pa.null())(dataset),
+            set_value("pois", "embedding", slice(None), [None] * 12)(dataset),
+            set_value("creatives", "embedding", slice(None), [None] * 24)(dataset),
+        ),
+        "pois.parquet, column 'embedding', row 0: nulls are not allowed",
+    ),
+    "embeddings all alike": (
+        set_value("creatives", "embedding", slice(None), [[0.1, 0.2, 0.3, 0.4]] * 24),
+        "creatives.parquet, column 'embedding': embeddings may not be the same in every row",
+    ),
+    "embeddings alike but for rounding": (
+        set_value(
+            "pois", "embedding", slice(None), [[1.0, 2.0, 3.0, 4 + 1e-6]] + [[1, 2, 3, 4]] * 11
+        ),
+        "pois.parquet, column 'embedding': embeddings may not be the same in every row",
+    ),
+    "item shown twice": (
+        shown_twice,
+        "part-1.parquet, column 'shown_poi', row 2: an item is shown once, found",
+    ),
+    "nothing shown": (
+        nothing_shown,
+        "sessions, column 'shown_poi': nothing was shown in any session",
+    ),
+    "no ads": (no_ads, "sessions, column 'ad_poi': no session has an ad"),
+    "no creatives": (
+        lambda dataset: dataset.creatives.update(creative_id=[], poi_id=[], embedding=[]),
+        "creatives.parquet: the file has no rows",
+    ),
+    "flags that are neither": (
+        lambda dataset: (
+            set_type("convert", pa.list_(pa.int8()))(dataset),
+            dataset.sessions.update(
+                convert=[[2] * len(row) for row in dataset.sessions["convert"]]
+            ),
+        ),
+        "part-0.parquet, column 'convert', row 0: flags must be true or false, 1 or 0, found 2",
+    ),
+    "no sessions": (no_sessions, "sessions: the folder holds no Parquet file"),
 }
 
 SEQUENCE_FAULTS = {
@@ -222,6 +326,24 @@ SEQUENCE_FAULTS = {
         lambda dataset: dataset.sequences.update(items=[[]] * 8, timestamps=[[]] * 8),
         "sequences.parquet, column 'items', row 0: a sequence may not be empty",
     ),
+    "nothing to hold out": (
+        lambda dataset: dataset.sequences.update(items=[[1, 2]] * 8, timestamps=[[1, 2]] * 8),
+        "column 'items': no sequence has 3 items, so none can be evaluated; the longest has 2",
+    ),
+    "nothing to train on": (
+        lambda dataset: dataset.sequences.update(items=[[1, 2, 3]] * 8, timestamps=[[1, 2, 3]] * 8),
+        "column 'items': no sequence has two items to train on once the last two are held out",
+    ),
+    "images all alike": (
+        set_value("items", "image_embedding", slice(None), [[0.0] * 4] * 15),
+        "items.parquet, column 'image_embedding': embeddings may not be the same in every row",
+    ),
+    "no items": (
+        lambda dataset: dataset.items.update(
+            item_id=[], embedding=[], title=[], image_embedding=[]
+        ),
+        "items.parquet: the file has no rows",
+    ),
     "no sequences": (
         lambda dataset: dataset.sequences.update(user_id=[], items=[], timestamps=[]),
         "sequences.parquet: the file has no rows",
@@ -237,6 +359,7 @@ SEQUENCE_FAULTS = {
 def test_a_malformed_ad_log_is_named(ad_log, tmp_path, fault):
     spoil, message = AD_LOG_FAULTS[fault]
     spoil(ad_log)
+    message = message.replace("{folder}", str(tmp_path / "log"))
     with pytest.raises(DataError, match=re.escape(message)):
         schema.validate(ad_log.write(tmp_path / "log"))
 
@@ -348,3 +471,11 @@ def test_validation_writes_nothing(ad_log, tmp_path):
     before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
     schema.validate(folder)
     assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
+
+
+def test_what_cannot_be_trained_on_may_still_be_valid(ad_log, make_sequences, tmp_path):
+    nothing_shown(ad_log)
+    ad_log.pois["embedding"] = [[1.0] * 4] * 12
+    assert schema.validate(ad_log.write(tmp_path / "log"), for_training=False).num_actions == 0
+    folder = make_sequences(lengths=(1, 2)).write(tmp_path / "sequences")
+    assert schema.validate(folder, for_training=False).num_actions == 3

@@ -103,9 +103,3 @@ def test_splits_are_named_when_mistaken(dataset):
         train_batches(dataset, "test", batch_size=4, history_length=5)
     with pytest.raises(ValueError, match="no split 'train' here; valid: validation, test"):
         eval_batches(dataset, "train", batch_size=4, history_length=5)
-
-
-def test_a_split_without_rows_is_named(make_sequences, tmp_path):
-    dataset = open_dataset(make_sequences(lengths=(1, 1)).write(tmp_path / "sequences"))
-    with pytest.raises(ValueError, match="split 'train' has no rows"):
-        train_batches(dataset, "train", batch_size=4, history_length=5)

@@ -29,7 +29,8 @@ from ega_jax.types import Request
 
 D, A, K, PROBES = 8, 4, 3, 6
 J = len(MULTIPLES) + PROBES
-MECHANISM = SimpleNamespace(pricing=PricingConfig())  # All that is asked of it, once patched.
+# All that is asked of it, once patched.
+MECHANISM = SimpleNamespace(pricing=PricingConfig(), system=None)
 GAMMAS = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0]
 
 
@@ -218,14 +219,14 @@ def random_outcomes(rows, seed):
     shown = Allocation(item, item, creative, is_ad, nothing, nothing, prediction)
     ad = np.where(np.concatenate([is_ad, draw(A - K) < 0.7], axis=1), 1, -1)
     value = np.where(ad >= 0, draw(A) + 0.1, 0.0)
-    fair = Truthful(shown, draw(len(RULES), K), ad, value, np.zeros((rows, A)))
+    fair = Truthful(shown, {rule: draw(K) for rule in RULES}, ad, value, np.zeros((rows, A)))
     item, creative, is_ad = slates(rows, A, J)
     slot = np.where(rng.random((rows, A, J)) < 0.8, rng.integers(0, K, (rows, A, J)), -1)
     multiples = np.append(MULTIPLES, rng.uniform(0, 2, PROBES))
     tried = Reported(
         bid=multiples * value[..., None],
         clicks=np.where(slot >= 0, draw(A, J), 0.0),
-        price=draw(A, J, len(RULES)),
+        price={rule: draw(A, J) for rule in RULES},
         slot=slot,
         item=item,
         creative=creative,
@@ -262,10 +263,10 @@ def test_both_judges_see_the_same_prices_but_for_myersons():
     np.testing.assert_array_equal(model.click, np.float64(fair.allocation.prediction.click_poi))
     np.testing.assert_array_equal(model.image, np.float64(fair.allocation.prediction.click_image))
     np.testing.assert_array_equal(model.clicks, tried.clicks)
-    for number, rule in enumerate(RULES):
+    for rule in RULES:
         for seen in (model, true):
-            np.testing.assert_array_equal(seen.price[rule], fair.prices[:, number])
-            np.testing.assert_array_equal(seen.charge[rule], tried.price[..., number])
+            np.testing.assert_array_equal(seen.price[rule], fair.prices[rule])
+            np.testing.assert_array_equal(seen.charge[rule], tried.price[rule])
     for seen in (model, true):
         for oracle, known in ((MYERSON, seen.clicks), (MODEL_MYERSON, model.clicks)):
             expected = myerson_prices(seen.bid, known)
@@ -282,12 +283,12 @@ def test_judging_joins_batches_and_skips_blank_rows(monkeypatch):
     left = iter(outcomes)
     fair_of = {}
 
-    def no_search(mechanism, levers, offer, bid, num_losing):
+    def no_search(mechanism, prepared, bid, levers, num_losing):
         fair, tried = next(left)
         fair_of["tried"] = tried
         return fair
 
-    monkeypatch.setattr(auction, "offers_of", lambda mechanism, request: None)
+    monkeypatch.setattr(auction, "prepare_batch", lambda system, request: None)
     monkeypatch.setattr(auction, "truthful", no_search)
     monkeypatch.setattr(auction, "explore", lambda *_: fair_of["tried"])
     batches = []

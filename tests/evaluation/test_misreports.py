@@ -15,7 +15,7 @@ from ega_jax.evaluation.misreports import (
     NUM_BISECTIONS,
     NUM_JUMPS,
     explore,
-    offers_of,
+    prepare_batch,
     truthful,
 )
 
@@ -27,9 +27,9 @@ HONEST = 40  # Place of the true value among the reports.
 @functools.cache
 def explored(bid_free=False):
     settings = levers(bid_free=bid_free)
-    offer = offers_of(tiny_mechanism(), REQUESTS)
-    fair = truthful(tiny_mechanism(), settings, offer, REQUESTS.bid, NUM_LOSING)
-    return fair, explore(tiny_mechanism(), settings, offer, REQUESTS.bid, fair)
+    prepared = prepare_batch(tiny_mechanism().system, REQUESTS)
+    fair = truthful(tiny_mechanism(), prepared, REQUESTS.bid, settings, NUM_LOSING)
+    return fair, explore(tiny_mechanism(), prepared, REQUESTS.bid, settings, fair)
 
 
 @pytest.mark.parametrize("bid_free", [False, True])
@@ -45,9 +45,9 @@ def test_a_report_leads_to_what_an_allocation_under_that_bid_does(bid_free):
         bids = np.repeat(REQUESTS.bid[row][None], B, axis=0)
         bids[:, ad] = tried.bid[row, a, picked]
         many = jax.tree.map(lambda x, row=row: np.repeat(x[row][None], B, axis=0), REQUESTS)
-        offer = offers_of(tiny_mechanism(), many)
+        prepared = prepare_batch(tiny_mechanism().system, many)
         settings = levers(bid_free=bid_free)
-        by_hand = truthful(tiny_mechanism(), settings, offer, bids, NUM_LOSING)
+        by_hand = truthful(tiny_mechanism(), prepared, bids, settings, NUM_LOSING)
         for number, j in enumerate(picked):
             slate = one(by_hand.allocation, number)
             for field in ("item", "creative", "is_ad"):
@@ -62,8 +62,10 @@ def test_a_report_leads_to_what_an_allocation_under_that_bid_does(bid_free):
             shown += 1
             pctr = slate.prediction.click_poi[slot[0]]
             np.testing.assert_allclose(tried.clicks[row, a, j], pctr, rtol=1e-5)
-            prices = by_hand.prices[number, :, slot[0]]
-            np.testing.assert_allclose(tried.price[row, a, j], prices, rtol=1e-4, atol=2e-5)
+            assert tried.price.keys() == by_hand.prices.keys() == RULES.keys()
+            for rule, prices in by_hand.prices.items():
+                found, price = tried.price[rule][row, a, j], prices[number, slot[0]]
+                np.testing.assert_allclose(found, price, rtol=1e-4, atol=2e-5, err_msg=rule)
     assert 0 < shown < reports.size
 
 
@@ -95,10 +97,10 @@ def test_truth_is_one_of_the_reports():
         np.testing.assert_allclose(
             tried.clicks[row, slot, HONEST], prediction[row, slot], rtol=1e-5
         )
-        for rule in range(len(RULES)):
-            charged = tried.price[row, slot, HONEST, rule]
+        for rule in RULES:
+            charged = tried.price[rule][row, slot, HONEST]
             np.testing.assert_allclose(
-                charged, fair.prices[row, rule, slot], rtol=1e-4, atol=2e-5, err_msg=RULES[rule]
+                charged, fair.prices[rule][row, slot], rtol=1e-4, atol=2e-5, err_msg=rule
             )
 
 
@@ -149,16 +151,15 @@ def test_only_regret_of_allocations_run_again_is_reported(rule):
     again that loses the slot.
     """
     fair, tried = explored()
-    number = RULES.index(rule)
     value = np.float64(fair.value)
-    rate = np.float64(fair.prices[:, number]) / np.where(fair.allocation.is_ad, value[:, :K], 1.0)
+    rate = np.float64(fair.prices[rule]) / np.where(fair.allocation.is_ad, value[:, :K], 1.0)
 
     def fixed(row, slot, report):
         price = rate[row, slot] * tried.bid[row, slot, report]
         return tried.clicks[row, slot, HONEST] * (value[row, slot] - price)
 
     def rerun(row, slot, report):
-        price = np.float64(tried.price[row, slot, report, number])
+        price = np.float64(tried.price[rule][row, slot, report])
         return tried.clicks[row, slot, report] * (value[row, slot] - price)
 
     found = scores(judged(), rule)["psi"]
@@ -179,6 +180,7 @@ def test_no_lie_pays_in_the_truthful_mode():
 
 
 def test_of_few_candidates_no_more_are_followed_than_there_are():
-    offer, number = offers_of(tiny_mechanism(), REQUESTS), REQUESTS.item.shape[1]
-    follow = lambda: truthful(tiny_mechanism(), levers(), offer, REQUESTS.bid, number + 5)
+    prepared = prepare_batch(tiny_mechanism().system, REQUESTS)
+    number = REQUESTS.item.shape[1]
+    follow = lambda: truthful(tiny_mechanism(), prepared, REQUESTS.bid, levers(), number + 5)
     assert jax.eval_shape(follow).ad.shape == (B, K + number)

@@ -15,7 +15,7 @@ def run(*arguments):
 @pytest.fixture
 def ratings(tmp_path):
     lines = [f"{user}\t{item}\t4\t{item}" for user in range(1, 7) for item in range(1, 6)]
-    (tmp_path / "u.data").write_text("\n".join([*lines, "oops"]))
+    (tmp_path / "u.data").write_text("\n".join([*lines, "oops", lines[0]]))
     return tmp_path / "u.data"
 
 
@@ -29,11 +29,19 @@ def test_converts_with_the_users_own_embeddings(ratings, tmp_path):
         "--embedding=npy",
         f"--npy={tmp_path / 'vectors.npy'}",
         f"--npy_ids={tmp_path / 'names.txt'}",
+        "--keep_repeats",
     )
     assert done.returncode == 0, done.stderr
-    assert "31 lines read, 1 malformed and left out" in done.stdout
+    assert "1 repeats of (user, item, time) kept\n31 of 31 actions" in done.stdout
+    assert "32 records read, 1 malformed and left out" in done.stdout
     assert f"{ratings}:31: " in done.stdout
     assert validate(tmp_path / "out").embedding_width == 5
+
+
+def test_help_tells_what_is_read_and_what_is_left_out():
+    told = " ".join(run("--help").stdout.split())
+    for text in ("--keep_repeats", "JSON array", "user,item,rating,timestamp", "latin-1", "ties"):
+        assert text in told, text
 
 
 @pytest.mark.parametrize(
@@ -42,6 +50,8 @@ def test_converts_with_the_users_own_embeddings(ratings, tmp_path):
         (["--embedding=npy"], "--embedding=npy needs --npy and --npy_ids"),
         (["--embedding=tfidf"], "--embedding=tfidf needs --metadata"),
         (["--metadata=missing.dat"], "error: missing.dat: the file does not exist"),
+        (["--source=amazon", "--metadata=x"], "error: x: the file does not exist"),
+        (["--npy=x.npz", "--npy_ids=x", "--embedding=npy"], "x.npz: the file does not exist"),
         (["--source=netflix"], "should be one of <amazon|yelp|movielens>"),
     ],
 )

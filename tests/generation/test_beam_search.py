@@ -16,7 +16,7 @@ from ega_jax.generation.beam_search import GROWTH, beam_search
 from ega_jax.generation.candidates import request_candidates
 from ega_jax.generation.catalogue_candidates import catalogue_candidates
 from ega_jax.generation.codes import codes_of
-from ega_jax.generation.generator import Generator, GeneratorConfig
+from ega_jax.generation.generator import Generator, GeneratorConfig, GeneratorDecoder
 from ega_jax.quantization.prefix_index import catalogue_index
 from ega_jax.types import Catalogue
 
@@ -63,7 +63,7 @@ def search(params, memory, codes, is_ad, bid, where, max_ads, min_gap, alpha, be
            num_slots=None):  # fmt: skip
     candidates = request_candidates(codes, is_ad, bid, where, max_ads=max_ads, min_gap=min_gap)
     return beam_search(
-        params, CONFIG, memory, candidates,
+        GeneratorDecoder(params, CONFIG), memory, candidates,
         num_beams=num_beams, num_slots=num_slots, alpha=alpha, beta=beta,
     )  # fmt: skip
 
@@ -161,7 +161,7 @@ def test_long_slates_are_those_of_the_full_pass():
         history = jnp.array([0, 3, -1, 2])
         memory = model.encode(history, history, CATALOGUE)
         candidates = request_candidates(codes, ads, ads * 1.0, ads)
-        beams = beam_search(params, config, memory, candidates, num_beams=FEW)
+        beams = beam_search(GeneratorDecoder(params, config), memory, candidates, num_beams=FEW)
         return beams, jax.vmap(functools.partial(model.poi_states, memory))(beams.codes)
 
     beams, states = run(jax.random.key(3))
@@ -227,9 +227,9 @@ def test_one_item_from_a_catalogue(params):
     index = catalogue_index(codes, W)
     candidates = catalogue_candidates(index, bid, available)
     search_all = jax.jit(
-        functools.partial(beam_search, config=CONFIG, num_beams=9, num_slots=1, alpha=1.2, beta=2.0)
+        functools.partial(beam_search, num_beams=9, num_slots=1, alpha=1.2, beta=2.0)
     )
-    from_all = search_all(params, memory=memory, candidates=candidates)
+    from_all = search_all(GeneratorDecoder(params, CONFIG), memory, candidates)
     ads = np.ones(len(codes), bool)
     same = search(params, memory, codes, ads, bid, available, 9, 0, 1.2, 2.0, 9, num_slots=1)
     live = np.asarray(same.where)
@@ -241,7 +241,7 @@ def test_a_catalogue_gives_no_slates(params):
     candidates = catalogue_candidates(catalogue_index(np.zeros((2, C), int), W))
     memory = encode(params, np.full(4, -1))
     with pytest.raises(ValueError, match="searched for 1 item, not for slates of 3"):
-        beam_search(params, CONFIG, memory, candidates, num_beams=2)
+        beam_search(GeneratorDecoder(params, CONFIG), memory, candidates, num_beams=2)
 
 
 def test_a_shared_code_stands_for_its_highest_bidder(params):

@@ -9,7 +9,7 @@ from tiny_generator import CATALOGUE, CONFIG, C, K, R, forward, init_params, ran
 
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.creatives import choose_creatives, creative_log_probs
-from ega_jax.generation.generator import Generator
+from ega_jax.generation.generator import Generator, GeneratorDecoder
 
 POI = np.array([[0, 4, 8], [1, 2, -1], [3, 0, 1]], np.int32)  # 8 owns none, -1 is empty.
 FORWARD = jax.jit(forward)
@@ -18,6 +18,10 @@ FORWARD = jax.jit(forward)
 @pytest.fixture(scope="module")
 def params():
     return init_params()
+
+
+def decoder_of(params):
+    return GeneratorDecoder(params, CONFIG)
 
 
 @jax.jit
@@ -55,16 +59,20 @@ def test_the_best_owned_creative_by_full_enumeration(params):
             expected[b, k] = max(mine, key=lambda r, b=b, k=k: scores[b, k, r])
     assert not np.array_equal(expected, owned[POI, 0]), "the case is not always the first"
     memory, states = encode(params, history_poi, history_creative, POI)
-    choose = jax.jit(functools.partial(choose_creatives, config=CONFIG, catalogue=CATALOGUE))
-    np.testing.assert_array_equal(choose(params, memory=memory, states=states, poi=POI), expected)
+    choose = jax.jit(functools.partial(choose_creatives, catalogue=CATALOGUE))
+    np.testing.assert_array_equal(
+        choose(decoder_of(params), memory=memory, states=states, poi=POI), expected
+    )
 
 
 def test_scores_are_those_of_the_full_pass_and_sum_to_one(params):
     history_poi, history_creative, *_ = random_inputs()
     memory, states = encode(params, history_poi, history_creative, POI)
     everyone = np.broadcast_to(np.arange(R, dtype=np.int32), (*POI.shape, R))
-    score = jax.jit(functools.partial(creative_log_probs, config=CONFIG, catalogue=CATALOGUE))
-    found = score(params, memory=memory, states=states, poi=POI, creatives=everyone)
+    score = jax.jit(functools.partial(creative_log_probs, catalogue=CATALOGUE))
+    found = score(
+        GeneratorDecoder(params, CONFIG), memory=memory, states=states, poi=POI, creatives=everyone
+    )
     expected = full_log_probs(params, history_poi, history_creative)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     distinct = np.unique(CATALOGUE.creative_codes, axis=0, return_index=True)[1]
@@ -73,7 +81,7 @@ def test_scores_are_those_of_the_full_pass_and_sum_to_one(params):
 
 def test_one_request_is_a_row_of_the_batch(params):
     history_poi, history_creative, *_ = random_inputs()
-    choose = functools.partial(choose_creatives, config=CONFIG, catalogue=CATALOGUE)
+    choose = functools.partial(choose_creatives, catalogue=CATALOGUE)
     together = choose_for(params, choose, history_poi, history_creative, POI)
     assert together.shape == (3, K)
     for row in range(3):
@@ -83,7 +91,7 @@ def test_one_request_is_a_row_of_the_batch(params):
 
 def choose_for(params, choose, history_poi, history_creative, poi):
     memory, states = encode(params, history_poi, history_creative, poi)
-    return jax.jit(choose)(params, memory=memory, states=states, poi=poi)
+    return jax.jit(choose)(decoder_of(params), memory=memory, states=states, poi=poi)
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 devices")
@@ -93,7 +101,7 @@ def test_pmap(params):
 
     def one(params, history_poi, history_creative, poi):
         memory, states = encode(params, history_poi, history_creative, poi)
-        return choose_creatives(params, CONFIG, memory, states, poi, CATALOGUE)
+        return choose_creatives(decoder_of(params), memory, states, poi, CATALOGUE)
 
     inputs = (history_poi, history_creative, poi)
     parallel = jax.pmap(one, in_axes=(None, 0, 0, 0), devices=jax.devices()[:4])(params, *inputs)

@@ -9,7 +9,7 @@ from tiny_generator import CATALOGUE, CONFIG, init_params, random_inputs
 
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.candidates import request_candidates
-from ega_jax.generation.generator import encode
+from ega_jax.generation.generator import GeneratorDecoder
 from ega_jax.generation.joint_search import joint_search
 
 N, R, S = 7, 6, 5
@@ -17,13 +17,14 @@ N, R, S = 7, 6, 5
 
 @jax.jit
 def both(params, poi, creative, codes, is_ad, bids, where):
-    memory = encode(params, CONFIG, poi, creative, CATALOGUE)
+    decoder = GeneratorDecoder(params, CONFIG)
+    memory = decoder.encode(poi, creative, CATALOGUE)
     candidates = jax.vmap(
         lambda bid, where: request_candidates(codes, is_ad, bid, where, max_ads=2)
     )(bids, where)
     settings = {"num_beams": S, "alpha": 1.2, "beta": 0.5}
-    alone = jax.vmap(lambda c: beam_search(params, CONFIG, memory, c, **settings))(candidates)
-    return alone, joint_search(params, CONFIG, memory, candidates, **settings)
+    alone = jax.vmap(lambda c: beam_search(decoder, memory, c, **settings))(candidates)
+    return alone, joint_search(decoder, memory, candidates, **settings)
 
 
 @pytest.mark.parametrize("seed", range(12))

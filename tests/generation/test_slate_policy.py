@@ -11,9 +11,9 @@ from slates import random_request
 from tiny_generator import CATALOGUE, C, K, W, init_params
 from tiny_generator import CONFIG as WITH_CREATIVES
 
-from ega_jax.generation import generator
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.candidates import request_candidates
+from ega_jax.generation.generator import GeneratorDecoder
 from ega_jax.generation.slate_policy import (
     kl_to,
     path_log_probs,
@@ -32,19 +32,19 @@ BID = np.array([1.0, 3.0, 0.0, 0.5, 0.0], np.float32)
 
 
 @pytest.fixture(scope="module")
-def params():
-    return init_params(CONFIG)
+def decoder():
+    return GeneratorDecoder(init_params(CONFIG), CONFIG)
 
 
 @pytest.fixture(scope="module")
-def memory(params):
+def memory(decoder):
     history = np.array([-1, 3, 1, 2])
-    return jax.jit(lambda: generator.encode(params, CONFIG, history, history, CATALOGUE))()
+    return jax.jit(lambda: decoder.encode(history, history, CATALOGUE))()
 
 
-def of_slates(params, memory, candidates, items):
+def of_slates(decoder, memory, candidates, items):
     """`[S, K, C]` log z of many slates."""
-    one = lambda slate: slate_log_probs(params, CONFIG, memory, candidates, slate, ALPHA, BETA)
+    one = lambda slate: slate_log_probs(decoder, memory, candidates, slate, ALPHA, BETA)
     return jax.vmap(one)(items)
 
 
@@ -52,7 +52,7 @@ OF_SLATES = jax.jit(of_slates)
 
 
 @functools.partial(jax.jit, static_argnames=("token_bid", "scope"))
-def searched(params, memory, request, token_bid, scope):
+def searched(decoder, memory, request, token_bid, scope):
     """All slates of many requests, and what the policy says of each."""
 
     def one(codes, is_ad, bid, where, max_ads, min_gap):
@@ -60,21 +60,19 @@ def searched(params, memory, request, token_bid, scope):
             codes, is_ad, bid, where,
             max_ads=max_ads, min_gap=min_gap, token_bid=token_bid, scope=scope,
         )  # fmt: skip
-        beams = beam_search(
-            params, CONFIG, memory, candidates, num_beams=ALL, alpha=ALPHA, beta=BETA
-        )
-        return beams, of_slates(params, memory, candidates, beams.items)
+        beams = beam_search(decoder, memory, candidates, num_beams=ALL, alpha=ALPHA, beta=BETA)
+        return beams, of_slates(decoder, memory, candidates, beams.items)
 
     return jax.vmap(one)(*request)
 
 
 @pytest.mark.parametrize(("token_bid", "scope"), [("max", "prefix"), ("mean", "prefix")])
-def test_log_z_is_that_of_the_search(params, memory, token_bid, scope):
+def test_log_z_is_that_of_the_search(decoder, memory, token_bid, scope):
     rng = np.random.default_rng(0)
     requests = [random_request(rng, N, C, W) for _ in range(60)]
     names = ("codes", "is_ad", "bid", "where", "max_ads", "min_gap")
     stacked = tuple(np.stack([getattr(r, name) for r in requests]) for name in names)
-    beams, log_z = jax.device_get(searched(params, memory, stacked, token_bid, scope))
+    beams, log_z = jax.device_get(searched(decoder, memory, stacked, token_bid, scope))
     live = beams.where
     assert live.sum() > 200
     assert (beams.items[live] < 0).any(), "some slates end early"
@@ -87,9 +85,9 @@ def candidates():
 
 
 @pytest.mark.parametrize("slate", [[4, 0, -1], [3, 0, 3], [2, 4, 2]])
-def test_what_the_rules_forbid_is_impossible(params, memory, candidates, slate):
+def test_what_the_rules_forbid_is_impossible(decoder, memory, candidates, slate):
     """An organic item before its turn, an ad twice, an organic item twice."""
-    log_z = OF_SLATES(params, memory, candidates, jnp.array([slate, *SLATES]))[0]
+    log_z = OF_SLATES(decoder, memory, candidates, jnp.array([slate, *SLATES]))[0]
     assert np.isfinite(log_z).all()
     assert log_z.sum() < -1e29
 
@@ -105,22 +103,20 @@ def test_what_is_on_offer_first_in_each_slot(candidates):
     np.testing.assert_array_equal(path.codes, CODES[[1, 2, 4]])
 
 
-def test_the_expected_gradient_of_log_probabilities_is_zero(params, memory, candidates):
+def test_the_expected_gradient_of_log_probabilities_is_zero(decoder, memory, candidates):
     """`sum p grad log p = grad sum p = 0` over all slates: nothing of the gradient is missing."""
 
     @jax.jit
-    def gradient(params, only):
+    def gradient(decoder, only):
         """Gradients of log p, expected over all slates and of one of them; the sum of all p."""
-        beams = beam_search(
-            params, CONFIG, memory, candidates, num_beams=ALL, alpha=ALPHA, beta=BETA
-        )
+        beams = beam_search(decoder, memory, candidates, num_beams=ALL, alpha=ALPHA, beta=BETA)
         log_prob, pull = jax.vjp(
-            lambda p: of_slates(p, memory, candidates, beams.items).sum((1, 2)), params
+            lambda d: of_slates(d, memory, candidates, beams.items).sum((1, 2)), decoder
         )
         probability = jnp.where(beams.where, jnp.exp(log_prob), 0.0)
         return pull(probability), pull(only), probability.sum()
 
-    expected, single, total = gradient(params, jnp.eye(ALL)[0])
+    expected, single, total = gradient(decoder, jnp.eye(ALL)[0])
     expected, single = jax.tree.leaves(expected), jax.tree.leaves(single)
     np.testing.assert_allclose(total, 1.0, atol=1e-4)
     assert all(np.isfinite(g).all() for g in [*expected, *single])
@@ -129,16 +125,16 @@ def test_the_expected_gradient_of_log_probabilities_is_zero(params, memory, cand
     assert max(np.abs(g).max() for g in expected) < 1e-3 * largest
 
 
-def test_leading_axes_are_slates(params, memory, candidates):
+def test_leading_axes_are_slates(decoder, memory, candidates):
     items = jnp.array([SLATES[0], *SLATES])
 
     @jax.jit
-    def at_once(params):
+    def at_once(decoder):
         paths = jax.vmap(slate_path, in_axes=(None, 0))(candidates, items)
-        return taken(path_log_probs(params, CONFIG, memory, paths, ALPHA, BETA), paths)
+        return taken(path_log_probs(decoder, memory, paths, ALPHA, BETA), paths)
 
-    log_z = OF_SLATES(params, memory, candidates, items)
-    np.testing.assert_allclose(at_once(params), log_z, atol=1e-4)
+    log_z = OF_SLATES(decoder, memory, candidates, items)
+    np.testing.assert_allclose(at_once(decoder), log_z, atol=1e-4)
     assert (log_z[3] == 0).all()
     assert (log_z[2, 2] == 0).all()
     assert (log_z[2, :2].sum(-1) < 0).all()

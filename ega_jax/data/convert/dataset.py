@@ -1,6 +1,5 @@
 """From a public dataset's files to a folder in the sequences format."""
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Sequence
@@ -12,37 +11,23 @@ import pyarrow.parquet as pq
 
 from ega_jax.data.convert.actions import Actions
 from ega_jax.data.convert.embeddings import Embedder
-from ega_jax.data.convert.raw_files import LineCounts, records
+from ega_jax.data.convert.raw_files import RawFile
+from ega_jax.data.convert.records import RecordCounts, records
+from ega_jax.data.convert.report import ActionCounts, Report
 from ega_jax.data.convert.source import ItemText, Source
 from ega_jax.data.ragged import Ragged
 from ega_jax.data.schema import Summary, validate
 from ega_jax.data.tables import DataError
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a conversion did."""
-
-    actions: LineCounts
-    items: LineCounts
-    actions_read: int
-    items_without_text: int
-    summary: Summary
-
-    def __str__(self) -> str:
-        return "\n".join(
-            [
-                f"actions: {self.actions}",
-                f"items: {self.items}",
-                f"{self.summary.num_actions} of {self.actions_read} actions kept by the filter",
-                f"{self.items_without_text} of {self.summary.num_items} items have no text",
-                str(self.summary),
-            ]
-        )
-
-
 def convert(
-    source: Source, reviews: Path, metadata: Path | None, out: Path, embed: Embedder, k: int
+    source: Source,
+    reviews: Path,
+    metadata: Path | None,
+    out: Path,
+    embed: Embedder,
+    k: int,
+    keep_repeats: bool = False,
 ) -> Report:
     """Writes a folder in the sequences format, whole or not at all.
 
@@ -53,39 +38,77 @@ def convert(
       out: the folder to make; it may not hold anything yet.
       embed: makes the item embeddings.
       k: users and items with fewer actions are left out (k-core).
+      keep_repeats: keeps actions that share user, item and time with an earlier one. Such repeats
+        are often faults of the data, and put the item to predict into its own history.
 
     Raises:
-      DataError: a file is missing, nothing is left, or the result is not valid.
+      DataError: a file is missing or of another kind, nothing is left, or the result is not
+        valid.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(out, "already exists and is not an empty folder")
-    actions_counts, items_counts = LineCounts(), LineCounts()
-    lines = records(reviews, source.parse_action, source.encoding, actions_counts)
-    every = Actions.collect(lines)
-    actions = every.k_core(k)
-    if not len(actions.user):
-        rule = f"no actions are left after {k}-core filtering of {len(every.user)}"
-        raise DataError(reviews, f"{rule}; {actions_counts}")
-    texts = _texts(source, metadata, actions.item_names, items_counts)
+    files = tuple(RawFile.inspect(path) for path in (reviews, metadata) if path is not None)
+    read, described = RecordCounts(), RecordCounts()
+    actions, counts = _read_actions(source, files[0], read, k, keep_repeats)
+    texts, repeated = {name: ItemText(name) for name in actions.item_names}, 0
+    if metadata is not None:
+        repeated = _describe(texts, files[1], source, described)
+    items = list(texts.values())
     return Report(
-        actions=actions_counts,
-        items=items_counts,
-        actions_read=len(every.user),
-        items_without_text=sum(not text.words for text in texts),
-        summary=_write(out, _item_table(texts, embed(texts)), _sequence_table(actions)),
+        files=files,
+        actions=read,
+        items=described,
+        counts=counts,
+        repeated_items=repeated,
+        items_without_text=sum(not text.words for text in items),
+        summary=_write(out, _item_table(items, embed(items)), _sequence_table(actions)),
     )
 
 
-def _texts(
-    source: Source, metadata: Path | None, names: Sequence[str], counts: LineCounts
-) -> list[ItemText]:
-    """The text of each item, in the order of `names`."""
-    texts = {name: ItemText(name) for name in names}
-    if metadata is not None:
-        for text in records(metadata, source.parse_item, source.encoding, counts):
-            if text.item in texts:
-                texts[text.item] = text
-    return list(texts.values())
+def _read_actions(
+    source: Source, file: RawFile, read: RecordCounts, k: int, keep_repeats: bool
+) -> tuple[Actions, ActionCounts]:
+    """The actions that repeats and the k-core filter leave, and what became of the others.
+
+    Raises:
+      DataError: none is left.
+    """
+    every = Actions.collect(records(file, source.actions, read))
+    distinct = every.without_repeats()
+    kept = (every if keep_repeats else distinct).k_core(k)
+    if not len(kept.user):
+        counted = f"{len(every.time)} actions, {len(every.time) - len(distinct.time)} repeats"
+        rule = f"no actions are left after {k}-core filtering of {counted}"
+        raise DataError(file.path, f"{rule}; {read}")
+    return kept, ActionCounts.of(every, distinct, kept, keep_repeats)
+
+
+def _describe(
+    texts: dict[str, ItemText], file: RawFile, source: Source, counts: RecordCounts
+) -> int:
+    """Fills in the texts of items; of several for one item, the first that is not empty.
+
+    Returns:
+      How many were left out for an earlier one.
+
+    Raises:
+      DataError: no item has any text.
+    """
+    repeated, other = 0, ""
+    for text in records(file, source.items, counts):
+        if text.item not in texts:
+            other = other or text.item
+        elif texts[text.item].words:
+            repeated += 1
+        else:
+            texts[text.item] = text
+    if not any(text.words for text in texts.values()):
+        ids = f"the reviews have '{next(iter(texts))}'" + (
+            f", this file '{other}'" if other else ""
+        )
+        rule = f"has no text for any of the {len(texts)} items; {ids}; expected"
+        raise DataError(file.path, f"{rule} {source.items.expected}")
+    return repeated
 
 
 def _item_table(texts: Sequence[ItemText], vectors: np.ndarray) -> pa.Table:
@@ -125,7 +148,7 @@ def _write(out: Path, items: pa.Table, sequences: pa.Table) -> Summary:
     try:
         pq.write_table(items, part / "items.parquet")
         pq.write_table(sequences, part / "sequences.parquet")
-        summary = validate(part)
+        summary = validate(part, for_training=False)
         os.replace(part, out)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -1,8 +1,10 @@
-"""What a public dataset is to the converter: how to read a line of each of its two files."""
+"""What the converter knows of a public dataset: the records of its two files."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+Record = TypeVar("Record", covariant=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Action:
 
 @dataclasses.dataclass(frozen=True)
 class ItemText:
-    """What is known of an item."""
+    """The text that describes an item."""
 
     item: str
     title: str = ""
@@ -33,29 +35,41 @@ class ItemText:
         return " ".join([self.title, *self.categories, self.details]).strip()
 
 
+def _always(cells: Sequence[str]) -> bool:
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """The columns of a delimited file that has no header."""
+
+    separator: str
+    names: tuple[str, ...]
+    fits: Callable[[Sequence[str]], bool] = _always  # whether a row can be of this layout.
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout(Generic[Record]):
+    """How to read one file of a dataset.
+
+    Attributes:
+      parse: makes a record of the fields of one; raises `ValueError` if they are malformed.
+      required: fields that the header of a delimited file must name, each with its other names.
+      optional: fields that the header may name.
+      columns: layouts of delimited files without a header; the one that fits most rows is taken.
+      expected: says in error messages what the file must be.
+    """
+
+    parse: Callable[[Mapping[str, Any]], Record]
+    required: tuple[tuple[str, ...], ...]
+    optional: tuple[str, ...]
+    columns: tuple[Columns, ...]
+    expected: str
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Parsers of one line; they return none for a header and raise for a malformed line."""
+    """A public dataset: how to read its file of actions and its file of items."""
 
-    parse_action: Callable[[str], Action | None]
-    parse_item: Callable[[str], ItemText | None]
-    encoding: str = "utf-8"
-
-
-def text_field(record: dict[str, Any], *names: str) -> str:
-    """The first of some fields that is present; it must be text, and not empty."""
-    for name in names:
-        if name in record:
-            if isinstance(record[name], str) and record[name]:
-                return record[name]
-            raise ValueError(f"'{name}' must be text, found {record[name]!r}")
-    raise KeyError(names[0])
-
-
-def flatten_text(value: Any) -> list[str]:
-    """All the text in nested lists, or in one string; nothing of other values."""
-    if isinstance(value, str):
-        return [value] if value else []
-    if isinstance(value, list | tuple):
-        return [text for part in value for text in flatten_text(part)]
-    return []
+    actions: Layout[Action]
+    items: Layout[ItemText]

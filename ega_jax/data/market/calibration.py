@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ega_jax.data.market.clicks import CLICK, Truth, affinity
-from ega_jax.data.session_rules import session_files
+from ega_jax.data.session_rules import open_sessions
 
 PROBES = 2000  # Sessions in which slate effects are looked at.
 MOST_ABOVE = 3  # Similar items put above an item to see what they take from it.
@@ -19,8 +19,8 @@ MOST_ABOVE = 3  # Similar items put above an item to see what they take from it.
 def read_sessions(folder: str | pathlib.Path, limit: int) -> pa.Table:
     """Reads at most the first `limit` sessions of a log."""
     tables, rows = [], 0
-    for file in session_files(pathlib.Path(folder) / "sessions"):
-        tables.append(pq.read_table(file))
+    for file in open_sessions(pathlib.Path(folder)).files:
+        tables.append(pq.read_table(file.path))
         rows += len(tables[-1])
         if rows >= limit:
             break

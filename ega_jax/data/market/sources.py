@@ -5,12 +5,13 @@ import dataclasses
 import pathlib
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ega_jax.data.item_rules import open_items
 from ega_jax.data.market.config import MarketConfig
+from ega_jax.data.reading import read_lists, read_matrix
 from ega_jax.data.schema import validate
-from ega_jax.data.tables import to_matrix
+from ega_jax.data.sequence_rules import open_sequences
+from ega_jax.data.texts import read_tags, read_texts
 from ega_jax.errors import UserError
 
 CATEGORY_NAMES = (
@@ -114,34 +115,30 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
     folder = pathlib.Path(folder)
     if validate(folder).format != "sequences":
         raise UserError(f"{folder} holds an ad log; the market world `yelp` takes sequences")
-    items = pq.read_table(folder / "items.parquet")
-    sequences = pq.read_table(folder / "sequences.parquet")["items"].combine_chunks()
-    lengths = np.diff(sequences.offsets.to_numpy())
-    flat = sequences.flatten().to_numpy()
-    counts = np.bincount(flat, minlength=len(items))
+    items = open_items(folder)
+    sequences = read_lists(open_sequences(folder), "items", np.int32)
+    counts = np.bincount(sequences.values, minlength=items.num_rows)
     kept = np.sort(np.argsort(-counts, kind="stable")[: config.num_pois])
-    visits = _kept_visits(flat, lengths, kept, len(items), config.num_users)
+    visits = _kept_visits(
+        sequences.values, sequences.lengths, kept, items.num_rows, config.num_users
+    )
     if len(visits.offsets) == 1:
         raise UserError(
             f"{folder}/sequences.parquet: no user has {MIN_VISITS} visits to the "
             f"{len(kept)} most visited POIs"
         )
-    items = items.take(pa.array(kept))
-    embedding = to_matrix(items["embedding"])
-    subcategory, categories = _taxonomy(_column(items, "categories"))
+    embedding = read_matrix(items, "embedding")[kept]
+    tags, titles = read_tags(items, "categories"), read_texts(items, "title")
+    subcategory, categories = _taxonomy([tags[i] for i in kept])
     return Source(
         latent=_principal_components(embedding, config.latent_dim),
         quality=standardise(np.log1p(counts[kept])).astype(np.float32),
         subcategory=subcategory,
-        titles=[title or f"POI {i}" for i, title in enumerate(_column(items, "title"))],
+        titles=[titles[item] or f"POI {i}" for i, item in enumerate(kept)],
         categories=categories,
         embedding=embedding,
         visits=visits,
     )
-
-
-def _column(table: pa.Table, name: str) -> list:
-    return table[name].to_pylist() if name in table.column_names else [None] * len(table)
 
 
 def _kept_visits(
@@ -166,9 +163,9 @@ def _principal_components(x: np.ndarray, num_components: int) -> np.ndarray:
     return unit(x @ directions[:, ::-1][:, :num_components]).astype(np.float32)
 
 
-def _taxonomy(tags: list[list[str] | None]) -> tuple[np.ndarray, list[str]]:
+def _taxonomy(tags: list[list[str]]) -> tuple[np.ndarray, list[str]]:
     """Makes two levels of a POI's tags: its commonest tag, and its commonest that is not common."""
-    count = collections.Counter(tag for row in tags for tag in row or [])
+    count = collections.Counter(tag for row in tags for tag in row)
     low, high = RARE_TAG * len(tags), COMMON_TAG * len(tags)
     pairs = []
     for row in tags:

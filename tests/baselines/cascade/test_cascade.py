@@ -10,7 +10,6 @@ from tiny_cascade import CASCADE, tiny_cascade
 from tiny_models import LEVERS, K, N, levers, one, random_requests
 
 from ega_jax.auction.pricing import PricingConfig
-from ega_jax.auction.system import allocate_each, prepare
 from ega_jax.baselines.cascade.arrangements import Queues
 from ega_jax.baselines.cascade.cga import Ads
 from ega_jax.baselines.cascade.mca import ads_of, cga, cross_dqn, hstu, peri_cr, queues_of, tiger
@@ -28,11 +27,11 @@ KAPPA = 0.5
 
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(None, 0, None))
-def allocated(models, request, changed):
-    """Offers, and allocations and menus of a batch: with all candidates, then without each."""
-    offer = prepare(models, CASCADE, request)
+def allocated(system, request, changed):
+    """Prepared requests, allocations and menus: with all candidates, then without each."""
+    prepared = system.prepare(request)
     bids = jnp.broadcast_to(request.bid, (N + 1, N))
-    return offer, *allocate_each(models, CASCADE, offer, bids, changed, jnp.arange(-1, N))
+    return prepared, *system.allocate_each(prepared, bids, changed, jnp.arange(-1, N))
 
 
 @functools.cache
@@ -43,9 +42,9 @@ def everything(requests="quiet", **changes):
 
 
 def found(*requests, **changes):
-    """Offers, allocations and menus with all candidates."""
-    offers, *variants = everything(*requests, **changes)
-    return offers, *jax.tree.map(lambda x: x[:, 0], variants)
+    """Prepared requests, allocations and menus with all candidates."""
+    prepared, *variants = everything(*requests, **changes)
+    return prepared, *jax.tree.map(lambda x: x[:, 0], variants)
 
 
 @jax.jit
@@ -111,14 +110,14 @@ def real(slate):
 
 def test_stage_by_stage():
     models = tiny_cascade()
-    offers, shown, menus = found(kappa=KAPPA)
+    prepared, shown, menus = found(kappa=KAPPA)
     creative, click, *_ = upstream(models, REQUESTS)
     is_ad = recalled()
     listed, log_prob, slates = jax.device_get(by_stages(models, is_ad))
     np.testing.assert_array_equal(shown.candidate, slates)
-    np.testing.assert_array_equal(offers.is_ad, is_ad)
-    np.testing.assert_array_equal(offers.creative, creative)
-    np.testing.assert_allclose(offers.quality, click, atol=1e-6)
+    np.testing.assert_array_equal(prepared.is_ad, is_ad)
+    np.testing.assert_array_equal(prepared.creative, creative)
+    np.testing.assert_allclose(prepared.quality, click, atol=1e-6)
     for b, k in np.ndindex(ROWS, K):
         n = slates[b, k]
         if n >= 0 and is_ad[b, n]:
@@ -131,12 +130,12 @@ def test_stage_by_stage():
 
 
 def test_what_is_shown_agrees_with_the_request_and_the_reward_model():
-    offers, shown, menus = found(kappa=KAPPA)
+    prepared, shown, menus = found(kappa=KAPPA)
     for b, k in np.ndindex(ROWS, K):
         n = shown.candidate[b, k]
         row = lambda values, empty, b=b, n=n: values[b, n] if n >= 0 else empty
         assert shown.item[b, k] == row(REQUESTS.item, -1)
-        assert shown.creative[b, k] == row(offers.creative, -1)
+        assert shown.creative[b, k] == row(prepared.creative, -1)
         assert shown.is_ad[b, k] == row(REQUESTS.is_ad, False)
         assert shown.bid[b, k] == row(REQUESTS.bid, 0)
     slate = shown.item, shown.creative, shown.is_ad
@@ -185,7 +184,7 @@ def test_reserve_limits_and_gaps_hold():
     assert dear.bid[dear.is_ad].min() >= 1.0
 
 
-def test_bids_move_neither_offers_nor_bid_free_slates():
+def test_bids_move_neither_what_is_prepared_nor_bid_free_slates():
     quiet, loud = found(), found("loud")
     jax.tree.map(np.testing.assert_array_equal, quiet[0], loud[0])
     assert (quiet[1].candidate != loud[1].candidate).any()
@@ -200,7 +199,7 @@ def test_stages_see_bids_as_the_levers_say():
     row = np.argmax(recalled().sum(-1))
     ranked, bid = one((found()[0].memory, REQUESTS.bid), row)
     listed, reserve = np.flatnonzero(ranked.is_ad), np.median(bid[ranked.is_ad])
-    stages = lambda levers: (ads_of(ranked, bid, levers), queues_of(ranked, bid, listed, levers))
+    stages = lambda levers: (ads_of(ranked, bid, levers), queues_of(ranked, bid, levers, listed))
     for stage in stages(levers(bid_free=True)):
         np.testing.assert_array_equal(stage.bid, np.zeros(N))
     ads, queues = stages(levers(reserve=reserve))
@@ -235,13 +234,13 @@ def test_what_is_masked_is_removed():
 
 
 def test_what_is_banned_is_not_shown_and_recall_is_not_repeated():
-    offers, shown, _ = everything()
-    unseen = REQUESTS.is_ad & ~offers.is_ad
+    prepared, shown, _ = everything()
+    unseen = REQUESTS.is_ad & ~prepared.is_ad
     assert unseen.any()
     for b, n in np.ndindex(ROWS, N):
         without, is_ad = real(shown.candidate[b, n + 1]), REQUESTS.is_ad[b]
         organic = [m for m in range(N) if REQUESTS.item[b, m] >= 0 and not is_ad[m] and m != n]
-        ads = [m for m in range(N) if offers.is_ad[b, m] and m != n]
+        ads = [m for m in range(N) if prepared.is_ad[b, m] and m != n]
         kept = [m for m in without if not is_ad[m]]
         assert kept == organic[: len(kept)]
         assert {m for m in without if is_ad[m]} <= set(ads)
@@ -254,7 +253,7 @@ def test_what_is_banned_is_not_shown_and_recall_is_not_repeated():
 def mechanism():
     """Without a payment network: no head is trained."""
     pricing = PricingConfig(hidden=(8, 4), probes=(), heads=())
-    return Mechanism(tiny_cascade(), {}, CASCADE, pricing, LEVERS, "gsp")
+    return Mechanism(tiny_cascade(), {}, pricing, LEVERS, "gsp")
 
 
 def test_its_mechanism_shows_the_same_and_prices_within_the_bid():
@@ -281,16 +280,16 @@ def test_its_mechanism_shows_the_same_and_prices_within_the_bid():
 
 def test_clarkes_price_is_what_an_ad_costs_the_others():
     """By running auction and placement again without the ad of a slot."""
-    models, (offers, shown, menus) = tiny_cascade(), found()
+    models, (prepared, shown, menus) = tiny_cascade(), found()
     price = jax.device_get(mechanism().allocate(REQUESTS, "clarke")).price_per_click
     at = lambda values, slates, empty: np.where(
         slates >= 0, np.take_along_axis(np.asarray(values), slates, axis=1), empty
     )
     for k in range(K):
         gone = np.where(shown.is_ad[:, k], shown.candidate[:, k], -1)
-        is_ad = offers.is_ad & (np.arange(N) != gone[:, None])
+        is_ad = prepared.is_ad & (np.arange(N) != gone[:, None])
         slates = np.asarray(by_stages(models, is_ad)[2])
-        slate = at(REQUESTS.item, slates, -1), at(offers.creative, slates, -1)
+        slate = at(REQUESTS.item, slates, -1), at(prepared.creative, slates, -1)
         pctr = judged(models, REQUESTS, *slate, at(REQUESTS.is_ad, slates, False)).click_poi
         without = (at(REQUESTS.bid, slates, 0) * pctr).sum(-1)
         own, own_pctr = shown.bid[:, k], shown.prediction.click_poi[:, k]
@@ -304,3 +303,54 @@ def test_a_rule_of_a_head_that_is_not_trained_is_refused():
     for rule in ("threshold", "rate"):
         with pytest.raises(ValueError, match=f"rule '{rule}' is not one of first_price, gsp, cl"):
             mechanism().allocate(REQUESTS, rule)
+
+
+@functools.cache
+def explained(row):
+    return jax.device_get(mechanism().explain(REQUESTS, row))
+
+
+def full_rows():
+    """Two requests whose slates show an ad and an organic item, and one with an empty slot."""
+    is_ad, shown = found()[1].is_ad, found()[1].candidate >= 0
+    mixed = np.flatnonzero(is_ad.any(-1) & (shown & ~is_ad).any(-1))
+    return [*mixed[:2], np.flatnonzero(~shown.all(-1))[0]]
+
+
+def test_an_explanation_credits_items_by_slates_without_them():
+    """Contributions (31) against the value of what is shown when the item may not be."""
+    _, shown, menus = everything()
+    credited = []
+    for row in full_rows():
+        of = explained(row)
+        np.testing.assert_array_equal(of.items, shown.item[row, 0])
+        np.testing.assert_allclose(of.pctr, shown.prediction.click_poi[row, 0], atol=1e-6)
+        np.testing.assert_allclose(of.log_z, shown.log_z[row, 0], atol=1e-5)
+        for slot, candidate in enumerate(shown.candidate[row, 0]):
+            value, without = menus.value[row, [0, candidate + 1], 0]
+            expected = value - without if candidate >= 0 else 0.0
+            assert of.contribution[slot] == pytest.approx(expected, abs=1e-5)
+            credited.append(expected)
+    assert max(credited) > 0.01
+
+
+def test_an_explanation_has_prices_and_no_codes():
+    for row in full_rows():
+        of = explained(row)
+        for name in ("codes", "logit", "token_bid", "weight"):
+            assert getattr(of, name).shape == (K, 0)
+        assert of.price.keys() == {"first_price", "gsp", "clarke"}
+        alone = one(jax.tree.map(np.asarray, REQUESTS), row)
+        for rule, price in of.price.items():
+            assert np.isfinite(price).all()
+            assert ((price >= 0) & (price <= of.bid)).all()
+            served = mechanism().allocate(REQUESTS, rule)
+            np.testing.assert_allclose(price, served.price_per_click[row], atol=1e-5, err_msg=rule)
+        assert ((of.lowest_bid >= 0) & (of.lowest_bid <= of.bid)).all()
+        assert (of.lowest_bid[~of.is_ad] == 0).all()
+        slots = of.to_dict()
+        assert [slot["items"] for slot in slots] == [i for i in of.items.tolist() if i >= 0]
+        assert {slot["items"] for slot in slots} <= set(alone.item.tolist())
+        bars, _ = of.plot().axes
+        heights = [patch.get_height() for patch in bars.patches]
+        assert heights == pytest.approx([slot["contribution"] for slot in slots])

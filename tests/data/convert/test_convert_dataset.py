@@ -42,11 +42,14 @@ def test_amazon_becomes_a_valid_dataset(amazon_files, tmp_path):
     report = convert(AMAZON, *paths, tmp_path / "out", TfIdf(3), k=5)
     assert validate(tmp_path / "out") == report.summary
     assert (report.summary.num_items, report.summary.num_rows) == (5, 6)
-    assert (report.actions_read, report.summary.num_actions) == (32, 30)
+    assert (report.counts.read, report.counts.kept, report.summary.num_actions) == (32, 30, 30)
     assert (report.actions.malformed, report.items.malformed) == (2, 1)
     assert report.items_without_text == 1
     assert "reviews.json:33: " in str(report)
-    assert "30 of 32 actions kept" in str(report)
+    assert "30 of 32 actions kept by the filter" in str(report)
+    assert "0 repeats of (user, item, time) left out" in str(report)
+    assert "0 of them (0.0%) share user and time with another" in str(report)
+    assert "times from 0 to 504 (1970-01-01 to 1970-01-01)" in str(report)
 
     items = pq.read_table(tmp_path / "out" / "items.parquet").to_pylist()
     sequences = pq.read_table(tmp_path / "out" / "sequences.parquet").to_pylist()
@@ -80,21 +83,120 @@ def test_yelp_becomes_a_valid_dataset(tmp_path):
     np.testing.assert_array_equal(dataset.items.values, list(range(5)) * 6)
 
 
-def test_movielens_becomes_a_valid_dataset(tmp_path):
-    lines = [f"{user}::{item}::4::{item}" for user in range(1, 7) for item in range(1, 6)]
-    (tmp_path / "ratings.dat").write_text("\n".join(lines))
-    movies = [f"{item}::Café no{item} (1995)::Drama" for item in range(1, 6)]
-    (tmp_path / "movies.dat").write_text("\n".join(movies), encoding="latin-1")
-    paths = tmp_path / "ratings.dat", tmp_path / "movies.dat"
-    convert(MOVIELENS, *paths, tmp_path / "out", TfIdf(3), k=5)
+MOVIES = ["Fabuleux destin d'Amélie Poulain, Le (2001)", "Señorita", "À nous", "Heat", "Ænima"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+@pytest.mark.parametrize("separator", ["::", ","])
+def test_movielens_becomes_a_valid_dataset(tmp_path, encoding, separator):
+    """The files of 10M and those with a header are UTF-8, those of 1M are latin-1."""
+    quoted = [f'"{title}"' if separator == "," else title for title in MOVIES]
+    lines = [separator.join(f"{u} {i} 4 {i}".split()) for u in range(1, 7) for i in range(1, 6)]
+    movies = [separator.join([str(n + 1), quoted[n], "Drama"]) for n in range(5)]
+    headers = ["userId,movieId,rating,timestamp"], ["movieId,title,genres"]
+    for name, rows, header in zip(("ratings", "movies"), (lines, movies), headers, strict=True):
+        text = "\r\n".join([*(header if separator == "," else []), *rows])
+        (tmp_path / name).write_text(text, encoding=encoding)
     out = tmp_path / "out"
-    assert open_dataset(out).summary
-    assert titles_in(out) == [f"Café no{n} (1995)" for n in range(1, 6)]
+    report = convert(MOVIELENS, tmp_path / "ratings", tmp_path / "movies", out, TfIdf(3), k=5)
+    assert open_dataset(out).summary == report.summary
+    assert (report.actions.malformed, report.items.malformed) == (0, 0)
+    assert titles_in(out) == MOVIES
 
 
-def test_titles_of_csv_files_are_utf_8():
-    line = '7,"Amélie, Le Fabuleux destin d\'",Comedy|Romance'.encode().decode("latin-1")
-    assert MOVIELENS.parse_item(line).title == "Amélie, Le Fabuleux destin d'"
+def rated(path, rows):
+    path.write_text("\n".join("::".join(map(str, row)) for row in rows))
+    return path
+
+
+def by_names(items):
+    """An embedding that needs no text."""
+    return np.array([[float(item.item), 1.0] for item in items])
+
+
+def histories_in(folder):
+    names = pq.read_table(folder / "items.parquet")["source_id"].to_pylist()
+    rows = pq.read_table(folder / "sequences.parquet").to_pylist()
+    return {row["source_id"]: [int(names[item]) for item in row["items"]] for row in rows}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_repeats_are_counted_and_left_out(tmp_path, keep):
+    rows = [(user, item, 5, 10 * item) for user in (1, 2) for item in (1, 2)]
+    rows += [(1, 3, rating, 90) for rating in range(6)] + [(2, 3, 5, 90), (1, 1, 5, 99)]
+    ratings = rated(tmp_path / "ratings.dat", rows)
+    report = convert(MOVIELENS, ratings, None, tmp_path / "out", by_names, 2, keep)
+    expected = [1, 2, 3, 3, 3, 3, 3, 3, 1] if keep else [1, 2, 3, 1]
+    assert histories_in(tmp_path / "out") == {"1": expected, "2": [1, 2, 3]}
+    assert (report.counts.repeats, report.counts.tied) == (5, 6 if keep else 0)
+    done = "kept" if keep else "left out"
+    assert f"5 repeats of (user, item, time) {done}" in str(report)
+
+
+def test_repeats_do_not_help_through_the_filter(tmp_path):
+    rows = [(1, item, 5, item) for item in (1, 2)] + [(2, 1, 5, 1)] * 6
+    ratings = rated(tmp_path / "ratings.dat", rows)
+    message = "no actions are left after 2-core filtering of 8 actions, 5 repeats"
+    with pytest.raises(DataError, match=message):
+        convert(MOVIELENS, ratings, None, tmp_path / "out", by_names, 2)
+
+
+def test_ties_are_counted_and_do_not_follow_item_ids(tmp_path):
+    rows = [(user, item, 5, item // 20) for item in range(60) for user in (2, 1)]
+    rows += [(1, 60, 5, 0), (2, 60, 5, 99)]
+    ratings = rated(tmp_path / "ratings.dat", rows)
+    report = convert(MOVIELENS, ratings, None, tmp_path / "out", by_names, 1)
+    assert report.counts.tied == 121
+    assert (
+        "121 of them (99.2%) share user and time with another; those are in the order of a hash "
+        "of user and item"
+    ) in str(report)
+    histories = histories_in(tmp_path / "out")
+    assert [item // 20 for item in histories["2"]] == [0] * 20 + [1] * 20 + [2] * 20 + [3]
+    assert 20 < (np.diff(histories["2"]) > 0).sum() < 40
+    rated(tmp_path / "other.dat", reversed(rows))
+    convert(MOVIELENS, tmp_path / "other.dat", None, tmp_path / "again", by_names, 1)
+    assert histories_in(tmp_path / "again") == histories
+
+
+def test_a_file_in_time_order_keeps_its_order(tmp_path):
+    rows = [(user, item, 5, item % 3) for item in (3, 0, 6, 4, 1, 7, 8, 2, 5) for user in (1, 2)]
+    ratings = rated(tmp_path / "ratings.dat", rows)
+    report = convert(MOVIELENS, ratings, None, tmp_path / "out", by_names, 1)
+    assert histories_in(tmp_path / "out")["2"] == [3, 0, 6, 4, 1, 7, 8, 2, 5]
+    assert "in the order of the file, which is in time order" in str(report)
+
+
+def test_of_several_descriptions_the_first_with_text_is_kept(tmp_path):
+    rows = [(user, item, 5, item) for user in (1, 2) for item in (1, 2)]
+    ratings = rated(tmp_path / "ratings.dat", rows)
+    movies = [(1, "One", "A"), (2, "", ""), (1, "", ""), (2, "Two", "B"), (1, "Uno", "A")]
+    paths = ratings, rated(tmp_path / "movies.dat", movies)
+    report = convert(MOVIELENS, *paths, tmp_path / "out", by_names, 1)
+    assert titles_in(tmp_path / "out") == ["One", "Two"]
+    assert report.repeated_items == 2
+
+
+def test_metadata_of_other_items_are_refused(tmp_path):
+    ratings = rated(tmp_path / "ratings.dat", [(1, 1, 5, 1), (1, 2, 5, 2)])
+    movies = rated(tmp_path / "movies.dat", [(7, "Seven", "A")])
+    message = r"movies.dat: has no text for any of the 2 items; the reviews have '1', this file '7'"
+    with pytest.raises(DataError, match=message):
+        convert(MOVIELENS, ratings, movies, tmp_path / "out", by_names, 1)
+
+
+def test_users_with_one_item_are_kept_if_asked(tmp_path):
+    ratings = rated(tmp_path / "ratings.dat", [(1, 1, 5, -7), (2, 2, 5, 1588615855070)])
+    report = convert(MOVIELENS, ratings, None, tmp_path / "out", by_names, 1)
+    assert histories_in(tmp_path / "out") == {"1": [1], "2": [2]}
+    assert "times from -7 to 1588615855070 (1969-12-31 to 2020-05-04)" in str(report)
+    assert "WARNING" not in str(report)
+
+
+def test_mixed_units_of_time_are_reported(tmp_path):
+    ratings = rated(tmp_path / "ratings.dat", [(1, 1, 5, 1588615855), (1, 2, 5, 1588615855070)])
+    report = convert(MOVIELENS, ratings, None, tmp_path / "out", by_names, 1)
+    assert "WARNING: seconds and finer units seem to be mixed" in str(report)
 
 
 def failing(items):
@@ -110,7 +212,11 @@ def not_finite(items):
     [
         (failing, 5, "embedding: no"),
         (not_finite, 5, "column 'embedding', row 0: features must be finite"),
-        (TfIdf(3), 9, r"no actions are left after 9-core filtering of 32; 34 lines read"),
+        (
+            TfIdf(3),
+            9,
+            r"no actions are left after 9-core filtering of 32 actions, 0 repeats; 34 records",
+        ),
     ],
 )
 def test_a_failure_leaves_nothing_behind(amazon_files, tmp_path, embed, k, message):

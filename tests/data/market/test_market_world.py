@@ -127,7 +127,7 @@ def test_missing_input_of_the_real_world_is_named(tmp_path):
     with pytest.raises(DataError, match=r"not a dataset: expected items\.parquet"):
         make_world(REAL, tmp_path)
     write_sequences(tmp_path, num_users=1)
-    with pytest.raises(ValueError, match="no user has 3 visits"):
+    with pytest.raises(DataError, match="no sequence has 3 items"):
         make_world(REAL, tmp_path)
 
 

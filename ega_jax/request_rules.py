@@ -1,0 +1,121 @@
+"""What a request must obey to be served; the first culprit is named."""
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+from ega_jax.errors import UserError
+from ega_jax.types import LARGEST, Catalogue, Request, is_amount
+
+_SHAPED_AS = {"is_ad": "item", "bid": "item", "history_creative": "history_poi"}
+_KINDS = {"is_ad": "bu", "bid": "fiu"}  # Kinds of NumPy types; ids are "iu".
+_MEANING = {"is_ad": "flags are True or False", "bid": "bids are numbers"}  # Of ids below.
+_CANDIDATES = ("item", "is_ad", "bid")  # Fields with a value for each candidate.
+_DTYPES = {"is_ad": bool, "bid": np.float32}  # Ids are int32.
+
+
+def checked(request: Request, catalogue: Catalogue, history_length: int) -> Request:
+    """Refuses requests that cannot be served, naming the first culprit.
+
+    Args:
+      request: a batch, on any device or as lists; histories of any length.
+      catalogue: what ids stand for.
+      history_length: T, the behaviours that the models read.
+
+    Returns:
+      The batch on the host, free to go to all devices, of the types that a `Request` has;
+      histories `[B, T]`, of the last behaviours.
+
+    Raises:
+      UserError: shapes do not agree, a value is of the wrong type, an id is out of range, a bid is
+        negative, NaN or beyond `LARGEST`, an ad or an organic item comes twice, or there is nothing
+        to show.
+    """
+    host: Any = Request(**_arrays(request))
+    _check_shapes(host)
+    _check_ids(host, catalogue)
+    _check_candidates(host)
+    shown = host.item >= 0
+    arrays: Any = vars(host) | {
+        "is_ad": shown & host.is_ad.astype(bool),
+        "bid": np.where(shown, host.bid, 0.0),
+    }
+    before = np.full((len(host.item), history_length), -1)
+    for name in ("history_poi", "history_creative"):
+        arrays[name] = np.hstack([before, arrays[name]])[:, -history_length:]
+    return Request(**{name: x.astype(_DTYPES.get(name, np.int32)) for name, x in arrays.items()})
+
+
+def _arrays(request: Request) -> dict[str, Any]:
+    return {name: _rows(name, values) for name, values in vars(request).items()}
+
+
+def _rows(name: str, values: Any) -> np.ndarray:
+    """A field as an array of a numeric type."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise UserError(f"{name}: rows of unequal length; -1 pads ids, 0 bids") from error
+    kinds = _KINDS.get(name, "iu")
+    if not array.size or array.dtype.kind in kinds or (name == "is_ad" and _is_binary(array)):
+        return array
+    meaning = _MEANING.get(name, "ids are integers")
+    if array.dtype.kind not in "OSU":
+        raise UserError(f"{name} is {array.dtype}: {meaning}")
+    return _numbers(name, np.array(values, dtype=object), meaning)
+
+
+def _is_binary(array: np.ndarray) -> bool:
+    """Whether an array holds 0 and 1 alone."""
+    return array.dtype.kind in "if" and bool(np.isin(array, (0, 1)).all())
+
+
+def _numbers(name: str, values: np.ndarray, meaning: str) -> np.ndarray:
+    """An array of Python objects as numbers; the first that is none is named."""
+    kind = {"is_ad": bool | np.bool_, "bid": numbers.Real}.get(name, numbers.Integral)
+    for place, value in np.ndenumerate(values):
+        if not isinstance(value, kind) or (name != "is_ad" and isinstance(value, bool)):
+            axes = "request", "candidate" if name in _CANDIDATES else "behaviour"
+            where = [f"{axis} {number}" for axis, number in zip(axes, place, strict=False)]
+            raise UserError(f"{', '.join([*where, name])} {value!r}: {meaning}")
+    return values.astype({"is_ad": bool, "bid": float}.get(name, np.int64))
+
+
+def _check_shapes(host: Any) -> None:
+    for field, name in _SHAPED_AS.items():
+        shape, expected = getattr(host, field).shape, getattr(host, name).shape
+        if shape != expected or len(shape) != 2 or shape[0] != len(host.item):
+            raise UserError(
+                f"{field} is {list(shape)} and {name} {list(expected)} in a batch of "
+                f"{host.item.shape[0] if host.item.ndim else 0}: both are rows of one length for "
+                "every request"
+            )
+
+
+def _check_ids(host: Any, catalogue: Catalogue) -> None:
+    pois, creatives = catalogue.poi_codes.shape[0], catalogue.creative_codes.shape[0]
+    limits = {"item": pois, "history_poi": pois, "history_creative": creatives}
+    for name, limit in limits.items():
+        ids = getattr(host, name)
+        _refuse((ids < -1) | (ids >= limit), name, ids, f"outside [0, {limit})")
+
+
+def _check_candidates(host: Any) -> None:
+    shown, is_ad = host.item >= 0, host.is_ad.astype(bool)
+    _refuse(
+        shown & is_ad & ~is_amount(host.bid), "ad", host.bid, f"not a bid from 0 to {LARGEST:g}"
+    )
+    _refuse(shown & ~is_ad & (host.bid != 0), "organic item", host.bid, "not 0, its bid")
+    same = (host.item[..., :, None] == host.item[..., None, :]) & shown[..., None]
+    same &= is_ad[..., :, None] == is_ad[..., None, :]
+    _refuse(np.tril(same, -1).any(axis=-1), "candidate", host.item, "listed twice")
+    empty = np.flatnonzero(~shown.any(axis=-1))
+    if empty.size:
+        raise UserError(f"request {empty[0]} has no candidates")
+
+
+def _refuse(wrong: np.ndarray, name: str, values: np.ndarray, rule: str) -> None:
+    if wrong.any():
+        row, place = np.argwhere(wrong)[0]
+        raise UserError(f"request {row}, {name} {place}: {values[row, place]} is {rule}")
