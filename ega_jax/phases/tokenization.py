@@ -17,9 +17,9 @@ from ega_jax.setting import same_as, setting
 from ega_jax.training.checkpoints import (
     is_complete,
     read_metadata,
-    read_tree,
     restore_tree,
     save_tree,
+    saved_shapes,
 )
 from ega_jax.training.loop import Phase, train
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -134,7 +134,7 @@ def add_items(
 
 def num_tokens(path: Path) -> int:
     """How many items a saved tokenizer has codes of."""
-    return len(read_tree(path)["codes"])
+    return saved_shapes(path)["codes"].shape[0]
 
 
 def _save(path: Path, fitted, embeddings: np.ndarray, codes: np.ndarray, more: dict) -> None:
