@@ -16,16 +16,33 @@ from ega_jax.training.settings import LoggedSettings
 from ega_jax.types import Catalogue, Params
 
 
-def items_of(dataset: AdLogDataset, catalogue: Catalogue) -> Items:
-    """What the reward model sees of a dataset's items."""
+def items_of(
+    dataset: AdLogDataset,
+    catalogue: Catalogue,
+    fitted: tuple[int | None, int | None] = (None, None),
+) -> Items:
+    """What the reward model sees of a dataset's items.
+
+    Args:
+      dataset: an ad log.
+      catalogue: the items' codes.
+      fitted: how many POIs and creatives set the scale, the first ones; by default all.
+    """
     embeddings = dataset.item_embedding, dataset.creative_embedding
-    return Items(catalogue, *(jnp.asarray(standardise(embedding)) for embedding in embeddings))
+    scaled = (standardise(*x) for x in zip(embeddings, fitted, strict=True))
+    return Items(catalogue, *map(jnp.asarray, scaled))
 
 
-def standardise(embedding: np.ndarray) -> np.ndarray:
-    """Brings each feature of `[P, E]` to mean 0 and deviation 1; a constant one becomes 0."""
-    deviation = embedding.std(axis=0)
-    centred = embedding - embedding.mean(axis=0)
+def standardise(embedding: np.ndarray, num_fitted: int | None = None) -> np.ndarray:
+    """Brings each feature of `[P, E]` to mean 0 and deviation 1; a constant one becomes 0.
+
+    Args:
+      embedding: `[P, E]` float32.
+      num_fitted: how many rows set mean and deviation, the first ones; by default all.
+    """
+    fitted = embedding[:num_fitted]
+    deviation = fitted.std(axis=0)
+    centred = embedding - fitted.mean(axis=0)
     return (centred / np.where(deviation > 0, deviation, 1.0)).astype(np.float32)
 
 

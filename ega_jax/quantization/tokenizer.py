@@ -139,6 +139,21 @@ def assign(tokenizer: Tokenizer, embeddings: np.ndarray, resolve: bool = True) -
     return collisions.resolve(*map(np.asarray, (codes, left, tokenizer.codebooks[-1])))
 
 
+def assign_beside(tokenizer: Tokenizer, known: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Assigns codes to new items; the codes of known items do not change.
+
+    Args:
+      tokenizer: a fitted tokenizer.
+      known: [P, C] int codes of the known items.
+      embeddings: [n, E] float of the new items.
+
+    Returns:
+      [n, C] int32 codes; see `collisions.resolve_beside`.
+    """
+    codes, left = map(np.asarray, _quantize(tokenizer, jnp.asarray(embeddings, jnp.float32)))
+    return collisions.resolve_beside(known, codes, left, np.asarray(tokenizer.codebooks[-1]))
+
+
 @jax.jit
 def _quantize(tokenizer: Tokenizer, embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Nearest codes [n, C] and the residuals [n, L] that the last layer quantises."""
