@@ -149,8 +149,8 @@ class Mechanism:
         if not folder.is_dir():
             found = sorted(path.parent.name for path in folder.parent.parent.glob("*/mechanism"))
             raise FileNotFoundError(
-                f"{workdir} holds no mechanism {system!r} (found: {', '.join(found) or 'none'}): "
-                "run experiments.auction_align first"
+                f"{workdir} holds no mechanism {system!r}, but {', '.join(found) or 'none'}: run "
+                "experiments.auction_align first"
             )
         metadata = read_metadata(folder)
         if "mechanism" not in metadata:
