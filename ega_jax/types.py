@@ -73,7 +73,7 @@ class Catalogue:
 
     poi_codes: jax.Array  # [P, C] int32, in [0, W).
     creative_codes: jax.Array  # [R, C] int32, in [0, W).
-    poi_creatives: jax.Array  # [P, M] int32 creative ids, -1 where none.
+    poi_creatives: jax.Array  # [P, M] int32 creative ids, -1 padding.
 
 
 @struct.dataclass
