@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ega_jax.errors import UserError
 from ega_jax.phases.pretraining import Pretraining, checksums
@@ -116,7 +117,8 @@ def _commit(workdir: Path, staging: Path, path: str) -> None:
     configs = {file: read_config(file.parent) for file in _configs(workdir)}
     before = {file: file.read_bytes() for file in configs}
     for number, config in enumerate(configs.values()):
-        _write(staging / f"{number}.json", config | {"data": config["data"] | {"path": path}})
+        fields = flatten_dict(config, keep_empty_nodes=True) | {("data", "path"): path}
+        _write(staging / f"{number}.json", unflatten_dict(fields))
     place = workdir / "tokenizers"
     place.rename(staging / "replaced")
     try:
