@@ -5,7 +5,7 @@ from absl.testing import flagsaver
 from matplotlib import image
 
 from experiments import decomposition
-from experiments.common import command
+from experiments.common import workdirs
 
 CASCADE = ("attainable", "recalled", "listed", "placed", "shown", "paid")
 
@@ -36,7 +36,7 @@ def test_table_and_figure(capsys, tmp_path):
 
 
 def test_a_system_that_is_not_there(monkeypatch, tmp_path):
-    monkeypatch.setattr(command, "find_workdir", lambda: ({}, tmp_path))
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: ({}, tmp_path))
     missing = pytest.raises(FileNotFoundError, match="no system 'mca'")
     with flagsaver.flagsaver(system="mca"), missing:
         decomposition.main()

@@ -11,10 +11,9 @@ from slates import all_slates, random_request, slate_log_prob
 from tiny_generator import CATALOGUE, C, K, T, W, init_params
 from tiny_generator import CONFIG as WITH_CREATIVES
 
-from ega_jax.generation import generator
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.candidates import request_candidates
-from ega_jax.generation.generator import Generator
+from ega_jax.generation.generator import Generator, GeneratorDecoder
 
 CONFIG = dataclasses.replace(WITH_CREATIVES, creatives=False)
 N = 5
@@ -35,7 +34,7 @@ def params():
 def memory(params):
     history = np.array([-1, 3, 1, 2])
     assert history.size == T
-    return jax.jit(lambda: generator.encode(params, CONFIG, history, history, CATALOGUE))()
+    return jax.jit(lambda: GeneratorDecoder(params, CONFIG).encode(history, history, CATALOGUE))()
 
 
 @dataclasses.dataclass
@@ -64,9 +63,8 @@ def search(params, memory, requests, choice, num_beams):
             tuple(index(codes, is_ad, bid, where, token_bid=b, scope=s) for b, s in CHOICES),
             choice,
         )
-        return beam_search(
-            params, CONFIG, memory, candidates, num_beams=num_beams, alpha=ALPHA, beta=BETA
-        )
+        decoder = GeneratorDecoder(params, CONFIG)
+        return beam_search(decoder, memory, candidates, num_beams=num_beams, alpha=ALPHA, beta=BETA)
 
     return jax.vmap(one)(*requests)
 

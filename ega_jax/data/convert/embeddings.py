@@ -34,7 +34,7 @@ class TfIdf:
             from sklearn.decomposition import TruncatedSVD
             from sklearn.feature_extraction.text import TfidfVectorizer
         except ImportError as error:
-            raise ImportError(
+            raise UserError(
                 "TF-IDF embeddings need scikit-learn: pip install 'ega-jax[convert]'"
             ) from error
         try:
@@ -129,7 +129,7 @@ class SentenceEncoder:
         try:
             from sentence_transformers import SentenceTransformer  # pyrefly: ignore
         except ImportError as error:
-            raise ImportError(
+            raise UserError(
                 "sentence embeddings need sentence-transformers: pip install 'ega-jax[sentence]'"
             ) from error
         encoder = SentenceTransformer(self.model)

@@ -127,5 +127,5 @@ def test_rows_that_are_not_finite_are_named(tmp_path, value):
 )
 def test_missing_extras_are_named(monkeypatch, module, embed, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"pip install 'ega-jax\[{extra}\]'"):
+    with pytest.raises(UserError, match=rf"pip install 'ega-jax\[{extra}\]'"):
         embed(ITEMS)
