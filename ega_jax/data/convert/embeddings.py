@@ -10,6 +10,7 @@ import numpy as np
 from ega_jax.data.convert.raw_files import RawFile
 from ega_jax.data.convert.source import ItemText
 from ega_jax.data.tables import DataError
+from ega_jax.errors import UserError
 
 _ARRAY = "a .npy file (numpy.save) with an array [rows, E] of real numbers"
 

@@ -7,6 +7,7 @@ import pytest
 from ega_jax.data.convert.embeddings import FromFile, SentenceEncoder, TfIdf
 from ega_jax.data.convert.source import ItemText
 from ega_jax.data.tables import DataError
+from ega_jax.errors import UserError
 
 ITEMS = [
     ItemText("a", "red nail lacquer", ("Beauty",)),
