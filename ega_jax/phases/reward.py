@@ -1,4 +1,4 @@
-"""The reward model's phase: what it sees of the items, and its training (sec. 4.2)."""
+"""The reward model's training phase and its item features (sec. 4.2)."""
 
 from collections.abc import Callable
 
@@ -17,13 +17,13 @@ from ega_jax.types import Catalogue, Params
 
 
 def items_of(dataset: AdLogDataset, catalogue: Catalogue) -> Items:
-    """What the reward model sees of a dataset's items."""
+    """Returns the reward model's item features: codes and standardised embeddings."""
     embeddings = dataset.item_embedding, dataset.creative_embedding
     return Items(catalogue, *(jnp.asarray(standardise(embedding)) for embedding in embeddings))
 
 
 def standardise(embedding: np.ndarray) -> np.ndarray:
-    """Brings each feature of `[P, E]` to mean 0 and deviation 1; a constant one becomes 0."""
+    """Scales each feature of `[P, E]` to mean 0 and standard deviation 1; constants become 0."""
     deviation = embedding.std(axis=0)
     centred = embedding - embedding.mean(axis=0)
     return (centred / np.where(deviation > 0, deviation, 1.0)).astype(np.float32)
@@ -36,14 +36,14 @@ def reward_phase(
     settings: LoggedSettings,
     seed: int,
 ) -> Phase:
-    """The phase "reward": training on logged feedback (30).
+    """Returns the phase "reward", which trains the reward model on logged feedback (30).
 
     Args:
       dataset: an ad log.
-      items: what the model sees of its items.
-      config: sizes of the model.
-      settings: of the training; see `logged_phase`.
-      seed: of parameters, order of the sessions and dropout.
+      items: the item features that the model reads.
+      config: the model's config.
+      settings: the training settings; see `logged_phase`.
+      seed: seeds the parameters, the order of the sessions and dropout.
     """
     predict = batch_predictor(config, items)
     return logged_phase(
@@ -61,7 +61,7 @@ def reward_phase(
 
 
 def batch_predictor(config: RewardConfig, items: Items) -> Callable[[Params, Batch], Predictions]:
-    """Compiles `(params, batch) -> Predictions` for the slates of batches of an ad log."""
+    """Returns a compiled `(params, batch) -> Predictions` for the slates shown in an ad log."""
 
     @jax.jit
     def predict(params: Params, batch: Batch) -> Predictions:
