@@ -119,7 +119,7 @@ class PaymentSettings(PricingSettings, ScheduledSettings):
 class AuctionSettings:
     """The group `auction`: the system, the payment rule and the size of the evaluation.
 
-    Sessions are taken in whole batches, spread evenly over the split.
+    Numbers of sessions are approximate: whole batches, spread evenly over the split, are taken.
     """
 
     system: str = setting("ega")  # A kind of `ega_jax.systems.KINDS`.
