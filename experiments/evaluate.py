@@ -21,7 +21,7 @@ from ega_jax.training.mesh import data_mesh
 from experiments.common import command, workdirs
 from experiments.common.runs import find_system, measure_systems
 
-command.define_system("none, the generator is evaluated")
+command.define_system("the generator is evaluated")
 flags.adopt_module_key_flags(command)
 _SPLIT = flags.DEFINE_string("split", None, "Held-out split; default: the config's, test.")
 _NUM_BEAMS = flags.DEFINE_integer("num_beams", None, "Beams; default: the config's.", 10)

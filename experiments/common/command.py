@@ -70,7 +70,7 @@ def define_system(otherwise: str = EGA) -> None:
       otherwise: the default, for `--help`.
     """
     if "system" not in flags.FLAGS:
-        flags.DEFINE_string("system", None, f"A system of the workdir; default: {otherwise}.")
+        flags.DEFINE_string("system", None, f"A system of the workdir; without it, {otherwise}.")
 
 
 def named_system() -> str:
