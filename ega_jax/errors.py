@@ -1,9 +1,9 @@
-"""What a user can put right: commands show such an error as one line, without a traceback."""
+"""Errors that a user can fix: commands print them as one line, without a traceback."""
 
 
 class UserError(ValueError):
-    """A file, a setting, a flag or a request breaks a rule; the message names the culprit.
+    """A file, a setting, a flag or a request is invalid; the message names which one and why.
 
-    Any other exception, a plain `ValueError` of mismatched shapes among them, is a bug of the
-    project, and commands let its traceback through.
+    Any other exception is a bug in the project, for example a plain `ValueError` about mismatched
+    shapes. Commands show its traceback.
     """

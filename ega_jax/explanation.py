@@ -1,4 +1,4 @@
-"""Why a slate is what it is: for each slot, what put it there and what it costs."""
+"""Explanation of a slate: for each slot, the quantities behind its allocation and price."""
 
 import dataclasses
 import functools
@@ -16,35 +16,35 @@ from ega_jax.auction.system import Allocation, Levers, PreparedRequest, System
 from ega_jax.types import Params, Request
 
 _MOST = np.finfo(np.float32).max
-BISECTIONS = 20  # The lowest bid is known to a millionth of the bid.
+BISECTIONS = 20  # The error of the lowest bid is at most a millionth of the bid.
 
 
 @struct.dataclass
 class Explanation:
-    """What put each item of one request's slate into its slot."""
+    """Codes, weights, contributions and prices of the items of one request's slate."""
 
-    items: jax.Array  # [K] int32 POI ids, -1 where the slot is empty.
-    creatives: jax.Array  # [K] int32, -1 where none.
+    items: jax.Array  # [K] int32 POI ids, -1 in empty slots.
+    creatives: jax.Array  # [K] int32, -1 without creative.
     is_ad: jax.Array  # [K] bool.
     bid: jax.Array  # [K] float32 currency per click.
     codes: jax.Array  # [K, C] int32 codes of the item.
     logit: jax.Array  # [K, C] float32 the generator's logit of each code.
-    token_bid: jax.Array  # [K, C] float32 currency per click that each code carries.
-    weight: jax.Array  # [K, C] float32 the code's weight (21).
+    token_bid: jax.Array  # [K, C] float32 token bid of each code, currency per click.
+    weight: jax.Array  # [K, C] float32 token weight of each code (21).
     log_z: jax.Array  # [K] float32 log allocation probability of the item.
-    pctr: jax.Array  # [K] float32 the reward model's click probability.
+    pctr: jax.Array  # [K] float32 click probability predicted by the reward model.
     contribution: jax.Array  # [K] float32 marginal contribution (31), currency.
     price: dict[str, jax.Array]  # Rule -> [K] float32 currency per click.
-    lowest_bid: jax.Array  # [K] float32 least bid that keeps the ad in its slot; 0 if organic.
+    lowest_bid: jax.Array  # [K] float32 lowest bid that keeps the ad in its slot; 0 if organic.
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """One dictionary per filled slot, of plain numbers and lists."""
+        """One dictionary of plain numbers and lists per filled slot."""
         host = jax.device_get(dataclasses.asdict(self))
         pick = lambda slot: jax.tree.map(lambda x: x[slot].tolist(), host)
         return [{"slot": slot} | pick(slot) for slot in np.flatnonzero(host["items"] >= 0).tolist()]
 
     def plot(self) -> Figure:
-        """Draws, by slot, what each code weighed and what a click costs under each rule."""
+        """Plots each slot's log token weights by code and its price per click by payment rule."""
         slots = self.to_dict()
         figure = Figure(figsize=(9, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -82,15 +82,16 @@ def explain(
     """Explains the slate of one request, without a batch axis.
 
     Args:
-      system: what allocates.
-      networks: the payment network's parameters by head.
-      pricing: sizes of the payment network and of what it sees.
+      system: the system that allocates.
+      networks: parameters of the payment networks, by head.
+      pricing: sizes of the payment networks and of their inputs.
       request: the request.
       levers: run-time settings.
 
     Returns:
-      The explanation. Its prices are those of every rule that may be charged for this slate; the
-      judge's oracles, Myerson's, try all reports of an ad, and the truthful mode shows another.
+      The explanation. It holds a price for every rule in `pricing.rules`. It leaves out Myerson's
+      price, which the evaluation computes from many reports per ad, and the truthful mode, which
+      may show another slate.
     """
     prepared, bid = system.prepare(request), request.bid
     shown, menu = system.allocate(prepared, bid, levers)
@@ -118,9 +119,10 @@ def lowest_bids(
     levers: Levers,
     shown: Allocation,
 ) -> jax.Array:
-    """The least bids `[K]` with which the ads would still stand in their slots, by bisection.
+    """The lowest bids `[K]` at which the ads keep their slots, by bisection.
 
-    Where an ad could lose its slot and win it back further down, one of these bids is found.
+    If an ad loses its slot and regains it at a still lower bid, there are several such thresholds;
+    the result is one of them.
     """
     slots = jnp.arange(shown.candidate.shape[0])
 

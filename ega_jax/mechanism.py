@@ -1,4 +1,4 @@
-"""One call from requests to slates, creatives and prices."""
+"""The serving interface: from requests to slates, creatives and prices in one call."""
 
 import dataclasses
 import functools
@@ -24,28 +24,28 @@ from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
 from ega_jax.training.mesh import map_looping, split_rows
 from ega_jax.types import Params, Request, Slate
 
-TRUTHFUL = "truthful"  # A bid-free menu with Clarke's prices: no lie can pay.
+TRUTHFUL = "truthful"  # A bid-free menu with Clarke prices: no misreport can raise utility.
 
 
 @struct.dataclass
 class ChosenRule:
-    """The payment rule of one call, as arrays: another one does not recompile."""
+    """The payment rule of one call, as arrays: changing the rule does not recompile."""
 
     is_rule: dict[str, np.bool_]  # Rule -> whether it is charged.
-    searches: np.bool_  # The rule needs another search,
-    reads_network: np.bool_  # or a payment network, which needs one on any menu.
+    searches: np.bool_  # The rule needs a second search unless the menu is bid-free.
+    reads_network: np.bool_  # The rule has a payment network, which always needs a second search.
 
 
 @dataclasses.dataclass(frozen=True)
 class Mechanism:
-    """A trained auction: deterministic, batched, compiled once per shape of request.
+    """A trained auction: deterministic, batched, compiled once per request shape.
 
     The rows of a batch are split over this host's devices.
 
     Attributes:
-      system: what allocates slates, such as `EGA`.
-      networks: parameters of the payment network, by head.
-      pricing: sizes of the payment network and of what it sees.
+      system: the system that allocates slates, such as `EGA`.
+      networks: parameters of the payment networks, by head.
+      pricing: sizes of the payment networks and of their inputs.
       levers: default run-time settings.
       rule: default payment rule, one of `choices`.
     """
@@ -58,22 +58,23 @@ class Mechanism:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The payment rules that it can serve with."""
+        """The payment rules available for serving."""
         return (*self.pricing.rules, TRUTHFUL)
 
     def allocate(self, request: Request, rule: str | None = None, **levers: float) -> Slate:
         """Chooses and prices a slate for each request.
 
         Args:
-          request: a batch of requests; of histories, the last T behaviours are read.
-          rule: payment rule instead of the default, one of `choices`.
-          **levers: fields of `Levers` instead of the defaults; none of them recompiles.
+          request: a batch of requests; only the last T behaviours of a history are read.
+          rule: payment rule, one of `choices`; the mechanism's default if None.
+          **levers: fields of `Levers` that replace the defaults; changing them does not recompile.
 
         Returns:
-          The slates; a click's price is between 0 and the bid, and 0 for organic items.
+          The slates; a price per click is between 0 and the bid, and 0 for organic items.
 
         Raises:
-          UserError: a request breaks a rule; the message names request and candidate.
+          UserError: a request is invalid (the message names request and candidate), the payment
+            rule is unknown, or a lever is unknown or out of range.
         """
         request = self._checked(request)
         chosen, settings = self._settings(rule, levers)
@@ -82,9 +83,9 @@ class Mechanism:
     def explain(
         self, request: Request, row: int = 0, rule: str | None = None, **levers: float
     ) -> Explanation:
-        """Explains the slate of one request of a batch; arguments and errors as `allocate`.
+        """Explains the slate of request `row` of a batch; arguments and errors as in `allocate`.
 
-        `explain(...).to_dict()` is plain data, `explain(...).plot()` a figure.
+        `explain(...).to_dict()` returns plain data, `explain(...).plot()` a figure.
         """
         request = self._checked(request)
         _, settings = self._settings(rule, levers)
@@ -107,7 +108,7 @@ class Mechanism:
         if not changes.get("bid_free", True):
             raise UserError("the truthful mode is bid-free: leave bid_free out")
         settings = check_levers(self.levers, {**changes, "bid_free": True})
-        if settings.reserve > 0:  # A slate's price is no longer Clarke's, and lies may pay.
+        if settings.reserve > 0:  # With a reserve, prices are not Clarke's; misreports may pay off.
             raise UserError(
                 f"the truthful mode has no reserve, and it is {settings.reserve}: set reserve=0"
             )
@@ -122,7 +123,7 @@ class Mechanism:
         )
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Saves everything that `restore` needs as one folder, whatever the system."""
+        """Saves everything that `restore` needs in one folder; works for every system."""
         parts = {
             "system": self.system,
             "networks": self.networks,
@@ -137,11 +138,12 @@ class Mechanism:
         """Restores a trained mechanism; neither dataset nor tokenizer is needed.
 
         Args:
-          workdir: where `experiments.auction_align` has trained it.
-          system: which of the workdir's systems.
+          workdir: the workdir in which `experiments.auction_align` trained it.
+          system: the name of one of the workdir's systems.
 
         Raises:
-          FileNotFoundError: there is none; the message lists those there are.
+          FileNotFoundError: there is no such mechanism; the message lists those that exist.
+          UserError: the mechanism was saved by an earlier version.
         """
         folder = mechanism_folder(workdir, system)
         if not folder.is_dir():
@@ -161,13 +163,13 @@ class Mechanism:
 
 @struct.dataclass
 class _Static:
-    """A value without arrays, to be saved among structs."""
+    """Wraps a value without arrays, so that it can be saved along with structs."""
 
     value: Any = struct.field(pytree_node=False)
 
 
 def mechanism_folder(workdir: str | os.PathLike, system: str) -> Path:
-    """Where a system's mechanism is saved."""
+    """The folder in which a system's mechanism is saved."""
     return Path(workdir).expanduser().absolute() / "systems" / system / "mechanism"
 
 
@@ -181,7 +183,7 @@ def _serve(
     chosen: ChosenRule,
 ) -> Slate:
     """Slates of a batch of requests, with the prices of one rule."""
-    # A bid-free menu tells Clarke's price alone; a network reads other searches on any menu.
+    # Clarke prices of a bid-free menu need no second search; a payment network always needs one.
     searches = chosen.reads_network | (chosen.searches & ~jnp.asarray(levers.bid_free))
 
     def slates(request: Request) -> Slate:

@@ -1,4 +1,4 @@
-"""What a request must obey to be served; the first culprit is named."""
+"""Validation of requests; error messages name the first invalid value."""
 
 import numbers
 from typing import Any
@@ -9,28 +9,28 @@ from ega_jax.errors import UserError
 from ega_jax.types import LARGEST, Catalogue, Request, is_amount
 
 _SHAPED_AS = {"is_ad": "item", "bid": "item", "history_creative": "history_poi"}
-_KINDS = {"is_ad": "bu", "bid": "fiu"}  # Kinds of NumPy types; ids are "iu".
-_MEANING = {"is_ad": "flags are True or False", "bid": "bids are numbers"}  # Of ids below.
-_CANDIDATES = ("item", "is_ad", "bid")  # Fields with a value for each candidate.
+_KINDS = {"is_ad": "bu", "bid": "fiu"}  # Valid NumPy dtype kinds; those of ids are "iu".
+_MEANING = {"is_ad": "flags are True or False", "bid": "bids are numbers"}  # Ids: see `_rows`.
+_CANDIDATES = ("item", "is_ad", "bid")  # Fields with one value per candidate.
 _DTYPES = {"is_ad": bool, "bid": np.float32}  # Ids are int32.
 
 
 def checked(request: Request, catalogue: Catalogue, history_length: int) -> Request:
-    """Refuses requests that cannot be served, naming the first culprit.
+    """Validates a batch of requests and converts it to the types of `Request`.
 
     Args:
-      request: a batch, on any device or as lists; histories of any length.
-      catalogue: what ids stand for.
-      history_length: T, the behaviours that the models read.
+      request: a batch, on any device or as lists; histories may have any length.
+      catalogue: the items that ids refer to.
+      history_length: T, the number of behaviours that the models read.
 
     Returns:
-      The batch on the host, free to go to all devices, of the types that a `Request` has;
-      histories `[B, T]`, of the last behaviours.
+      The batch as NumPy arrays, not committed to a device. Histories are `[B, T]`: the last T
+      behaviours, padded on the left.
 
     Raises:
-      UserError: shapes do not agree, a value is of the wrong type, an id is out of range, a bid is
-        negative, NaN or beyond `LARGEST`, an ad or an organic item comes twice, or there is nothing
-        to show.
+      UserError: shapes do not match, a value has the wrong type, an id is out of range, an ad's bid
+        is negative, NaN or above `LARGEST`, an organic item has a bid other than 0, an ad or an
+        organic item is listed twice, or a request has no candidates.
     """
     host: Any = Request(**_arrays(request))
     _check_shapes(host)
@@ -52,11 +52,11 @@ def _arrays(request: Request) -> dict[str, Any]:
 
 
 def _rows(name: str, values: Any) -> np.ndarray:
-    """A field as an array of a numeric type."""
+    """Converts a field to an array of a numeric type."""
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise UserError(f"{name}: rows of unequal length; -1 pads ids, 0 bids") from error
+        raise UserError(f"{name}: rows of unequal length; pad ids with -1, bids with 0") from error
     kinds = _KINDS.get(name, "iu")
     if not array.size or array.dtype.kind in kinds or (name == "is_ad" and _is_binary(array)):
         return array
@@ -67,12 +67,12 @@ def _rows(name: str, values: Any) -> np.ndarray:
 
 
 def _is_binary(array: np.ndarray) -> bool:
-    """Whether an array holds 0 and 1 alone."""
+    """Whether an array holds only 0 and 1."""
     return array.dtype.kind in "if" and bool(np.isin(array, (0, 1)).all())
 
 
 def _numbers(name: str, values: np.ndarray, meaning: str) -> np.ndarray:
-    """An array of Python objects as numbers; the first that is none is named."""
+    """Converts an array of Python objects to numbers; an error names the first invalid entry."""
     kind = {"is_ad": bool | np.bool_, "bid": numbers.Real}.get(name, numbers.Integral)
     for place, value in np.ndenumerate(values):
         if not isinstance(value, kind) or (name != "is_ad" and isinstance(value, bool)):
@@ -88,8 +88,8 @@ def _check_shapes(host: Any) -> None:
         if shape != expected or len(shape) != 2 or shape[0] != len(host.item):
             raise UserError(
                 f"{field} is {list(shape)} and {name} {list(expected)} in a batch of "
-                f"{host.item.shape[0] if host.item.ndim else 0}: both are rows of one length for "
-                "every request"
+                f"{host.item.shape[0] if host.item.ndim else 0}: both need one row per request, "
+                "all rows of one length"
             )
 
 
@@ -106,7 +106,7 @@ def _check_candidates(host: Any) -> None:
     _refuse(
         shown & is_ad & ~is_amount(host.bid), "ad", host.bid, f"not a bid from 0 to {LARGEST:g}"
     )
-    _refuse(shown & ~is_ad & (host.bid != 0), "organic item", host.bid, "not 0, its bid")
+    _refuse(shown & ~is_ad & (host.bid != 0), "organic item", host.bid, "not 0, the required bid")
     same = (host.item[..., :, None] == host.item[..., None, :]) & shown[..., None]
     same &= is_ad[..., :, None] == is_ad[..., None, :]
     _refuse(np.tril(same, -1).any(axis=-1), "candidate", host.item, "listed twice")

@@ -1,11 +1,12 @@
-"""How settings are declared: frozen dataclasses whose fields say all that is known of them.
+"""Declaration of settings: frozen dataclasses whose fields carry default, range and binding.
 
-A group of settings stands beside the code that reads it. `setting` declares a field with its
-default, its range or choices, and what it binds; a comment beside it says what it means. A model's
-config inherits the group and adds the sizes that come from the data. A `Tree` holds groups, and is
-what a command reads: `ega_jax.baselines.settings.Settings` is the tree of the main job.
+A group of settings is defined next to the code that reads it. `setting` declares a field with its
+default, its range or choices, and its binding: the folder that fixes its value once the folder
+exists. A comment beside the field explains it. A model's config inherits its group and adds the
+sizes that come from the data. A `Tree` holds groups; commands read one. The tree of the main job is
+`ega_jax.baselines.settings.Settings`.
 
-A subclass may state another default as `name: type = value`; range and binding are inherited.
+A subclass may override a default by `name: type = value`; range and binding are inherited.
 """
 
 import dataclasses
@@ -19,17 +20,17 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ega_jax.errors import UserError
 
-WORKDIR = "workdir"  # The field cannot change once the workdir is made.
-SYSTEM = "system"  # It cannot change once the system's own folder is made.
-NOTHING = "nothing"  # It may change from run to run.
-DTYPES = ("float32", "bfloat16")  # Of a model's computation.
+WORKDIR = "workdir"  # The field cannot change once the workdir exists.
+SYSTEM = "system"  # The field cannot change once the system's own folder exists.
+NOTHING = "nothing"  # The field may change from run to run.
+DTYPES = ("float32", "bfloat16")  # Valid computation dtypes of a model.
 
 Group = TypeVar("Group")
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Which values a field may have; of a tuple, each of its entries."""
+    """The valid values of a field, or of each entry if the field is a tuple."""
 
     at_least: float | None = None
     above: float | None = None
@@ -38,7 +39,7 @@ class Rule:
     choices: Collection[str] | None = None
 
     def problem(self, value: Any) -> str:
-        """What is wrong with a value, as the end of a sentence; empty if nothing is."""
+        """Describes why a value is invalid, as the end of a sentence; empty if it is valid."""
         if self.choices is not None:
             valid = ", ".join(self.choices)
             return "" if value in self.choices else f": {value!r} is not one of {valid}"
@@ -70,7 +71,7 @@ class Rule:
 class Leaf:
     """A field of a tree that holds a value, not a group."""
 
-    name: str  # With dots: `allocation.beta`.
+    name: str  # Dotted, such as `allocation.beta`.
     value: Any
     rule: Rule
     binds: str  # WORKDIR, SYSTEM or NOTHING.
@@ -89,26 +90,26 @@ def setting(
     """Declares a field of a group.
 
     Args:
-      default: a value, or the default group; a field without one is stated by each subclass.
-      at_least: the least value.
-      above: a bound that values exceed.
-      at_most: the largest value.
-      below: a bound that values stay under.
-      choices: the valid names; looked at when a value is checked, so a registry may grow.
-      binds: WORKDIR, SYSTEM or NOTHING; default: what the field's group binds, or else WORKDIR.
+      default: a value, or the default group; without a default, each subclass must give one.
+      at_least: inclusive lower bound.
+      above: exclusive lower bound.
+      at_most: inclusive upper bound.
+      below: exclusive upper bound.
+      choices: the valid names; read when a value is checked, so a registry may still grow.
+      binds: WORKDIR, SYSTEM or NOTHING; by default the binding of the field's group, else WORKDIR.
     """
     rule = Rule(at_least, above, at_most, below, choices)
     return dataclasses.field(default=default, metadata={"rule": rule, "binds": binds})
 
 
 def same_as(kind: type, name: str) -> Any:
-    """Declares a field with the default, range and binding of a field of another group."""
+    """Declares a field with default, range and binding copied from a field of another group."""
     known = {field.name: field for field in dataclasses.fields(kind)}[name]
     return dataclasses.field(default=known.default, metadata=_stated(kind, name))
 
 
 def part_of(settings: Any, kind: Any) -> dict[str, Any]:
-    """The fields that settings inherit from one of their bases, as keywords for a model's config.
+    """Values of the fields inherited from base class `kind`, as keywords for a model's config.
 
     Raises:
       TypeError: the settings do not inherit from `kind`.
@@ -119,7 +120,7 @@ def part_of(settings: Any, kind: Any) -> dict[str, Any]:
 
 
 def leaves(group: Any, prefix: str = "", binds: str = WORKDIR) -> Iterator[Leaf]:
-    """All fields below a group that hold values."""
+    """Yields all fields of a group and its subgroups that hold values."""
     for field in dataclasses.fields(group):
         value, stated = getattr(group, field.name), _stated(type(group), field.name)
         own = stated.get("binds") or binds
@@ -131,18 +132,18 @@ def leaves(group: Any, prefix: str = "", binds: str = WORKDIR) -> Iterator[Leaf]
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """Base of a whole tree of settings; every instance has passed the checks.
+    """Base class of a complete tree of settings; its values are checked on construction.
 
-    A group may have a method `problems`, which yields `(field, what is wrong)` where fields of the
-    group do not fit together; the tree's own may name fields of its groups with dots.
+    A group may define a method `problems`, which yields `(field, problem)` if the values of its
+    fields are inconsistent. The tree's own `problems` may use dotted names.
 
     Raises:
-      UserError: a value is out of its range or not a valid choice, or fields do not fit together;
-        names the field.
+      UserError: a value is out of range or not a valid choice, or fields are inconsistent; names
+        the field.
     """
 
     def __post_init__(self):
-        """Checks every value, then how values fit together."""
+        """Checks each value, then the consistency of the values."""
         for leaf in leaves(self):
             for value in leaf.value if isinstance(leaf.value, tuple) else (leaf.value,):
                 if problem := leaf.rule.problem(value):
@@ -152,21 +153,21 @@ class Tree:
 
     @classmethod
     def from_dict(cls, nested: Mapping[str, Any]) -> Self:
-        """The defaults changed by nested fields; see `changed`."""
+        """The default settings with some fields set; see `changed`."""
         return cls().changed(nested)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dictionaries, as they are saved in `config.json`."""
+        """The settings as nested dictionaries, the format of `config.json`."""
         return dataclasses.asdict(self)
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
-        """These settings with some fields set.
+        """A copy of these settings with some fields set.
 
         Args:
-          changes: values by dotted name (`allocation.beta`), by nested dictionaries, or by both.
+          changes: values by dotted name (`allocation.beta`), in nested dictionaries, or both.
 
         Raises:
-          UserError: there is no such field, the value is of another type, or a check fails.
+          UserError: a field does not exist, a value has the wrong type, or a check fails.
         """
         given = flatten_dict(dict(changes), sep=".")
         valid = [leaf.name for leaf in leaves(self)]
@@ -176,7 +177,7 @@ class Tree:
 
     @classmethod
     def groups(cls, binds: str) -> tuple[str, ...]:
-        """The names of the groups that bind the given folder; see `setting`."""
+        """The names of the groups with the given binding; see `setting`."""
         return tuple(
             field.name
             for field in dataclasses.fields(cls)
@@ -185,23 +186,23 @@ class Tree:
         )
 
     def free(self, place: str) -> tuple[str, ...]:
-        """The dotted names of the fields that may change in a folder that is there already.
+        """The dotted names of the fields that may change in an existing folder.
 
         Args:
-          place: WORKDIR or SYSTEM: the folder of one of its systems, which the fields of the
-            workdir bind too.
+          place: WORKDIR, or SYSTEM for the folder of one system; fields bound to the workdir are
+            fixed there too.
         """
         return free_fields(self, place)
 
 
 def free_fields(group: Any, place: str, prefix: str = "") -> tuple[str, ...]:
-    """The names of a group's fields that may change in a folder; see `Tree.free`."""
+    """The names of a group's fields that may change in an existing folder; see `Tree.free`."""
     fixed = (WORKDIR,) if place == WORKDIR else (WORKDIR, SYSTEM)
     return tuple(leaf.name for leaf in leaves(group, prefix) if leaf.binds not in fixed)
 
 
 def unknown_fields(unknown: Collection[str], valid: Collection[str]) -> str:
-    """The message about fields that do not exist, with all that do."""
+    """The error message for fields that do not exist; lists all valid fields."""
     named = ", ".join(f"config.{name}" for name in unknown)
     return f"no config field {named}; valid fields:\n  " + "\n  ".join(
         f"config.{name}" for name in sorted(valid)
@@ -209,7 +210,7 @@ def unknown_fields(unknown: Collection[str], valid: Collection[str]) -> str:
 
 
 def _stated(kind: type, name: str) -> Mapping[str, Any]:
-    """What the nearest class says of a field by `setting`; its subclasses may restate a default."""
+    """A field's metadata from the nearest base class that declares it with `setting`."""
     for base in kind.__mro__:
         field = getattr(base, "__dataclass_fields__", {}).get(name)
         if field is not None and field.metadata:
@@ -240,7 +241,7 @@ def _replaced(group: Group, nested: Mapping[str, Any], prefix: str = "") -> Grou
 
 
 def _typed(hint: Any, value: Any, name: str) -> Any:
-    """A value as its field's type: lists become tuples, whole numbers may stand for floats."""
+    """Converts a value to its field's type: lists to tuples, integers to floats if required."""
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if value is None and type(None) in options:
         return None

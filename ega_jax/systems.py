@@ -1,6 +1,6 @@
-"""The registry of systems: what commands, tables and checks know of them.
+"""The registry of systems, read by commands, tables and checks.
 
-A new system is one class, a `System`, and one line here.
+To add a system, write one subclass of `System` and add one line here.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from ega_jax.phases.ega import train_ega
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.phases.settings import PhaseSettings
 
-# Of a system that is compared by its slates, or pays by a rule that needs no network.
+# Settings of a system without payment network: only its slates or closed-form prices are compared.
 UNPRICED = {"auction.rule": "first_price", "payment.heads": (), "payment.probes": ()}
 GR = UNPRICED | {"auction.rule": "gsp", "allocation.bid_free": True}
 KINDS: dict[str, SystemKind] = {
@@ -23,7 +23,7 @@ KINDS: dict[str, SystemKind] = {
     "gr": SystemKind(train_gr, {"auction.system": "gr"} | GR, check_gr),
     "ega": SystemKind(train_ega),
 }
-ABLATIONS: dict[str, Mapping[str, Any]] = {  # Of EGA, and what each sets otherwise.
+ABLATIONS: dict[str, Mapping[str, Any]] = {  # Ablation of EGA -> the settings that it changes.
     "ega-mtp": {"generator.multi_token": False},
     "ega-end": {"alignment.joint_rows": 2},
     "ega-bid": {"allocation.token_bid": "mean"},
@@ -33,29 +33,29 @@ ABLATIONS: dict[str, Mapping[str, Any]] = {  # Of EGA, and what each sets otherw
 
 
 def compared() -> dict[str, Mapping[str, Any]]:
-    """The systems that tables compare, and the fields that each sets otherwise than EGA."""
+    """The systems compared in tables, with the fields that each sets differently from EGA."""
     return {name: kind.changes for name, kind in KINDS.items()} | ABLATIONS
 
 
 def training_of(pretraining: Pretraining, folder: Path) -> AuctionTraining:
-    """The training of the kind of system that a config names.
+    """The training job of the kind of system named by `config.auction.system`.
 
     Args:
-      pretraining: the first half, finished.
-      folder: of this system, below the workdir.
+      pretraining: the finished pre-training phases, with the settings.
+      folder: the system's own folder in the workdir.
 
     Raises:
-      UserError: there is no such kind, or it cannot take the settings.
+      UserError: there is no such kind, or it does not support the settings.
     """
     check_settings(pretraining.settings)
     return AuctionTraining(pretraining, folder, KINDS[pretraining.settings.auction.system])
 
 
 def check_settings(settings: PhaseSettings) -> None:
-    """Checks that the named kind of system exists and can take the settings.
+    """Checks that the named kind of system exists and supports the settings.
 
     Raises:
-      UserError: it does not or cannot; names the field.
+      UserError: there is no such kind, or it does not support the settings; names the field.
     """
     kind = settings.auction.system
     if kind not in KINDS:

@@ -1,6 +1,6 @@
-"""The pytrees that flow between the stages, and the dimension legend.
+"""The pytrees that the stages exchange, and the dimension legend.
 
-Dimension legend; a docstring that uses another letter, or one otherwise, says so:
+A docstring that uses another letter, or gives a letter another meaning, says so:
 
 | letter | meaning                                               | paper's value |
 |--------|-------------------------------------------------------|---------------|
@@ -11,13 +11,13 @@ Dimension legend; a docstring that uses another letter, or one otherwise, says s
 | `W`    | codes per layer                                       | 1024          |
 | `P`    | POIs of the catalogue                                 |               |
 | `R`    | creatives of the catalogue                            |               |
-| `M`    | most creatives that one POI owns                      |               |
+| `M`    | largest number of creatives of one POI                |               |
 | `N`    | candidates of a request: ads and organic items        |               |
 | `S`    | beams = candidate slates                              | 64            |
 | `D`    | model width; `E` width of an item embedding           |               |
 | `J`    | misreports tried per advertiser                       | 10            |
 
-Ids are row numbers; `-1` marks an empty place in any list of ids.
+Ids are row numbers; `-1` marks an empty entry in any list of ids.
 """
 
 import dataclasses
@@ -27,30 +27,30 @@ import chex
 import jax
 from flax import struct
 
-LARGEST = 1e30  # Sums, products and ratios of amounts up to it are finite in float32.
-IMPOSSIBLE = -1e30  # The score or log-probability of what cannot be chosen.
+LARGEST = 1e30  # Amounts up to it can be summed and multiplied by click rates in float32.
+IMPOSSIBLE = -1e30  # The score or log-probability of an invalid option.
 
 Params = Any
 Metrics = dict[str, jax.Array]
 
 
 class LossFn(Protocol):
-    """A loss as the training loop takes it."""
+    """The signature of a loss that the training loop accepts."""
 
     def __call__(
         self, params: Params, variables: Any, batch: Any, key: chex.PRNGKey, /
     ) -> tuple[jax.Array, tuple[Metrics, Any]]:
         """Returns the loss `[]`, then metrics to log and the new variables.
 
-        The gradient is taken by `params`; `variables` are what the loss updates itself, such as
-        multipliers or counts of code usage.
+        The gradient is taken with respect to `params`. The loss itself updates `variables`, such as
+        Lagrange multipliers or counts of code usage.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class SessionSizes:
-    """Sizes of tokens and sessions, the same for every model of a workdir."""
+    """Sizes of tokens and sessions, shared by all models of a workdir."""
 
     num_codes: int  # W
     num_layers: int  # C
@@ -59,26 +59,26 @@ class SessionSizes:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """These sizes alone, as keywords for another model's config."""
+        """The four sizes as keyword arguments for another model's config."""
         names = (field.name for field in dataclasses.fields(SessionSizes))
         return {name: getattr(self, name) for name in names}
 
 
 @struct.dataclass
 class Catalogue:
-    """What the model knows of the items, as device arrays indexed by id.
+    """Codes and creatives of the items, as device arrays indexed by id.
 
     A catalogue without creatives has `R = 0` and `poi_creatives` of width 0.
     """
 
     poi_codes: jax.Array  # [P, C] int32, in [0, W).
     creative_codes: jax.Array  # [R, C] int32, in [0, W).
-    poi_creatives: jax.Array  # [P, M] int32 creative ids, -1 where none.
+    poi_creatives: jax.Array  # [P, M] int32 creative ids, -1 padding.
 
 
 @struct.dataclass
 class Sessions:
-    """A batch of histories with the slates that followed: the generator's training data."""
+    """A batch of histories and the slates shown next: the generator's training data."""
 
     history_poi: jax.Array  # [B, T] int32, most recent last, -1 padding on the left.
     history_creative: jax.Array  # [B, T] int32, likewise; all -1 without creatives.
@@ -89,7 +89,7 @@ class Sessions:
 
 @struct.dataclass
 class Request:
-    """A batch of requests: what each user did, and the candidates that may be shown.
+    """A batch of requests: each user's behaviour history and candidate items.
 
     Examples:
       >>> import numpy as np
@@ -106,13 +106,13 @@ class Request:
 
     history_poi: jax.Array  # [B, T] int32, most recent last, -1 padding on the left.
     history_creative: jax.Array  # [B, T] int32, likewise.
-    item: jax.Array  # [B, N] int32 POI ids, -1 padding; organic ones in upstream order.
+    item: jax.Array  # [B, N] int32 POI ids, -1 padding; organic items in upstream order.
     is_ad: jax.Array  # [B, N] bool.
     bid: jax.Array  # [B, N] float32, value of one click in currency; 0 for organic items.
 
 
 def is_amount(values: Any) -> Any:
-    """Whether values are amounts of money from 0 to `LARGEST`.
+    """Whether values are amounts of currency from 0 to `LARGEST`.
 
     Examples:
       >>> [bool(is_amount(value)) for value in (0.0, 2.5, -1.0, float("nan"))]
@@ -122,10 +122,10 @@ def is_amount(values: Any) -> Any:
 
 
 def repeats_an_ad(item: Any, is_ad: Any) -> Any:
-    """Marks organic candidates whose POI is also an ad: such a POI is shown once, as the ad.
+    """Marks organic candidates whose POI is also an ad: only the ad may be shown.
 
     Args:
-      item: `[..., N]` int32 POI ids, -1 padding; of NumPy or JAX.
+      item: `[..., N]` int32 POI ids, -1 padding; a NumPy or JAX array.
       is_ad: `[..., N]` bool.
 
     Returns:
@@ -142,11 +142,11 @@ def repeats_an_ad(item: Any, is_ad: Any) -> Any:
 
 @struct.dataclass
 class Slate:
-    """What is shown for a batch of requests, and what a click costs."""
+    """The items shown for a batch of requests, and their prices per click."""
 
-    items: jax.Array  # [B, K] int32 POI ids, -1 where the slot is empty.
-    creatives: jax.Array  # [B, K] int32 creative ids, -1 where none.
+    items: jax.Array  # [B, K] int32 POI ids, -1 in empty slots.
+    creatives: jax.Array  # [B, K] int32 creative ids, -1 without creative.
     is_ad: jax.Array  # [B, K] bool.
     price_per_click: jax.Array  # [B, K] float32, currency per click; 0 for organic items.
     pctr: jax.Array  # [B, K] float32, predicted click probability of the POI.
-    pctr_image: jax.Array  # [B, K] float32, likewise of the creative.
+    pctr_image: jax.Array  # [B, K] float32, predicted click probability of the creative.

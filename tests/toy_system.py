@@ -15,6 +15,7 @@ from ega_jax.auction.system import (
     slate_value,
 )
 from ega_jax.phases.auction import SystemKind
+from ega_jax.systems import UNPRICED
 
 
 @struct.dataclass
@@ -70,5 +71,5 @@ def train_toy(run) -> Toy:
     return Toy(reward=run.reward, items=run.items, config=SystemConfig(run.reward_config))
 
 
-KIND = SystemKind(train_toy, {"auction.system": "toy", "auction.rule": "half"})
+KIND = SystemKind(train_toy, UNPRICED | {"auction.system": "toy", "auction.rule": "half"})
 RULE = Rule("half", lambda slate: 0.5 * slate.bid)

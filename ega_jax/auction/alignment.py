@@ -1,9 +1,9 @@
 """Policy-gradient alignment by marginal contributions (paper sec. 4.4.2, eqs. 31-32).
 
-What an item adds to the slate that won, judged by a fixed reward model, weighs the gradient of
-its log allocation probability. The pre-trained backbone is frozen: the parameters are split in
-two, the loss is differentiated by the trained ones alone, and so the gradient of the rest is
-never computed. The KL divergence from the pre-trained policy is reported and may be penalised.
+The gradient of an item's log allocation probability is weighted by the item's marginal contribution
+to the winning slate, computed with a fixed reward model. The pre-trained backbone is frozen: the
+loss is differentiated only with respect to the trained parameters, so other gradients are never
+computed. The KL divergence from the pre-trained policy is logged and may be penalised.
 """
 
 import dataclasses
@@ -29,26 +29,26 @@ Choose = Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]
 
 @dataclasses.dataclass(frozen=True)
 class AlignmentSettings:
-    """What the loss reads of the group `alignment`."""
+    """The settings of the group `alignment` that define the loss."""
 
-    kl_weight: float = setting(0.0, at_least=0)  # Of the KL from the pre-trained policy, per nat.
-    part: str = setting("head_and_last_block", choices=PARTS)  # What is trained.
+    kl_weight: float = setting(0.0, at_least=0)  # Weight of the KL from the pre-trained policy.
+    part: str = setting("head_and_last_block", choices=PARTS)  # The parameters to train.
 
 
 @dataclasses.dataclass(frozen=True)
 class AlignmentConfig(AlignmentSettings, TokenWeights):
-    """Settings of the alignment, and of the token weights (21) that its policy has."""
+    """Settings of the alignment and of its policy's token weights (21)."""
 
 
 def standardise(r: jax.Array, where: jax.Array) -> jax.Array:
-    """Scales what is `where` to mean 0 and variance 1; all zeros where nothing varies.
+    """Scales the entries of `where` to mean 0 and variance 1; all 0 if they do not vary.
 
     Args:
       r: contributions of any shape.
       where: bool, shaped as `r`.
 
     Returns:
-      Float32, 0 outside `where`. Spread that rounding alone could cause counts as none.
+      Float32, 0 outside `where`. A spread within rounding error counts as no variation.
     """
     count = jnp.maximum(where.sum(), 1)
     kept = jnp.where(where, r, 0.0)
@@ -62,9 +62,9 @@ def policy_loss(log_z: jax.Array, contribution: jax.Array, where: jax.Array) -> 
     """The policy-gradient loss of a slate (32): `-sum_i r_i * log z_i`.
 
     Args:
-      log_z: `[..., K, C]` log allocation probabilities; an item's is the sum over its codes.
-      contribution: `[..., K]` `r_i`, a constant to the gradient.
-      where: `[..., K]` bool, the slot is filled.
+      log_z: `[..., K, C]` log allocation probabilities of codes; summed over an item's codes.
+      contribution: `[..., K]` contributions `r_i`; no gradient flows to them.
+      where: `[..., K]` bool, whether the slot is filled.
 
     Returns:
       `[...]` float32.
@@ -80,21 +80,21 @@ def alignment_loss(
     choose: Choose,
     index: Callable[..., RequestCandidates] = request_candidates,
 ) -> LossFn:
-    """The loss of policy-gradient alignment, in the form that the training loop takes.
+    """Makes the loss of policy-gradient alignment.
 
     Args:
-      decoder: the generator; only its sizes are read, its parameters are those of each step.
-      settings: of the alignment.
+      decoder: the generator; only its sizes are used, its parameters are replaced in each step.
+      settings: settings of the alignment.
       catalogue: the items' codes.
-      choose: `(decoder, batch) -> (items [B, K], contribution [B, K])`, the slates that win under
-        the current decoder, as candidates, -1 where a slot is empty, and what each item adds to
-        its slate (31), in currency. Not differentiated.
+      choose: `(decoder, batch) -> (items [B, K], contribution [B, K])`: the winning slates under
+        the current decoder, as candidates, -1 in empty slots, and the marginal contributions of
+        their items (31), in currency. It is not differentiated.
       index: `request_candidates` with the settings that `choose` uses.
 
     Returns:
-      `loss(trained, pretrained, batch, key) -> (loss, (metrics, pretrained))`, where `trained` is
-      `Decoder.trainable` and `pretrained` holds all parameters before the alignment. `batch`
-      holds the fields of `Request`. The loss is the mean over requests of (32), with
+      `loss(trained, pretrained, batch, key) -> (loss, (metrics, pretrained))`. `trained` holds the
+      parameters of `Decoder.trainable`, `pretrained` all parameters before the alignment, and
+      `batch` the fields of `Request`. The loss is the mean over requests of (32), with
       contributions standardised over the batch, plus the weighted KL.
     """
 
@@ -121,7 +121,7 @@ def alignment_loss(
 
 
 def _metrics(policy, reference, path: Path, contribution: jax.Array) -> Metrics:
-    """Means over requests of the loss's two terms, and of what they are made of."""
+    """Means over requests: the loss's two terms, slate log-probability and contribution."""
     log_z = taken(policy, path)
     where = path.where
     weights = standardise(contribution, where)

@@ -1,4 +1,4 @@
-"""What each item adds to the slate that wins (sec. 4.4.2, eq. 31)."""
+"""Marginal contributions of the items of the winning slate (sec. 4.4.2, eq. 31)."""
 
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from ega_jax.generation.compaction import map_where
 
 
 class MenuSearch(Protocol):
-    """A system that searches a menu, with or without a candidate; `EGA` is one."""
+    """A system that can search a menu, optionally without one candidate; `EGA` is one."""
 
     def find_menu(
         self,
@@ -27,20 +27,20 @@ class MenuSearch(Protocol):
 def marginal_contributions(
     values: jax.Array, items: jax.Array, where: jax.Array, chosen: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """What each item adds to the chosen slate (31): `value(S*) - value(best slate without it)`.
+    """Marginal contribution of each item (31): `value(S*) - value(best slate without it)`.
 
-    The best slate without an item is looked for among the beams. If all of them hold it, a second
-    search without it has to tell.
+    The best slate without an item is taken from the beams. If all beams contain the item, its
+    contribution is unknown, and a second search without the item is needed.
 
     Args:
-      values: `[S]` of the slates, in currency.
-      items: `[S, K]` int32 candidates, -1 where a slot is empty.
-      where: `[S]` bool, the beam holds a slate.
-      chosen: `[]` int32 the slate that won.
+      values: `[S]` values of the slates, in currency.
+      items: `[S, K]` int32 candidates, -1 in empty slots.
+      where: `[S]` bool, whether the beam holds a slate.
+      chosen: `[]` int32 index of the winning slate.
 
     Returns:
-      The contributions `[K]` float32 of the chosen slate's items, 0 where unknown or empty, and
-      whether they are known, `[K]` bool.
+      The contributions `[K]` float32 of the winning slate's items, 0 if unknown or in empty slots;
+      and whether they are known, `[K]` bool.
     """
     chex.assert_rank([values, items, where], [1, 2, 1])
     item = items[chosen]
@@ -53,19 +53,19 @@ def marginal_contributions(
 def contributions(
     system: MenuSearch, prepared: PreparedRequest, bid: jax.Array, levers: Levers
 ) -> tuple[jax.Array, jax.Array]:
-    """The slates that win and what each of their items adds (31), for a batch of requests.
+    """Winning slates and marginal contributions of their items (31), for a batch of requests.
 
-    The best slate without an item is looked for in the menu; the search runs again only for
-    those items that are in all of its slates.
+    The best slate without an item is taken from the menu. The search runs again only for items
+    that are in all slates of the menu.
 
     Args:
-      system: what searches.
+      system: the system that searches.
       prepared: the requests, from a `vmap` of `prepare`.
       bid: `[B, N]` float32 currency per click.
       levers: run-time settings.
 
     Returns:
-      The slates' candidates `[B, K]`, -1 where empty, and contributions `[B, K]` in currency.
+      The slates' candidates `[B, K]`, -1 in empty slots, and contributions `[B, K]` in currency.
     """
     menu = jax.vmap(lambda prepared, b: system.find_menu(prepared, b, levers))(prepared, bid)
     best = jnp.argmax(menu.value, axis=-1)

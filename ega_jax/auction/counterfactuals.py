@@ -1,9 +1,10 @@
-"""What would be shown under other reports of an ad: the allocation, run again.
+"""Counterfactuals: the allocation without an ad and under other bids of the ad.
 
-Truthful prices follow from how an ad's clicks rise with its bid (Myerson), and from what its
-presence costs the others (Clarke). One slate tells neither. So the allocation is run again without
-each ad, and at a few bids of each ad that do not depend on its own: multiples of the bids at which
-it matches its rivals. All of that is one joint search.
+Truthful prices require an ad's clicks as a function of its bid (Myerson) or its externality
+(Clarke). One slate determines neither. So the allocation is run again without each ad, and at a few
+other bids of each ad. These probed bids are multiples of the ad's price scale, the mean of the bids
+at which it matches its rivals, so they do not depend on its own bid. One joint search computes all
+of them.
 """
 
 import jax
@@ -13,17 +14,17 @@ from flax import struct
 from ega_jax.auction.system import Allocation, Levers, Menu, PreparedRequest, System, pick
 from ega_jax.payment.regret import with_reports
 
-NUM_RIVALS = 10  # Strongest other ads that count.
-_NO_QUALITY = 1e-6  # A lower quality is taken for this one.
+NUM_RIVALS = 10  # Number of strongest rivals in `matching_bids`.
+_NO_QUALITY = 1e-6  # Lower bound of qualities and click probabilities as divisors.
 
 
 @struct.dataclass
 class Counterfactuals:
-    """What would happen under other reports of ads; nothing here depends on their own bids."""
+    """Outcomes under other reports of ads; they do not depend on the ads' own bids."""
 
-    without: jax.Array  # [...] float32 value in currency of the best slate without the ad.
+    without: jax.Array  # [...] float32 value of the best slate without the ad, in currency.
     bid: jax.Array  # [..., G] float32 rising bids of the ad, currency per click.
-    clicks: jax.Array  # [..., G] float32 pctr of the ad at each, 0 where it is not shown.
+    clicks: jax.Array  # [..., G] float32 pctr of the ad at each bid, 0 if it is not shown.
 
 
 def counterfactuals(
@@ -38,27 +39,27 @@ def counterfactuals(
 ) -> tuple[Counterfactuals, Allocation, Menu]:
     """Runs the allocation again for ads of one request.
 
-    On a bid-free menu the best slate without an ad is that of the same menu when the ad bids
-    nothing, on others that of another search.
+    For a bid-free menu, `without` is the value of the menu's best slate with the ad's bid set to 0.
+    Otherwise it is the value of the best slate of another search without the ad.
 
     Args:
-      system: what allocates.
-      probes: `G` rising multiples of an ad's price scale (`price_scale`), the bids at which its
-        clicks are looked up; may be empty.
+      system: the system that allocates.
+      probes: `G` rising multiples of an ad's price scale (`price_scale`): the bids at which its
+        clicks are computed; may be empty.
       prepared: the request.
       bid: `[N]` float32 currency per click, 0 for organic items.
       levers: run-time settings.
       ads: `[A]` int32 candidates, -1 for none.
-      menu: what the request's slate was chosen from.
+      menu: the menu from which the request's slate was chosen.
       beside: `[R, N]` further bid vectors to allocate in the same search; none by default.
 
     Returns:
-      The counterfactuals of the ads, `[A]`, without meaning where there is no ad. Then the
-      allocations and menus `[R]` of `beside`.
+      The counterfactuals of the ads, `[A]`, undefined for ad -1; and the allocations and menus of
+      `beside`, `[R]`, empty without `beside`.
     """
     num_ads, num_probes = ads.shape[0], len(probes)
     probed = _probed_bids(prepared, bid, ads, probes)
-    # One batch of bid vectors: A without each ad, A * G with a probed bid, R beside.
+    # One batch of bid vectors: A without each ad, A * G with a probed bid, R of `beside`.
     bids = [jnp.broadcast_to(bid, (num_ads, bid.size)), with_reports(bid, ads, probed)]
     bids = jnp.concatenate(bids if beside is None else [*bids, beside])
     banned = jnp.full(bids.shape[0], -1).at[:num_ads].set(ads)
@@ -77,7 +78,7 @@ def counterfactuals(
 
 
 def _probed_bids(prepared, bid, ads, probes) -> jax.Array:
-    """The bids `[A, G]` of each ad at which its clicks are looked up."""
+    """The bids `[A, G]` of each ad at which its clicks are computed."""
     scale = price_scale(matching_bids(prepared, bid, ads))
     return scale[:, None] * jnp.asarray(probes, jnp.float32)
 
@@ -85,9 +86,9 @@ def _probed_bids(prepared, bid, ads, probes) -> jax.Array:
 def of_the_menu(
     menu: Menu, bid: jax.Array, levers: Levers, ads: jax.Array, num_probes: int
 ) -> Counterfactuals:
-    """As far as the menu alone tells: values without each ad, and no clicks at other bids.
+    """Counterfactuals from the menu alone: values without each ad; bids and clicks are all 0.
 
-    Arguments as `best_value_without`; `num_probes` is G.
+    Arguments as in `best_value_without`; `num_probes` is G.
     """
     without = best_value_without(menu, bid, levers, ads)
     nothing = jnp.zeros((*without.shape, num_probes), without.dtype)
@@ -95,12 +96,12 @@ def of_the_menu(
 
 
 def for_every_slot(known: Counterfactuals, slots: int) -> Counterfactuals:
-    """Repeats what is known of one ad for each of a slate's slots; it means that ad's alone."""
+    """Repeats the counterfactuals of one ad for each slot; they are valid only in its own slot."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (slots, *x.shape)), known)
 
 
 def clicks_of(allocation: Allocation, ad: jax.Array) -> jax.Array:
-    """Clicks `[...]` of one ad `[...]` in each allocation, 0 where it is not shown."""
+    """Click probability `[...]` of one ad `[...]` in each allocation, 0 if it is not shown."""
     is_own = (allocation.candidate == ad[..., None]) & (ad >= 0)[..., None]
     return jnp.sum(allocation.prediction.click_poi, axis=-1, where=is_own)
 
@@ -114,9 +115,9 @@ def matching_bids(prepared: PreparedRequest, bid: jax.Array, ads: jax.Array) -> 
       ads: `[A]` int32 candidates, -1 for none.
 
     Returns:
-      `[A, NUM_RIVALS]` falling, of the strongest rivals, with the click probabilities of
-      candidates alone; 0 after the last rival. Rivals include losing ads: they set the price of a
-      slot.
+      `[A, NUM_RIVALS]` matching bids of the strongest rivals, in decreasing order, padded with 0.
+      Qualities are click probabilities of candidates on their own. Rivals include losing ads,
+      because these set the price of the last slots.
     """
     own = jnp.maximum(ads, 0)
     quality = jnp.maximum(prepared.quality, _NO_QUALITY)
@@ -127,13 +128,16 @@ def matching_bids(prepared: PreparedRequest, bid: jax.Array, ads: jax.Array) -> 
 
 
 def price_scale(matching: jax.Array) -> jax.Array:
-    """The unit `[...]` of an ad's prices, currency per click: the mean of its matching bids."""
+    """Unit of an ad's prices, currency per click: the mean of its matching bids; 1 if all are 0.
+
+    The mean runs over all `NUM_RIVALS` entries, including the padding with 0.
+    """
     mean = matching.mean(-1)
     return jnp.where(mean > 0, mean, 1.0)
 
 
 def value_to_others(menu: Menu, bid: jax.Array, levers: Levers, ads: jax.Array) -> jax.Array:
-    """Values `[A, S]` of the menu's slates when each of some candidates `[A]` bids nothing."""
+    """Values `[A, S]` of the menu's slates if one of the ads `[A]` bids 0."""
     shown = pick(bid, menu.candidate, 0.0)
     own = menu.candidate == ads[:, None, None]
     worth = (jnp.where(own, 0.0, shown) + levers.kappa) * menu.pctr
@@ -141,15 +145,15 @@ def value_to_others(menu: Menu, bid: jax.Array, levers: Levers, ads: jax.Array) 
 
 
 def best_value_without(menu: Menu, bid: jax.Array, levers: Levers, ads: jax.Array) -> jax.Array:
-    """Value of the best slate of the menu when each of some candidates bids nothing.
+    """Value of the menu's best slate if one of the ads bids 0.
 
-    On a menu that bids do not influence this is what Clarke's price needs exactly.
+    For a menu that does not depend on bids, this is exactly the term that Clarke's price needs.
 
     Args:
       menu: the slates.
       bid: `[N]` float32 currency per click.
       levers: run-time settings.
-      ads: `[A]` int32, -1 where none.
+      ads: `[A]` int32 candidates, -1 for none.
 
     Returns:
       `[A]` float32 currency.
@@ -160,18 +164,20 @@ def best_value_without(menu: Menu, bid: jax.Array, levers: Levers, ads: jax.Arra
 def externality(
     menu: Menu, bid: jax.Array, levers: Levers, ads: jax.Array, without: jax.Array
 ) -> jax.Array:
-    """What a click of the chosen slate's ads costs the others (Clarke).
+    """Externality per click of the chosen slate's ads (Clarke).
+
+    An ad's externality is the value that the others lose because the ad is present.
 
     Args:
       menu: the slates.
       bid: `[N]` float32 currency per click.
       levers: run-time settings.
-      ads: `[K]` int32 candidates in the slots of the chosen slate, -1 where none.
-      without: `[K]` value of the best slate without each.
+      ads: `[K]` int32 candidates in the slots of the chosen slate, -1 in empty slots.
+      without: `[K]` value of the best slate without each ad.
 
     Returns:
-      `[2, K]` float32 currency per click, at least 0: against the slate of the menu that suits the
-      others best, and against the best of these and of `without`.
+      `[2, K]` float32 currency per click, at least 0. Row 0 compares the chosen slate with the
+      menu's best slate for the others; row 1 with the better of that slate and `without`.
     """
     of_others = value_to_others(menu, bid, levers, ads)
     best = jnp.argmax(menu.value)
@@ -181,17 +187,18 @@ def externality(
 
 
 def probed_myerson_price(known: Counterfactuals, clicks: jax.Array) -> jax.Array:
-    """Myerson's price of a click, as far as the probes tell.
+    """Myerson's price per click, estimated from the probed bids.
 
-    Whoever reaches these clicks owes it, whatever the bid. Clicks are taken to jump midway between
-    two probes, and those that no probe reaches at 1.5 times the last one.
+    The price depends on the ad's clicks but not directly on its bid. Clicks are assumed to jump
+    midway between two probes. Clicks above those at the last probe are assumed to jump at 1.5 times
+    that probe. Clicks at the first probe are free.
 
     Args:
-      known: of ads `[...]`.
-      clicks: `[...]` click probabilities reached.
+      known: counterfactuals of ads `[...]`.
+      clicks: `[...]` click probabilities of the ads in the slate shown.
 
     Returns:
-      `[...]` currency per click, 0 where there are no clicks, or no probes.
+      `[...]` currency per click, 0 without clicks or without probes.
     """
     if not known.bid.shape[-1]:
         return jnp.zeros_like(clicks)

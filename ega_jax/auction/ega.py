@@ -1,7 +1,7 @@
-"""EGA as a system: token bids, beam search, choice by the reward model (sec. 4.3.1-2).
+"""EGA as a system: token bids, beam search, choice by the reward model (secs. 4.3.1-2).
 
-A bid enters in two places: in the weights of tokens (21), and in the value of the slates that the
-search found (24). All else is prepared once per request.
+Bids enter in two places: the token weights of the search (21) and the values of the slates found
+(24). Everything else is prepared once per request.
 """
 
 import dataclasses
@@ -40,17 +40,17 @@ from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Predictions
 from ega_jax.types import IMPOSSIBLE, Request
 
-_WINNERS_AT_ONCE = 4  # Winning slates of variants are few: most variants share one.
+_WINNERS_AT_ONCE = 4  # Chunk of distinct winning slates; there are few, as most variants share one.
 
 
 @dataclasses.dataclass(frozen=True)
 class EGAConfig(SearchSettings, SystemConfig):
-    """What is compiled in; see `Levers` for what is not."""
+    """Static configuration of EGA; for run-time settings see `Levers`."""
 
 
 @struct.dataclass
 class EGA(System[EGAConfig]):
-    """The generative auction: a decoder proposes slates, the reward model chooses."""
+    """The generative auction: a decoder proposes slates, the reward model chooses one."""
 
     decoder: Decoder
 
@@ -58,7 +58,7 @@ class EGA(System[EGAConfig]):
     judged_truthful: ClassVar[bool] = True
 
     def encode(self, request: Request) -> PreparedRequest:
-        """Encodes the history, and chooses each candidate's creative as if it stood alone."""
+        """Encodes the history and chooses each candidate's creative in a slate of its own."""
         memory = self.encode_history(request)
         alone = request.item[:, None]
         codes = codes_of(self.items.catalogue.poi_codes, alone)
@@ -67,17 +67,17 @@ class EGA(System[EGAConfig]):
         return self.prepared_with(request, memory, creative[:, 0])
 
     def encode_history(self, request: Request):
-        """What the decoder reads of one request."""
+        """Encodes the history of one request for the decoder."""
         history = request.history_poi, request.history_creative
         return self.decoder.encode(*history, self.items.catalogue)
 
     def prepared_with(self, request: Request, memory, creative: jax.Array) -> PreparedRequest:
-        """One request whose candidates show `creative [N]` when nothing stands around them.
+        """Prepares one request, given the history and the creatives of candidates on their own.
 
         Args:
           request: one request.
           memory: its encoded history.
-          creative: `[N]` int32 of each candidate.
+          creative: `[N]` int32 creative of each candidate when it is alone in a slate.
         """
         reward_memory = self.encode_for_reward(request)
         alone = request.item[:, None], creative[:, None], request.is_ad[:, None]
@@ -101,14 +101,14 @@ class EGA(System[EGAConfig]):
         levers: Levers,
         where: jax.Array,
     ) -> RequestCandidates:
-        """What may come next in a slate of one request, under its limits, reserve and bids.
+        """The candidates of one request for the search, under its limits, reserve and bids.
 
         Args:
           codes: `[N, C]` int32 codes of the candidates.
           is_ad: `[N]` bool.
           bid: `[N]` float32 currency per click.
           levers: run-time settings.
-          where: `[N]` bool, the candidate may be shown.
+          where: `[N]` bool, whether the candidate may be shown.
         """
         return request_candidates(
             codes,
@@ -128,16 +128,16 @@ class EGA(System[EGAConfig]):
         levers: Levers,
         banned: chex.Numeric = -1,
     ) -> Menu:
-        """Searches slates and scores them by the reward model (23)-(24).
+        """Searches for slates and scores them with the reward model (23)-(24).
 
-        A slate's value is `sum b_i * pctr_i + kappa * sum pctr`, with each item's creative chosen
-        as if it stood alone: the slate's own creatives are chosen once it has won.
+        A slate's value is `sum b_i * pctr_i + kappa * sum pctr`. It is computed with the creative
+        that each item has on its own; creatives in context are chosen only for the winning slate.
 
         Args:
           prepared: the request.
           bid: `[N]` float32 currency per click, 0 for organic items.
           levers: run-time settings.
-          banned: a candidate that may not be shown.
+          banned: a candidate that must not be shown, -1 for none.
 
         Returns:
           The menu, in the order of the search.
@@ -163,16 +163,16 @@ class EGA(System[EGAConfig]):
         levers: Levers,
         banned: jax.Array | None = None,
     ) -> Menu:
-        """What `find_menu` finds for `R` variants of a request, sharing what they have in common.
+        """Returns the result of `find_menu` for `R` variants of a request, sharing common work.
 
         Args:
           prepared: the request.
           bid: `[R, N]` float32 currency per click, 0 for organic items.
           levers: run-time settings.
-          banned: `[R]` int32 a candidate that may not be shown in a variant; none by default.
+          banned: `[R]` int32 candidate that must not be shown in a variant; none by default.
 
         Returns:
-          The menus; every field has a leading axis `R`.
+          The menus; all fields have a leading axis `R`.
         """
         beams = self._search_jointly(prepared, bid, levers, banned)
         slates = beams.items.reshape(-1, beams.items.shape[-1])
@@ -186,7 +186,7 @@ class EGA(System[EGAConfig]):
         return menu(beams, pctr.reshape(beams.items.shape), bid, levers)
 
     def _search_jointly(self, prepared, bid, levers, banned) -> Beams:
-        """The beams of each variant; every field has a leading axis `R`."""
+        """The beams of each variant; all fields have a leading axis `R`."""
         codes = codes_of(self.items.catalogue.poi_codes, prepared.item)
         where = jnp.broadcast_to(prepared.item >= 0, bid.shape)
         if banned is not None:
@@ -204,7 +204,7 @@ class EGA(System[EGAConfig]):
     def allocate(
         self, prepared: PreparedRequest, bid: jax.Array, levers: Levers
     ) -> tuple[Allocation, Menu]:
-        """Shows the most valuable slate of the menu (24); see `System.allocate`."""
+        """Chooses the slate of the menu with the highest value (24); see `System.allocate`."""
         menu = self.find_menu(prepared, bid, levers)
         best = jnp.argmax(menu.value)
         shown = self._dress(prepared, levers, menu.candidate[best], menu.states[best])
@@ -217,7 +217,7 @@ class EGA(System[EGAConfig]):
         levers: Levers,
         banned: jax.Array | None = None,
     ) -> tuple[Allocation, Menu]:
-        """One joint search; creatives are chosen once per distinct winner."""
+        """Runs one joint search; chooses creatives once per distinct winning slate."""
         menu = self.find_menus(prepared, bid, levers, banned)
         best = jnp.argmax(menu.value, axis=-1)
         variant = jnp.arange(bid.shape[0])
@@ -229,7 +229,7 @@ class EGA(System[EGAConfig]):
         return allocation, menu
 
     def _dress(self, prepared, levers, candidate, states) -> tuple[jax.Array, Predictions]:
-        """Creatives `[K]` of a slate that has won, and what users will do with it."""
+        """Chooses the creatives `[K]` of a winning slate and predicts the responses to it."""
         item = pick(prepared.item, candidate, -1)
         in_context = choose_creatives(
             self.decoder, prepared.memory, states, item, self.items.catalogue
@@ -241,8 +241,8 @@ class EGA(System[EGAConfig]):
     def contributions(
         self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, candidate: jax.Array
     ) -> jax.Array:
-        """What each item adds (31); the best slate without it is looked for in the menu first."""
-        del candidate  # The same slate wins here.
+        """Marginal contributions (31); searches without an item only if the whole menu has it."""
+        del candidate  # `contributions` finds the same winning slate.
         batch = jax.tree.map(lambda x: x[None], prepared)
         _, found = contributions(self, batch, bid[None], levers)
         return found[0]

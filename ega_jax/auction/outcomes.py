@@ -1,4 +1,4 @@
-"""Outcomes of every report of a request's ads, for the payment network's training (sec. 4.4.2)."""
+"""Outcomes of the reports of a request's ads, to train the payment network (sec. 4.4.2)."""
 
 import chex
 import jax
@@ -19,15 +19,16 @@ def tabulate_request(
     key: chex.PRNGKey,
     num_reports: int,
 ) -> Table:
-    """Outcomes of one request's ads at their true bids and at sampled misreports (sec. 4.4.2).
+    """Outcomes of one request's ads at their true values and at sampled misreports (sec. 4.4.2).
 
     Args:
-      system: what allocates.
-      pricing: sizes of what the network sees.
-      request: one request; its bids are taken for the true values.
+      system: the system that allocates.
+      pricing: sizes of the payment network's inputs.
+      request: one request; its bids are treated as the true values.
       levers: run-time settings.
-      key: of the misreports.
-      num_reports: `J`; one in each `J`-th of (0, 2), as a multiple of the true value.
+      key: PRNG key to sample misreports.
+      num_reports: `J` misreports per ad: its true value times a factor that is drawn uniformly from
+        each of the `J` equal parts of [0, 2).
 
     Returns:
       The table, `[K]` and `[K, J]`.
@@ -51,7 +52,7 @@ def tabulate_request(
 
 
 def _outcome(prepared: PreparedRequest, levers: Levers, allocation, menu, bid, ad, known):
-    """What an allocation means for one ad."""
+    """The outcome of an allocation for one ad."""
     slot = jnp.argmax(allocation.candidate == ad)
     at_every_slot = for_every_slot(known, allocation.candidate.shape[0])
     context = context_of(prepared, bid, levers, allocation, menu, at_every_slot)

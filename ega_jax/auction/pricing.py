@@ -1,8 +1,8 @@
-"""The price of a click for each ad of an allocated slate, under every rule (sec. 4.3.3).
+"""Prices per click of the ads of an allocated slate, under every payment rule (sec. 4.3.3).
 
-`RULES` is the table of payment rules. A new rule is one entry: its name, its function of a
-`PricedSlate`, and what it needs to know. It is then served, tabulated and judged as the others are.
-All functions take one request; `vmap` them over a batch.
+`RULES` is the table of payment rules. To add a rule, add one entry: its name, its function of a
+`PricedSlate`, and its needs. Serving, tables and evaluation then include it. All functions take one
+request; `vmap` them over a batch.
 """
 
 import dataclasses
@@ -27,34 +27,34 @@ from ega_jax.payment.network import Context, PaymentConfig
 from ega_jax.setting import same_as, setting
 from ega_jax.types import Params
 
-_NO_CLICKS = 1e-6  # Lower click probabilities are taken for this one.
-_FAR = 3.0  # Multiples of an ad's clicks above it look the same to the network.
+_NO_CLICKS = 1e-6  # Lower bound of click probabilities as divisors.
+_FAR = 3.0  # Upper bound of `Context.reach`.
 
 
 class Needs(enum.Enum):
-    """What a payment rule must know beside the slate and its menu."""
+    """The inputs that a payment rule needs beside the slate and its menu."""
 
     NOTHING = "nothing"
-    SEARCH = "another search"  # The best slate without each ad; a bid-free menu tells it alone.
-    NETWORK = "a payment network"  # Which reads the counterfactuals of another search, too.
+    SEARCH = "another search"  # Best slates without each ad; a bid-free menu contains them.
+    NETWORK = "a payment network"  # Its inputs include counterfactuals from another search.
 
 
 @struct.dataclass
 class PricedSlate:
-    """What a payment rule may read of an allocated slate, one row per slot."""
+    """The inputs of a payment rule: an allocated slate, one row per slot."""
 
     is_ad: jax.Array  # [K] bool.
     bid: jax.Array  # [K] float32 currency per click, 0 for organic items and in empty slots.
     quality: jax.Array  # [K] float32 click probability of the candidate alone in the first slot.
     clicks: jax.Array  # [K] float32 click probability in this slate.
-    losing_score: jax.Array  # [] float32 best bid times quality of an ad not shown, 0 if none.
-    cost: jax.Array  # [K] float32 what the ad costs the others, currency per impression.
-    context: Context  # [K] what payment networks see.
+    losing_score: jax.Array  # [] float32 highest bid times quality of an ad not shown, 0 if none.
+    cost: jax.Array  # [K] float32 externality of the ad, currency per impression.
+    context: Context  # [K] inputs of payment networks.
     networks: dict[str, Params]  # Rule -> parameters of its payment network.
-    hidden: tuple[int, ...] = struct.field(pytree_node=False)  # Layers of the payment networks.
+    hidden: tuple[int, ...] = struct.field(pytree_node=False)  # Widths of the networks' layers.
 
     def network_price(self, head: str) -> jax.Array:
-        """Prices `[K]` of a payment network's head, currency per click."""
+        """Prices `[K]` of the payment network of a head, currency per click."""
         config = PaymentConfig(head, self.hidden)
         return network.price(self.networks[head], config, self.context, self.bid)
 
@@ -64,9 +64,9 @@ class Rule:
     """A payment rule.
 
     Attributes:
-      name: as in `results.json`, in settings and for `Mechanism.allocate`.
+      name: its name in `results.json`, in settings and for `Mechanism.allocate`.
       price: `PricedSlate -> [K]` currency per click; a reserve is applied afterwards.
-      needs: what it must know.
+      needs: the inputs that it needs beside slate and menu.
     """
 
     name: str
@@ -107,31 +107,29 @@ RULES = {
 
 
 def rules_without_network() -> tuple[str, ...]:
-    """The names of the payment rules that no network has to be trained for."""
+    """The names of the payment rules that need no payment network."""
     return tuple(name for name, rule in RULES.items() if rule.needs is not Needs.NETWORK)
 
 
 @dataclasses.dataclass(frozen=True)
 class PricingSettings:
-    """What prices read of the group `payment`."""
+    """The settings of the group `payment` that define prices."""
 
     hidden: tuple[int, ...] = same_as(PaymentConfig, "hidden")
-    # Multiples of the bid at which an ad matches its rivals: its clicks are looked up there. See
-    # `counterfactuals`; between two probes prices can only guess.
+    # Bids at which an ad's clicks are computed, as multiples of its price scale; rising. Between
+    # two probes, prices rely on interpolation. See `counterfactuals`.
     probes: tuple[float, ...] = setting(
         (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0), at_least=0
     )
-    # Those that a payment network is trained with, one by one on the same table.
+    # Heads to train a payment network for, each separately on the same table.
     heads: tuple[str, ...] = setting(network.HEADS, choices=network.HEADS)
 
 
 @dataclasses.dataclass(frozen=True)
 class PricingConfig(PricingSettings):
-    """What is compiled into the prices."""
+    """Static configuration of prices."""
 
-    rules: tuple[str, ...] = dataclasses.field(
-        init=False
-    )  # Names of the rules there are prices of.
+    rules: tuple[str, ...] = dataclasses.field(init=False)  # Names of the available payment rules.
 
     def __post_init__(self):
         object.__setattr__(self, "rules", (*rules_without_network(), *self.heads))
@@ -147,17 +145,17 @@ def prices(
     menu: Menu,
     known: Counterfactuals,
 ) -> dict[str, jax.Array]:
-    """Prices of a slate's clicks under each of `pricing.rules`.
+    """Prices per click of a slate under each of `pricing.rules`.
 
     Args:
-      networks: parameters of the payment network by its head.
-      pricing: its sizes and heads.
+      networks: parameters of the payment networks, by head.
+      pricing: heads and sizes of the payment networks.
       prepared: the request.
       bid: `[N]` float32 currency per click.
       levers: run-time settings.
       allocation: the slate.
-      menu: what it was chosen from.
-      known: counterfactuals of the slots' ads, `[K]`; rules that need nothing do not read them.
+      menu: the menu from which the slate was chosen.
+      known: counterfactuals of the slots' ads, `[K]`; rules with `Needs.NOTHING` do not read them.
 
     Returns:
       Rule -> `[K]` float32 currency per click, from 0 to the bid; 0 for organic items.
@@ -179,7 +177,7 @@ def priced_slate(
     menu: Menu,
     known: Counterfactuals,
 ) -> PricedSlate:
-    """What payment rules may read of a slate; arguments as `prices`."""
+    """Builds the inputs of payment rules for a slate; arguments as in `prices`."""
     places = jnp.arange(prepared.item.shape[0])
     shown = jnp.isin(places, allocation.candidate)
     losing = prepared.is_ad & ~shown & (bid >= levers.reserve)
@@ -206,23 +204,22 @@ def context_of(
     menu: Menu,
     known: Counterfactuals,
 ) -> Context:
-    """What the payment network sees of each slot's ad (25).
+    """The payment network's inputs for each slot's ad (25).
 
-    The other ads' bids come as prices that this ad might owe per click: its matching bids, what
-    showing it costs the others, and Myerson's price as far as a few other bids of the ad tell. The
-    unit is the ad's price scale. All of this depends on the ad's own bid through slate and menu
-    alone.
+    The other ads' bids enter as candidate prices per click: the ad's matching bids, its
+    externality, and Myerson's price estimated from the probed bids. The unit is the ad's price
+    scale. All inputs depend on the ad's own bid only through slate, menu and exposure.
 
     Args:
       prepared: the request.
       bid: `[N]` float32 currency per click, 0 for organic items.
       levers: run-time settings.
-      allocation: its slate.
-      menu: what it was chosen from.
+      allocation: the slate.
+      menu: the menu from which the slate was chosen.
       known: counterfactuals of the slots' ads, `[K]`.
 
     Returns:
-      The context, all `[K, ...]`; that of organic items and empty slots means nothing.
+      The contexts, all `[K, ...]`; undefined for organic items and empty slots.
     """
     matching = matching_bids(prepared, bid, allocation.candidate)
     clicks = allocation.prediction.click_poi

@@ -1,11 +1,11 @@
-"""What an auction system is: a request is prepared, then slates are allocated under bids.
+"""The interface of an auction system: prepare a request, then allocate slates under given bids.
 
-A system is a frozen struct with methods. EGA, GR and MCA are three of them; whatever has these
-methods is priced, given a payment network, tabulated, explained, saved and judged by the same code.
-Everything that bids cannot change is computed once per request (`prepare`), so that the many
-re-allocations which regret asks for pay for the search alone.
+A system is a frozen struct with methods; EGA, GR and MCA are systems. The same code prices, saves,
+explains and evaluates every system and trains its payment networks. `prepare` computes everything
+that does not depend on bids, once per request. The many re-allocations for regret then only repeat
+the search.
 
-Arguments stand in one order: the system, the request, bids, levers. All methods take one request;
+Arguments always have the order: system, request, bids, levers. All methods take one request;
 `vmap` them over a batch.
 """
 
@@ -30,24 +30,24 @@ from ega_jax.types import LARGEST, Params, Request, is_amount, repeats_an_ad
 
 @struct.dataclass
 class Levers:
-    """What an operator may change from request to request without recompiling; all scalars."""
+    """Run-time settings, which may change per request without recompiling; all are scalars."""
 
-    alpha: chex.Numeric = LeverSettings.alpha  # How much bids matter (21).
-    beta: chex.Numeric = LeverSettings.beta  # Floor of token weights (21); lifts organic content.
-    # Currency that one expected click is worth beside its price.
+    alpha: chex.Numeric = LeverSettings.alpha  # Exponent of token bids (21).
+    beta: chex.Numeric = LeverSettings.beta  # Floor of token weights (21); favours organic content.
+    # Value of a click beside its bid, in currency.
     kappa: chex.Numeric = LeverSettings.kappa
-    reserve: chex.Numeric = LeverSettings.reserve  # Least bid and price per click, in currency.
-    max_ads: chex.Numeric = 2**30  # Most ads in a slate; 0: none (in a config: no limit).
-    min_gap: chex.Numeric = LeverSettings.min_gap  # Fewest organic items between two ads.
-    # The search ignores bids: a menu that nobody can influence.
+    reserve: chex.Numeric = LeverSettings.reserve  # Minimum bid and price per click, in currency.
+    max_ads: chex.Numeric = 2**30  # Maximum ads in a slate; 0: no ads (in a config: no limit).
+    min_gap: chex.Numeric = LeverSettings.min_gap  # Minimum organic items between two ads.
+    # The search ignores bids, so no advertiser can influence the menu.
     bid_free: chex.Numeric = LeverSettings.bid_free
 
 
 def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
-    """Applies changes to levers and keeps their types, so that nothing recompiles.
+    """Applies changes to levers and keeps their dtypes, so that nothing recompiles.
 
     Raises:
-      UserError: there is no such lever, or its value is out of range.
+      UserError: a lever does not exist, or its value is out of range.
     """
     types = {name: jnp.asarray(value).dtype for name, value in vars(defaults).items()}
     for name, value in changes.items():
@@ -60,7 +60,7 @@ def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
 
 
 def _broken_rule(name: str, value: Any, dtype: jnp.dtype) -> str:
-    """The rule that a lever's value breaks, "" if none."""
+    """The rule that a lever's value violates, "" if it is valid."""
     if not _is_number(value):
         return "one number"
     if jnp.issubdtype(dtype, jnp.bool_) and value not in (False, True):
@@ -81,62 +81,62 @@ def _is_number(value: Any) -> bool:
 
 @struct.dataclass
 class PreparedRequest:
-    """One request, as far as bids cannot change it."""
+    """The bid-independent state of one request."""
 
-    memory: Any  # What the system's own search reads of the request; EGA's: encoded history.
+    memory: Any  # The request encoded for the system's search; for EGA the encoded history.
     reward_memory: reward_model.Memory
-    item: jax.Array  # [N] int32 POI ids, -1 padding; organic ones in upstream order.
+    item: jax.Array  # [N] int32 POI ids, -1 padding; organic items in upstream order.
     is_ad: jax.Array  # [N] bool.
-    creative: jax.Array  # [N] int32 creative of a candidate when nothing stands around it.
+    creative: jax.Array  # [N] int32 creative of a candidate that is alone in the slate.
     quality: jax.Array  # [N] float32 click probability of a candidate alone in the first slot.
 
 
 @struct.dataclass
 class Menu:
-    """The slates that the search found, scored; the best of them is shown."""
+    """The slates found by the search, with their values; the best slate is shown."""
 
-    candidate: jax.Array  # [S, K] int32 candidates, -1 where a slot is empty.
+    candidate: jax.Array  # [S, K] int32 candidates, -1 in empty slots.
     pctr: jax.Array  # [S, K] float32 click probabilities, 0 in empty slots.
-    value: jax.Array  # [S] float32 expected currency, -1e30 where there is no slate.
-    where: jax.Array  # [S] bool, there is a slate.
-    log_z: jax.Array  # [S, K] float32 log allocation probability of an item's codes together.
-    states: jax.Array  # [S, K, D] what creatives are chosen by, once the slate has won.
+    value: jax.Array  # [S] float32 expected value in currency, -1e30 if there is no slate.
+    where: jax.Array  # [S] bool, whether there is a slate.
+    log_z: jax.Array  # [S, K] float32 log allocation probability of an item, summed over its codes.
+    states: jax.Array  # [S, K, D] decoder states, from which the winner's creatives are chosen.
 
 
 @struct.dataclass
 class Allocation:
-    """What is shown for one request."""
+    """The slate shown for one request."""
 
-    candidate: jax.Array  # [K] int32 candidates, -1 where a slot is empty.
-    item: jax.Array  # [K] int32 POI ids, -1 likewise.
-    creative: jax.Array  # [K] int32, -1 where none.
+    candidate: jax.Array  # [K] int32 candidates, -1 in empty slots.
+    item: jax.Array  # [K] int32 POI ids, -1 in empty slots.
+    creative: jax.Array  # [K] int32, -1 without creative.
     is_ad: jax.Array  # [K] bool.
     bid: jax.Array  # [K] float32 currency per click, 0 for organic items.
-    log_z: jax.Array  # [K] float32 as in the menu.
-    prediction: Predictions  # Of the slate with these creatives, all [K].
+    log_z: jax.Array  # [K] float32, as in the menu.
+    prediction: Predictions  # Predicted responses to the slate with these creatives, [K].
 
 
 @struct.dataclass
 class Tokens:
-    """What the codes of a slate's items had to do with it; `C = 0` in a system without codes."""
+    """Codes of a slate's items with logits, bids and weights; `C = 0` in a system without codes."""
 
     codes: jax.Array  # [K, C] int32 codes of the item.
     logit: jax.Array  # [K, C] float32 the generator's logit of each code.
-    token_bid: jax.Array  # [K, C] float32 currency per click that each code carries.
-    weight: jax.Array  # [K, C] float32 the code's weight (21).
+    token_bid: jax.Array  # [K, C] float32 token bid of each code, currency per click.
+    weight: jax.Array  # [K, C] float32 token weight of each code (21).
 
 
 @struct.dataclass
 class Funnel:
-    """What the stages of a cascade let through to the last one."""
+    """The ads that pass the stages of a cascade."""
 
-    recalled: jax.Array  # [N] bool, ads that recall keeps.
-    listed: jax.Array  # [L] int32 ads that the auction lists, best first, -1 where empty.
+    recalled: jax.Array  # [N] bool, whether recall keeps the ad.
+    listed: jax.Array  # [L] int32 ads listed by the auction, best first, -1 padding.
 
 
 @dataclasses.dataclass(frozen=True)
 class SystemConfig:
-    """What is compiled into any system: sizes of the reward model that judges its slates."""
+    """Static configuration of any system: sizes of the reward model that scores its slates."""
 
     reward: RewardConfig
 
@@ -151,16 +151,16 @@ class System(abc.ABC, Generic[Config]):
     A new system implements `encode`, `allocate` and `allocate_each`.
     """
 
-    reward: Params  # Of the reward model that judges any system's slates.
-    items: Items  # What is known of the items.
+    reward: Params  # Parameters of the reward model that scores slates.
+    items: Items  # Codes and embeddings of the items.
     config: Config = struct.field(pytree_node=False)
 
-    weighs_tokens: ClassVar[bool] = False  # Token bids (21) steer its search: alpha, beta, beams.
-    judged_truthful: ClassVar[bool] = False  # Judges also score its exactly truthful mode.
+    weighs_tokens: ClassVar[bool] = False  # The search uses token bids (21): alpha, beta, beams.
+    judged_truthful: ClassVar[bool] = False  # Evaluation also covers the exactly truthful mode.
 
     @abc.abstractmethod
     def encode(self, request: Request) -> PreparedRequest:
-        """What `prepare` returns for a request whose organic candidates are none of its ads."""
+        """Implements `prepare`, for a request without organic candidates that are also ads."""
 
     @abc.abstractmethod
     def allocate(
@@ -174,8 +174,9 @@ class System(abc.ABC, Generic[Config]):
           levers: run-time settings.
 
         Returns:
-          The slate with its creatives, and the menu it was chosen from. If the menu was searched
-          without bids, creatives stay those of the menu: bids then decide the choice alone.
+          The slate with its creatives, and the menu from which it was chosen. With `bid_free`, the
+          creatives are those with which the menu was scored; bids then affect only the choice
+          among the menu's slates.
         """
 
     @abc.abstractmethod
@@ -192,24 +193,24 @@ class System(abc.ABC, Generic[Config]):
           prepared: the request, from `prepare`.
           bid: `[R, N]` float32 currency per click, 0 for organic items.
           levers: run-time settings.
-          banned: `[R]` int32 a candidate that may not be shown, -1 for none; none by default.
+          banned: `[R]` int32 candidate that must not be shown, -1 for none; none by default.
 
         Returns:
-          The allocations and menus; every field has a leading axis `R`.
+          The allocations and menus; all fields have a leading axis `R`.
         """
 
     def prepare(self, request: Request) -> PreparedRequest:
-        """Computes what bids cannot change: encoded histories, and each candidate on its own.
+        """Computes the bid-independent state: encoded history, creative and quality of candidates.
 
         Args:
-          request: one request, without a batch axis; its bids are not read. An organic candidate
-            whose POI is among the ads is left out.
+          request: one request, without a batch axis; its bids are not read. Organic candidates
+            whose POI is also an ad are dropped.
         """
         repeated = repeats_an_ad(request.item, request.is_ad)
         return self.encode(dataclasses.replace(request, item=jnp.where(repeated, -1, request.item)))
 
     def encode_for_reward(self, request: Request) -> reward_model.Memory:
-        """What the reward model reads of one request."""
+        """Encodes one request for the reward model."""
         history = request.history_poi, request.history_creative
         return reward_model.encode(
             self.reward, self.config.reward, self.items, *history, request.item
@@ -218,7 +219,7 @@ class System(abc.ABC, Generic[Config]):
     def predict(
         self, prepared: PreparedRequest, candidate: jax.Array, creative: jax.Array
     ) -> Predictions:
-        """The reward model's view of slates of candidates `[..., K]` with creatives `[..., K]`."""
+        """The reward model's predictions for slates: candidates and creatives, both `[..., K]`."""
         return reward_model.predict(
             self.reward,
             self.config.reward,
@@ -232,16 +233,18 @@ class System(abc.ABC, Generic[Config]):
     def contributions(
         self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, candidate: jax.Array
     ) -> jax.Array:
-        """What each item adds to the slate shown (31): its value less that of the best without.
+        """Marginal contributions (31) of the items of the slate shown.
+
+        An item's contribution is the slate's value minus the value of the best slate without it.
 
         Args:
           prepared: the request.
           bid: `[N]` float32 currency per click.
           levers: run-time settings.
-          candidate: `[K]` int32 of the slate shown, -1 where a slot is empty.
+          candidate: `[K]` int32 candidates of the slate shown, -1 in empty slots.
 
         Returns:
-          `[K]` float32 currency, 0 where a slot is empty.
+          `[K]` float32 currency, 0 in empty slots.
         """
         slots = candidate.shape[0]
         bids = jnp.broadcast_to(bid, (1 + slots, bid.size))
@@ -251,27 +254,27 @@ class System(abc.ABC, Generic[Config]):
         return jnp.where(candidate >= 0, best[0] - best[1:], 0.0)
 
     def funnel(self, prepared: PreparedRequest, bid: jax.Array, levers: Levers) -> Funnel | None:
-        """What the stages of a cascade let through; `None` in a system without stages."""
+        """The ads that pass the stages of a cascade; None for a system without stages."""
         return None
 
     def tokens(
         self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, candidate: jax.Array
     ) -> Tokens:
-        """What the codes of the slate shown had to do with it; nothing in a system without codes.
+        """Codes of the slate shown, with logits, bids and weights; empty in a system without codes.
 
-        Arguments as `contributions`.
+        Arguments as in `contributions`.
         """
         none = jnp.zeros((candidate.shape[0], 0))
         return Tokens(codes=none.astype(jnp.int32), logit=none, token_bid=none, weight=none)
 
 
 def visible_bids(bid: jax.Array, levers: Levers) -> jax.Array:
-    """Bids of any shape as a search sees them: 0 where it is to ignore them."""
+    """Bids that the search uses, of any shape: 0 if `bid_free`."""
     return jnp.where(levers.bid_free, 0.0, bid)
 
 
 def slate_value(bid: jax.Array, pctr: jax.Array, kappa: chex.Numeric) -> jax.Array:
-    """What slates are worth in currency: `sum b * pctr + kappa * sum pctr` over the last axis."""
+    """Value of slates in currency: `sum b * pctr + kappa * sum pctr` over the last axis."""
     return jnp.sum((bid + kappa) * pctr, axis=-1)
 
 
@@ -283,7 +286,7 @@ def allocation_of(
     creative: jax.Array,
     prediction: Predictions,
 ) -> Allocation:
-    """The slate `best []` of a menu as what is shown, with its creatives and their prediction."""
+    """The allocation of slate `best []` of a menu, with given creatives and predictions."""
     candidate = menu.candidate[best]
     return Allocation(
         candidate=candidate,
@@ -297,10 +300,10 @@ def allocation_of(
 
 
 def pick(values: jax.Array, candidate: jax.Array, empty: chex.Numeric) -> jax.Array:
-    """Values `[N]` of candidates of any shape, `empty` where there is none."""
+    """Gathers `values [N]` at candidates of any shape; `empty` at -1."""
     return jnp.where(candidate >= 0, values[candidate], empty)
 
 
 def pick_each(values: jax.Array, candidate: jax.Array, empty: chex.Numeric) -> jax.Array:
-    """Values `[B, N]` of candidates `[B, ...]`, request by request; see `pick`."""
+    """Gathers `values [B, N]` at candidates `[B, ...]`, request by request; see `pick`."""
     return jax.vmap(lambda values, candidate: pick(values, candidate, empty))(values, candidate)

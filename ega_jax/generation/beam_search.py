@@ -1,13 +1,14 @@
 """Constrained beam search over slates (paper sec. 4.3.2, eq. 23).
 
-A `lax.scan` over slots; within a slot the `C` layers are unrolled, since a layer's options have
-their own static shape. No step works on what is not there yet: the first slot stands before the
-scan, since it starts from one beam and not from `S`, and caches grow with the slates. Scores are
-summed log allocation probabilities. Ties are broken by the lower beam and then the lower place, so
-that results are deterministic. Written for one request; `vmap` it over a batch.
+The search is a `lax.scan` over slots. Within a slot the `C` layers are unrolled, since each layer's
+options have their own static shape. Two measures avoid work on entries that are not filled yet: the
+first slot is decoded before the scan, because it starts from one beam instead of `S`, and caches
+grow with the slates. A beam's score is the sum of its log allocation probabilities. Ties go to the
+lower beam, then to the lower option, so results are deterministic. The search handles one request;
+`vmap` it over a batch.
 
-Each beam holds its own past: beams that change their parent take over its row of every array. Rows
-are long and contiguous, so that this costs less than looking the past up through pointers.
+Each beam stores its own past: after a step, every array is gathered by parent beam. Rows are long
+and contiguous, so this gather costs less than looking up the past through back-pointers.
 """
 
 import dataclasses
@@ -26,50 +27,50 @@ from ega_jax.types import IMPOSSIBLE
 
 T = TypeVar("T")
 
-GROWTH = 5  # Slots by which caches grow; each time compiles the body of the scan once more.
+GROWTH = 5  # Slots by which caches grow; the scan body is compiled once per cache size.
 
 
 @struct.dataclass
 class Search:
     """`S` partial slates; `L = K * C` decoding steps. Row `s` of every array is beam `s`."""
 
-    log_prob: jax.Array  # [S] float32, below -1e29 for a beam that holds nothing.
+    log_prob: jax.Array  # [S] float32, below -1e29 for an unused beam.
     node: jax.Array  # [S] int32 node of the prefix in the candidates' index, -1 for none.
-    chosen: jax.Array  # [S, K] int32 items so far, -1 where none.
+    chosen: jax.Array  # [S, K] int32 items so far, -1 in slots without item.
     codes: jax.Array  # [S, L] int32 codes so far.
     log_z: jax.Array  # [S, L] float32 log allocation probability of each code.
 
 
 @struct.dataclass
 class Cache:
-    """A decoder block's past, laid out for one query per beam: both sums run over outer axes."""
+    """A decoder block's key/value cache, laid out for `Attention.one_query_each`."""
 
-    keys: jax.Array  # [S, H, D / H, L], L positions so far and to come.
+    keys: jax.Array  # [S, H, D / H, L], L positions, both written and still free.
     values: jax.Array  # [S, L, H, D / H]
 
 
 @struct.dataclass
 class Past:
-    """What the decoder knows of each beam."""
+    """The decoder's state for each beam."""
 
-    x: jax.Array  # [S, D] input of the next position, before its position embedding.
+    x: jax.Array  # [S, D] input of the next position, before its position embedding is added.
     cache: tuple[Cache, ...]  # One per block.
-    states: jax.Array  # [S, K, D] its states at each slot's last code so far.
+    states: jax.Array  # [S, K, D] decoder states at the last code so far of each slot.
 
 
 @struct.dataclass
 class Beams:
     """`S` slates, best first."""
 
-    items: jax.Array  # [S, K] int32 candidates (or catalogue items), -1 where a slot is empty.
-    log_prob: jax.Array  # [S] float32 sum of `log_z`, below -1e29 where there is no slate.
-    log_z: jax.Array  # [S, K, C] float32, 0 where a slot is empty.
-    codes: jax.Array  # [S, K, C] int32, 0 where a slot is empty.
+    items: jax.Array  # [S, K] int32 candidates (or catalogue items), -1 in empty slots.
+    log_prob: jax.Array  # [S] float32 sum of `log_z`, below -1e29 for an unused beam.
+    log_z: jax.Array  # [S, K, C] float32, 0 in empty slots.
+    codes: jax.Array  # [S, K, C] int32, 0 in empty slots.
     states: jax.Array  # [S, K, D] POI decoder states, which the creative decoder reads.
 
     @property
     def where(self) -> jax.Array:
-        """`[S]` bool, the beam holds a slate."""
+        """`[S]` bool, whether the beam holds a slate."""
         return self.log_prob > IMPOSSIBLE / 2
 
 
@@ -83,23 +84,23 @@ def beam_search(
     alpha: chex.Numeric = 1.0,
     beta: chex.Numeric = 1.0,
 ) -> Beams:
-    """Finds the most probable slates of one request.
+    """Searches for the most probable slates of one request.
 
-    Nothing that the candidates do not offer is ever emitted. A slate ends early when nothing is
-    on offer for its next slot.
+    Slates contain only items offered by `candidates`. A slate ends early if no candidate is
+    available for its next slot.
 
     Args:
       decoder: the generator.
       memory: the encoded history of one request, without a batch axis.
-      candidates: what may be shown.
+      candidates: the items that may be shown.
       num_beams: `S`, static.
       num_slots: `K`, length of the slates, static; by default and at most that of the decoder.
       alpha: exponent of token bids (21).
       beta: floor of token weights (21).
 
     Returns:
-      The slates, best first. With fewer possible slates than beams, the rest is not `where` and
-      holds nothing.
+      The slates, best first. If fewer than `S` slates are possible, `where` is False for the
+      remaining beams.
     """
     config = decoder.config
     num_slots = config.num_slots if num_slots is None else num_slots
@@ -133,7 +134,7 @@ def beam_search(
 
 
 def start(config: DecoderSizes, num_slots: int) -> Search:
-    """The one beam that holds nothing."""
+    """The initial state: one beam with an empty slate."""
     length = num_slots * config.num_layers
     return Search(
         log_prob=jnp.zeros(1),
@@ -145,7 +146,7 @@ def start(config: DecoderSizes, num_slots: int) -> Search:
 
 
 def _no_past(decoder: Decoder, num_slots: int) -> Past:
-    """The past of the one beam that holds nothing, with caches for one slot."""
+    """The decoder's past for the initial beam, with caches for one slot."""
     config = decoder.config
     heads = config.num_heads, config.width // config.num_heads
     cache = Cache(
@@ -160,7 +161,7 @@ def _no_past(decoder: Decoder, num_slots: int) -> Past:
 
 
 def _with_room(past: Past, length: int) -> Past:
-    """Makes the caches `length` positions long."""
+    """Extends the caches to `length` positions."""
     more = (0, length - past.cache[0].values.shape[1])
     none = (0, 0)
     longer = lambda cache: Cache(
@@ -171,17 +172,17 @@ def _with_room(past: Past, length: int) -> Past:
 
 
 def _write(into: jax.Array, value: jax.Array, place: chex.Numeric, axis: int = 1) -> jax.Array:
-    """Sets one place along an axis, as a slice in place rather than a scatter."""
+    """Sets one index of an axis, by an in-place slice update instead of a scatter."""
     return lax.dynamic_update_index_in_dim(into, value.astype(into.dtype), place, axis)
 
 
 def _rows(arrays: T, rows: jax.Array) -> T:
-    """Picks rows of every array."""
+    """Gathers rows of every array."""
     return jax.tree.map(lambda x: x[rows], arrays)
 
 
 def _decode(decoder, memory, past, position, step, t) -> tuple[jax.Array, Past]:
-    """Runs the decoder at one position; returns its states `[S, D]` and the longer past."""
+    """Runs the decoder at one position; returns the states `[S, D]` and the updated past."""
     written = jnp.arange(past.cache[0].values.shape[1]) <= step
     x = past.x + position
     cache = []
@@ -191,7 +192,7 @@ def _decode(decoder, memory, past, position, step, t) -> tuple[jax.Array, Past]:
         values = _write(before.values, new.values, step)
         x = decoder.block_step(block, x, keys, values, written, memory)
         cache.append(Cache(keys=keys, values=values))
-    # A slot's last code overwrites the states of those before it.
+    # All layers of a slot write to the same entry, so the state at the slot's last code remains.
     return x, dataclasses.replace(past, cache=tuple(cache), states=_write(past.states, x, t))
 
 
@@ -200,7 +201,7 @@ def score(
 ) -> tuple[jax.Array, Options]:
     """Log allocation probabilities `[S, F]` of options, from logits `[S, W]` of their layer.
 
-    A beam without options carries on with nothing: its first option becomes node -1.
+    A beam without options gets one null option (node -1, code 0), so that it survives unchanged.
     """
     stuck = ~options.where.any(-1)
     where = options.where.at[:, 0].set(options.where[:, 0] | stuck)
@@ -217,14 +218,15 @@ def advance(
     """Keeps the best `num_beams` continuations of all beams.
 
     Args:
-      search: the beams, of any number.
-      log_z: `[S, F]` of the options; see `score`.
-      options: what may come next.
-      step: place of the new codes.
-      num_beams: beams to go on with, static; those in excess of all continuations hold nothing.
+      search: the beams; their number may differ from `num_beams`.
+      log_z: `[S, F]` log allocation probabilities of the options; see `score`.
+      options: the possible next codes.
+      step: decoding step at which the new codes are stored.
+      num_beams: number of beams to keep, static; beams beyond the number of continuations are
+        unused.
 
     Returns:
-      The beams, best first, and the beam `[num_beams]` that each continues.
+      The beams, best first, and the index of each beam's parent, `[num_beams]`.
     """
     beams, places = log_z.shape
     total = jnp.where(options.where, search.log_prob[:, None] + log_z, 2 * IMPOSSIBLE).reshape(-1)
@@ -245,7 +247,7 @@ def advance(
 
 
 def finish(search: Search, states: jax.Array) -> Beams:
-    """Lays the finished beams out by slot, beside the decoder's states `[S, K, D]`."""
+    """Reshapes the finished beams by slot and adds the decoder's states `[S, K, D]`."""
     by_slot = (*search.chosen.shape, -1)
     return Beams(
         items=search.chosen,

@@ -1,8 +1,9 @@
 """Token-level bids and allocation probabilities (paper sec. 4.3.1-2).
 
-A token's bid is the highest bid among the items that carry it, or their mean (the ablation
-"EGA-bid"). Which items those are is the scope: the available ones under the prefix decoded so
-far, or the literal reading, all items of the request with that code at that layer.
+A token's bid is the highest bid among the items that carry the token, or their mean bid (the
+ablation "EGA-bid"). The scope selects these items: with "prefix", the available items under the
+prefix decoded so far; with "layer", all items of the request with that code at that layer, the
+literal reading of the paper.
 """
 
 import chex
@@ -16,12 +17,12 @@ SCOPES = ("prefix", "layer")
 
 
 def code_bids(codes: jax.Array, bids: jax.Array, where: jax.Array, token_bid: str) -> jax.Array:
-    """One bid per code of a layer, whatever stands before it: the scope `layer`.
+    """Token bids with scope "layer": one per code and layer, independent of the prefix.
 
     Args:
       codes: `[N, C]` int32 codes of a request's items.
       bids: `[N]` bids in currency per click, 0 for organic items.
-      where: `[N]` bool, the item exists.
+      where: `[N]` bool, whether the item exists.
       token_bid: one of `TOKEN_BIDS`.
 
     Returns:
@@ -39,18 +40,18 @@ def code_bids(codes: jax.Array, bids: jax.Array, where: jax.Array, token_bid: st
 
 
 def run_means(values: jax.Array, where: jax.Array, low: jax.Array) -> jax.Array:
-    """Means over runs of neighbouring rows, the nodes of a prefix index.
+    """Masked means over runs of consecutive rows, the nodes of a prefix index.
 
-    What lies outside a run adds zeros to its sum: unlike differences of running totals, it loses
-    nothing of a small bid that comes after a large one.
+    Each run is summed on its own by a matrix product with zeros outside the run. Differences of
+    cumulative sums would lose small bids that follow a large one to rounding.
 
     Args:
       values: `[N]` float32 by row, finite.
-      where: `[S, N]` bool, what counts.
+      where: `[S, N]` bool, the rows that count.
       low: `[N]` int32 first row of the run that holds each row.
 
     Returns:
-      `[S, N]` float32 mean of the run that holds each row, 0 where nothing of it counts.
+      `[S, N]` float32 mean of the run that holds each row, 0 if no row of the run counts.
     """
     same = (low[:, None] == low).astype(jnp.float32)
     add_up = lambda x: jnp.matmul(x, same, precision="highest")
@@ -61,19 +62,19 @@ def run_means(values: jax.Array, where: jax.Array, low: jax.Array) -> jax.Array:
 def log_weights(token_bids: jax.Array, alpha: chex.Numeric, beta: chex.Numeric) -> jax.Array:
     """Log weight of a token given its bid (21): `log(bid ** alpha + beta)`.
 
-    The power itself would leave float32 at bids and alphas that a request may have.
+    It is computed in logs, because `bid ** alpha` overflows float32 at valid bids and alphas.
 
     Args:
       token_bids: bids of tokens in currency per click, at least 0; any shape.
-      alpha: how much bids matter, above 0.
-      beta: floor of the weight, at least 0; a larger one lifts organic content.
+      alpha: exponent of the bid, above 0.
+      beta: floor of the weight, at least 0; a larger floor favours organic content.
 
     Returns:
-      Float32, shaped as `token_bids`; finite, also where bid and beta are both 0.
+      Float32, shaped as `token_bids`; finite, even if bid and beta are both 0.
     """
     log_powers = alpha * jnp.log(jnp.maximum(token_bids, jnp.finfo(jnp.float32).tiny))
     log_beta = jnp.log(jnp.float32(beta))
-    # 0 ** alpha is 0, however small alpha is; without a floor it is as close to 0 as logs can be.
+    # A bid of 0 weighs beta; if beta is 0 too, the weight is that of the smallest positive bid.
     of_none = jnp.where(jnp.isfinite(log_beta), log_beta, log_powers)
     return jnp.where(token_bids > 0, jnp.logaddexp(log_powers, log_beta), of_none)
 
@@ -98,11 +99,10 @@ def allocation_log_probs(
       beta: floor of the weight.
 
     Returns:
-      `[..., W]` float32 log-probabilities over the last axis; about -1e30 where a token is not
-      valid, and everywhere when none is.
+      `[..., W]` float32 log-probabilities over the last axis; -1e30 for invalid tokens.
 
     Examples:
-      With equal logits, alpha 1 and beta 2 the weights are 4, 2 and, not valid, 0:
+      With equal logits, alpha 1 and beta 2, the weights are 4, 2 and, as it is not valid, 0:
 
       >>> log_z = allocation_log_probs(
       ...     logits=jnp.zeros(3),

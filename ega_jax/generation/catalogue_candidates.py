@@ -1,4 +1,4 @@
-"""What may come next when a whole catalogue is searched for one item."""
+"""Candidates for searching a whole catalogue for one item."""
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +12,18 @@ from ega_jax.types import LARGEST, is_amount
 
 @struct.dataclass
 class CatalogueCandidates:
-    """A whole catalogue, searched for one item; bids and availability are per-node maxima."""
+    """A whole catalogue as candidates for one slot; a node's bid is the maximum over its items."""
 
     index: CatalogueIndex
-    node_bid: tuple[jax.Array, ...]  # C of [nodes of depth 1..C] float32, -1 if none available.
-    leaf_item: jax.Array  # [leaves] int32 highest-bidding available item of a full code.
+    node_bid: tuple[jax.Array, ...]  # C arrays [nodes of depth 1..C] float32, -1: none available.
+    leaf_item: jax.Array  # [leaves] int32 available item with the highest bid of each full code.
 
     def options(self, depth: int, node: jax.Array, chosen: jax.Array) -> Options:
-        """Codes that may follow; see `Candidates` and `CatalogueIndex.expand` for `F`.
+        """Possible next codes; see `Candidates`, and `CatalogueIndex.expand` for `F`.
 
         Raises:
-          ValueError: for slates of more than one item: maxima over a whole catalogue do not
-            know which items a beam has used.
+          ValueError: slates have more than one slot. Per-node maxima cannot exclude the items that
+            a beam has already used.
         """
         if chosen.shape[1] != 1:
             raise ValueError(
@@ -40,25 +40,25 @@ class CatalogueCandidates:
         )
 
     def item(self, leaf: jax.Array) -> jax.Array:
-        """Item that a node of depth `C` stands for; see `Candidates`."""
+        """Item that a node of depth `C` represents; see `Candidates`."""
         return jnp.where(leaf >= 0, self.leaf_item[leaf], -1)
 
 
 def catalogue_candidates(
     index: CatalogueIndex, bid: np.ndarray | None = None, available: np.ndarray | None = None
 ) -> CatalogueCandidates:
-    """Prepares a catalogue for search, on the host; do it again when bids change.
+    """Prepares a catalogue for search, on the host; repeat it when bids change.
 
     Args:
       index: the prefix index of the catalogue.
       bid: `[P]` bids in currency per click, at least 0; 0 by default.
-      available: `[P]` bool, items that may be found; all by default.
+      available: `[P]` bool, whether the search may return the item; all by default.
 
     Returns:
-      The candidates; shapes depend on the index only, so that new bids do not recompile.
+      The candidates; shapes depend only on the index, so new bids do not recompile.
 
     Raises:
-      ValueError: names the first item whose bid is negative, NaN or beyond `LARGEST`.
+      ValueError: a bid is negative, NaN or above `LARGEST`; names the first such item.
     """
     order = np.asarray(index.order)
     bids = np.zeros(order.size) if bid is None else np.asarray(bid)

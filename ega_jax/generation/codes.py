@@ -1,11 +1,11 @@
-"""Codes of items, and what a model says of them."""
+"""Codes of items: lookup, log-probabilities and embeddings."""
 
 import jax
 import jax.numpy as jnp
 
 
 def codes_of(table: jax.Array, ids: jax.Array) -> jax.Array:
-    """Codes `[..., C]` of `ids [...]` from a table `[P, C]`; those of id 0 where ids are -1."""
+    """Codes `[..., C]` of `ids [...]` from a table `[P, C]`; id -1 gives the codes of id 0."""
     return table[jnp.maximum(ids, 0)]
 
 
@@ -16,7 +16,7 @@ def log_probs(logits: jax.Array, codes: jax.Array) -> jax.Array:
 
 
 def sum_of_codes(table: jax.Array, codes: jax.Array) -> jax.Array:
-    """Embeds items by the sum over layers: `[..., D]` of codes `[..., C]`, from `[C * W, D]`."""
+    """Sums of code embeddings `[..., D]` for codes `[..., C]`, from a table `[C * W, D]`."""
     num_layers = codes.shape[-1]
     first = jnp.arange(num_layers) * (table.shape[0] // num_layers)  # Row of each layer's code 0.
     return table[codes + first].sum(-2)

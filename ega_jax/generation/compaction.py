@@ -1,4 +1,4 @@
-"""Computing only the rows that are needed, and equal ones once, with static shapes."""
+"""Evaluation of a function on needed or distinct rows only, with static shapes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,18 +9,18 @@ from jax import lax
 
 
 def map_where(function: Callable[[jax.Array], Any], where: jax.Array, chunk: int) -> Any:
-    """Applies a function to the rows that are wanted, a chunk at a time.
+    """Applies a function to selected rows, one chunk at a time.
 
-    The number of chunks follows from the data, so that the cost does too. Not differentiable in
-    reverse.
+    The number of chunks, and so the cost, depends on the number of selected rows. The function
+    does not support reverse-mode differentiation.
 
     Args:
-      function: `rows [chunk] int32 -> pytree of [chunk, ...]`, each row on its own.
-      where: `[R]` bool, the rows that are wanted.
-      chunk: static.
+      function: `rows [chunk] int32 -> pytree of [chunk, ...]`, computed row by row.
+      where: `[R]` bool, the selected rows.
+      chunk: rows per call, static.
 
     Returns:
-      A pytree of `[R, ...]`, 0 in the rows that are not wanted.
+      A pytree of `[R, ...]`, 0 in rows that are not selected.
     """
     num_rows = where.shape[0]
     count = where.sum()
@@ -40,7 +40,7 @@ def map_where(function: Callable[[jax.Array], Any], where: jax.Array, chunk: int
 
 
 def first_equal(rows: jax.Array) -> jax.Array:
-    """For each row of `rows [R, L]` int, the number `[R]` int32 of the first row equal to it."""
+    """The index `[R]` int32 of the first row equal to each row of `rows [R, L]` int."""
     number = jnp.arange(rows.shape[0], dtype=jnp.int32)
     *columns, order = lax.sort((*rows.T, number), num_keys=rows.shape[1], is_stable=True)
     differs = [column[1:] != column[:-1] for column in columns]
@@ -52,16 +52,17 @@ def first_equal(rows: jax.Array) -> jax.Array:
 def map_distinct(
     function: Callable[[jax.Array], Any], rows: jax.Array, where: jax.Array, chunk: int
 ) -> Any:
-    """Applies a function that depends on `rows [R, L]` alone, once to equal ones; see `map_where`.
+    """Applies a function of `rows [R, L]` once per distinct selected row; see `map_where`.
 
     Args:
-      function: `numbers [chunk] int32 -> pytree of [chunk, ...]`, of the rows with these numbers.
-      rows: `[R, L]` int, what tells rows apart.
-      where: `[R]` bool, the rows that are wanted.
-      chunk: static.
+      function: `indices [chunk] int32 -> pytree of [chunk, ...]`; the result for an index may
+        depend only on that row of `rows`.
+      rows: `[R, L]` int.
+      where: `[R]` bool, the selected rows.
+      chunk: rows per call, static.
 
     Returns:
-      A pytree of `[R, ...]`; what stands in rows that are not wanted means nothing.
+      A pytree of `[R, ...]`; rows that are not selected are undefined.
     """
     rows = jnp.where(where[:, None], rows, jnp.iinfo(rows.dtype).min)
     first = first_equal(rows)

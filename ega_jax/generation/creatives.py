@@ -1,4 +1,4 @@
-"""Choice of creatives: a POI owns few, so all of them are scored (paper sec. 4.1.3, eq. 16)."""
+"""Choice of creatives by scoring all creatives of a POI; a POI has few (sec. 4.1.3, eq. 16)."""
 
 from typing import Any
 
@@ -18,18 +18,18 @@ def creative_log_probs(
     creatives: jax.Array,
     catalogue: Catalogue,
 ) -> jax.Array:
-    """Log-probability of given creatives for the slots of slates.
+    """Log-probability of given creatives in the slots of slates.
 
     Args:
       decoder: the generator.
-      memory: encoded histories, leading axes as those of the slates or none.
-      states: `[..., K, D]` POI decoder states where each slot's last code is predicted.
-      poi: `[..., K]` POI ids, -1 where empty.
-      creatives: `[..., K, M]` creative ids to score, -1 where none.
+      memory: encoded histories, with the leading axes of the slates or none.
+      states: `[..., K, D]` POI decoder states at the position that predicts each slot's last code.
+      poi: `[..., K]` POI ids, -1 in empty slots.
+      creatives: `[..., K, M]` ids of the creatives to score, -1 padding.
       catalogue: the items' codes.
 
     Returns:
-      `[..., K, M]` float32 sum over layers of log-probabilities; -1e30 where there is no creative.
+      `[..., K, M]` float32 log-probabilities summed over layers, -1e30 at padding.
     """
     slots = decoder.creative_slots(memory, states, codes_of(catalogue.poi_codes, poi))
     codes = codes_of(catalogue.creative_codes, creatives)
@@ -44,17 +44,17 @@ def choose_creatives(
     poi: jax.Array,
     catalogue: Catalogue,
 ) -> jax.Array:
-    """The most probable creative among those that each slot's POI owns: exact, no beam.
+    """Chooses each slot's most probable creative among those of its POI: exact, without beams.
 
     Args:
       decoder: the generator.
       memory: encoded histories.
-      states: `[..., K, D]` POI decoder states where each slot's last code is predicted.
-      poi: `[..., K]` POI ids, -1 where empty.
-      catalogue: the items' codes and which creatives a POI owns.
+      states: `[..., K, D]` POI decoder states at the position that predicts each slot's last code.
+      poi: `[..., K]` POI ids, -1 in empty slots.
+      catalogue: the items' codes and the creatives of each POI.
 
     Returns:
-      `[..., K]` int32 creative ids, -1 where the slot is empty or its POI owns none.
+      `[..., K]` int32 creative ids, -1 if the slot is empty or its POI has no creative.
     """
     owned = jnp.where(poi[..., None] >= 0, catalogue.poi_creatives[jnp.maximum(poi, 0)], -1)
     scores = creative_log_probs(decoder, memory, states, poi, owned, catalogue)

@@ -1,9 +1,9 @@
-"""What the searches ask of a generator, so that another one can take its place (paper sec. 4.1).
+"""The interface between generator and search, so that the generator can be replaced (sec. 4.1).
 
 Both searches, the slate policy, the alignment and the choice of creatives take a `Decoder`. The
-project's own is `generator.GeneratorDecoder`. A decoder is a transformer over `K * C` positions:
-its past is one pair of keys and values per block and position, which each search stores in its own
-layout.
+default implementation is `generator.GeneratorDecoder`. A decoder is a transformer over `K * C`
+positions. Its past is one pair of keys and values per block and position; each search stores them
+in its own layout.
 """
 
 from typing import Any, Protocol, Self
@@ -14,45 +14,45 @@ import jax
 from ega_jax.generation.transformer import KeysValues
 from ega_jax.types import Catalogue, Params
 
-PARTS = ("head_and_last_block", "all")  # What an alignment may train.
+PARTS = ("head_and_last_block", "all")  # The parameters that alignment trains.
 
 
 class DecoderSizes(Protocol):
-    """The static sizes that loops and caches depend on."""
+    """The static sizes that determine loops and caches."""
 
     @property
     def num_slots(self) -> int:
-        """K, the most slots of a slate."""
+        """K, the maximum number of slots in a slate."""
         ...
 
     @property
     def num_layers(self) -> int:
-        """C, codes of an item."""
+        """C, the number of codes per item."""
         ...
 
     @property
     def width(self) -> int:
-        """D, of the states."""
+        """D, the width of the states."""
         ...
 
     @property
     def num_heads(self) -> int:
-        """H, attention heads of a block."""
+        """H, the number of attention heads per block."""
         ...
 
     @property
     def decoder_blocks(self) -> int:
-        """Blocks, each with a past of its own."""
+        """The number of blocks; each has its own key/value cache."""
         ...
 
     @property
     def dtype(self) -> str:
-        """Of the states and of the past."""
+        """The dtype of states, keys and values."""
         ...
 
 
 class Decoder(Protocol):
-    """A model of slates as codes: parameters and sizes in one pytree."""
+    """A model of slates as code sequences: parameters and sizes in one pytree."""
 
     @property
     def config(self) -> DecoderSizes:
@@ -62,7 +62,7 @@ class Decoder(Protocol):
     def encode(
         self, history_poi: jax.Array, history_creative: jax.Array, catalogue: Catalogue
     ) -> Any:
-        """Encodes histories `[..., T]`, once per request; the result goes in as `memory` below."""
+        """Encodes histories `[..., T]`, once per request, as `memory` for the methods below."""
         ...
 
     def positions(self, slots: int) -> jax.Array:
@@ -74,11 +74,11 @@ class Decoder(Protocol):
         ...
 
     def code_input(self, codes: jax.Array, layer: chex.Numeric) -> jax.Array:
-        """Inputs `[..., D]` that codes `[...]` of one layer give the next position."""
+        """Inputs `[..., D]` of the next position, given the codes `[...]` of layer `layer`."""
         ...
 
     def block_keys_values(self, block: int, x: jax.Array) -> KeysValues:
-        """What positions `x [S, D]` add to the past of a block, each `[S, H, D / H]`."""
+        """Keys and values of a block for new positions `x [S, D]`, each `[S, H, D / H]`."""
         ...
 
     def block_step(
@@ -94,29 +94,29 @@ class Decoder(Protocol):
         ...
 
     def poi_logits(self, states: jax.Array, layer: chex.Numeric) -> jax.Array:
-        """Logits `[..., W]` of a layer's code from states `[..., D]`."""
+        """Logits `[..., W]` of the code of layer `layer`, from states `[..., D]`."""
         ...
 
     def poi_states(self, memory: Any, poi_codes: jax.Array) -> jax.Array:
-        """Teacher-forced states `[..., K, C, D]` where each code `[..., K, C]` is predicted."""
+        """Teacher-forced states `[..., K, C, D]` that predict each of the codes `[..., K, C]`."""
         ...
 
     def slate_logits(self, memory: Any, poi_codes: jax.Array) -> jax.Array:
-        """Teacher-forced logits `[..., K, C, W]` of every code given the codes before it."""
+        """Teacher-forced logits `[..., K, C, W]` of each code given the preceding codes."""
         ...
 
     def creative_slots(self, memory: Any, states: jax.Array, poi_codes: jax.Array) -> jax.Array:
-        """States `[..., K, D]` that creatives are predicted from (16)."""
+        """States `[..., K, D]` from which creatives are predicted (16)."""
         ...
 
     def creative_logits(self, slots: jax.Array, creative_codes: jax.Array) -> jax.Array:
-        """Logits `[..., C, W]` of creatives' codes `[..., C]`, each given the codes before it."""
+        """Logits `[..., C, W]` of creative codes `[..., C]`, each given the preceding codes."""
         ...
 
     def trainable(self, part: str) -> Params:
-        """The parameters that an alignment of this part trains, one of `PARTS`."""
+        """The parameters that alignment trains; `part` is one of `PARTS`."""
         ...
 
     def with_parameters(self, params: Params) -> Self:
-        """The same decoder with these parameters instead of its own; the others stay."""
+        """A copy of the decoder with these parameters replaced; the other parameters stay."""
         ...

@@ -1,4 +1,4 @@
-"""The generator as pure functions, and as the decoder that searches take (sec. 4.1)."""
+"""The generator as pure functions and as a `Decoder` for the searches (sec. 4.1)."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def init(key: chex.PRNGKey, config: GeneratorConfig, catalogue: Catalogue) -> chex.ArrayTree:
-    """Fresh parameters of a generator; pure, so that `eval_shape` gives the shapes alone."""
+    """Initial parameters of a generator; pure, so `jax.eval_shape` can compute their shapes."""
     ids = jnp.zeros((1, config.history_length), jnp.int32)
     codes = jnp.zeros((1, config.num_slots, config.num_layers), jnp.int32)
 
@@ -38,13 +38,13 @@ def init(key: chex.PRNGKey, config: GeneratorConfig, catalogue: Catalogue) -> ch
 
 
 def apply(params: Params, config: GeneratorConfig, function, **kwargs: Any) -> Any:
-    """Calls `function(generator)` with the parameters bound; further arguments are Flax's."""
+    """Calls `function(generator)` with bound parameters; `kwargs` go to Flax's `apply`."""
     return Generator(config).apply({"params": params}, method=function, **kwargs)
 
 
 @struct.dataclass
 class GeneratorDecoder:
-    """The project's `Decoder`: a generator's parameters bound to its sizes."""
+    """The default `Decoder`: a generator's parameters and sizes."""
 
     params: Params
     config: GeneratorConfig = struct.field(pytree_node=False)
@@ -97,7 +97,7 @@ class GeneratorDecoder:
         return self.model.poi_states(memory, poi_codes)
 
     def slate_logits(self, memory: Memory, poi_codes: jax.Array) -> jax.Array:
-        """Teacher-forced logits `[..., K, C, W]` of the codes `[..., K, C]` of slates (15)."""
+        """Teacher-forced logits `[..., K, C, W]` of the slates' codes `[..., K, C]` (15)."""
         return self.model.poi.logits(self.model.poi_states(memory, poi_codes))
 
     def creative_slots(self, memory: Memory, states: jax.Array, poi_codes: jax.Array) -> jax.Array:
@@ -109,10 +109,10 @@ class GeneratorDecoder:
         return self.model.creative_logits(slots, creative_codes)
 
     def trainable(self, part: str) -> Params:
-        """The parameters that an alignment trains.
+        """The parameters that alignment trains.
 
         Args:
-          part: one of `PARTS`; "head_and_last_block" are the POI output heads, the norm before
+          part: one of `PARTS`; "head_and_last_block" selects the POI output heads, the norm before
             them, and the last block of the POI decoder.
 
         Raises:
@@ -130,6 +130,6 @@ class GeneratorDecoder:
         return unflatten_dict(trained)
 
     def with_parameters(self, params: Params) -> Self:
-        """The same decoder with these parameters instead of its own; the others stay."""
+        """A copy of the decoder with these parameters replaced; the other parameters stay."""
         joined = {**flatten_dict(self.params), **flatten_dict(params)}
         return dataclasses.replace(self, params=unflatten_dict(joined))

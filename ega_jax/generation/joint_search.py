@@ -1,11 +1,11 @@
-"""Many searches of one request at once.
+"""Joint beam search over many variants of one request, such as different bids.
 
-Regret asks what a request would have shown had one advertiser bid otherwise, for every advertiser
-and many bids. Such searches hold much the same beams, and what the decoder makes of a prefix does
-not depend on bids. So each distinct prefix is decoded once for all searches. The decoder's past
-is kept by step and distinct prefix, and found through the trail of prefixes that a beam came along.
+Regret needs the slate of a request under many other bids of each advertiser. The beams of these
+searches largely coincide, and the decoder's output for a prefix does not depend on bids. So each
+distinct prefix is decoded once for all variants. The decoder's past is stored by step and distinct
+prefix; a beam's `trail` gives the row of each of its prefixes.
 
-A step of the scan is one code: the candidates of a request have equally many options at all layers.
+One step of the scan decodes one code: `RequestCandidates` has `N` options at every layer.
 """
 
 import dataclasses
@@ -27,16 +27,16 @@ from ega_jax.types import IMPOSSIBLE
 
 @struct.dataclass
 class Past:
-    """The decoder's past: by step, and by the first of the `R * S` beams with a prefix."""
+    """The decoder's past, by step and by row: the first of the `R * S` beams with the prefix."""
 
     cache: tuple[KeysValues, ...]  # One per block, each [L, R * S, H, D / H].
-    states: jax.Array  # [L, R * S, D] where the next code is predicted.
-    trail: jax.Array  # [R * S, L] int32 where a beam's prefix of each length is found.
+    states: jax.Array  # [L, R * S, D] states that predict the next code.
+    trail: jax.Array  # [R * S, L] int32 row of a beam's prefix at each step.
 
 
 @struct.dataclass
 class Decoded:
-    """What the decoder makes of the prefixes of some beams."""
+    """The decoder's outputs for the prefixes of `n` beams."""
 
     states: jax.Array  # [n, D]
     logits: jax.Array  # [n, W]
@@ -52,18 +52,18 @@ def joint_search(
     alpha: chex.Numeric = 1.0,
     beta: chex.Numeric = 1.0,
 ) -> Beams:
-    """Finds what `beam_search` finds, for `R` variants of one request.
+    """Returns the result of `beam_search` for each of `R` variants of one request.
 
     Args:
       decoder: the generator.
       memory: the encoded history of the request, without a batch axis.
-      candidates: what may be shown in each variant; every field has a leading axis `R`.
+      candidates: the items that may be shown in each variant; all fields have a leading axis `R`.
       num_beams: `S`, static.
       alpha: exponent of token bids (21).
       beta: floor of token weights (21).
 
     Returns:
-      The slates of each variant; every field has a leading axis `R`.
+      The slates of each variant; all fields have a leading axis `R`.
     """
     config = decoder.config
     num_variants = candidates.bid.shape[0]
@@ -90,13 +90,13 @@ def joint_search(
     carry = _start(config, num_variants, num_beams), _no_past(config, num_variants * num_beams)
     steps = jnp.arange(positions.shape[0])
     (search, past), _ = lax.scan(next_code, carry, (steps, positions))
-    last = steps[config.num_layers - 1 :: config.num_layers]  # Of each slot.
+    last = steps[config.num_layers - 1 :: config.num_layers]  # The last step of each slot.
     states = past.states[last, past.trail[:, last]]
     return jax.vmap(finish)(search, states.reshape(num_variants, num_beams, *states.shape[1:]))
 
 
 def _start(config: DecoderSizes, num_variants: int, num_beams: int) -> Search:
-    """One beam of each variant that holds nothing, and room for the rest."""
+    """The initial state: per variant, one beam with an empty slate and `S - 1` unused beams."""
     room = (num_variants, num_beams)
     search = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (*room, *x.shape[1:])), start(config, config.num_slots)
@@ -122,7 +122,7 @@ def _decode(decoder, memory, search, past, position, step, layer):
     """Runs the decoder at one position of all distinct prefixes.
 
     Returns:
-      Logits `[R, S, W]` of the beams, and the longer past.
+      Logits `[R, S, W]` of the beams, and the updated past.
     """
     config, variants = decoder.config, search.log_prob.shape
     code = search.codes[:, :, step - 1].reshape(-1)
@@ -148,7 +148,7 @@ def _decode(decoder, memory, search, past, position, step, layer):
 
 
 def _step(decoder, memory, past, x, trail, step, layer) -> Decoded:
-    """Runs the decoder at one position of prefixes that came along `trail [n, L]`."""
+    """Runs the decoder at one position of the prefixes with the trails `trail [n, L]`."""
     place = jnp.arange(trail.shape[1])
     new = []
     for block, cache in enumerate(past.cache):
@@ -164,7 +164,7 @@ def _step(decoder, memory, past, x, trail, step, layer) -> Decoded:
 
 
 def _continue(candidates, search, logits, step, layer, alpha, beta):
-    """One variant's beams after the next code, and the beams `[S]` that they continue."""
+    """Extends one variant's beams by one code; returns the beams and their parents `[S]`."""
     options = candidates.options(layer, search.node, search.chosen)
     log_z, options = score(logits, options, alpha, beta)
     return advance(search, log_z, options, step, search.log_prob.shape[0])

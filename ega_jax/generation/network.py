@@ -1,10 +1,10 @@
 """The generator: history encoder, POI decoder, creative decoder (paper sec. 4.1).
 
-The POI decoder predicts the `K * C` codes of a slate one after the other, seeing the
-history through cross-attention (15). The creative decoder is the multi-token-prediction
-module (16): from the POI decoder's state at a slot and the slot's POI it predicts the `C`
-codes of the creative. Creatives never feed back into the POI decoder, nor into each other
-across slots, so that a slate's creatives can all be chosen at once when its POIs are known.
+The POI decoder predicts the `K * C` codes of a slate autoregressively, with cross-attention to the
+history (15). The creative decoder is the multi-token-prediction module (16): it predicts the `C`
+codes of a slot's creative from the slot's POI and the POI decoder's state. Neither the POI decoder
+nor the creatives of other slots depend on a creative, so all creatives of a slate can be chosen at
+once when its POIs are known.
 """
 
 import dataclasses
@@ -24,15 +24,15 @@ from ega_jax.types import Catalogue, SessionSizes
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-    """Sizes that every network with attention has."""
+    """Sizes common to all networks with attention."""
 
     width: int = setting(64, at_least=1)  # D
-    num_heads: int = setting(8, at_least=1)  # Of the attention; they divide the width.
-    hidden: int = setting(128, at_least=1)  # Width of the hidden layers of perceptrons.
-    dtype: str = setting("float32", choices=DTYPES)  # Of the computation; parameters are float32.
+    num_heads: int = setting(8, at_least=1)  # Attention heads; must divide the width.
+    hidden: int = setting(128, at_least=1)  # Width of the MLPs' hidden layers.
+    dtype: str = setting("float32", choices=DTYPES)  # Computation dtype; parameters are float32.
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Heads that do not divide the width."""
+        """Yields a problem if the number of heads does not divide the width."""
         if self.width % self.num_heads:
             yield "num_heads", f"{self.num_heads} heads do not divide a width of {self.width}"
 
@@ -46,25 +46,25 @@ class GeneratorSettings(NetworkSettings):
     hidden: int = 512
     encoder_blocks: int = setting(3, at_least=1)
     decoder_blocks: int = setting(3, at_least=1)
-    multi_token: bool = setting(True)  # False: creatives are predicted apart (EGA-mtp).
+    multi_token: bool = setting(True)  # False: creatives do not use the POI decoder (EGA-mtp).
     dropout_rate: float = setting(0.0, at_least=0, below=1)
-    history_dropout: float = setting(0.0, at_least=0, below=1)  # Share of behaviours left out.
+    history_dropout: float = setting(0.0, at_least=0, below=1)  # Share of behaviours dropped.
 
 
 @dataclasses.dataclass(frozen=True)
 class GeneratorConfig(GeneratorSettings, SessionSizes):
-    """Sizes of the generator; letters are those of the legend in `types.py`."""
+    """Sizes of the generator; for the letters see the legend in `types.py`."""
 
     creatives: bool = True
 
 
 @struct.dataclass
 class Memory:
-    """A request's encoded history, as each decoder block reads it: computed once per request."""
+    """Cross-attention keys and values of a request's history, computed once per request."""
 
     poi: tuple[KeysValues, ...]  # One per POI decoder block, each [..., L, H, D / H].
-    creative: tuple[KeysValues, ...]  # Of the creative decoder block; empty without creatives.
-    where: jax.Array  # [..., L] bool, the real positions of the history.
+    creative: tuple[KeysValues, ...]  # One for the creative decoder block; empty without creatives.
+    where: jax.Array  # [..., L] bool, False at padding.
 
 
 @struct.dataclass
@@ -76,7 +76,7 @@ class Logits:
 
 
 class CodeEmbedding(nn.Module):
-    """One embedding table per codebook layer, and one output head per layer."""
+    """One embedding table and one output head per codebook layer."""
 
     config: GeneratorConfig
 
@@ -92,16 +92,16 @@ class CodeEmbedding(nn.Module):
         )
 
     def codes(self, codes: jax.Array, layers: jax.Array) -> jax.Array:
-        """Embeds `codes [..., L]`, each of layer `layers [L]`, as `[..., L, D]`."""
+        """Embeds `codes [..., L]` of the layers `layers [L]` as `[..., L, D]`."""
         flat = self.table.reshape(-1, self.config.width)
         return flat[codes + layers * self.config.num_codes].astype(self.config.dtype)
 
     def items(self, codes: jax.Array) -> jax.Array:
-        """Embeds items by the sum over layers: `[..., C]` codes to `[..., D]`."""
+        """Embeds items as the sum of their code embeddings: `[..., C]` to `[..., D]`."""
         return self.codes(codes, jnp.arange(self.config.num_layers)).sum(-2)
 
     def logits(self, states: jax.Array) -> jax.Array:
-        """Next-code logits of the states of all layers, `[..., C, D] -> [..., C, W]`."""
+        """Next-code logits of all layers, `[..., C, D] -> [..., C, W]`."""
         layers = range(self.config.num_layers)
         return jnp.stack([self.layer_logits(states[..., j, :], j) for j in layers], axis=-2)
 
@@ -114,8 +114,8 @@ class CodeEmbedding(nn.Module):
 class Generator(nn.Module):
     """Encoder, POI decoder and creative decoder over semantic tokens.
 
-    Every method takes any leading batch axes, so that the same parameters serve the
-    teacher-forced pass over a batch and the stepwise pass over the beams of one request.
+    Methods accept any leading batch axes, so the same code runs the teacher-forced pass over a
+    batch and the stepwise pass over the beams of one request.
     """
 
     config: GeneratorConfig
@@ -153,16 +153,16 @@ class Generator(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Memory:
-        """Encodes histories (sec. 4.1.3), one position per POI and one per creative.
+        """Encodes histories (sec. 4.1.3), with one position per POI and one per creative.
 
         Args:
-          poi: `[..., T]` POI ids, most recent last, -1 where none.
+          poi: `[..., T]` POI ids, most recent last, -1 padding.
           creative: `[..., T]` creative ids, likewise; ignored without creatives.
           catalogue: the items' codes.
           deterministic: whether dropout is off.
 
         Returns:
-          What the decoders' blocks read.
+          The cross-attention inputs of the decoder blocks.
         """
         x, where = self._history(poi, creative, catalogue)
         x = self.dropout(x, deterministic=deterministic)
@@ -201,11 +201,11 @@ class Generator(nn.Module):
         Args:
           memory: encoded histories.
           poi_codes: `[..., K, C]` codes of the slates' POIs.
-          creative_codes: `[..., K, C]` codes of their creatives, or None.
+          creative_codes: `[..., K, C]` codes of the slates' creatives, or None.
           deterministic: whether dropout is off.
 
         Returns:
-          Logits of every code given the codes before it.
+          Logits of each code given the preceding codes.
         """
         states = self.poi_states(memory, poi_codes, deterministic=deterministic)
         creative = None
@@ -219,7 +219,7 @@ class Generator(nn.Module):
     def poi_states(
         self, memory: Memory, poi_codes: jax.Array, *, deterministic: bool = True
     ) -> jax.Array:
-        """States `[..., K, C, D]` of the POI decoder where each code `[..., K, C]` is predicted."""
+        """POI decoder states `[..., K, C, D]` that predict each of the codes `[..., K, C]`."""
         c = self.config
         slots, layers = poi_codes.shape[-2:]
         flat = poi_codes.reshape(*poi_codes.shape[:-2], slots * layers)
@@ -235,7 +235,7 @@ class Generator(nn.Module):
         return x.reshape(*poi_codes.shape, c.width)
 
     def positions(self, slots: int) -> jax.Array:
-        """Position embeddings `[slots * C, D]`: a slot's plus a layer's."""
+        """Position embeddings `[slots * C, D]`: slot embedding plus layer embedding."""
         layer = self.layer(jnp.arange(self.config.num_layers))
         return (self.slot(jnp.arange(slots))[:, None] + layer).reshape(-1, self.config.width)
 
@@ -244,11 +244,11 @@ class Generator(nn.Module):
         return self.begin.astype(self.config.dtype)
 
     def code_input(self, codes: jax.Array, layer: chex.Numeric) -> jax.Array:
-        """Inputs `[..., D]` that codes of one layer give the next position."""
+        """Inputs `[..., D]` of the next position, given the codes `[...]` of layer `layer`."""
         return self.poi.codes(codes[..., None], jnp.asarray(layer)[None])[..., 0, :]
 
     def block_keys_values(self, block: int, x: jax.Array) -> KeysValues:
-        """What a position `x [S, D]` adds to the cache of a POI decoder block: `[S, H, D / H]`."""
+        """Keys and values of a POI decoder block for new positions `x [S, D]`: `[S, H, D / H]`."""
         return self.decoder[block].self_keys_values(x)
 
     def block_step(
@@ -260,15 +260,15 @@ class Generator(nn.Module):
         where: jax.Array,
         memory: Memory,
     ) -> jax.Array:
-        """One POI decoder block at one position of each beam.
+        """Runs one POI decoder block at one position of each beam.
 
         Args:
-          block: which block.
+          block: index of the block.
           x: `[S, D]` the beams' states.
-          keys: `[S, H, D / H, L]` of each beam's own past and present.
-          values: `[S, L, H, D / H]` likewise.
+          keys: `[S, H, D / H, L]` keys of each beam's past and current position.
+          values: `[S, L, H, D / H]` values, likewise.
           where: `[L]` bool, the positions already written.
-          memory: one request's history; its keys are read by all beams, never tiled.
+          memory: one request's history; all beams share its keys and values without copies.
 
         Returns:
           `[S, D]`.
@@ -276,7 +276,7 @@ class Generator(nn.Module):
         return self.decoder[block].step(x, keys, values, where, memory.poi[block], memory.where)
 
     def poi_logits(self, states: jax.Array, layer: chex.Numeric) -> jax.Array:
-        """Logits `[..., W]` of a layer's code from states `[..., D]`."""
+        """Logits `[..., W]` of the code of layer `layer`, from states `[..., D]`."""
         return self.poi.layer_logits(states, layer)
 
     def creative_slots(
@@ -287,20 +287,20 @@ class Generator(nn.Module):
         *,
         deterministic: bool = True,
     ) -> jax.Array:
-        """The multi-token-prediction module's state of every slot (16).
+        """States of the multi-token-prediction module, one per slot (16).
 
-        Without multi-token prediction it knows the POIs alone, not the POI decoder's states, and
-        teaches neither encoder nor decoder: of what they share only embeddings of layers and of
-        creatives' codes learn from it.
+        Without `multi_token`, the module reads the POI codes but not the POI decoder's states, and
+        its gradient does not reach encoder and POI decoder. Of the shared parameters, it then
+        trains only the embeddings of layers and of creative codes.
 
         Args:
           memory: encoded histories.
-          states: `[..., K, D]` the POI decoder's states where each slot's last code is predicted.
+          states: `[..., K, D]` POI decoder states that predict each slot's last code.
           poi_codes: `[..., K, C]` codes of the slots' POIs.
           deterministic: whether dropout is off.
 
         Returns:
-          `[..., K, D]`; a slot sees itself and the slots before it, and no creative.
+          `[..., K, D]`; a slot attends to itself and the preceding slots, and to no creative.
         """
         items = self.poi.items(poi_codes)
         if self.config.multi_token:
@@ -319,10 +319,10 @@ class Generator(nn.Module):
         )
 
     def creative_logits(self, slots: jax.Array, creative_codes: jax.Array) -> jax.Array:
-        """Logits `[..., C, W]` of creatives' codes `[..., C]`, each given the codes before it.
+        """Logits `[..., C, W]` of creative codes `[..., C]`, each given the preceding codes.
 
-        The state of layer j is the slot's state `[..., D]` plus the embeddings of the codes
-        of the layers before j, refined by a perceptron.
+        The state of layer j is the slot's state `[..., D]` plus the embedding of layer j and the
+        code embeddings of the layers before j, followed by an MLP with a residual connection.
         """
         layers = jnp.arange(self.config.num_layers)
         embedded = self.creative.codes(creative_codes, layers)

@@ -14,14 +14,14 @@ from ega_jax.types import Catalogue, LossFn, Metrics, Params, Sessions
 
 @struct.dataclass
 class CodeTree:
-    """Which codes exist after which: those of some item of the catalogue."""
+    """The valid code sequences: those of the catalogue's items."""
 
     index: CatalogueIndex
-    nodes: jax.Array  # [C, P] int32 the node of each depth that an item is under.
+    nodes: jax.Array  # [C, P] int32 the node that holds an item, at each depth below C.
 
 
 def code_tree(codes: np.ndarray, num_codes: int) -> CodeTree:
-    """Builds the tree of a catalogue's POI codes `[P, C]`, on the host."""
+    """Builds the code tree of a catalogue from its POI codes `[P, C]`, on the host."""
     index = catalogue_index(codes, num_codes)
     return CodeTree(index, jnp.asarray(index.nodes()))
 
@@ -29,15 +29,16 @@ def code_tree(codes: np.ndarray, num_codes: int) -> CodeTree:
 def item_nll(logits: jax.Array, codes: jax.Array, items: jax.Array, tree: CodeTree | None):
     """Negative log-likelihood in nats of items, summed over their codes.
 
-    With a tree, a code competes with those that may follow the same prefix in the catalogue, as
-    it does in the search (22): the likelihoods of all items sum to one, and nothing is spent on
-    learning which codes exist. Without, it competes with all codes of its layer, as (27) reads.
+    With a tree, the softmax of each code runs over the codes that follow the same prefix in the
+    catalogue, as in the search (22). The likelihoods of all code sequences in the catalogue then
+    sum to one, and the model need not learn which sequences exist. Without a tree, the softmax
+    runs over all codes of the layer, as (27) reads.
 
     Args:
-      logits: `[..., C, W]` teacher-forced.
-      codes: `[..., C]` of the items.
-      items: `[...]` int32 ids; those below 0 are read as 0.
-      tree: of the catalogue, or None.
+      logits: `[..., C, W]` teacher-forced logits.
+      codes: `[..., C]` codes of the items.
+      items: `[...]` int32 ids; ids below 0 are read as 0.
+      tree: the code tree of the catalogue, or None.
 
     Returns:
       `[...]` float32.
@@ -56,7 +57,7 @@ def item_nll(logits: jax.Array, codes: jax.Array, items: jax.Array, tree: CodeTr
 
 
 def weighted_mean(values: jax.Array, weights: jax.Array) -> jax.Array:
-    """Mean of `values` under non-negative `weights` of the same shape; 0 where none weighs."""
+    """Mean of `values` by non-negative `weights` of the same shape; 0 if all weights are 0."""
     total = weights.sum()
     return jnp.where(total > 0, (values * weights).sum() / jnp.where(total > 0, total, 1.0), 0.0)
 
@@ -69,19 +70,19 @@ def slate_nll(
     tree: CodeTree | None = None,
     dropout_key: chex.PRNGKey | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Negative log-likelihood of the slots of logged slates, teacher-forced (27)-(28).
+    """Teacher-forced negative log-likelihood of each slot of logged slates (27)-(28).
 
     Args:
       params: the generator's parameters.
-      config: its sizes.
+      config: the generator's sizes.
       catalogue: the items' codes.
       sessions: histories and slates.
-      tree: normalises over the codes that exist; see `item_nll`.
-      dropout_key: turns dropout on, of activations and of the history's behaviours.
+      tree: if given, the softmax runs over valid codes only; see `item_nll`.
+      dropout_key: if given, dropout of activations and of the history's behaviours is on.
 
     Returns:
       NLL in nats of each slot's POI codes and of its creative codes, both `[B, K]`; the latter is
-      0 without creatives. What empty slots hold means nothing.
+      0 without creatives. Entries of empty slots are undefined.
     """
     train = dropout_key is not None
     rngs = {}
@@ -111,17 +112,17 @@ def slate_nll(
 def pretraining_loss(
     config: GeneratorConfig, catalogue: Catalogue, tree: CodeTree | None = None
 ) -> LossFn:
-    """The loss of interest pre-training, in the form that the training loop takes (29).
+    """Makes the loss of interest pre-training (29).
 
     Args:
       config: sizes of the generator.
       catalogue: the items' codes.
-      tree: normalises POI codes over those that exist; see `item_nll`.
+      tree: if given, the softmax of POI codes runs over valid codes only; see `item_nll`.
 
     Returns:
-      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, where `batch` holds
-      the fields of `Sessions` and the loss is the mean over slots, by their weights, of the NLL
-      in nats of the POI's codes plus that of the creative's.
+      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`; `batch` holds the
+      fields of `Sessions`. The loss is the sum of two weighted means in nats: the NLL of POI codes
+      over slots, and the NLL of creative codes over slots with a creative.
     """
 
     def loss(params: Params, variables, batch: dict[str, jax.Array], key: chex.PRNGKey):
@@ -139,7 +140,7 @@ def sessions_of(batch: dict[str, jax.Array]) -> Sessions:
 
 
 def nll_metrics(sessions: Sessions, nll_poi: jax.Array, nll_creative: jax.Array) -> Metrics:
-    """Means over slots by their weights; a creative counts where there is one."""
+    """Weighted mean NLL over slots; `nll_creative` covers only slots with a creative."""
     weight = sessions.target_weight
     return {
         "nll_poi": weighted_mean(nll_poi, weight),

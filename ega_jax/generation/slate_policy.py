@@ -1,7 +1,7 @@
-"""The allocation policy along given slates: what the beam search would say of them.
+"""The allocation policy's log-probabilities along given slates, equal to the beam search's.
 
 A slate is a path of `K * C` decoding steps. One teacher-forced pass of the POI decoder gives the
-log allocation probability (22) of all that was on offer at each step, differentiable.
+log allocation probability (22) of every option at each step; it is differentiable.
 """
 
 from typing import Any
@@ -20,27 +20,27 @@ from ega_jax.types import IMPOSSIBLE
 
 @struct.dataclass
 class Path:
-    """The decoding steps of a slate: what was on offer at each, and what was taken."""
+    """The decoding steps of a slate: the options at each step and the code taken."""
 
-    codes: jax.Array  # [K, C] int32, 0 where a slot is empty.
-    where: jax.Array  # [K] bool, the slot is filled.
-    options: Options  # Fields [K, C, N]; nothing on offer where a slot is empty.
+    codes: jax.Array  # [K, C] int32, 0 in empty slots.
+    where: jax.Array  # [K] bool, whether the slot is filled.
+    options: Options  # Fields [K, C, N]; no valid option in empty slots.
 
     @property
     def is_taken(self) -> jax.Array:
-        """`[K, C, N]` bool, which of the options the slate took."""
+        """`[K, C, N]` bool, whether the slate took the option."""
         return self.options.where & (self.options.code == self.codes[..., None])
 
 
 def slate_path(candidates: RequestCandidates, items: jax.Array) -> Path:
-    """Lays out the steps that lead to a slate, as the beam search would take them.
+    """Computes the options at each step of a slate, as the beam search would see them.
 
     Args:
-      candidates: of one request.
-      items: `[K]` int32 candidates, -1 where a slot is empty.
+      candidates: the candidates of one request.
+      items: `[K]` int32 candidates, -1 in empty slots.
 
     Returns:
-      The path: every slot is treated as a beam that holds the slots before it.
+      The path; the options of a slot are those of a beam that holds the preceding slots.
     """
     codes = candidates.codes(items)
     before = jnp.tril(jnp.ones((items.size, items.size), bool), -1)
@@ -60,17 +60,17 @@ def path_log_probs(
     alpha: chex.Numeric,
     beta: chex.Numeric,
 ) -> jax.Array:
-    """Log allocation probability (22) of all that was on offer along paths.
+    """Log allocation probability (22) of every option along paths.
 
     Args:
       decoder: the generator.
       memory: the encoded histories.
-      path: of slates, with the same leading axes.
+      path: the slates' paths, with the leading axes of `memory`.
       alpha: exponent of token bids (21).
       beta: floor of token weights (21).
 
     Returns:
-      `[..., K, C, N]` float32, about -1e30 for what was not on offer.
+      `[..., K, C, N]` float32, -1e30 for invalid options.
     """
     options = path.options
     logits = decoder.slate_logits(memory, path.codes)
@@ -79,7 +79,7 @@ def path_log_probs(
 
 
 def taken(log_probs: jax.Array, path: Path) -> jax.Array:
-    """Picks the taken codes from `log_probs [..., K, C, N]`: `[..., K, C]`, 0 in empty slots."""
+    """Selects from `log_probs [..., K, C, N]` the taken codes: `[..., K, C]`, 0 in empty slots."""
     log_z = jnp.max(jnp.where(path.is_taken, log_probs, IMPOSSIBLE), axis=-1)
     return jnp.where(path.where[..., None], log_z, 0.0)
 
@@ -97,14 +97,14 @@ def slate_log_probs(
     Args:
       decoder: the generator.
       memory: the encoded history of one request.
-      candidates: of that request.
-      items: `[K]` int32 candidates, -1 where a slot is empty.
+      candidates: the candidates of that request.
+      items: `[K]` int32 candidates, -1 in empty slots.
       alpha: exponent of token bids (21).
       beta: floor of token weights (21).
 
     Returns:
-      `[K, C]` float32, 0 where a slot is empty, about -1e30 for a code that was not on offer. Of
-      items that share all codes any may stand in the slate: the probability is that of the codes.
+      `[K, C]` float32, 0 in empty slots, -1e30 for a code that was not a valid option. It is the
+      probability of the codes: items that share all codes have the same one.
     """
     path = slate_path(candidates, items)
     return taken(path_log_probs(decoder, memory, path, alpha, beta), path)
@@ -114,12 +114,12 @@ def kl_to(reference: jax.Array, log_probs: jax.Array, where: jax.Array) -> jax.A
     """KL divergence of the policy from a reference along a slate, summed over its steps.
 
     Args:
-      reference: `[..., K, C, N]` log-probabilities under the reference, a constant.
-      log_probs: likewise under the policy.
-      where: likewise bool, what was on offer.
+      reference: `[..., K, C, N]` log-probabilities under the reference; no gradient flows to it.
+      log_probs: `[..., K, C, N]` log-probabilities under the policy.
+      where: `[..., K, C, N]` bool, the valid options.
 
     Returns:
-      `[...]` in nats: `sum over steps of sum p * (log p - log q)`.
+      `[...]` in nats: the sum over steps of `sum p * (log p - log q)`, p the policy.
     """
     difference = jnp.where(where, log_probs - lax.stop_gradient(reference), 0.0)
     return jnp.sum(jnp.exp(log_probs) * difference, axis=(-3, -2, -1))

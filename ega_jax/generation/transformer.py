@@ -1,8 +1,8 @@
 """Transformer blocks with explicit key/value caches.
 
-Blocks are pre-norm with RMSNorm and bias-free projections. Keys and values are plain
-pytrees that callers hold: an encoder's are computed once per request and shared by every
-beam, a decoder's are appended step by step (see `beam_search.py`).
+Blocks are pre-norm with RMSNorm and bias-free projections. Keys and values are plain pytrees owned
+by the caller. Those of the encoder are computed once per request and shared by all beams; those of
+a decoder are appended step by step (see `beam_search.py`).
 """
 
 import jax
@@ -23,10 +23,10 @@ class KeysValues:
 
 
 def row_wise_dot(x: jax.Array, kernel: jax.Array, dimension_numbers=None, **kwargs) -> jax.Array:
-    """`x [..., D] @ kernel [D, F]` as one product of matrices, for `nn.Dense`.
+    """`x [..., D] @ kernel [D, F]` as one matrix product, for `nn.Dense`.
 
-    With the leading axes flattened, the kernel's gradient is a plain matrix product too, which
-    CPUs run much faster than a contraction over several axes.
+    Since the leading axes are flattened, the kernel's gradient is a plain matrix product too. CPUs
+    compute it much faster than a contraction over several axes.
     """
     del dimension_numbers  # `nn.Dense` always contracts the last axis with the first.
     rows = x.reshape(-1, x.shape[-1])
@@ -40,13 +40,13 @@ def linear(width: int, dtype: str) -> nn.Dense:
 
 
 def embedding(number: int, width: int, dtype: str) -> nn.Embed:
-    """A table of vectors of a length of about 1."""
+    """An embedding table, initialised to vectors of norm about 1."""
     small = nn.initializers.normal(width**-0.5)
     return nn.Embed(number, width, dtype=dtype, embedding_init=small)
 
 
 class Attention(nn.Module):
-    """Multi-head dot-product attention whose keys and values are given, not computed inside."""
+    """Multi-head dot-product attention; the caller passes keys and values."""
 
     width: int
     num_heads: int
@@ -60,17 +60,17 @@ class Attention(nn.Module):
         self.out = linear(self.width, self.dtype)
 
     def keys_values(self, x: jax.Array) -> KeysValues:
-        """Projects `x [..., L, D]` to the keys and values of its L positions."""
+        """Projects `x [..., L, D]` to keys and values of its `L` positions."""
         heads = (*x.shape[:-1], self.num_heads, self.width // self.num_heads)
         return KeysValues(self.key(x).reshape(heads), self.value(x).reshape(heads))
 
     def __call__(self, x: jax.Array, kv: KeysValues, where: jax.Array) -> jax.Array:
-        """Attends from `x [..., Q, D]` to `kv`; a query that may see nothing gets zeros.
+        """Attends from `x [..., Q, D]` to `kv`; the result is 0 for a fully masked query.
 
         Args:
-          x: `[..., Q, D]` queries' inputs.
+          x: `[..., Q, D]` inputs of the queries.
           kv: keys and values, `[..., L, H, D / H]`.
-          where: bool, broadcastable to `[..., H, Q, L]`: what each query may see.
+          where: bool, broadcastable to `[..., H, Q, L]`: the positions each query may attend to.
 
         Returns:
           `[..., Q, D]`.
@@ -84,16 +84,16 @@ class Attention(nn.Module):
     def one_query_each(
         self, x: jax.Array, keys: jax.Array, values: jax.Array, where: jax.Array
     ) -> jax.Array:
-        """Attends from `x [S, D]`, row by row, each to keys and values of its own.
+        """Attends from each row of `x [S, D]` to the keys and values of that row.
 
-        The same as `__call__` with `Q = 1`. Keys have their positions last and values theirs
-        first, so that both sums run over an outer axis, which compilers vectorise.
+        This equals `__call__` with `Q = 1`. The position axis of keys is last and that of values is
+        the first after `S`, so both sums run over an outer axis, which compilers vectorise.
 
         Args:
-          x: `[S, D]` queries' inputs.
+          x: `[S, D]` inputs of the queries.
           keys: `[S, H, D / H, L]`.
           values: `[S, L, H, D / H]`.
-          where: `[L]` bool, what the queries may see.
+          where: `[L]` bool, the positions that the queries may attend to.
 
         Returns:
           `[S, D]`.
@@ -106,29 +106,29 @@ class Attention(nn.Module):
 
 
 def masked_softmax(scores: jax.Array, where: jax.Array) -> jax.Array:
-    """Softmax over the last axis in float32 among `where`; all zeros where nothing is."""
+    """Softmax in float32 over the last axis, restricted to `where`; 0 if `where` is all False."""
     scores = jnp.where(where, scores.astype(jnp.float32), IMPOSSIBLE)
     return jnp.where(where, jax.nn.softmax(scores, axis=-1), 0.0)
 
 
 class Mlp(nn.Module):
-    """Two-layer perceptron with a ReLU between, `[..., D] -> [..., D]`."""
+    """Two-layer MLP with a ReLU, `[..., D] -> [..., D]`."""
 
     hidden: int
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the perceptron to the last axis."""
+        """Applies the MLP to the last axis."""
         hidden = nn.relu(linear(self.hidden, self.dtype)(x))
         return linear(x.shape[-1], self.dtype)(hidden)
 
 
 class Block(nn.Module):
-    """Self-attention, optional cross-attention, perceptron; each pre-norm with a residual.
+    """Self-attention, optional cross-attention and MLP, each pre-norm with a residual connection.
 
-    The pieces are separate methods because decoding calls them with caches of its own:
-    `self_keys_values` gives what a position adds to the cache, `__call__` takes the whole.
+    The parts are separate methods because decoding manages its own caches: `self_keys_values`
+    returns the cache entries of new positions; `__call__` takes all keys and values.
     """
 
     width: int
@@ -150,11 +150,11 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(self.dropout_rate)
 
     def self_keys_values(self, x: jax.Array) -> KeysValues:
-        """Keys and values that the positions `x [..., L, D]` offer to this block's queries."""
+        """Self-attention keys and values of the positions `x [..., L, D]`."""
         return self.self_attention.keys_values(self.self_norm(x))
 
     def cross_keys_values(self, memory: jax.Array) -> KeysValues:
-        """Keys and values of the encoder's output `memory [..., L, D]` for this block."""
+        """Cross-attention keys and values of the encoder's output `memory [..., L, D]`."""
         return self.cross_attention.keys_values(memory)
 
     def __call__(
@@ -183,15 +183,15 @@ class Block(nn.Module):
         cross_kv: KeysValues,
         cross_where: jax.Array,
     ) -> jax.Array:
-        """Runs a decoder block at one position of `S` beams that share their cross-attention.
+        """Runs a decoder block at one position of `S` beams that share cross-attention inputs.
 
         Args:
-          x: `[S, D]`.
-          self_keys: `[S, H, D / H, L]` each beam's own keys.
-          self_values: `[S, L, H, D / H]` each beam's own values.
+          x: `[S, D]` inputs.
+          self_keys: `[S, H, D / H, L]` each beam's keys.
+          self_values: `[S, L, H, D / H]` each beam's values.
           self_where: `[L]` bool, positions already written.
-          cross_kv: `[L', H, D / H]` keys and values of the history's positions, read by all beams.
-          cross_where: `[L']` bool.
+          cross_kv: `[L', H, D / H]` keys and values of the history, shared by all beams.
+          cross_where: `[L']` bool, False at padding of the history.
 
         Returns:
           `[S, D]`.

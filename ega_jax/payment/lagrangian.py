@@ -1,8 +1,8 @@
-"""Training of the payment network: revenue under truthfulness (paper sec. 4.4.2, eqs. 33-35).
+"""Training of the payment network: revenue under low regret (paper sec. 4.4.2, eqs. 33-35).
 
-The augmented Lagrangian with one multiplier per slot, in units of welfare: revenue and regret
-of a batch are divided by the batch's total bid times clicks, so that multipliers and rho have no
-unit and mean the same whatever the currency and the click rate.
+The objective is an augmented Lagrangian with one multiplier per slot. A batch's revenue and regret
+are divided by its welfare, the sum of bid times clicks. So multipliers and rho are dimensionless
+and do not depend on currency or click rate.
 """
 
 import dataclasses
@@ -27,26 +27,27 @@ REGRETS = ("rerun", "soft")
 class LagrangianConfig:
     """Schedule of the multipliers.
 
-    A multiplier of 1 is where a price above the truthful one gains as much revenue as it costs in
-    regret; below it, training leads to first prices. Where an ad's clicks rise smoothly with its
-    bid, regret is of second order in the price, and prices end up above the truthful ones by a
-    share of about 1 / multiplier. So the default starts well above 1.
+    At a multiplier of 1, a price above the truthful one gains as much revenue as it costs in
+    regret; below 1, training converges to first prices. If an ad's clicks rise smoothly with its
+    bid, regret is of second order in the price, and prices exceed the truthful ones by a share of
+    about 1 / multiplier. So the default starts well above 1.
 
-    With `every_report` a table has as many advertisers as reports, each with the same choice of
-    lies. The network then learns prices along the whole range of bids and not at logged ones alone,
-    from J + 1 times the data; the revenue it maximises is that of bids spread as the reports are.
+    With `every_report`, each of the 1 + J reports of an ad is treated as the true value of one more
+    advertiser, who may misreport any of them. The network then learns prices over the whole range
+    of bids, not only at logged bids, from 1 + J times the data. It maximises the revenue of bids
+    distributed as the reports are.
 
     Raises:
       UserError: `regret` is not one of `REGRETS`.
     """
 
-    rho: float = setting(10.0, above=0)  # Penalty of the squared regret, at the start.
+    rho: float = setting(10.0, above=0)  # Initial penalty of the squared regret.
     rho_growth: float = setting(1.0, above=0)  # Factor per update of the multipliers.
     rho_max: float = setting(1000.0, above=0)
     multiplier_init: float = setting(20.0, at_least=0)
-    update_every: int = setting(10, at_least=1)  # Steps between two updates of the multipliers.
+    update_every: int = setting(10, at_least=1)  # Steps between updates of the multipliers.
     regret: str = setting("rerun", choices=REGRETS)  # "soft" counts exposure as clicks.
-    sampled: int = setting(0, at_least=0)  # Misreports drawn per step from the table; 0: all.
+    sampled: int = setting(0, at_least=0)  # Misreports sampled per step from the table; 0: all.
     every_report: bool = setting(True)  # Each report is the true value of one more advertiser.
 
     def __post_init__(self):
@@ -56,9 +57,9 @@ class LagrangianConfig:
 
 @struct.dataclass
 class LagrangianState:
-    """The dual variables, carried as `variables` of the train state."""
+    """The dual variables, stored as `variables` of the train state."""
 
-    multipliers: jax.Array  # [K] float32, lambda of each slot, never decreasing.
+    multipliers: jax.Array  # [K] float32, lambda of each slot; never decreases.
     rho: jax.Array  # [] float32.
     step: jax.Array  # [] int32, steps taken.
 
@@ -73,17 +74,17 @@ def start(config: LagrangianConfig, num_slots: int) -> LagrangianState:
 
 
 def payment_loss(payment_config: PaymentConfig, config: LagrangianConfig) -> LossFn:
-    """The loss of payment training, in the form that the training loop takes (33)-(35).
+    """Makes the loss of payment training (33)-(35).
 
     Args:
-      payment_config: the payment network.
-      config: the multipliers' schedule.
+      payment_config: head and sizes of the payment network.
+      config: schedule of the multipliers.
 
     Returns:
-      `loss(params, state, batch, key) -> (loss, (metrics, new state))`, where `batch` holds a
-      table of outcomes with one leading batch axis as `table_of` reads it. The loss is
+      `loss(params, state, batch, key) -> (loss, (metrics, new state))`; `batch` holds a table of
+      outcomes with one leading batch axis, in the format of `regret.table_of`. The loss is
       `-(revenue - sum_k lambda_k rgt_k - rho / 2 sum_k rgt_k^2)` in units of welfare. Metrics are
-      currency per request, but for `multiplier`, `rho` and `regret_over_utility`.
+      in currency per request, except `multiplier`, `rho` and `regret_over_utility`.
     """
 
     def loss(
@@ -108,21 +109,21 @@ def payment_loss(payment_config: PaymentConfig, config: LagrangianConfig) -> Los
 def settle(
     params: Params, config: PaymentConfig, table: Table, every_report: bool = False
 ) -> dict[str, jax.Array]:
-    """Charges every ad of a table and asks what it would have gained by lying.
+    """Computes payments and regret of all ads of a table.
 
-    Above the bid the cap of a threshold has zero gradient, and a threshold that has risen there
-    would stay. The straight-through estimator lets regret lower it (see `network.price`).
+    If a threshold exceeds the bid, the cap at the bid has zero gradient, and the threshold would
+    stay there. The straight-through estimator lets regret lower it (see `network.price`).
 
     Args:
       params: the payment network's parameters.
-      config: the payment network.
+      config: head and sizes of the payment network.
       table: outcomes of ads `[..., K]` and of their misreports `[..., K, J]`.
-      every_report: takes each report for the true value of one more advertiser.
+      every_report: whether each report is treated as the true value of one more advertiser.
 
     Returns:
-      `welfare` (bid times clicks, the most that could be charged), `revenue`, `utility` and
-      `regret`, all `[..., K, V]`, currency, 0 where there is no ad; `V` is 1, or 1 + J with the
-      advertiser of the true value first.
+      `welfare` (bid times clicks, the upper bound of revenue), `revenue`, `utility` and `regret`,
+      all `[..., K, V]` in currency, 0 in slots without ad. `V` is 1, or 1 + J with `every_report`;
+      entry 0 is the advertiser with the logged bid.
     """
     reports = regret.reports_of(table)
     price, blamed = (
@@ -144,7 +145,7 @@ def settle(
 
 
 def _counted(config: LagrangianConfig, table: Table) -> Table:
-    """Puts the clicks in place that the regret is to count."""
+    """Replaces clicks by exposure if the regret is "soft"."""
     if config.regret == "rerun":
         return table
     return dataclasses.replace(
@@ -153,7 +154,7 @@ def _counted(config: LagrangianConfig, table: Table) -> Table:
 
 
 def _sampled(config: LagrangianConfig, table: Table, key: chex.PRNGKey) -> Table:
-    """Draws misreports without replacement, the same ones for all ads of the batch."""
+    """Samples misreports without replacement, the same ones for all ads of the batch."""
     num_reports = table.misreports.bid.shape[-1]
     if not config.sampled:
         return table
@@ -169,7 +170,7 @@ def _sampled(config: LagrangianConfig, table: Table, key: chex.PRNGKey) -> Table
 def _updated(
     config: LagrangianConfig, state: LagrangianState, regrets: jax.Array
 ) -> LagrangianState:
-    """The multipliers' turn, every `update_every` steps: `lambda += rho * rgt` (35)."""
+    """Updates the multipliers every `update_every` steps: `lambda += rho * rgt` (35)."""
     step = state.step + 1
     due = step % config.update_every == 0
     raised = state.multipliers + state.rho * regrets
@@ -182,7 +183,7 @@ def _updated(
 
 
 def _metrics(settled: Mapping[str, jax.Array], state: LagrangianState) -> Metrics:
-    """What there is to log: of the advertisers whose values are the logged bids."""
+    """Metrics to log, over the advertisers whose true values are the logged bids."""
     totals = {name: amount[..., 0].mean(0) for name, amount in settled.items()}
     sums = {name: total.sum() for name, total in totals.items()}
     positive = sums["utility"] > 0

@@ -1,10 +1,11 @@
-"""The payment network: what an ad pays for a click (paper sec. 4.3.3, eqs. 25-26).
+"""The payment network: the price per click of an ad (paper sec. 4.3.3, eqs. 25-26).
 
-Two heads. `rate` is the paper's: a share of the own bid. It knows the own bid only through the
-ad's exposure, so it cannot be truthful where the allocation is a step function of the bid: the
-price would have to be threshold / own bid, as a rate. `threshold` is a price that neither the
-own bid nor the exposure influences but through slate and menu, charged up to the own bid: a posted
-price, as in a second price auction. Individual rationality (5) holds by construction with either.
+There are two heads. `rate` is the paper's: the price is a share of the ad's bid. Its only input
+that depends directly on the bid is the ad's exposure. So it cannot be truthful if the allocation is
+a step function of the bid, because the share would have to be threshold / bid. `threshold` outputs
+a price that depends on the ad's bid only through slate and menu, and not on the exposure; the
+charge is capped at the bid. It is a posted price, as in a second-price auction. Both heads satisfy
+individual rationality (5) by construction.
 """
 
 import dataclasses
@@ -22,34 +23,34 @@ from ega_jax.types import Params
 
 HEADS = ("rate", "threshold")
 
-_LEAST = float(jnp.finfo(jnp.float32).tiny)  # Stands for 0 in quotients and logarithms.
-_LARGEST_LOG = 60.0  # Of a quotient of currencies: keeps every price and gradient finite.
+_LEAST = float(jnp.finfo(jnp.float32).tiny)  # Lower bound of divisors.
+_LARGEST_LOG = 60.0  # Upper bound of the log of relative prices; keeps prices and gradients finite.
 _LARGEST = math.exp(_LARGEST_LOG)
-_LEAST_EXPOSURE = 1e-9  # Exposures below it look the same to the network.
-_SUMMARY = 4  # Numbers that the slate's representation is boiled down to.
+_LEAST_EXPOSURE = 1e-9  # Lower exposures are clipped to this.
+_SUMMARY = 4  # Width to which the slate's representation is reduced.
 
 
 @struct.dataclass
 class Context:
-    """What the network may see of an ad in its slate."""
+    """The inputs of the network for an ad in its slate."""
 
-    slate: jax.Array  # [..., F] representation of the ad's slot, free of bids.
-    others: jax.Array  # [..., M] currency, at least 0: what the other ads' bids ask of this ad.
-    reach: jax.Array  # [..., G] clicks at other bids of the ad, as multiples of its clicks.
+    slate: jax.Array  # [..., F] representation of the ad's slot; contains no bids.
+    others: jax.Array  # [..., M] currency per click, at least 0: prices derived from other bids.
+    reach: jax.Array  # [..., G] clicks at other bids of the ad, divided by its clicks.
     exposure: jax.Array  # [...] allocation probability times click probability, z * pctr.
-    scale: jax.Array  # [...] currency, above 0: of the request, free of the ad's own bid.
+    scale: jax.Array  # [...] currency per click, above 0: unit of prices, independent of own bid.
 
 
 @dataclasses.dataclass(frozen=True)
 class PaymentConfig:
-    """Which head, and its layers.
+    """Head and layers of the payment network.
 
     Raises:
       UserError: the head is not one of `HEADS`.
     """
 
     head: str = setting("threshold", choices=HEADS)
-    hidden: tuple[int, ...] = setting((128, 32, 10), at_least=1)  # Widths of its layers.
+    hidden: tuple[int, ...] = setting((128, 32, 10), at_least=1)  # Widths of the hidden layers.
 
     def __post_init__(self):
         if self.head not in HEADS:
@@ -57,10 +58,10 @@ class PaymentConfig:
 
 
 class Tower(nn.Module):
-    """An MLP with one output `[...]`; it starts out as 0 everywhere.
+    """An MLP with one output `[...]`, initialised to 0 everywhere.
 
-    The slate's representation `[..., F]` comes in through few numbers: tables of reports have far
-    fewer sessions than it has features, and sessions would be remembered by it.
+    The slate's representation `[..., F]` is first reduced to a few numbers. A table of reports has
+    few sessions relative to `F`, so the network could otherwise memorise sessions.
     """
 
     hidden: tuple[int, ...]
@@ -77,7 +78,7 @@ class Tower(nn.Module):
 
 
 def init(key: chex.PRNGKey, config: PaymentConfig, context: Context) -> Params:
-    """Returns parameters for contexts of the same `F`, `M` and `G` as `context`, a sample."""
+    """Initial parameters, for contexts with the `F`, `M` and `G` of the example `context`."""
     return Tower(config.hidden).init(key, context.slate, _features(config, context))["params"]
 
 
@@ -88,17 +89,17 @@ def price(
     bid: jax.Array,
     straight_through: bool = False,
 ) -> jax.Array:
-    """Price of a click (25)-(26).
+    """Price per click (25)-(26).
 
     Args:
-      params: from `init`.
-      config: the head.
-      context: of the ads; leading axes `[...]`.
-      bid: `[...]` of the ads, currency per click, at least 0.
-      straight_through: differentiates a threshold as if the bid did not cap it.
+      params: parameters, from `init`.
+      config: head and layers.
+      context: contexts of the ads, with leading axes `[...]`.
+      bid: `[...]` bids of the ads, currency per click, at least 0.
+      straight_through: whether the gradient of a threshold ignores the cap at the bid.
 
     Returns:
-      `[...]` currency per click, between 0 and the bid, both included, with no rounding error.
+      `[...]` currency per click, from 0 to the bid; rounding never exceeds these bounds.
     """
     chex.assert_equal_shape([bid, context.exposure, context.scale])
     tower, features = Tower(config.hidden), _features(config, context)
@@ -114,7 +115,7 @@ def price(
 
 
 def _features(config: PaymentConfig, context: Context) -> jax.Array:
-    """Inputs `[..., I]` beside the slate: bids relative to the scale, on a log scale."""
+    """Inputs `[..., I]` besides the slate: log prices relative to the scale, reach, exposure."""
     scale = jnp.maximum(context.scale, _LEAST)[..., None]
     others = jnp.log1p(jnp.minimum(context.others / scale, _LARGEST))
     features = [others, context.reach]

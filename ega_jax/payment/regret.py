@@ -1,9 +1,9 @@
-"""Regret of truthful advertisers, over re-runs of the whole allocation (paper eqs. 3, 4, 6).
+"""Regret of truthful advertisers, from re-runs of the whole allocation (paper eqs. 3, 4, 6).
 
-A misreport changes the slate, and with it who is in it. With the slate held fixed, as (6) reads
-literally, the least report would always be the best one, whatever the payment rule. Here every
-report runs the allocation again. The outcomes do not depend on the payment network, so they are
-tabulated once per session; the network is differentiated at truth and at every misreport.
+A misreport changes the slate and the ads in it. If the slate were fixed, as (6) reads literally,
+the lowest report would be optimal under every payment rule. Here the allocation is run again for
+each report. Outcomes do not depend on the payment network, so they are tabulated once per session.
+The network is differentiated at the true value and at every misreport.
 """
 
 import dataclasses
@@ -19,23 +19,23 @@ from ega_jax.payment.network import Context
 
 @struct.dataclass
 class Outcome:
-    """What one report of one ad leads to."""
+    """The outcome of one report of one ad."""
 
-    bid: jax.Array  # [...] currency per click, as reported.
-    clicks: jax.Array  # [...] pctr of the ad in the slate of this report; 0 where not in it.
-    context: Context  # [...] of the ad in that slate; any finite values where `clicks` is 0.
+    bid: jax.Array  # [...] the report, currency per click.
+    clicks: jax.Array  # [...] pctr of the ad in the resulting slate; 0 if it is not shown.
+    context: Context  # [...] of the ad in that slate; arbitrary finite values if `clicks` is 0.
 
 
 @struct.dataclass
 class Table:
-    """Outcomes of the ads of slates, one per slot: at their true values and at misreports.
+    """Outcomes of the ads of slates, by slot, at their true values and at misreports.
 
     The true value of an ad is its logged bid, `truth.bid`.
     """
 
     truth: Outcome  # [..., K]
     misreports: Outcome  # [..., K, J]
-    where: jax.Array  # [..., K] bool, the slots that hold an ad.
+    where: jax.Array  # [..., K] bool, whether the slot holds an ad.
 
 
 def rerun(
@@ -44,18 +44,17 @@ def rerun(
     ads: jax.Array,
     reports: jax.Array,
 ) -> Any:
-    """Runs the allocation of one request again for every report of every ad.
+    """Runs the allocation of one request again for each report of each ad.
 
     Args:
-      outcomes_of: the whole allocation under many bid vectors, which may share work,
-        `(bids [R, N], ads [R]) -> Outcome [R]`, or another struct with `clicks`, of one ad for
-        each vector.
-      bids: `[N]` of all candidates, currency per click.
+      outcomes_of: runs the allocation for a batch of bid vectors and returns the outcome of one ad
+        for each: `(bids [R, N], ads [R]) -> Outcome [R]`, or another struct with `clicks`.
+      bids: `[N]` bids of all candidates, currency per click.
       ads: `[A]` int32 candidates that report, -1 for none.
-      reports: `[A, J]` what they report, one at a time, currency per click.
+      reports: `[A, J]` their reports, one at a time, currency per click.
 
     Returns:
-      Outcomes `[A, J]`; `clicks` is 0 where there is no ad.
+      Outcomes `[A, J]`; `clicks` is 0 for ad -1.
     """
     reporting = jnp.repeat(jnp.maximum(ads, 0), reports.shape[1])
     found = outcomes_of(with_reports(bids, ads, reports), reporting)
@@ -65,7 +64,7 @@ def rerun(
 
 
 def with_reports(bids: jax.Array, ads: jax.Array, reports: jax.Array) -> jax.Array:
-    """Bid vectors `[A * J, N]`: `bids [N]` with one report `[A, J]` of one ad `[A]` in each."""
+    """Bid vectors `[A * J, N]`: in each, one report `[A, J]` replaces its ad's bid in `bids`."""
     reporting = jnp.repeat(jnp.maximum(ads, 0), reports.shape[1])
     return jax.vmap(lambda ad, report: bids.at[ad].set(report))(reporting, reports.reshape(-1))
 
@@ -76,12 +75,12 @@ def tabulate(
     ads: jax.Array,
     reports: jax.Array,
 ) -> Table:
-    """Tabulates one request: the outcome at true bids and at misreports of every ad.
+    """Tabulates the outcomes of one request's ads at their true values and at misreports.
 
     Args:
       outcomes_of: as in `rerun`.
-      bids: `[N]` true bids of all candidates.
-      ads: `[K]` int32 candidates in the slots of the truthful slate, -1 where no ad.
+      bids: `[N]` truthful bids of all candidates.
+      ads: `[K]` int32 candidates in the slots of the truthful slate, -1 in slots without ad.
       reports: `[K, J]` misreports.
 
     Returns:
@@ -97,14 +96,14 @@ def tabulate(
 
 
 def reports_of(table: Table) -> Outcome:
-    """Outcomes `[..., K, 1 + J]` of all reports in a table, the truth first."""
+    """Outcomes `[..., K, 1 + J]` of all reports in a table, the truthful one first."""
     axis = table.where.ndim
     join = lambda truth, others: jnp.concatenate([jnp.expand_dims(truth, axis), others], axis)
     return jax.tree.map(join, table.truth, table.misreports)
 
 
 def soft(outcome: Outcome) -> Outcome:
-    """Counts exposure as clicks: a differentiable stand-in, for studies and never for reports."""
+    """Replaces clicks by exposure: a differentiable surrogate for training, not for evaluation."""
     present = outcome.clicks > 0
     return dataclasses.replace(outcome, clicks=jnp.where(present, outcome.context.exposure, 0.0))
 
@@ -115,10 +114,11 @@ def utility(value: jax.Array, clicks: jax.Array, price: jax.Array) -> jax.Array:
 
 
 def regret(utility_truthful: jax.Array, utility_misreport: jax.Array) -> jax.Array:
-    """What an ad loses by being truthful: `[...]` and `[..., J]` to `[...]`, at least 0.
+    """Regret of an ad, its gain from the best misreport: `[...]` and `[..., J]` to `[...]`.
 
-    The best misreport is gathered, for the gradient of a maximum compares it with its arguments:
-    these the compiler may compute once more with other rounding, and the gradient is then NaN.
+    Regret is at least 0. The best misreport is selected by argmax and gather, not by `max`: the
+    gradient of `max` compares the maximum with its arguments, which the compiler may recompute
+    with different rounding, and then is NaN.
     """
     best = jnp.argmax(utility_misreport, axis=-1, keepdims=True)
     lying = jnp.take_along_axis(utility_misreport, best, axis=-1)[..., 0]
@@ -126,7 +126,7 @@ def regret(utility_truthful: jax.Array, utility_misreport: jax.Array) -> jax.Arr
 
 
 def batch_of(table: Table) -> dict[str, jax.Array]:
-    """The table as a flat dictionary, as batches are stored; `table_of` undoes it."""
+    """Flattens a table to a dictionary, the storage format; `table_of` is the inverse."""
     batch = {"where": table.where}
     for name, outcome in (("truth", table.truth), ("misreports", table.misreports)):
         fields = {"bid": outcome.bid, "clicks": outcome.clicks} | vars(outcome.context)
@@ -135,7 +135,7 @@ def batch_of(table: Table) -> dict[str, jax.Array]:
 
 
 def table_of(batch: Mapping[str, jax.Array]) -> Table:
-    """Picks the fields of a `Table` from a batch that may hold more."""
+    """Builds a `Table` from a flat batch, which may hold more fields."""
 
     def outcome(name: str) -> Outcome:
         fields = {field: batch[f"{name}_{field}"] for field in Context.__dataclass_fields__}

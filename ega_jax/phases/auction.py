@@ -126,7 +126,10 @@ class AuctionTraining:
     @functools.cached_property
     def items(self):
         """The item features that the reward model and the allocation read."""
-        return items_of(self.dataset, self.pretraining.catalogue)
+        tokens = self.pretraining.tokens
+        creatives = tokens["creative"].num_fitted if "creative" in tokens else None
+        fitted = tokens["poi"].num_fitted, creatives
+        return items_of(self.dataset, self.pretraining.catalogue, fitted)
 
     @functools.cached_property
     def reward(self) -> Params:

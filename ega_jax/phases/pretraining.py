@@ -109,6 +109,14 @@ class Pretraining:
             raise UserError(f"{self.folder} holds sequences; an auction needs an ad log")
         return self.dataset
 
+    @property
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """Of the POIs and, where there are any, of the creatives, as the dataset has them."""
+        given = {"poi": self.dataset.item_embedding}
+        if self.dataset.summary.num_creatives:
+            given["creative"] = self.dataset.creative_embedding
+        return given
+
     @functools.cached_property
     def tokens(self) -> dict[str, Tokens]:
         """Tokens of the POIs and, where there are any, of the creatives.
@@ -116,13 +124,8 @@ class Pretraining:
         Raises:
           ConfigMismatchError: the workdir's tokens are of other items than the dataset's.
         """
-        given = {"poi": self.dataset.item_embedding}
-        if self.dataset.summary.num_creatives:
-            given["creative"] = self.dataset.creative_embedding
-        known = {
-            name: f"{zlib.crc32(embedding.tobytes()):08x}" for name, embedding in given.items()
-        }
-        check_workdir(self.workdir / "tokenizers", {"data.path": {"embeddings_crc32": known}})
+        given = self.embeddings
+        check_workdir(self.workdir / "tokenizers", checksums(given))
         embeddings = given | {"poi": self._item_embedding()}
         return {
             name: tokenize(
@@ -244,7 +247,7 @@ class Pretraining:
     @property
     def newest_step(self) -> int:
         """The generator's steps so far, as its newest checkpoint has them; 0 without one."""
-        return self._checkpoints.latest_step() or 0
+        return self.checkpoints.latest_step() or 0
 
     @property
     def is_finished(self) -> bool:
@@ -285,15 +288,16 @@ class Pretraining:
           FileNotFoundError: the workdir has none.
         """
         self._check_begun()
-        path = self._checkpoints.path(self.newest_step)
-        return restore_tree(path, jax.eval_shape(self._init)).params
+        path = self.checkpoints.path(self.newest_step)
+        return restore_tree(path, jax.eval_shape(self.init)).params
 
     @property
-    def _checkpoints(self) -> PhaseCheckpoints:
+    def checkpoints(self) -> PhaseCheckpoints:
+        """Of the generator."""
         return PhaseCheckpoints(self.workdir / "checkpoints" / "generator")
 
     @property
-    def _init(self) -> Callable[[], TrainState]:
+    def init(self) -> Callable[[], TrainState]:
         """Makes the state before the first step; data and tokens are made before it is traced."""
         config, catalogue, optimizer = self.generator_config, self.catalogue, self._optimizer
 
@@ -323,7 +327,7 @@ class Pretraining:
         key = jax.random.fold_in(jax.random.key(self.settings.seed), 2)
         return Phase(
             name="generator",
-            init=self._init,
+            init=self.init,
             step=make_train_step(loss or self.loss, self._optimizer, key),
             batches=self._training_batches(jax.process_index(), jax.process_count()),
             num_steps=training.num_steps,
@@ -332,6 +336,12 @@ class Pretraining:
             evaluate=evaluate and (lambda state: evaluate(state.params)),
             evaluate_every=training.evaluate_every,
         )
+
+
+def checksums(embeddings: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What binds the tokens of a workdir to the embeddings that they were made of."""
+    crc32 = {name: f"{zlib.crc32(x.tobytes()):08x}" for name, x in embeddings.items()}
+    return {"data.path": {"embeddings_crc32": crc32}}
 
 
 def owned_creatives(creative_poi: np.ndarray, num_pois: int) -> np.ndarray:

@@ -16,16 +16,34 @@ from ega_jax.training.settings import LoggedSettings
 from ega_jax.types import Catalogue, Params
 
 
-def items_of(dataset: AdLogDataset, catalogue: Catalogue) -> Items:
-    """Returns the reward model's item features: codes and standardised embeddings."""
+def items_of(
+    dataset: AdLogDataset,
+    catalogue: Catalogue,
+    fitted: tuple[int | None, int | None] = (None, None),
+) -> Items:
+    """Returns the reward model's item features: codes and standardised embeddings.
+
+    Args:
+      dataset: an ad log.
+      catalogue: the items' codes.
+      fitted: the numbers of POIs and of creatives, from the first, that set mean and scale;
+        default: all.
+    """
     embeddings = dataset.item_embedding, dataset.creative_embedding
-    return Items(catalogue, *(jnp.asarray(standardise(embedding)) for embedding in embeddings))
+    scaled = (standardise(*x) for x in zip(embeddings, fitted, strict=True))
+    return Items(catalogue, *map(jnp.asarray, scaled))
 
 
-def standardise(embedding: np.ndarray) -> np.ndarray:
-    """Scales each feature of `[P, E]` to mean 0 and standard deviation 1; constants become 0."""
-    deviation = embedding.std(axis=0)
-    centred = embedding - embedding.mean(axis=0)
+def standardise(embedding: np.ndarray, num_fitted: int | None = None) -> np.ndarray:
+    """Scales each feature of `[P, E]` to mean 0 and standard deviation 1; constants become 0.
+
+    Args:
+      embedding: `[P, E]` float32.
+      num_fitted: the number of rows, from the first, that set mean and deviation; default: all.
+    """
+    fitted = embedding[:num_fitted]
+    deviation = fitted.std(axis=0)
+    centred = embedding - fitted.mean(axis=0)
     return (centred / np.where(deviation > 0, deviation, 1.0)).astype(np.float32)
 
 

@@ -14,13 +14,20 @@ from ega_jax.quantization import collisions, residual, rqvae, tokenizer
 from ega_jax.quantization.autoencoder import RQVAEConfig
 from ega_jax.quantization.kmeans import KMeansConfig
 from ega_jax.setting import same_as, setting
-from ega_jax.training.checkpoints import is_complete, read_metadata, restore_tree, save_tree
+from ega_jax.training.checkpoints import (
+    is_complete,
+    read_metadata,
+    restore_tree,
+    save_tree,
+    saved_shapes,
+)
 from ega_jax.training.loop import Phase, train
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.settings import LoopSettings
 from ega_jax.training.state import TrainState, make_train_step
 
 KINDS = ("rqvae", "kmeans")
+FITTED = "fitted_items"  # In the report of tokens to which items were added.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +65,11 @@ class Tokens:
     codes: np.ndarray  # [n, C] int32
     report: dict[str, Any]  # Usage, perplexity, R2 and collisions; see `tokenizer.report`.
 
+    @property
+    def num_fitted(self) -> int:
+        """Items that were there when the tokenizer was fitted; later ones follow them."""
+        return self.report.get(FITTED, len(self.codes))
+
 
 def tokenize(
     name: str,
@@ -89,17 +101,60 @@ def tokenize(
         codes = tokenizer.assign(fitted, embeddings)
         if settings.disambiguate:
             codes = collisions.disambiguate(codes, settings.num_codes)
-        unresolved = tokenizer.assign(fitted, embeddings, resolve=False)
-        report = tokenizer.report(fitted, embeddings, codes) | {
-            "collision_rate_before": residual.collision_rate(residual.leaf_sizes(unresolved))
-        }
-        save_tree(path, {"tokenizer": fitted, "codes": jnp.asarray(codes)}, report)
-    shape = (len(embeddings), settings.code_layers)
-    target = {
-        "tokenizer": tokenizer.abstract(settings.model(), embeddings.shape[1]),
-        "codes": jax.ShapeDtypeStruct(shape, jnp.int32),
+        _save(path, fitted, embeddings, codes, {})
+    return _restore(path, settings, embeddings.shape)[1]
+
+
+def add_items(
+    path: Path, embeddings: np.ndarray, settings: TokenizerSettings, saved_as: Path
+) -> int:
+    """Gives items that follow the known ones codes by the fitted tokenizer; the known keep theirs.
+
+    Args:
+      path: folder of a tokenizer and its codes.
+      embeddings: `[n, E]` float32 of all items, the known ones first and unchanged.
+      settings: how the tokenizer was fitted.
+      saved_as: folder for the tokenizer with the codes of all items.
+
+    Returns:
+      How many items were added.
+    """
+    num_known = num_tokens(path)
+    fitted, tokens = _restore(path, settings, (num_known, embeddings.shape[1]))
+    known, added = tokens.codes, embeddings[num_known:]
+    codes = known
+    if len(added):
+        new = tokenizer.assign_beside(fitted, known[:, : settings.num_layers], added)
+        if settings.disambiguate:
+            new = collisions.disambiguate(new, settings.num_codes, known)
+        codes = np.concatenate([known, new])
+    _save(saved_as, fitted, embeddings, codes, {FITTED: tokens.num_fitted})
+    return len(added)
+
+
+def num_tokens(path: Path) -> int:
+    """How many items a saved tokenizer has codes of."""
+    return saved_shapes(path)["codes"].shape[0]
+
+
+def _save(path: Path, fitted, embeddings: np.ndarray, codes: np.ndarray, more: dict) -> None:
+    unresolved = tokenizer.assign(fitted, embeddings, resolve=False)
+    report = tokenizer.report(fitted, embeddings, codes) | {
+        "collision_rate_before": residual.collision_rate(residual.leaf_sizes(unresolved))
     }
-    return Tokens(np.asarray(restore_tree(path, target)["codes"]), read_metadata(path))
+    save_tree(path, {"tokenizer": fitted, "codes": jnp.asarray(codes)}, report | more)
+
+
+def _restore(
+    path: Path, settings: TokenizerSettings, shape: tuple[int, ...]
+) -> tuple[tokenizer.Tokenizer, Tokens]:
+    """A fitted tokenizer and the codes it gave to embeddings of a shape `[n, E]`."""
+    target = {
+        "tokenizer": tokenizer.abstract(settings.model(), shape[1]),
+        "codes": jax.ShapeDtypeStruct((shape[0], settings.code_layers), jnp.int32),
+    }
+    found = restore_tree(path, target)
+    return found["tokenizer"], Tokens(np.asarray(found["codes"]), read_metadata(path))
 
 
 def _fit(name, embeddings, settings, workdir, config, mesh, seed) -> tokenizer.Tokenizer:

@@ -1,4 +1,4 @@
-"""Encoder and decoder of the RQ-VAE, and the standardisation of what they see (sec. 4.1.2)."""
+"""Encoder and decoder of the RQ-VAE, and standardisation of their inputs (sec. 4.1.2)."""
 
 import dataclasses
 from typing import cast
@@ -14,15 +14,15 @@ from ega_jax.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class RQVAEConfig:
-    """The residual-quantised autoencoder."""
+    """Sizes and loss weights of the residual-quantised autoencoder."""
 
     num_layers: int = same_as(KMeansConfig, "num_layers")  # C
     num_codes: int = same_as(KMeansConfig, "num_codes")  # W
-    # Widths of the encoder; the decoder mirrors them.
+    # Widths of the encoder's hidden layers; the decoder has them in reverse order.
     hidden: tuple[int, ...] = setting((512, 256), at_least=1)
-    latent: int = setting(64, at_least=1)  # L, the width that is quantised.
-    commitment: float = 0.25  # Weight of the latent's distance to its codewords.
-    decay: float = 0.99  # Of the codebooks' running means, per step.
+    latent: int = setting(64, at_least=1)  # L, width of the quantised latent.
+    commitment: float = 0.25  # Weight of the commitment loss.
+    decay: float = 0.99  # Decay per step of the codebooks' exponential moving averages.
 
 
 class MLP(nn.Module):
@@ -39,7 +39,7 @@ class MLP(nn.Module):
 
 
 def init_params(key: jax.Array, config: RQVAEConfig, width: int) -> Params:
-    """Draws the parameters of both networks for embeddings of `width` features."""
+    """Initialises encoder and decoder for embeddings with `width` features."""
     key_encoder, key_decoder = jax.random.split(key)
     return {
         "encoder": _encoder(config).init(key_encoder, jnp.zeros((1, width)))["params"],
@@ -50,24 +50,24 @@ def init_params(key: jax.Array, config: RQVAEConfig, width: int) -> Params:
 
 
 def encode(config: RQVAEConfig, params: Params, x: jax.Array) -> jax.Array:
-    """Standardised embeddings [n, E] to latents [n, L]."""
+    """Maps standardised embeddings [n, E] to latents [n, L]."""
     return cast(jax.Array, _encoder(config).apply({"params": params["encoder"]}, x))
 
 
 def decode(config: RQVAEConfig, params: Params, latent: jax.Array, width: int) -> jax.Array:
-    """Latents [n, L] to standardised embeddings [n, E], `E` = `width`."""
+    """Maps latents [n, L] to standardised embeddings [n, E] with `E` = `width`."""
     network = _decoder(config, width)
     return cast(jax.Array, network.apply({"params": params["decoder"]}, latent))
 
 
 def moments(embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation [E] of embeddings [n, E]; 1 in place of a deviation of 0."""
+    """Mean and standard deviation [E] of embeddings [n, E]; a deviation of 0 is replaced by 1."""
     deviation = embeddings.std(axis=0)
     return embeddings.mean(axis=0), jnp.where(deviation > 0, deviation, 1.0)
 
 
 def standardise(embeddings: jax.Array, mean: jax.Array, scale: jax.Array) -> jax.Array:
-    """Embeddings [n, E] in units of `scale` [E] around `mean` [E]."""
+    """Subtracts `mean` [E] from embeddings [n, E] and divides by `scale` [E]."""
     return (embeddings - mean[None]) / scale[None]
 
 

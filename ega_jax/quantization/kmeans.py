@@ -1,9 +1,10 @@
 """k-means and residual k-means: a tokenizer without an encoder (sec. 4.1.2).
 
-Residuals of wide embeddings look like one ball around the origin. A centroid that starts at a row
-of such data attracts that row alone, for all others are nearer to the middle, and most items end
-up with the same code. So centroids start, and start again when they hold few points, only a part
-of the way from the middle of a cluster to one of its points, which splits the cluster.
+Residuals of high-dimensional embeddings resemble one ball around the origin. If a centroid starts
+at a data point, all other points are nearer to the centre of the ball: the centroid attracts only
+that point, and most items end up with the same code. So a centroid is initialised, and
+reinitialised if it has few points, only part of the way from a cluster's centroid to one of the
+cluster's points. This splits the cluster.
 """
 
 import dataclasses
@@ -17,13 +18,13 @@ from jax import lax
 from ega_jax.quantization import residual
 from ega_jax.setting import setting
 
-WEAK_SHARE = 0.25  # A code with fewer points than this share of the mean starts again.
-STEP_TO_ROW = 0.3  # How far from the middle of its cluster towards the row that it splits off.
+WEAK_SHARE = 0.25  # A code with fewer points than this share of the mean is reinitialised.
+STEP_TO_ROW = 0.3  # New centroids start this share of the way from a centroid to a data point.
 
 
 @dataclasses.dataclass(frozen=True)
 class KMeansConfig:
-    """Residual k-means."""
+    """Sizes and iterations of residual k-means."""
 
     num_layers: int = setting(3, at_least=1)  # C
     num_codes: int = setting(256, at_least=2)  # W
@@ -33,16 +34,16 @@ class KMeansConfig:
 def code_sums(
     x: jax.Array, codes: jax.Array, where: jax.Array, num_codes: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Number and sum of the vectors of each code.
+    """Count and sum of the vectors of each code.
 
     Args:
       x: [n, E] vectors.
-      codes: [n] int32 their codes.
-      where: [n] bool, the vector counts.
+      codes: [n] int32 codes of the vectors.
+      where: [n] bool, whether the vector counts.
       num_codes: W.
 
     Returns:
-      [W] numbers and [W, E] sums, float32.
+      [W] counts and [W, E] sums, float32.
     """
     weight = where.astype(x.dtype)
     add = functools.partial(jax.ops.segment_sum, segment_ids=codes, num_segments=num_codes)
@@ -57,15 +58,15 @@ def split_clusters(
     num_codes: int,
     step: float | jax.Array = STEP_TO_ROW,
 ) -> jax.Array:
-    """Draws new codewords out of clusters, the larger a cluster the more of them.
+    """Draws new codewords by splitting clusters, in proportion to cluster size.
 
     Args:
       key: PRNG key.
       x: [n, E] vectors.
       centre: [n, E] the codeword of each vector.
-      where: [n] bool, the vector may be drawn.
-      num_codes: W, codewords to draw; rows repeat where `n` is less.
-      step: 0 is the centre, 1 the vector drawn.
+      where: [n] bool, whether the vector may be drawn.
+      num_codes: W, codewords to draw; drawn with replacement if `n` is less.
+      step: position of a new codeword between the centre (0) and the drawn vector (1).
 
     Returns:
       [W, E] codewords.
@@ -77,10 +78,10 @@ def split_clusters(
 
 @functools.partial(jax.jit, static_argnames=("num_codes", "num_iterations"))
 def kmeans(key: jax.Array, x: jax.Array, num_codes: int, num_iterations: int = 25) -> jax.Array:
-    """Lloyd's algorithm with restarts of weak centroids.
+    """Lloyd's algorithm with reinitialisation of weak centroids.
 
-    The last third of the steps settles: only centroids without any point start again, right on a
-    row of the data, so that no code is left empty.
+    In the last third of the steps, only empty centroids are reinitialised, and exactly at a data
+    point, so that few codes stay empty.
 
     Args:
       key: PRNG key.
@@ -118,7 +119,7 @@ def kmeans(key: jax.Array, x: jax.Array, num_codes: int, num_iterations: int = 2
 
 @functools.partial(jax.jit, static_argnames="config")
 def residual_kmeans(key: jax.Array, x: jax.Array, config: KMeansConfig) -> jax.Array:
-    """Fits k-means layer by layer, each on what the layers before it left over.
+    """Fits k-means layer by layer, each layer on the residuals of the preceding layers.
 
     Args:
       key: PRNG key.

@@ -1,14 +1,14 @@
 """The tree of semantic codes as sorted integer arrays.
 
-Sorted by their codes, the items that share a prefix stand next to each other: a node of the tree
-is a contiguous range of sorted items, so children and validity are gathers and comparisons with
-static shapes (secs. 4.1.2 and 4.3.1). Two builders share one interface:
+When items are sorted by their codes, items with a common prefix are adjacent. A node of the tree is
+then a contiguous range of sorted items, and its children and valid codes follow from gathers and
+comparisons with static shapes (secs. 4.1.2 and 4.3.1). Two builders share one interface:
 
 - `request_index`: the candidates of one request, on device, under `jit` and `vmap`;
 - `catalogue_index`: millions of items, once on the host.
 
-The root has depth 0 and node id 0; an item's full code has depth `C`. Node `-1` is no node: it
-has no children and an empty span. `F` is the number of places for the children of a node.
+The root has depth 0 and node id 0; an item's full code has depth `C`. Node `-1` means no node: it
+has no children and an empty span. The children of a node are padded to `F` entries.
 """
 
 from collections.abc import Sequence
@@ -28,27 +28,27 @@ DENSE_ENTRIES = 1 << 22
 class Children:
     """The children of `S` nodes."""
 
-    node: jax.Array  # [S, F] int32 node id one level deeper, -1 where there is no child.
-    code: jax.Array  # [S, F] int32 the code that leads there; arbitrary where no child.
-    where: jax.Array  # [S, F] bool, there is a child.
+    node: jax.Array  # [S, F] int32 node id one level deeper, -1 at padding.
+    code: jax.Array  # [S, F] int32 the code that leads to the child; undefined at padding.
+    where: jax.Array  # [S, F] bool, whether the entry is a child.
 
 
 @struct.dataclass
 class RequestIndex:
     """The tree over one request's candidates.
 
-    Each depth has an order of its own: rows are sorted by the codes down to that depth and, where
-    these are equal, by falling priority. So every node is the same range of rows at all depths,
-    and the first row of a node of depth d + 1 in the d-th order is its item of highest priority.
-    Any row of a node serves as its id.
+    Each depth has its own order: rows are sorted by the codes down to that depth, and by decreasing
+    priority among equal codes. So each node is the same range of rows in every order of its own
+    depth or deeper, and in order d the first row of a node of depth d + 1 is its item of highest
+    priority. Any row of a node serves as the node's id.
     """
 
-    order: jax.Array  # [C, N] int32 row -> candidate; the masked ones come last.
+    order: jax.Array  # [C, N] int32 row -> candidate; masked candidates come last.
     row: jax.Array  # [C, N] int32 candidate -> row.
-    code: jax.Array  # [C, N] int32 code of the row's item at that depth.
-    low: jax.Array  # [C, N] int32 start of the node of depth d + 1 that holds the row.
-    end: jax.Array  # [C, N] int32 its end.
-    num_items: jax.Array  # [] int32 candidates that are not masked.
+    code: jax.Array  # [C, N] int32 code of the row's item in layer d.
+    low: jax.Array  # [C, N] int32 first row of the node of depth d + 1 that holds the row.
+    end: jax.Array  # [C, N] int32 end (exclusive) of that node.
+    num_items: jax.Array  # [] int32 number of candidates that are not masked.
 
     def expand(self, depth: int, node: jax.Array) -> Children:
         """Children of nodes.
@@ -68,7 +68,7 @@ class RequestIndex:
         return Children(node=jnp.where(where, row, -1), code=code, where=where)
 
     def span(self, depth: chex.Numeric, node: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Range `[low, high)` of rows below nodes of one depth; any shape of `node`."""
+        """Range `[low, high)` of the rows of nodes of one depth; `node` may have any shape."""
         low = jnp.where(depth > 0, self.low[depth - 1][node], 0)
         end = jnp.where(depth > 0, self.end[depth - 1][node], self.num_items)
         return jnp.where(node >= 0, low, 0), jnp.where(node >= 0, end, 0)
@@ -81,11 +81,12 @@ def request_index(
 
     Args:
       codes: [N, C] int32 codes of the candidates.
-      where: [N] bool, the candidate exists.
-      priority: [N] float32, orders the items of a node, highest first; by candidate if absent.
+      where: [N] bool, whether the candidate exists.
+      priority: [N] float32, orders items with equal codes, highest first; ties and the default
+        follow the candidates' order.
 
     Returns:
-      The index; its shapes depend on `N` and `C` only.
+      The index; its shapes depend only on `N` and `C`.
     """
     chex.assert_rank([codes, where], [2, 1])
     n, c = codes.shape
@@ -93,7 +94,7 @@ def request_index(
     candidate = jnp.arange(n, dtype=jnp.int32)
     num_items = where.sum(dtype=jnp.int32)
     num_codes = codes.max() + 1
-    prefix = jnp.zeros(n, jnp.int32)  # Node that holds a candidate, by its first row.
+    prefix = jnp.zeros(n, jnp.int32)  # First row of the node that holds each candidate.
     depths = []
     for d in range(c):
         child = jnp.where(where, prefix * num_codes + codes[:, d], jnp.iinfo(jnp.int32).max)
@@ -107,9 +108,9 @@ def request_index(
 
 
 def _runs(values: jax.Array, num_items: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Start and end `[N]` of the run of equal sorted values that holds each row.
+    """Start and end `[N]` of the run of equal values that holds each row of sorted `values`.
 
-    Each row from `num_items` on is a run of its own.
+    Each row from `num_items` on starts its own run.
     """
     row = jnp.arange(values.shape[0], dtype=jnp.int32)
     differs = jnp.concatenate([jnp.ones(1, bool), values[1:] != values[:-1]])
@@ -121,9 +122,9 @@ def _runs(values: jax.Array, num_items: jax.Array) -> tuple[jax.Array, jax.Array
 
 @struct.dataclass
 class DenseLevel:
-    """Children as a table over all codes: cheap where nodes are few and full, near the root."""
+    """Children as a table over all codes: cheap near the root, where nodes are few and full."""
 
-    table: jax.Array  # [nodes, W] int32 child reached by a code, -1 where none.
+    table: jax.Array  # [nodes, W] int32 child reached by a code, -1 for none.
 
     def expand(self, node: jax.Array) -> Children:
         """Children of `node` [S], with `F = W`."""
@@ -134,10 +135,10 @@ class DenseLevel:
 
 @struct.dataclass
 class SparseLevel:
-    """Children as consecutive node ids: small where nodes are many and have few children."""
+    """Children as ranges of consecutive node ids: small for many nodes with few children."""
 
     first_child: jax.Array  # [nodes + 1] int32 id of each node's first child.
-    code: jax.Array  # [nodes of the next level] int16 or int32, the code that leads there.
+    code: jax.Array  # [nodes of the next level] int16 or int32, the code that leads to the node.
     max_children: int = struct.field(pytree_node=False)
 
     def expand(self, node: jax.Array) -> Children:
@@ -154,12 +155,12 @@ class CatalogueIndex:
     """The tree over a whole catalogue; the nodes of a depth are numbered in sorted order."""
 
     order: jax.Array  # [n] int32 sorted position -> item id.
-    bounds: tuple[jax.Array, ...]  # C + 1 of [nodes + 1] int32: a node starts at bounds[node].
-    levels: tuple[DenseLevel | SparseLevel, ...]  # C: from the nodes of a depth to the next.
+    bounds: tuple[jax.Array, ...]  # C + 1 arrays [nodes + 1] int32: a node starts at bounds[node].
+    levels: tuple[DenseLevel | SparseLevel, ...]  # C levels: from the nodes of a depth to the next.
 
     @property
     def num_items(self) -> int:
-        """Number of items."""
+        """The number of items."""
         return self.order.shape[0]
 
     def expand(self, depth: int, node: jax.Array) -> Children:
@@ -170,19 +171,19 @@ class CatalogueIndex:
           node: [S] int32 node ids of that depth.
 
         Returns:
-          The children, with `F = W` near the root and the largest number of children of any
-          node of that depth further down.
+          The children, with `F = W` near the root; deeper, `F` is the largest number of children
+          of any node of that depth.
         """
         return self.levels[depth].expand(node)
 
     def span(self, depth: int, node: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Range `[low, high)` of `order` below nodes of a static depth; any shape of `node`."""
+        """Range `[low, high)` in `order` of nodes of a static depth; `node` may have any shape."""
         bounds = self.bounds[depth]
         low, high = bounds[node], bounds[node + 1]
         return jnp.where(node >= 0, low, 0), jnp.where(node >= 0, high, 0)
 
     def nodes(self) -> np.ndarray:
-        """Node `[C, n]` int32 of each depth below `C` that holds an item; on the host."""
+        """The node that holds each item, `[C, n]` int32 for depths 0 to C - 1; on the host."""
         depths = [np.diff(np.asarray(bounds)) for bounds in self.bounds[:-1]]
         nodes = np.empty((len(depths), self.num_items), np.int32)
         for row, sizes in zip(nodes, depths, strict=True):
@@ -201,10 +202,10 @@ def catalogue_index(codes: np.ndarray, num_codes: int) -> CatalogueIndex:
       num_codes: `W`, codes per layer.
 
     Returns:
-      The index: about 11 bytes per item of 3 codes once most codes are taken.
+      The index: about 11 bytes per item with 3 codes if most codes are in use.
 
     Raises:
-      ValueError: where there is no item or a code is outside `[0, W)`.
+      ValueError: there is no item, or a code is outside `[0, W)`; names the first such item.
     """
     codes = np.asarray(codes)
     if codes.ndim != 2 or not codes.size:
@@ -222,7 +223,7 @@ def catalogue_index(codes: np.ndarray, num_codes: int) -> CatalogueIndex:
 
 
 def _node_starts(ordered: np.ndarray) -> list[np.ndarray]:
-    """Sorted positions [nodes] int32 at which the nodes of each depth 0..C start."""
+    """Start positions [nodes] int32, in sorted order, of the nodes of each depth 0..C."""
     is_start = np.zeros(ordered.shape[1], bool)
     is_start[0] = True
     starts = [np.zeros(1, np.int32)]
@@ -252,5 +253,5 @@ def _level(
 
 
 def size_in_bytes(index: PrefixIndex) -> int:
-    """Memory that an index takes."""
+    """The memory that an index uses, in bytes."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(index))

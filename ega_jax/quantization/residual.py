@@ -1,8 +1,8 @@
-"""Residual quantisation: layer j quantises what layers 1..j-1 left over (sec. 4.1.2).
+"""Residual quantisation and metrics of codes (sec. 4.1.2).
 
-`n` vectors of width `E` against codebooks `[C, W, E]`; also the figures by which a set of codes is
-judged. Everything is pure and runs under `jit`, `vmap` and `pmap`, but for the leaves of a whole
-catalogue, which are counted on the host.
+Layer j quantises the residual of layers 1..j-1. There are `n` vectors of width `E` and codebooks
+`[C, W, E]`. All functions are pure and run under `jit`, `vmap` and `pmap`, except `leaf_sizes` and
+`collision_rate`, which run on the host.
 """
 
 import chex
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-CHUNK = 4096  # Vectors compared with a codebook at a time: bounds the [CHUNK, W] distances.
+CHUNK = 4096  # Vectors per batch of `nearest`; bounds the memory of the [CHUNK, W] distances.
 
 
 def nearest(x: jax.Array, codebook: jax.Array) -> jax.Array:
-    """The nearest code of each vector; the lowest one on ties.
+    """The nearest code of each vector; the lowest code in case of ties.
 
     Args:
       x: [n, E] vectors.
@@ -34,9 +34,9 @@ def nearest(x: jax.Array, codebook: jax.Array) -> jax.Array:
 
 
 def quantize_layers(x: jax.Array, codebooks: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Quantises layer by layer and keeps what each layer was given.
+    """Quantises layer by layer; returns the codes and the input residual of each layer.
 
-    Gradients reach `x` through the residuals, never through the choice of a code.
+    Gradients reach `x` through the residuals; the choice of codes has no gradient.
 
     Args:
       x: [n, E] vectors.
@@ -64,14 +64,14 @@ def quantize(x: jax.Array, codebooks: jax.Array) -> tuple[jax.Array, jax.Array]:
       codebooks: [C, W, E].
 
     Returns:
-      [n, C] int32 codes and [n, E] the vectors they stand for.
+      [n, C] int32 codes and [n, E] quantised vectors.
     """
     codes, _ = quantize_layers(x, codebooks)
     return codes, reconstruct(codes, codebooks)
 
 
 def reconstruct(codes: jax.Array, codebooks: jax.Array) -> jax.Array:
-    """The vectors that codes stand for: the sum of their codewords.
+    """Reconstructs vectors from codes, as sums of codewords.
 
     Args:
       codes: [n, C] int.
@@ -84,25 +84,25 @@ def reconstruct(codes: jax.Array, codebooks: jax.Array) -> jax.Array:
 
 
 def counts(codes: jax.Array, num_codes: int) -> jax.Array:
-    """How many of `codes` [n, C] carry each code of each layer, [C, W] int32."""
+    """The number of rows of `codes` [n, C] with each code of each layer, [C, W] int32."""
     return jax.vmap(lambda column: jnp.bincount(column, length=num_codes))(codes.T)
 
 
 def usage(codes: jax.Array, num_codes: int) -> jax.Array:
-    """Share of the W codes of each layer that some of `codes` [n, C] carry, [C]."""
+    """Share of the W codes of each layer that occur in `codes` [n, C]; [C]."""
     return jnp.mean(counts(codes, num_codes) > 0, axis=-1)
 
 
 def perplexity(codes: jax.Array, num_codes: int) -> jax.Array:
-    """Exponential of the entropy of each layer of `codes` [n, C], [C]; W where all are equal."""
+    """Exponential of the entropy of each layer of `codes` [n, C]; [C], W if codes are uniform."""
     share = counts(codes, num_codes) / codes.shape[0]
     return jnp.exp(jax.scipy.special.entr(share).sum(axis=-1))
 
 
 def r2(x: jax.Array, approximation: jax.Array) -> jax.Array:
-    """Share of the variance of `x` [n, E] that `approximation` [n, E] explains, over all features.
+    """Share of the total variance of `x` [n, E] explained by `approximation` [n, E].
 
-    Returns 0 where `x` has no variance.
+    Returns 0 if `x` has no variance.
     """
     variance = jnp.sum((x - x.mean(axis=0, keepdims=True)) ** 2)
     error = jnp.sum((x - approximation) ** 2)
@@ -110,10 +110,10 @@ def r2(x: jax.Array, approximation: jax.Array) -> jax.Array:
 
 
 def leaf_sizes(codes: np.ndarray) -> np.ndarray:
-    """Items `[leaves]` int64 under each leaf of a catalogue's `codes` [n, C]; on the host."""
+    """Number of items with each distinct row of `codes` [n, C], `[leaves]` int64; on the host."""
     return np.unique(codes, axis=0, return_counts=True)[1]
 
 
 def collision_rate(sizes: np.ndarray) -> float:
-    """Share of a catalogue's items that share all their codes with another, from `leaf_sizes`."""
+    """Share of items that share all codes with another item, from `leaf_sizes`."""
     return float(sizes[sizes > 1].sum() / sizes.sum())

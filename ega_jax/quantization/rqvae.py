@@ -1,9 +1,10 @@
-"""The residual-quantised autoencoder of semantic tokens (sec. 4.1.2).
+"""The residual-quantised autoencoder (RQ-VAE) of semantic tokens (sec. 4.1.2).
 
 An encoder maps an embedding to a latent, `C` codebooks quantise it layer by layer, and a decoder
-rebuilds the embedding from the codewords. Encoder and decoder learn by gradient, passed straight
-through the quantiser; the codebooks follow running means of the residuals they are given. The loss
-function returns the new codebooks, so that one training step is pure.
+reconstructs the embedding from the codewords. Encoder and decoder are trained by gradient, with a
+straight-through estimator for the quantiser. The codebooks are exponential moving averages of the
+residuals assigned to each code. The loss function returns the new codebooks, so a training step is
+pure.
 """
 
 import dataclasses
@@ -21,22 +22,22 @@ from ega_jax.types import LossFn, Metrics, Params
 
 @struct.dataclass
 class Variables:
-    """What changes in training without a gradient."""
+    """Variables that are not trained by gradient."""
 
-    mean: jax.Array  # [E] of the embeddings.
-    scale: jax.Array  # [E] standard deviation, 1 for constant features.
+    mean: jax.Array  # [E] mean of the embeddings.
+    scale: jax.Array  # [E] their standard deviation, 1 for constant features.
     codebooks: jax.Array  # [C, W, L]
-    counts: jax.Array  # [C, W] running mean of the batch's items per code, 1 = the mean code.
-    sums: jax.Array  # [C, W, L] running mean of the sum of their residuals, in the same unit.
+    counts: jax.Array  # [C, W] moving average of a code's items per batch, divided by B / W.
+    sums: jax.Array  # [C, W, L] moving average of the sum of their residuals, likewise divided.
 
 
 def init(key: jax.Array, config: RQVAEConfig, embeddings: jax.Array) -> tuple[Params, Variables]:
-    """Initialises the networks, and the codebooks by residual k-means of encoded data.
+    """Initialises the networks at random and the codebooks by residual k-means of latents.
 
     Args:
       key: PRNG key.
       config: sizes.
-      embeddings: [n, E] real embeddings, `n` at least W.
+      embeddings: [n, E] data to fit the codebooks to, `n` at least W.
 
     Returns:
       Parameters of encoder and decoder, and the variables.
@@ -55,18 +56,19 @@ def init(key: jax.Array, config: RQVAEConfig, embeddings: jax.Array) -> tuple[Pa
 
 
 def make_loss(config: RQVAEConfig, axis_name: str | None = None) -> LossFn:
-    """The loss of a training step.
+    """Makes the loss of a training step.
 
     Args:
       config: sizes and weights.
-      axis_name: under `pmap`, the axis of the replicas, whose codebooks then stay equal.
+      axis_name: axis of the replicas under `pmap`; batches are gathered over it, so all replicas
+        keep equal codebooks.
 
     Returns:
-      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, with `batch` of
-      `embedding` [B, E] float32 and optionally `where` [B] bool, the item exists. The loss is
-      the squared error of the standardised embedding, summed over features (a mean would let
-      the commitment term dominate and collapse the codebooks), plus the weighted commitment,
-      averaged over items.
+      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`. `batch` holds
+      `embedding` [B, E] float32 and optionally `where` [B] bool, False at padding. The loss is the
+      mean over items of two terms: the squared error of the standardised embedding, summed over
+      features, plus the weighted commitment loss. If the error were averaged over features, the
+      commitment loss would dominate and collapse the codebooks.
     """
 
     def loss(
@@ -104,17 +106,17 @@ def learn_codebooks(
     where: jax.Array,
     key: jax.Array,
 ) -> Variables:
-    """Moves each codeword to the running mean of its residuals; weak codes start again.
+    """Sets each codeword to the moving average of its residuals; reinitialises weak codes.
 
-    A code that carries too few items takes a part of a cluster of the batch instead, the larger
-    the cluster the likelier.
+    A code with too few items is moved into a cluster of the batch, drawn in proportion to cluster
+    size; see `kmeans.split_clusters`.
 
     Args:
-      config: the decay of the running means.
-      variables: codebooks and running means before the batch.
-      residuals: [C, B, L] what each layer was given.
-      codes: [B, C] int32 what it chose.
-      where: [B] bool, the item exists.
+      config: sizes, and the decay of the moving averages.
+      variables: codebooks and moving averages before the batch.
+      residuals: [C, B, L] the residuals that each layer quantised.
+      codes: [B, C] int32 the codes that each layer chose.
+      where: [B] bool, False at padding.
       key: PRNG key.
 
     Returns:
@@ -152,19 +154,19 @@ def learn_codebooks(
 def _commitment(residuals: jax.Array, last: jax.Array) -> jax.Array:
     """Squared distance of each layer's residual to its codeword, summed over layers, [B].
 
-    A layer's residual less its codeword is what the next layer is given.
+    The difference of a layer's residual and its codeword is the next layer's residual.
     """
     errors = jnp.concatenate([residuals[1:], last[None]])
     return jnp.sum(errors**2, axis=(0, -1))
 
 
 def _mean(x: jax.Array, where: jax.Array) -> jax.Array:
-    """Mean of `x` [B] over the items that exist, 0 where there is none."""
+    """Mean of `x` [B] over `where`; 0 if `where` is all False."""
     return jnp.sum(jnp.where(where, x, 0)) / jnp.maximum(where.sum(), 1)
 
 
 def _perplexity(counts: jax.Array) -> jax.Array:
-    """Perplexity of running counts [C, W], averaged over layers."""
+    """Perplexity of code counts [C, W], averaged over layers."""
     share = counts / counts.sum(axis=-1, keepdims=True)
     return jnp.mean(jnp.exp(jax.scipy.special.entr(share).sum(axis=-1)))
 
@@ -172,7 +174,7 @@ def _perplexity(counts: jax.Array) -> jax.Array:
 def _gather(
     seen: tuple[jax.Array, jax.Array, jax.Array], axis_name: str | None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Joins the batches of all replicas: residuals along axis 1, codes and mask along axis 0."""
+    """Gathers the batches of all replicas: residuals along axis 1, codes and mask along axis 0."""
     if axis_name is None:
         return seen
     residuals, codes, where = seen

@@ -1,6 +1,6 @@
-"""One interface for residual k-means and the RQ-VAE: embeddings in, semantic tokens out.
+"""A common interface of residual k-means and the RQ-VAE: from embeddings to semantic tokens.
 
-A tokenizer is a pytree: fit it, save it like any other state, restore it into `abstract(...)`.
+A tokenizer is a pytree: it is saved like any other state and restored into `abstract(...)`.
 """
 
 import functools
@@ -19,15 +19,15 @@ TokenizerConfig = kmeans.KMeansConfig | autoencoder.RQVAEConfig
 
 @struct.dataclass
 class Tokenizer:
-    """All it takes to turn embeddings into codes and back.
+    """A fitted tokenizer, which maps embeddings to codes and back.
 
-    `L` is the width that is quantised: the latent's for an RQ-VAE, `E` for k-means.
+    `L` is the width of the quantised vectors: the latent width for an RQ-VAE, `E` for k-means.
     """
 
-    mean: jax.Array  # [E] of the embeddings.
-    scale: jax.Array  # [E] their standard deviation; for k-means one and the same for all features.
+    mean: jax.Array  # [E] mean of the embeddings.
+    scale: jax.Array  # [E] their standard deviation; k-means uses one value for all features.
     codebooks: jax.Array  # [C, W, L]
-    params: Params | None  # Of encoder and decoder; None for k-means.
+    params: Params | None  # Parameters of encoder and decoder; None for k-means.
     config: TokenizerConfig = struct.field(pytree_node=False)
 
 
@@ -35,11 +35,12 @@ def check_embeddings(embeddings: np.ndarray, num_codes: int) -> None:
     """Checks that a tokenizer can be fitted.
 
     Args:
-      embeddings: should be [n, E] float, finite, with `n` at least W.
+      embeddings: must be [n, E] float, finite, with `n` at least W.
       num_codes: W.
 
     Raises:
-      UserError: names the first rule that is broken, and the row.
+      UserError: the embeddings are not [n, E] or empty, not finite (names the first such item), or
+        fewer than W.
     """
     if embeddings.ndim != 2 or not embeddings.size:
         raise UserError(f"embeddings must be a non-empty [items, width], found {embeddings.shape}")
@@ -53,7 +54,7 @@ def check_embeddings(embeddings: np.ndarray, num_codes: int) -> None:
 def fit_kmeans(config: kmeans.KMeansConfig, embeddings: np.ndarray, key: jax.Array) -> Tokenizer:
     """Fits residual k-means.
 
-    Distances are those of the embeddings as given: they are only centred, and scaled as a whole.
+    Embeddings are centred and divided by one common scale, which keeps ratios of distances.
 
     Args:
       config: sizes and steps.
@@ -82,7 +83,7 @@ def _fit_kmeans(config: kmeans.KMeansConfig, embeddings: jax.Array, key: jax.Arr
 def from_rqvae(
     config: autoencoder.RQVAEConfig, params: Params, variables: rqvae.Variables
 ) -> Tokenizer:
-    """The tokenizer of a trained RQ-VAE."""
+    """Makes the tokenizer of a trained RQ-VAE."""
     return Tokenizer(
         mean=variables.mean,
         scale=variables.scale,
@@ -93,7 +94,7 @@ def from_rqvae(
 
 
 def abstract(config: TokenizerConfig, width: int) -> Tokenizer:
-    """Shapes and dtypes of a tokenizer of embeddings of that width: what to restore into."""
+    """Shapes and dtypes of a tokenizer for embeddings of width E = `width`, to restore into."""
     embeddings = jax.ShapeDtypeStruct((config.num_codes, width), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     if isinstance(config, kmeans.KMeansConfig):
@@ -104,7 +105,7 @@ def abstract(config: TokenizerConfig, width: int) -> Tokenizer:
 
 @jax.jit
 def encode(tokenizer: Tokenizer, embeddings: jax.Array) -> jax.Array:
-    """What is quantised, [n, L], for embeddings [n, E]."""
+    """Maps embeddings [n, E] to the vectors [n, L] that are quantised."""
     x = autoencoder.standardise(embeddings, tokenizer.mean, tokenizer.scale)
     if isinstance(tokenizer.config, autoencoder.RQVAEConfig):
         x = autoencoder.encode(tokenizer.config, tokenizer.params, x)
@@ -113,7 +114,7 @@ def encode(tokenizer: Tokenizer, embeddings: jax.Array) -> jax.Array:
 
 @jax.jit
 def decode(tokenizer: Tokenizer, codes: jax.Array) -> jax.Array:
-    """The embeddings [n, E] that codes [n, C] stand for."""
+    """Reconstructs embeddings [n, E] from codes [n, C]."""
     x = residual.reconstruct(codes, tokenizer.codebooks)
     if isinstance(tokenizer.config, autoencoder.RQVAEConfig):
         width = len(tokenizer.mean)
@@ -122,12 +123,12 @@ def decode(tokenizer: Tokenizer, codes: jax.Array) -> jax.Array:
 
 
 def assign(tokenizer: Tokenizer, embeddings: np.ndarray, resolve: bool = True) -> np.ndarray:
-    """Gives each item its codes; on the host, once per catalogue.
+    """Assigns codes to the items of a catalogue; returns them on the host.
 
     Args:
       tokenizer: a fitted tokenizer.
       embeddings: [P, E] float.
-      resolve: move colliding items apart within the last layer, see `collisions.resolve`.
+      resolve: whether colliding items get distinct last codes; see `collisions.resolve`.
 
     Returns:
       [P, C] int32 codes.
@@ -138,9 +139,24 @@ def assign(tokenizer: Tokenizer, embeddings: np.ndarray, resolve: bool = True) -
     return collisions.resolve(*map(np.asarray, (codes, left, tokenizer.codebooks[-1])))
 
 
+def assign_beside(tokenizer: Tokenizer, known: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """Assigns codes to new items; the codes of known items do not change.
+
+    Args:
+      tokenizer: a fitted tokenizer.
+      known: [P, C] int codes of the known items.
+      embeddings: [n, E] float of the new items.
+
+    Returns:
+      [n, C] int32 codes; see `collisions.resolve_beside`.
+    """
+    codes, left = map(np.asarray, _quantize(tokenizer, jnp.asarray(embeddings, jnp.float32)))
+    return collisions.resolve_beside(known, codes, left, np.asarray(tokenizer.codebooks[-1]))
+
+
 @jax.jit
 def _quantize(tokenizer: Tokenizer, embeddings: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Nearest codes [n, C] and what the last layer was given [n, L]."""
+    """Nearest codes [n, C] and the residuals [n, L] that the last layer quantises."""
     codes, residuals = residual.quantize_layers(encode(tokenizer, embeddings), tokenizer.codebooks)
     return codes, residuals[-1]
 
@@ -148,18 +164,19 @@ def _quantize(tokenizer: Tokenizer, embeddings: jax.Array) -> tuple[jax.Array, j
 def report(
     tokenizer: Tokenizer, embeddings: np.ndarray, codes: np.ndarray
 ) -> dict[str, float | int | list[float]]:
-    """How good a set of codes is.
+    """Quality metrics of a catalogue's codes.
 
     Args:
-      tokenizer: the tokenizer that assigned them.
+      tokenizer: the tokenizer that assigned the codes.
       embeddings: [P, E] float.
       codes: [P, C] int; or [P, C + 1] with a layer from `collisions.disambiguate`.
 
     Returns:
-      For each of the C layers `usage`, the share of its W codes in use, `usage_attainable`, the
-      share of min(W, P / 4), at most 1, and `perplexity`; `r2`, the share of the embeddings'
-      variance that the codes explain; `collision_rate`, the share of items that share all codes
-      with another; `largest_leaf`, the most items with the same codes.
+      For each of the C layers: `usage`, the share of the W codes in use; `usage_attainable`, the
+      number of codes in use divided by min(W, P / 4), at most 1; `perplexity`. For the catalogue:
+      `r2`, the share of the embeddings' variance explained by the codes; `collision_rate`, the
+      share of items that share all codes with another item; `largest_leaf`, the largest number of
+      items with the same codes.
     """
     figures = _figures(tokenizer, jnp.asarray(embeddings, jnp.float32), jnp.asarray(codes))
     found: dict[str, float | int | list[float]] = {k: v.tolist() for k, v in figures.items()}

@@ -1,35 +1,35 @@
-"""How good predicted probabilities are: ranking, likelihood, calibration.
+"""Metrics of predicted probabilities: ranking, likelihood, calibration.
 
 Plain numpy on the host, for whole splits. All functions take predictions and outcomes of one
-shape and a mask `where`; a measure of nothing is 0, except the AUC, which is then 1/2.
+shape and a mask `where`. Without any prediction a metric is 0, and the AUC 1/2.
 """
 
 import dataclasses
 
 import numpy as np
 
-FLOOR = 1e-7  # Predictions are kept this far from 0 and 1, so that a surprise costs finitely much.
+FLOOR = 1e-7  # Predictions are clipped to [FLOOR, 1 - FLOOR], so that the log-loss is finite.
 
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationCurve:
-    """Predictions against outcomes in bins of about equally many predictions, lowest first."""
+    """Mean predictions and outcomes in bins of about equal size, lowest predictions first."""
 
     predicted: np.ndarray  # [bins] mean prediction.
     observed: np.ndarray  # [bins] mean outcome.
-    count: np.ndarray  # [bins] int.
+    count: np.ndarray  # [bins] int, number of predictions.
 
 
 def auc(predicted: np.ndarray, outcome: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Probability that a positive is ranked above a negative; ties count half. Exact.
+    """Exact AUC: the probability that a positive ranks above a negative; ties count 1/2.
 
     Args:
-      predicted: `[...]` scores of any scale.
+      predicted: `[...]` scores on any scale.
       outcome: `[...]` bool or 0/1.
-      where: `[...]` bool, what counts; all by default.
+      where: `[...]` bool, the entries that count; all by default.
 
     Returns:
-      A number in [0, 1]; 1/2 where all outcomes are alike.
+      A number in [0, 1]; 1/2 if all outcomes are equal.
     """
     predicted, outcome = _flat(predicted, outcome, where)
     positive = outcome > 0
@@ -37,15 +37,15 @@ def auc(predicted: np.ndarray, outcome: np.ndarray, where: np.ndarray | None = N
     if not pairs:
         return 0.5
     _, group, count = np.unique(predicted, return_inverse=True, return_counts=True)
-    rank = np.cumsum(count) - (count - 1) / 2  # Mean rank of a group of equals, from 1.
+    rank = np.cumsum(count) - (count - 1) / 2  # Mean rank of each group of ties, from 1.
     least = positive.sum() * (positive.sum() + 1) / 2
     return float((rank[group[positive]].sum() - least) / pairs)
 
 
 def log_loss(predicted: np.ndarray, outcome: np.ndarray, where: np.ndarray | None = None) -> float:
-    """Mean negative log-likelihood in nats of the outcomes; arguments as in `auc`.
+    """Mean negative log-likelihood of the outcomes in nats; arguments as in `auc`.
 
-    Outcomes may be probabilities: the result is then the expected log-loss.
+    If outcomes are probabilities, the result is the expected log-loss.
     """
     predicted, outcome = _flat(predicted, outcome, where)
     p = np.clip(predicted, FLOOR, 1 - FLOOR)
@@ -58,10 +58,10 @@ def calibration_curve(
     where: np.ndarray | None = None,
     num_bins: int = 20,
 ) -> CalibrationCurve:
-    """Sorts the predictions into bins of equal mass; arguments as in `auc`.
+    """Groups sorted predictions into bins of about equal size; arguments as in `auc`.
 
-    Equal predictions may fall on both sides of a border, in the order they came. With fewer
-    predictions than bins, each has its own.
+    Equal predictions may be split between two bins, in input order. If there are fewer predictions
+    than bins, each prediction forms one bin.
     """
     predicted, outcome = _flat(predicted, outcome, where)
     order = np.argsort(predicted, kind="stable")
@@ -76,7 +76,7 @@ def expected_calibration_error(
     where: np.ndarray | None = None,
     num_bins: int = 20,
 ) -> float:
-    """Mean over bins of equal mass of |mean prediction - mean outcome|; see `calibration_curve`."""
+    """Mean of |mean prediction - mean outcome| over bins, by size; see `calibration_curve`."""
     curve = calibration_curve(predicted, outcome, where, num_bins)
     error = np.abs(curve.predicted - curve.observed)
     return float(np.average(error, weights=curve.count)) if error.size else 0.0
@@ -85,7 +85,7 @@ def expected_calibration_error(
 def report(
     predicted: np.ndarray, outcome: np.ndarray, where: np.ndarray | None = None
 ) -> dict[str, float]:
-    """All figures of one head: `auc`, `logloss`, `ece`; arguments as in `auc`."""
+    """All metrics of one prediction: `auc`, `logloss`, `ece`; arguments as in `auc`."""
     return {
         "auc": auc(predicted, outcome, where),
         "logloss": log_loss(predicted, outcome, where),
@@ -94,7 +94,7 @@ def report(
 
 
 def _flat(predicted, outcome, where) -> tuple[np.ndarray, np.ndarray]:
-    """What counts, as two float64 vectors."""
+    """The predictions and outcomes that count, as two float64 vectors."""
     predicted, outcome = np.asarray(predicted, np.float64), np.asarray(outcome, np.float64)
     if predicted.shape != outcome.shape:
         raise ValueError(f"predictions are {predicted.shape}, outcomes {outcome.shape}")

@@ -1,8 +1,7 @@
-"""How an item compares with others: those in a history, in a request, in a slate.
+"""Similarity of an item to sets of items: the history, the candidates and the rest of the slate.
 
-Attention without normalisation: it keeps the number of similar items. What a user did before, what
-else could be shown, and what stands above in the slate act on a click through likeness and through
-how many items are alike.
+It resembles attention without normalisation, so it keeps the number of similar items. The click
+probability depends on both the similarity and the number of similar items in these sets.
 """
 
 import jax
@@ -11,36 +10,37 @@ from flax import linen as nn
 
 from ega_jax.generation.transformer import linear
 
-FLOOR = 1e-2  # Of a density: items farther away than that are all equally unlike.
+FLOOR = 1e-2  # Added to a density before the log, which saturates for dissimilar items.
 
 
 class Likeness(nn.Module):
-    """Likeness of items in the eyes of `H` heads, each with a space of its own."""
+    """Similarity of items in the embedding spaces of `H` heads."""
 
     width: int  # D
     num_heads: int  # H
     dtype: str
 
     def setup(self):
-        """Declares the map to all heads' spaces."""
+        """Declares the projection to all heads' spaces."""
         self.place = linear(self.width, self.dtype)
 
     def places(self, x: jax.Array) -> jax.Array:
-        """Where items of features `x [..., L, E]` lie in each space, `[..., L, H, D / H]`."""
+        """Projects items with features `x [..., L, E]` to all heads: `[..., L, H, D / H]`."""
         return self.place(x).reshape(*x.shape[:-1], self.num_heads, -1)
 
     def __call__(self, here: jax.Array, there: jax.Array, weight: jax.Array) -> jax.Array:
-        """Compares some items with others by direction and by distance.
+        """Compares `K` items with `L` others, by inner product and by distance.
 
         Args:
-          here: `[..., K, H, D / H]` places of the items in question.
-          there: `[..., L, H, D / H]` places of those they are compared with.
-          weight: at least 0, broadcastable to `[..., H, K, L]`: how much each of the L counts.
+          here: `[..., K, H, D / H]` projections of the items to describe.
+          there: `[..., L, H, D / H]` projections of the items to compare with.
+          weight: at least 0, broadcastable to `[..., H, K, L]`: weight of each of the L items.
 
         Returns:
-          `[..., K, 2 H]` float32. Per head the weighted sum of inner products, divided by the
-          root of the width: the match. Then per head the log of the weighted sum of
-          `exp(-distance)`, the distance being the mean squared difference: the log-density.
+          `[..., K, 2 H]` float32. First, per head, the match: the weighted sum of inner products,
+          divided by the root of the head width. Then, per head, the log-density: the log of
+          `FLOOR` plus the weighted sum of `exp(-distance)`, with the mean squared difference as
+          distance.
         """
         here, there = here.astype(jnp.float32), there.astype(jnp.float32)
         width = here.shape[-1]

@@ -1,4 +1,4 @@
-"""How the reward model learns from logged feedback (paper sec. 4.4.1, eq. 30)."""
+"""The loss of the reward model on logged feedback (paper sec. 4.4.1, eq. 30)."""
 
 from collections.abc import Mapping
 
@@ -18,19 +18,19 @@ RESPONSES = ("click_poi", "click_image", "convert")
 def feedback_loss(
     logits: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]
 ) -> tuple[jax.Array, Metrics]:
-    """Masked binary cross-entropy of what users did with the shown items (30).
+    """Masked binary cross-entropy of the logged responses to shown items (30).
 
-    A conversion is seen only after a click of the POI. Choice: all responses are divided by the
-    number of filled slots, so that the sum is the likelihood of the whole log and a conversion
-    weighs as much as a click.
+    Conversions are observed only after a click on the POI. Choice: the losses of all responses are
+    divided by the number of filled slots. Their sum is then proportional to the log-likelihood of
+    the whole log, and a conversion weighs as much as a click.
 
     Args:
-      logits: `[..., K]` log-odds of some of `RESPONSES`.
-      batch: of an ad log, with the outcomes under the same names.
+      logits: response -> `[..., K]` log-odds, for some of `RESPONSES`.
+      batch: a batch of an ad log, with the outcomes under the same names.
 
     Returns:
-      The loss `[]` in nats per filled slot, 0 where none is; and the mean `nll_RESPONSE` of each,
-      over filled slots or, for conversions, over clicked ones.
+      The loss `[]` in nats per filled slot, 0 if there is none. And the mean `nll_RESPONSE` of each
+      response, over filled slots or, for conversions, over slots with a click.
     """
     shown = batch["shown_poi"] >= 0
     total, metrics = jnp.zeros(shown.shape), {}
@@ -44,15 +44,15 @@ def feedback_loss(
 
 
 def reward_loss(config: RewardConfig, items: Items) -> LossFn:
-    """The loss of the reward phase, in the form that the training loop takes.
+    """Makes the loss of the reward phase.
 
     Args:
       config: sizes of the reward model.
-      items: what it sees of the items.
+      items: codes and embeddings of the items.
 
     Returns:
-      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, where `batch` holds
-      the fields of ad logs; see `data.pipeline.train_batches`.
+      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`; `batch` holds the
+      fields of ad logs; see `data.pipeline.train_batches`.
     """
 
     def loss(params: Params, variables, batch: Mapping[str, jax.Array], key: chex.PRNGKey):

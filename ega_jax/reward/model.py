@@ -1,4 +1,4 @@
-"""The reward model as pure functions: init, encode a request, predict its slates (sec. 4.2)."""
+"""The reward model as pure functions: initialise, encode a request, predict (sec. 4.2)."""
 
 from typing import Any
 
@@ -16,16 +16,16 @@ __all__ = ["Items", "Memory", "Predictions", "RewardConfig", "apply", "encode", 
 
 @struct.dataclass
 class Predictions:
-    """Probabilities of the responses in each slot, 0 where it is empty."""
+    """Predicted probabilities of the responses in each slot, 0 in empty slots."""
 
-    click_poi: jax.Array  # [..., K] float32.
-    click_image: jax.Array  # [..., K] float32.
-    convert: jax.Array  # [..., K] float32, given a click of the POI.
-    states: jax.Array  # [..., K, 2 D] each slot's state beside the mean of the slate.
+    click_poi: jax.Array  # [..., K] float32, click on the POI.
+    click_image: jax.Array  # [..., K] float32, click on the creative's image.
+    convert: jax.Array  # [..., K] float32, conversion given a click on the POI.
+    states: jax.Array  # [..., K, 2 D] each slot's state, concatenated with the slate's mean state.
 
 
 def init(key: chex.PRNGKey, config: RewardConfig, items: Items) -> Params:
-    """Fresh parameters of a reward model; pure, so that `eval_shape` gives the shapes alone."""
+    """Initial parameters of a reward model; pure, so `jax.eval_shape` can compute their shapes."""
     past = jnp.zeros((1, config.history_length), jnp.int32)
     slots = jnp.zeros((1, config.num_slots), jnp.int32)
 
@@ -36,7 +36,7 @@ def init(key: chex.PRNGKey, config: RewardConfig, items: Items) -> Params:
 
 
 def apply(params: Params, config: RewardConfig, function, **kwargs: Any) -> Any:
-    """Calls `function(network)` with the parameters bound; further arguments are Flax's."""
+    """Calls `function(network)` with bound parameters; `kwargs` go to Flax's `apply`."""
     return RewardModel(config).apply({"params": params}, method=function, **kwargs)
 
 
@@ -48,15 +48,15 @@ def encode(
     history_creative: jax.Array,
     candidates: jax.Array,
 ) -> Memory:
-    """Reads a request, once for all its slates.
+    """Encodes a request, once for all its slates.
 
     Args:
-      params: of the reward model.
-      config: its sizes.
-      items: what it sees of the items.
-      history_poi: `[..., T]` int32, most recent last, -1 where none.
+      params: parameters of the reward model.
+      config: sizes of the reward model.
+      items: codes and embeddings of the items.
+      history_poi: `[..., T]` int32, most recent last, -1 padding.
       history_creative: `[..., T]` int32, likewise.
-      candidates: `[..., N]` int32 POIs that may be shown, ads and organic, -1 where none; their
+      candidates: `[..., N]` int32 candidate POIs, both ads and organic items, -1 padding; their
         order does not matter.
     """
 
@@ -75,21 +75,22 @@ def predict(
     creatives: jax.Array,
     is_ad: jax.Array,
 ) -> Predictions:
-    """Predicts what the user will do with slates.
+    """Predicts the user's responses to slates.
 
-    The memory's leading axes broadcast against the slates': one request's serves `[S, K]`.
+    The leading axes of `memory` broadcast against those of the slates, so the memory of one request
+    serves slates `[S, K]`.
 
     Args:
-      params: of the reward model.
-      config: its sizes.
-      items: what it sees of the items.
-      memory: from `encode`.
-      slate_items: `[..., K]` int32 POIs, -1 where the slot is empty; K is at most `num_slots`.
-      creatives: `[..., K]` int32, -1 where none.
+      params: parameters of the reward model.
+      config: sizes of the reward model.
+      items: codes and embeddings of the items.
+      memory: the encoded request, from `encode`.
+      slate_items: `[..., K]` int32 POIs, -1 in empty slots; K is at most `num_slots`.
+      creatives: `[..., K]` int32, -1 without creative.
       is_ad: `[..., K]` bool.
 
     Returns:
-      The probabilities of each slot's responses.
+      The predicted probabilities of each slot's responses.
     """
     chex.assert_equal_shape([slate_items, creatives, is_ad])
     logits = apply(

@@ -1,14 +1,14 @@
-"""The network of the reward model: what a user will do with a slate, slot by slot (paper sec. 4.2).
+"""The network of the reward model: the user's response to a slate, slot by slot (paper sec. 4.2).
 
-A slot's input (18) is its item's tokens, the raw embeddings of POI and creative, the slot and
-whether it is an ad, beside how alike the item is to the user's past, to what else the request
-offers, and to what stands around it. Slots then attend to each other (19), and three towers read
-each slot's state beside the mean of the slate: click of the POI, click of the image, conversion.
+The input of a slot (18) consists of its item's tokens, the raw embeddings of POI and creative, the
+slot's position, the ad flag, and the item's similarity to the history, to the request's candidates
+and to the items above and below it. Slots then attend to each other (19). Three towers read each
+slot's state and the slate's mean state: POI click, image click, conversion.
 
-Choice: slots look at the history, without which no prediction could be personal, and at the
-request's candidates. These were recalled for what the user looks for now: a model blind to them
-reads that from the slate itself, and takes a similar neighbour, which costs clicks, for good news.
-Bids are no input.
+Choice: the inputs include the history, without which predictions would not be personal, and the
+candidates. Retrieval selected the candidates for the user's current intent. Without them, the model
+would infer this intent from the slate itself and treat a similar neighbour as a positive signal,
+although it costs clicks. Bids are not an input.
 """
 
 import dataclasses
@@ -28,61 +28,61 @@ from ega_jax.types import Catalogue, SessionSizes
 
 @dataclasses.dataclass(frozen=True)
 class RewardSettings(NetworkSettings):
-    """What the reward model itself reads of the group `reward`."""
+    """The settings of the group `reward` that define the network."""
 
     blocks: int = setting(1, at_least=1)
-    permutation_aware: bool = setting(True)  # False: a slot sees no other; the pointwise control.
+    permutation_aware: bool = setting(True)  # False: a slot sees no other slot; pointwise control.
     dropout_rate: float = setting(0.0, at_least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig(RewardSettings, SessionSizes):
-    """Sizes of the reward model; letters are those of the legend in `types.py`."""
+    """Sizes of the reward model; for the letters see the legend in `types.py`."""
 
 
 @struct.dataclass
 class Items:
-    """What the model sees of the items."""
+    """The item features that the model reads."""
 
     catalogue: Catalogue
     poi_embedding: jax.Array  # [P, E] float32, standardised.
     creative_embedding: jax.Array  # [R, E'] float32, standardised.
 
     def poi(self, ids: jax.Array) -> jax.Array:
-        """Raw embeddings `[..., E]` of POIs; what an id below 0 gets means nothing."""
+        """Raw embeddings `[..., E]` of POIs; undefined for ids below 0."""
         return self.poi_embedding[jnp.maximum(ids, 0)]
 
     def creative(self, ids: jax.Array) -> jax.Array:
-        """Raw embeddings `[..., E']` of creatives, 0 (the mean of all) for an id below 0."""
+        """Raw embeddings `[..., E']` of creatives; 0, their mean, for ids below 0."""
         return self.creative_embedding[jnp.maximum(ids, 0)] * (ids >= 0)[..., None]
 
 
 @struct.dataclass
 class Memory:
-    """A request as the model reads it: computed once, shared by all its slates, never tiled."""
+    """An encoded request: computed once and shared by all its slates without copies."""
 
-    poi: jax.Array  # [..., T, H, D / H] places of the POIs in the history; see `Likeness`.
-    creative: jax.Array  # [..., T, H, D / H] of its creatives.
-    candidates: jax.Array  # [..., N, H, D / H] of what may be shown.
-    poi_weight: jax.Array  # [..., H, 1, T] float32, how much each behaviour counts; sums to 1.
+    poi: jax.Array  # [..., T, H, D / H] projected POIs of the history; see `Likeness`.
+    creative: jax.Array  # [..., T, H, D / H] projected creatives of the history.
+    candidates: jax.Array  # [..., N, H, D / H] projected candidates.
+    poi_weight: jax.Array  # [..., H, 1, T] float32 weights of behaviours; sum to 1, or 0 if none.
     creative_weight: jax.Array  # [..., H, 1, T] float32, likewise.
-    candidate_weight: jax.Array  # [..., 1, 1, N] float32, likewise.
+    candidate_weight: jax.Array  # [..., 1, 1, N] float32, likewise; equal for all candidates.
 
 
 @struct.dataclass
 class Logits:
-    """Log-odds of the responses in each slot; what empty slots hold means nothing."""
+    """Log-odds of the responses in each slot; undefined in empty slots."""
 
     click_poi: jax.Array  # [..., K] float32.
     click_image: jax.Array  # [..., K] float32.
-    convert: jax.Array  # [..., K] float32, given a click of the POI.
-    states: jax.Array  # [..., K, 2 D] each slot's state beside the mean of the slate.
+    convert: jax.Array  # [..., K] float32, given a click on the POI.
+    states: jax.Array  # [..., K, 2 D] each slot's state, concatenated with the slate's mean state.
 
 
 class Tower(nn.Module):
-    """From a slot's representation `[..., F]` to the log-odds `[...]` of a response.
+    """Maps a slot's representation `[..., F]` to the log-odds `[...]` of a response.
 
-    A perceptron beside a linear map: what adds up in the log-odds need not be bent.
+    It is the sum of an MLP and a linear map, so that the MLP need not learn linear effects.
     """
 
     hidden: int
@@ -90,19 +90,19 @@ class Tower(nn.Module):
 
     @nn.compact
     def __call__(self, states: jax.Array) -> jax.Array:
-        """Adds up both maps of the last axis, and a bias."""
+        """Returns the sum of MLP, linear map and bias."""
         bent = linear(1, self.dtype)(nn.relu(linear(self.hidden, self.dtype)(states)))
         logit = (bent + linear(1, self.dtype)(states))[..., 0]
         return logit.astype(jnp.float32) + self.param("bias", nn.initializers.constant(-2.0), ())
 
 
 class RewardModel(nn.Module):
-    """Reads a request once, and judges any number of slates for it."""
+    """Encodes a request once and predicts the responses to any number of its slates."""
 
     config: RewardConfig
 
     def setup(self):
-        """Declares embeddings, likenesses, blocks and towers."""
+        """Declares embeddings, similarities, blocks and towers."""
         c = self.config
         embed = lambda number: embedding(number, c.width, c.dtype)
         likeness = lambda: Likeness(c.width, c.num_heads, c.dtype)
@@ -132,7 +132,7 @@ class RewardModel(nn.Module):
     def encode(
         self, items: Items, poi: jax.Array, creative: jax.Array, candidates: jax.Array
     ) -> Memory:
-        """Reads histories `[..., T]` of POIs and creatives, and candidates `[..., N]`."""
+        """Encodes histories `[..., T]` of POIs and creatives, and candidates `[..., N]`."""
         weigh = lambda recency, ids: masked_softmax(
             recency[..., -ids.shape[-1] :], (ids >= 0)[..., None, None, :]
         )
@@ -155,7 +155,7 @@ class RewardModel(nn.Module):
         *,
         deterministic: bool = True,
     ) -> Logits:
-        """Judges slates; see `predict`."""
+        """Predicts responses to slates, as log-odds; see `model.predict`."""
         sight = self._sight(poi >= 0)
         h = self._inputs(items, memory, poi, creative, is_ad, sight)
         h = self.dropout(h, deterministic=deterministic)
@@ -167,14 +167,14 @@ class RewardModel(nn.Module):
         return Logits(click_poi, click_image, convert, states)
 
     def _sight(self, where: jax.Array) -> jax.Array:
-        """Which filled slots each slot sees, `[..., K, K]` bool; without others, only itself."""
+        """The filled slots that each slot sees, `[..., K, K]` bool; only itself if pointwise."""
         slots = where.shape[-1]
         shape = (*where.shape, slots)
         seen = jnp.broadcast_to(where[..., None, :], shape)
         return seen if self.config.permutation_aware else seen & jnp.eye(slots, dtype=bool)
 
     def _inputs(self, items, memory, poi, creative, is_ad, sight):
-        """What each slot starts from, `[..., K, D]` (18)."""
+        """The input of each slot, `[..., K, D]` (18)."""
         c = self.config
         x, y = items.poi(poi), items.creative(creative)
         here, shown = self.poi_likeness.places(x), self.creative_likeness.places(y)
@@ -196,13 +196,13 @@ class RewardModel(nn.Module):
 
 
 def _relations(sight: jax.Array) -> list[jax.Array]:
-    """Where, of what a slot sees, another slot is above, below or next to it; 0 or 1."""
+    """Masks (0 or 1) of the visible slots that are above, below and adjacent to each slot."""
     slot = jnp.arange(sight.shape[-1])
     gap = slot[None, :] - slot[:, None]
     return [(sight & at).astype(jnp.float32) for at in (gap < 0, gap > 0, jnp.abs(gap) == 1)]
 
 
 def _mean_seen(h: jax.Array, sight: jax.Array) -> jax.Array:
-    """Mean of the states `h [..., K, D]` that each slot sees, 0 where it sees none."""
+    """Mean of the states `h [..., K, D]` that each slot sees; 0 if it sees none."""
     weight = sight.astype(h.dtype)
     return weight @ h / jnp.maximum(weight.sum(-1, keepdims=True), 1)

@@ -5,7 +5,6 @@ A saved folder holds a `tree` of arrays and its JSON `metadata`; a phase's check
 complete, so a partial save by a killed process is never read as a checkpoint.
 """
 
-import functools
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
 from ega_jax.errors import UserError
@@ -138,14 +137,20 @@ def read_tree(path: str | os.PathLike) -> Any:
     Raises:
       FileNotFoundError: there is no complete saved tree at `path`.
     """
-    path = Path(path).absolute()
-    target: dict[str, Any] = {}
-    for name, described in _read_json(path)["fields"].items():
-        *groups, leaf = name.split("/")
+    return restore_tree(path, unflatten_dict(saved_shapes(path), sep="/"))
+
+
+def saved_shapes(path: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes and types of a saved tree's leaves by path, as `params/dense/kernel`.
+
+    Raises:
+      FileNotFoundError: there is no complete saved tree at `path`.
+    """
+    found = {}
+    for name, described in _read_json(Path(path).absolute())["fields"].items():
         dtype, _, shape = described.partition("[")
-        group = functools.reduce(lambda tree, key: tree.setdefault(key, {}), groups, target)
-        group[leaf] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), dtype)
-    return restore_tree(path, target)
+        found[name] = jax.ShapeDtypeStruct(json.loads(f"[{shape}"), dtype)
+    return found
 
 
 def is_complete(path: str | os.PathLike) -> bool:

@@ -26,7 +26,7 @@ from experiments.common import runs, workdirs
 FIGURES = dict.fromkeys(METRICS, 0.5)
 
 
-def run_command(config, root, monkeypatch, seeds=("0",)):
+def run_command(config, root, monkeypatch, seeds=("0",), only=None):
     """Runs the command as its flags would."""
 
     def open_workdir(kind, free):
@@ -35,7 +35,7 @@ def run_command(config, root, monkeypatch, seeds=("0",)):
 
     monkeypatch.setattr(workdirs, "open_workdir", open_workdir)
     monkeypatch.setattr(tables, "_SEEDS", Flag(list(seeds)))
-    monkeypatch.setattr(tables, "_ONLY", Flag(list(compared())))
+    monkeypatch.setattr(tables, "_ONLY", Flag(list(only or compared())))
     monkeypatch.setattr(tables, "_RESULTS", Flag(str(root / "results")))
     tables.main()
 

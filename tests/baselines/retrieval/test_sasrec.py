@@ -13,7 +13,9 @@ from tiny_sequences import dataset_of
 from ega_jax.baselines.retrieval import sasrec
 from ega_jax.baselines.retrieval.full_ranking import full_ranking
 from ega_jax.baselines.retrieval.sasrec import SasrecConfig
+from ega_jax.baselines.retrieval.settings import RetrievalSettings
 from ega_jax.data import pipeline
+from ega_jax.errors import UserError
 from ega_jax.training.loop import train
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
@@ -123,8 +125,9 @@ def test_gradients_are_finite_and_padding_gives_none(params, config):
 
 
 def test_an_unknown_loss_lists_the_valid_ones():
-    with pytest.raises(ValueError, match=r"loss 'hinge' is not one of softmax, binary"):
-        sasrec.sasrec_loss(dataclasses.replace(CONFIG, loss="hinge"))
+    refused = r"config\.sasrec\.loss: 'hinge' is not one of softmax, binary"
+    with pytest.raises(UserError, match=refused):
+        RetrievalSettings().changed({"sasrec.loss": "hinge"})
 
 
 @pytest.mark.parametrize(
