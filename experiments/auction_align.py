@@ -1,15 +1,16 @@
-"""Reward model, alignment, payment network: the second half of the main job.
+"""Trains reward model, alignment and payment network on top of a finished pre-training.
 
-Takes a workdir that experiments.pretrain has finished; trains the reward model on logged feedback,
-aligns the generator by policy gradient, tabulates what every report of an advertiser leads to,
-trains the payment network on that table, and scores the auction under every payment rule. Run it
-again with the same workdir to continue where it stopped; in training Ctrl-C and SIGTERM save first.
+The workdir must come from experiments.pretrain. The command trains the reward model on logged
+feedback, aligns the generator by policy gradient, tabulates the outcomes of truthful bids and of
+sampled misreports, trains the payment network on that table, and scores the auction under every
+payment rule. To continue a stopped run, run the same command again; during training, Ctrl-C and
+SIGTERM save first.
 
     python -m experiments.auction_align --workdir=runs/market-tiny
     python -m experiments.auction_align --workdir=runs/market-tiny --system=calm \\
         --config.allocation.beta=8
 
-The reward model is kept in reward/ and the rest in systems/SYSTEM/: checkpoints/, metrics/,
+The reward model is stored in reward/ and the rest in systems/SYSTEM/: checkpoints/, metrics/,
 tensorboard/, figures/, tables/ and mechanism/, which `ega_jax.Mechanism.restore` reads. The scores
 are added to results.json.
 """

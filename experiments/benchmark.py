@@ -1,19 +1,20 @@
-"""Measures speed, one JSON line per measurement.
+"""Measures speed and prints one JSON line per measurement.
 
-Parts: the generator's training step and beam search, the prefix index, the market, serving an
-auction and its re-allocations, and a training step of each of the auction's phases.
+Parts: `train` and `search`, the generator's training step and beam search; `index`, the prefix
+index; `market`, the simulation; `auction`, serving and re-allocations; `phases`, a training step of
+each of the auction's phases.
 
     python -m experiments.benchmark                          # All parts.
     python -m experiments.benchmark --parts=train,search
     python -m experiments.benchmark --parts=auction,phases --auctions=tiny,small
     python -m experiments.benchmark --peer="ENV/bin/python torch_tiger.py"
 
-Machines are noisy, so figures are medians of `--rounds` runs or more; building the index and making
-the market, which take longest, are timed once. `--peer` names a command that takes `--batch --enc
---dec --beams --items` and prints a JSON line with `samples_per_s` and `beam_ms_per_request`;
-it is run in turn with ours at the same work (history items, target codes, width, depth, beams,
-candidates), and the ratios are reported. Shapes: 3 codes (20 items of history) and 30 codes (32
-items), width 128, 3 + 3 blocks, W = 1024, 64 beams, 1,000 candidates.
+Times are medians of at least `--rounds` runs. Building the index and making the market take longest
+and are timed once. `--peer` is a command that takes `--batch --enc --dec --beams --items` and
+prints a JSON line with `samples_per_s` and `beam_ms_per_request`. It alternates with ours at the
+same work (history items, target codes, width, depth, beams, candidates), and the ratios are
+reported. Shapes: 3 codes (20 items of history) and 30 codes (32 items), width 128, 3 + 3 blocks,
+W = 1024, 64 beams, 1,000 candidates.
 """
 
 import functools
@@ -46,14 +47,14 @@ PARTS = ("train", "search", "index", "market", "auction", "phases")
 W, C, S, N = 1024, 3, 64, 1000
 SHAPES = {"3 codes": (20, 1), "30 codes": (32, 10)}  # (T, K)
 
-_PARTS = flags.DEFINE_list("parts", list(PARTS), f"Which parts, of {', '.join(PARTS)}.")
+_PARTS = flags.DEFINE_list("parts", list(PARTS), f"Parts to run: {', '.join(PARTS)}.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Runs of each part; the median is reported.", 1)
 _BATCH = flags.DEFINE_integer("batch", 64, "Batch size of training.", 1)
-_DTYPE = flags.DEFINE_string("dtype", "float32", "Of the computation.")
-_ITEMS = flags.DEFINE_integer("items", 10_000_000, "Items of the large prefix index.", 10_000)
+_DTYPE = flags.DEFINE_string("dtype", "float32", "Data type of the model's computation.")
+_ITEMS = flags.DEFINE_integer("items", 10_000_000, "Items in the large prefix index.", 10_000)
 _SESSIONS = flags.DEFINE_integer("market_sessions", 100_000, "Sessions of the market.", 1)
-_AUCTIONS = flags.DEFINE_list("auctions", list(AUCTIONS), "Shapes of the auction that are timed.")
-_PEER = flags.DEFINE_string("peer", None, "Command of a peer to run in turn.")
+_AUCTIONS = flags.DEFINE_list("auctions", list(AUCTIONS), "Shapes of the auction to time.")
+_PEER = flags.DEFINE_string("peer", None, "Command of another implementation to compare with.")
 
 
 def main() -> None:
@@ -85,7 +86,7 @@ def main() -> None:
 
 
 class Model:
-    """A generator of the benchmark's sizes on random data."""
+    """A generator with the benchmark's sizes on random data."""
 
     def __init__(self, history_length: int, num_slots: int):
         self.config = GeneratorConfig(
@@ -103,11 +104,11 @@ class Model:
         self.params = generator.init(jax.random.key(0), self.config, self.catalogue)
 
     def ids(self, *shape: int) -> jax.Array:
-        """Random items."""
+        """Returns random item ids."""
         return jnp.asarray(self.rng.integers(0, N, shape, dtype=np.int32))
 
     def train_step(self) -> Callable[[], float]:
-        """Returns a function that takes one training step and gives its seconds."""
+        """Returns a function that takes one training step and returns its seconds."""
         optimizer = make_optimizer(OptimizerConfig(1e-3, weight_decay=1e-2), 1)
         loss = pretraining_loss(self.config, self.catalogue)
         step = jax.jit(make_train_step(loss, optimizer, jax.random.key(1)))
@@ -126,7 +127,7 @@ class Model:
         return functools.partial(seconds, compiled, state, batch)
 
     def search(self) -> Callable[[], float]:
-        """Returns a function that serves one request, history to slates, and gives its seconds."""
+        """Returns a function that serves one request, history to slates; it returns the seconds."""
 
         @jax.jit
         def serve(decoder, history, codes, bid):
@@ -141,7 +142,7 @@ class Model:
 
 
 def measure_model(shape: str, model: Model, parts: dict[str, Callable[[], float]]) -> None:
-    """Runs training and search in turn with the peer and a large matrix product."""
+    """Times training and search, alternating with the peer and a large matrix product."""
     product = matrix_product(_DTYPE.value)
     ours: dict[str, list[float]] = {name: [] for name in parts}
     flops, theirs = [], []
@@ -172,7 +173,7 @@ def measure_model(shape: str, model: Model, parts: dict[str, Callable[[], float]
 
 
 def run_peer(config: GeneratorConfig) -> dict[str, float]:
-    """Runs the peer once; its history counts tokens, three an item."""
+    """Runs the peer once; it counts its history in tokens, three per item."""
     arguments = [
         *(f"--batch={_BATCH.value}", f"--enc={config.history_length * C}"),
         *(f"--dec={config.num_slots * C}", f"--beams={S}", f"--items={N}"),

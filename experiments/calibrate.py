@@ -1,6 +1,8 @@
-"""Reports what an ad market's log looks like, as a table, figures and `calibration.json`.
+"""Reports statistics of a simulated ad log: a table, figures and `calibration.json`.
 
-python -m experiments.calibrate --data=DIR [--ipinyou=CSV] --out=DIR
+    python -m experiments.calibrate --data=DIR [--ipinyou=CSV] --out=DIR
+
+With `--ipinyou`, the spread of real prices is reported too.
 """
 
 import json
@@ -15,14 +17,14 @@ from matplotlib.figure import Figure
 from ega_jax.data.market.calibration import calibrate, log_sd, real_prices
 from experiments.common import command
 
-_DATA = flags.DEFINE_string("data", None, "Folder of an ad log with its truth.", required=True)
+_DATA = flags.DEFINE_string("data", None, "Folder of a simulated ad log.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
 _IPINYOU = flags.DEFINE_string("ipinyou", None, "CSV of real prices: campaign,price,impressions.")
-_SESSIONS = flags.DEFINE_integer("sessions", 20_000, "Sessions to read.", lower_bound=1)
+_SESSIONS = flags.DEFINE_integer("sessions", 20_000, "Number of sessions to read.", lower_bound=1)
 
 
 def main() -> None:
-    """Measures, prints, draws."""
+    """Runs the command."""
     report = calibrate(_DATA.value, _SESSIONS.value)
     prices = real_prices(_IPINYOU.value) if _IPINYOU.value else {}
     report |= {f"real.{name}.log_sd": log_sd(*prices[name]) for name in sorted(prices)}
@@ -40,7 +42,7 @@ def main() -> None:
 
 
 def _table(report: dict[str, Any]) -> str:
-    """One figure per line; lists of a few entries in one line, long ones left to the JSON file."""
+    """Formats one statistic per line; lists of more than 20 entries are in the JSON file only."""
     lines = []
     for name, value in report.items():
         values = value if isinstance(value, list) else [value]
@@ -67,7 +69,7 @@ def _slate(axes: Axes, report: dict[str, Any]) -> None:
 def _bids(
     axes: Axes, report: dict[str, Any], prices: dict[str, tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    """Cumulative shares of the log bids and of real log prices, each less its median."""
+    """Draws the cumulative distributions of log bids and real log prices, minus their medians."""
     for i, (price, count) in enumerate(prices.values()):
         order = np.argsort(price)
         share = np.cumsum(count[order]) / count.sum()

@@ -1,11 +1,11 @@
-r"""Residual k-means and RQ-VAE side by side on one dataset.
+r"""Compares residual k-means and RQ-VAE tokenizers on one dataset.
 
     python -m experiments.compare_tokenizers --config=experiments/configs/sequences.py:beauty \
         --config.data.path=DIR
 
-Fits both kinds on the config's dataset, in `WORKDIR/kmeans` and `WORKDIR/rqvae`, and prints for
-POIs and creatives how many codes are used, how much of the embeddings' variance they explain, and
-how many items collide before and after resolution. Fitted tokenizers are restored, not refitted.
+Fits both kinds on the config's dataset, in `WORKDIR/kmeans` and `WORKDIR/rqvae`. For POIs and
+creatives it prints the usage of codes, the explained variance of the embeddings (R2), and the
+collision rate of items before and after resolution. Finished tokenizers are restored, not refitted.
 """
 
 import time

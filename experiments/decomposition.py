@@ -1,14 +1,13 @@
-"""Where a trained system loses revenue, as shares of the best slate there is (on truth).
+"""Decomposes a trained system's loss of revenue by stage, relative to the best slate.
 
-Serves test sessions, searches the best slates on the true click probabilities with fewer and fewer
-freedoms, down to the system's own slate at its own prices, and prints what is lost at each step.
-Only a log with a known truth can be asked, that is one of the embedded market.
+Serves test sessions and searches for the best slates by the true click probabilities, with more
+constraints at each step, down to the system's own slate at its own prices. Prints the loss at each
+step. The log must have known true probabilities, i.e. come from the simulated market.
 
     python -m experiments.decomposition --workdir=runs/market-tiny
     python -m experiments.decomposition --workdir=runs/market-small/seed-0 --system=mca
 
-Writes a figure, decomposition.png, into systems/SYSTEM/figures, and adds the numbers to
-results.json.
+Writes the figure decomposition.png to systems/SYSTEM/figures and adds the numbers to results.json.
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,7 @@ from experiments.common.runs import find_system
 
 command.define_system()
 flags.adopt_module_key_flags(command)
-LOST_AT = {  # Slate -> the stage at which what it lacks is lost.
+LOST_AT = {  # Slate -> the stage that loses the difference to the slate before.
     "attainable": "",
     "recalled": "recall",
     "listed": "ranking and auction",
@@ -39,7 +38,7 @@ LOST_AT = {  # Slate -> the stage at which what it lacks is lost.
     "shown": "creatives",
     "paid": "prices",
 }
-_SESSIONS = flags.DEFINE_integer("decomposed_sessions", 128, "Test sessions to search.", 1)
+_SESSIONS = flags.DEFINE_integer("decomposed_sessions", 128, "About how many test sessions.", 1)
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def main() -> None:
 
 
 def measure(run: AuctionTraining, truth: Truth, num_sessions: int) -> dict[str, dict[str, float]]:
-    """What is lost at each step in some test sessions; see `losses`."""
+    """Measures the loss at each step in `num_sessions` test sessions; see `losses`."""
     mechanism, size = run.mechanism, run.settings.auction.batch_size
     samples = samples_of(
         run.sessions("test", num_sessions, size), truth, run.items.catalogue.poi_creatives
@@ -71,13 +70,13 @@ def measure(run: AuctionTraining, truth: Truth, num_sessions: int) -> dict[str, 
 
 
 def stages_of(found: Mapping[str, Any]) -> list[str]:
-    """The stage at which each slate's loss arises; but for a cascade, choosing items is one."""
+    """Returns the stage of each slate's loss; without a cascade, choosing items is one stage."""
     named = LOST_AT if "listed" in found else LOST_AT | {"placed": "choice of items"}
     return [named[name] for name in found]
 
 
 def print_losses(found: Mapping[str, Mapping[str, float]], title: str) -> None:
-    """Prints one line per slate: its value, its share of the best, and what was lost where."""
+    """Prints one line per slate: its value, its share of the best, its loss and the stage."""
     table = Table(
         "slate", "currency per request", "share", "lost", "at", title=title, title_justify="left"
     )
@@ -88,7 +87,7 @@ def print_losses(found: Mapping[str, Mapping[str, float]], title: str) -> None:
 
 
 def draw_losses(found: Mapping[str, Mapping[str, float]], path: Path) -> Path:
-    """Draws what is left after each step, and what is lost at it above."""
+    """Draws a bar per step: the remaining value, and on top the loss at the step."""
     figure = Figure(figsize=(1.3 * len(found) + 1, 3.4), layout="constrained")
     axes = figure.subplots()
     share, lost = ([f[column] for f in found.values()] for column in ("share", "lost"))

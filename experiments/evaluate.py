@@ -1,12 +1,12 @@
-"""Measures what a workdir holds, on any held-out split, without training.
+"""Evaluates a workdir's generator or one of its systems on a held-out split, without training.
 
     python -m experiments.evaluate --workdir=runs/market-tiny
     python -m experiments.evaluate --workdir=runs/sequences-beauty --split=validation --num_beams=64
     python -m experiments.evaluate --workdir=runs/market-tiny --system=ega --split=align
 
-Takes the generator's newest checkpoint, also of a run that is still under way or was stopped; with
-`--system` that auction instead, trained to its end, under every payment rule. Prints a table and
-writes it to `results.json` under the split's name.
+Evaluates the generator's newest checkpoint; its training may be running or stopped. With `--system`
+it evaluates that system, whose training must be finished, under every payment rule. Prints a table
+and writes it to `results.json` under the split's name.
 """
 
 from typing import Any
@@ -21,10 +21,10 @@ from ega_jax.training.mesh import data_mesh
 from experiments.common import command, workdirs
 from experiments.common.runs import find_system, measure_systems
 
-command.define_system("the generator is measured")
+command.define_system("the generator is evaluated")
 flags.adopt_module_key_flags(command)
-_SPLIT = flags.DEFINE_string("split", None, "Held-out split; by default the config's, test.")
-_NUM_BEAMS = flags.DEFINE_integer("num_beams", None, "Beams; by default the config's.", 10)
+_SPLIT = flags.DEFINE_string("split", None, "Held-out split; default: the config's, test.")
+_NUM_BEAMS = flags.DEFINE_integer("num_beams", None, "Beams; default: the config's.", 10)
 
 
 def main() -> None:

@@ -1,18 +1,18 @@
-"""The payment network alone, on auctions whose truthful prices are known.
+"""Tests the payment network on auctions whose truthful prices are known.
 
-Three bidders, with values uniform on [0, 1], face an allocation that only depends on their bids.
+Three bidders have values uniform on [0, 1]. The allocation depends on their bids only.
 
-- `step`: one slot; the highest bid wins if it reaches the optimal reserve of 1/2. Expected
+- `step`: one slot; the highest bid wins if it reaches the optimal reserve of 1/2. The expected
   revenue of the truthful auction is 17/32 = 0.531 (Myerson, 1981).
-- `smooth`: each gets the allocation probability (22) of one layer of equal logits.
+- `smooth`: each bidder gets the allocation probability (22) of one layer with equal logits.
 
-Each head is trained on each allocation with the modules of `ega_jax.payment`, from outcomes alone;
-it is then compared with Myerson's integral, on bids it never saw and a fine grid of misreports.
+Each head is trained on each allocation with the modules of `ega_jax.payment`, from outcomes only.
+It is then compared with Myerson's integral, on held-out bids and a fine grid of misreports.
 
     python -m experiments.payment_theory --workdir=DIR
 
-The workdir then holds results.json, prices.png, checkpoints/ and metrics/. Run it again with the
-same workdir to continue where it stopped.
+The workdir then holds results.json, prices.png, checkpoints/ and metrics/. To continue a stopped
+run, run the same command again.
 """
 
 import dataclasses
@@ -47,27 +47,27 @@ from ega_jax.types import Params
 from experiments.common import command
 
 flags.adopt_module_key_flags(command)
-_STEPS = flags.DEFINE_integer("payment_steps", 2000, "Steps of training of each network.", 1)
-_PROFILES = flags.DEFINE_integer("profiles", 4096, "Bid profiles to measure on; a power of 2.", 2)
+_STEPS = flags.DEFINE_integer("payment_steps", 2000, "Training steps of each network.", 1)
+_PROFILES = flags.DEFINE_integer("profiles", 4096, "Bid profiles to evaluate; a power of 2.", 2)
 
 BIDDERS = 3
 RESERVE = 0.5
 ALPHA, BETA = 1.2, 2.0  # Of the smooth allocation (21).
-BATCH, MISREPORTS = 64, 16  # Per step of training.
-FINE = 400  # Misreports of the measurement, and half the points of Myerson's integral.
+BATCH, MISREPORTS = 64, 16  # Per training step.
+FINE = 400  # Grid of misreports in the evaluation; half the intervals of Myerson's integral.
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3, schedule="cosine", clip_norm=1.0)
 LAGRANGIAN = LagrangianConfig(rho=100.0, rho_growth=1.02, multiplier_init=100.0, every_report=False)
-OTHERS = (0.6, 0.3)  # Bids of the others in the figure.
-LIMIT = 1e-6  # How far above a jump of the allocation the report that just wins is.
+OTHERS = (0.6, 0.3)  # Bids of the two other bidders in the figure.
+LIMIT = 1e-6  # Distance above a jump of the allocation at which a report just wins.
 
 
 def step_allocation(bids: jax.Array) -> jax.Array:
-    """`[3]` bids to clicks: 1 for the highest if it reaches the reserve."""
+    """Maps bids `[3]` to clicks `[3]`: 1 for the highest bid if it reaches the reserve."""
     return jax.nn.one_hot(jnp.argmax(bids), BIDDERS) * (bids.max() >= RESERVE)
 
 
 def smooth_allocation(bids: jax.Array) -> jax.Array:
-    """`[3]` bids to clicks: the allocation probabilities (22) of equal logits."""
+    """Maps bids `[3]` to clicks `[3]`: the allocation probabilities (22) of equal logits."""
     valid = jnp.ones(BIDDERS, bool)
     return jnp.exp(allocation_log_probs(jnp.zeros(BIDDERS), bids, valid, ALPHA, BETA))
 
@@ -83,7 +83,7 @@ class Study:
     head: str
 
     def outcome(self, bids: jax.Array, ad: jax.Array) -> Outcome:
-        """What bidder `ad` gets, and what the network sees of it, at bids `[3]`."""
+        """Returns the clicks of bidder `ad` at bids `[3]`, and the network's inputs."""
         clicks = ALLOCATIONS[self.allocation](bids)[ad]
         others = jnp.sort(bids.at[ad].set(0.0), descending=True)[: BIDDERS - 1]
         return Outcome(
@@ -91,17 +91,17 @@ class Study:
         )
 
     def table(self, bids: jax.Array, reports: jax.Array) -> regret.Table:
-        """Outcomes of a profile `[3]` at misreports `[3, J]`; a bidder takes a slot's place."""
+        """Returns outcomes of a profile `[3]` at misreports `[3, J]`; bidders stand for slots."""
         return regret.tabulate(jax.vmap(self.outcome), bids, jnp.arange(BIDDERS), reports)
 
     @property
     def config(self) -> PaymentConfig:
-        """The network."""
+        """The network's config."""
         return PaymentConfig(self.head)
 
     @property
     def loss(self) -> Callable:
-        """The loss of a batch of profiles and misreports; the table is made within the step."""
+        """The loss of a batch of profiles and misreports; each step makes its own table."""
         loss_of_table = lagrangian.payment_loss(self.config, LAGRANGIAN)
 
         def loss(params, state, batch, key):
@@ -129,7 +129,7 @@ class Study:
         return train(phase, workdir=workdir, config=config, mesh=data_mesh()).params
 
     def charges(self, params: Params, bids: jax.Array) -> dict[str, jax.Array]:
-        """What `settle` says of a profile `[3]`, beside clicks and Myerson's payment, all `[3]`."""
+        """Returns a profile's results of `settle`, clicks and Myerson's payments, all `[3]`."""
         grid = jnp.arange(1, FINE + 1) / FINE
         jumps = jnp.append(bids, RESERVE) + LIMIT  # Just beats another bidder, or the reserve.
         reports = jnp.broadcast_to(jnp.append(grid, jumps), (BIDDERS, FINE + BIDDERS + 1))
@@ -140,14 +140,14 @@ class Study:
         }
 
     def myerson(self, bids: jax.Array, ad: jax.Array) -> jax.Array:
-        """Myerson's total payment of a bidder."""
+        """Returns Myerson's total payment of a bidder."""
         grid = bids[ad] * jnp.linspace(0.0, 1.0, 2 * FINE + 1)
         clicks = jax.vmap(lambda report: self.outcome(bids.at[ad].set(report), ad).clicks)(grid)
         return rules.myerson(grid, clicks)
 
 
 def draw(index: int) -> dict[str, np.ndarray]:
-    """Batch `index` of training: profiles `[B, 3]`, and misreports `[B, 3, J]`."""
+    """Draws training batch `index`: profiles `[B, 3]` and misreports `[B, 3, J]`."""
     random = np.random.default_rng(index)
     bids = random.random((BATCH, BIDDERS), np.float32)
     factors = 1.25 * random.random((BATCH, BIDDERS, MISREPORTS), np.float32)
@@ -158,10 +158,10 @@ def measure(study: Study, params: Params, num_profiles: int) -> dict[str, float]
     """Compares a trained network with theory, over evenly spread profiles.
 
     Returns:
-      Per auction, summed over bidders: `revenue`, `myerson_revenue`, `regret` over the fine grid,
-      of losers too; `regret_over_utility`, 0 where there is no utility. Over bidders with clicks:
-      `price` per click, `myerson_price`, the ratio of these means, and `price_error`, the mean
-      distance over the mean price of Myerson.
+      Means per auction, summed over bidders: `revenue`, `myerson_revenue`, and `regret` over the
+      fine grid, including losers; `regret_over_utility`, 0 if there is no utility. Means over
+      bidders with clicks: `price` per click, `myerson_price`, their ratio `price_over_myerson`, and
+      `price_error`, the mean absolute error over the mean of Myerson's price.
     """
     profiles = qmc.Sobol(BIDDERS, seed=0).random(num_profiles).astype(np.float32)
     charges = jax.jit(functools.partial(study.charges, params))
@@ -182,7 +182,7 @@ def measure(study: Study, params: Params, num_profiles: int) -> dict[str, float]
 
 
 def draw_prices(networks: dict[Study, Params], path: Path) -> None:
-    """Draws each head's price of a click beside Myerson's, over the bid of one bidder."""
+    """Draws each head's price per click and Myerson's, over the bid of one bidder."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     panels = dict(
         zip(ALLOCATIONS, figure.subplots(1, len(ALLOCATIONS), squeeze=False)[0], strict=True)

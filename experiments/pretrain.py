@@ -1,11 +1,11 @@
-"""Data, semantic tokens, generator: the first half of the main job.
+"""Prepares data and semantic tokens, and pre-trains the generator.
 
-Makes the data if the config names none, validates it, fits the tokenizers, pre-trains the
-generator on users' interests, and measures it. Run it again with the same workdir to continue
-where it stopped; in training Ctrl-C and SIGTERM save first. A finished pre-training goes on if it
-is given more steps, as long as no system is built on it.
+The command simulates a market if the config has no data path, validates the data, fits the
+tokenizers, pre-trains the generator on users' behaviour, and evaluates it. To continue a stopped
+run, run the same command again; during training, Ctrl-C and SIGTERM save first. A finished
+pre-training can be continued with more steps if no system uses its generator.
 
-    python -m experiments.pretrain                         # The embedded market, tiny.
+    python -m experiments.pretrain                         # The simulated market, tiny.
     python -m experiments.pretrain --config=experiments/configs/sequences.py:beauty \\
         --config.data.path=DIR --config.training.num_steps=5000
     python -m experiments.pretrain --workdir=runs/market-tiny --config.training.num_steps=1200

@@ -1,8 +1,8 @@
-"""Popularity, item kNN and SASRec on public sequences: what a generator's retrieval must beat.
+"""Trains and evaluates the retrieval baselines popularity, item kNN and SASRec on sequences.
 
 Validates the data, trains SASRec, and ranks the whole catalogue for every user of the held-out
-split with each of the three. Run it again with the same workdir to continue where it stopped;
-in training Ctrl-C and SIGTERM save first.
+split with each of the three. To continue a stopped run, run the same command again; during
+training, Ctrl-C and SIGTERM save first.
 
     python -m experiments.retrieval_baselines --config=experiments/configs/retrieval.py:beauty \\
         --config.data.path=DIR --workdir=DIR
@@ -10,8 +10,8 @@ in training Ctrl-C and SIGTERM save first.
         --config.data.path=DIR --config.sasrec.loss=binary
 
 The workdir then holds config.json, checkpoints/, metrics/ (JSON lines), tensorboard/ and
-results.json, with the figures under `retrieval` and the split's name. Those named `unseen_*` are
-measured without the items of the user's history, the others with them.
+results.json, with the metrics under `retrieval` and the split's name. The metrics `unseen_*` remove
+the items of the user's history from the ranking; the others keep them.
 """
 
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def open_sequences(folder: str) -> SequenceDataset:
 
     Raises:
       DataError: the folder breaks a rule of its format.
-      UserError: it holds an ad log.
+      UserError: the folder holds an ad log.
     """
     with ProgressReport("validating", 0, 1) as progress:
         dataset = pipeline.open_dataset(folder, progress=progress.count)
@@ -75,7 +75,7 @@ def open_sequences(folder: str) -> SequenceDataset:
 def held_out_batches(
     dataset: SequenceDataset, settings: RetrievalSettings, split: str, num_rows: int | None = None
 ) -> list[dict[str, Any]]:
-    """The batches of a held-out split, or about `num_rows` of its rows, evenly spread."""
+    """Returns the batches of a held-out split, or about `num_rows` rows spread evenly over it."""
     size = settings.evaluation.batch_size
     batches = pipeline.eval_batches(
         dataset,

@@ -1,13 +1,13 @@
-"""The reward model against a pointwise one, which sees no neighbours, over several seeds.
+"""Compares the reward model with a pointwise one, which ignores the rest of the slate.
 
-Trains both on the logged feedback of a pre-trained workdir and measures them on its test sessions,
-on the embedded market beside the true probabilities: what the slate around an item is worth to
-whoever predicts its clicks (paper sec. 4.2).
+Trains both on the logged feedback of a pre-trained workdir, with several seeds, and evaluates them
+on its test sessions; on the simulated market also the true probabilities. The difference is the
+value of the slate's context for click prediction (paper sec. 4.2).
 
     python -m experiments.reward_control --workdir=runs/market-small/seed-0
 
-Prints means with 95 % intervals (Student's, over seeds), and adds all figures to results.json.
-Models are kept in reward_control/; what is finished is not trained again.
+Prints means with 95 % Student intervals over seeds, and adds all metrics to results.json. Models
+are stored in reward_control/; finished models are not trained again.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ from experiments.common import command, workdirs
 from experiments.common.runs import measure_reward
 
 flags.adopt_module_key_flags(command)
-KINDS = {"slate": True, "pointwise": False}  # Whether a slot sees the others.
+KINDS = {"slate": True, "pointwise": False}  # Whether a slot attends to the others.
 MEASURES = ("auc_poi", "logloss_poi", "ece_poi", "auc_image", "logloss_image", "ece_image")
-_SEEDS = flags.DEFINE_integer("control_seeds", 3, "Seeds of each model.", 1)
+_SEEDS = flags.DEFINE_integer("control_seeds", 3, "Number of seeds per model.", 1)
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def measure(run: AuctionTraining, kind: str, seed: int) -> dict[str, float]:
 
 
 def print_models(found: Mapping[str, Mapping[str, Any]], title: str) -> None:
-    """Prints one line per measure: both models, their difference seed by seed, the truth."""
+    """Prints one line per measure: both models, their difference paired by seed, the truth."""
     table = Table("measure", *KINDS, "difference", "truth", title=title, title_justify="left")
     seeds = [seed for seed in found["slate"] if seed in found["pointwise"]]
     for measure in MEASURES:

@@ -1,19 +1,18 @@
-"""What one setting at a time does to money and clicks, around a trained auction (paper fig. 5).
+"""Varies one setting of a trained auction at a time and measures revenue and clicks (fig. 5).
 
-Serves test sessions with other values of alpha and beta, and of the number of beams if asked; for
-these nothing is trained again. Other numbers of slots (K), code layers (C) or codes per layer (W)
-take a system of their own each, trained up to its slates in a workdir below sweep/; with other
-slots it has a market of its own too. Scored by the reward model and, on the embedded market, by
-the true click probabilities.
+Serves test sessions with other values of alpha, beta and, with `--beams`, other numbers of beams;
+these need no training. Each other number of slots (K), code layers (C) or codes per layer (W) needs
+a system of its own, whose slates are trained in a workdir below sweep/; other slots also need a
+market of their own. Scores use the reward model and, on the simulated market, the true click
+probabilities.
 
     python -m experiments.sweep --workdir=runs/market-tiny
     python -m experiments.sweep --workdir=runs/market-tiny --rule=gsp --betas=0,2,8
     python -m experiments.sweep --workdir=runs/market-tiny --rule=gsp --alphas= --betas= \\
         --beams=4,16,64 --slots=4,6 --layers=2,3 --codes=32,64
 
-Writes a figure, sweep-RULE.png, and its points, sweep-RULE.csv, into systems/SYSTEM/figures, and
-adds the numbers to results.json.
-A point that is there already is not served again.
+Writes the figure sweep-RULE.png and its points, sweep-RULE.csv, to systems/SYSTEM/figures, and adds
+the numbers to results.json. A point that is already there is not served again.
 """
 
 import dataclasses
@@ -56,17 +55,17 @@ FIELDS = {  # Setting -> its field of the config.
     "layers": "tokenizer.num_layers",
     "codes": "tokenizer.num_codes",
 }
-LEVERS = ("alpha", "beta")  # These compile nothing anew;
-TRAINED = ("slots", "layers", "codes")  # these take a training of their own.
+LEVERS = ("alpha", "beta")  # Settings that need no compilation.
+TRAINED = ("slots", "layers", "codes")  # Settings that need training.
 _ALPHAS = flags.DEFINE_list("alphas", ["0.6", "1.2", "1.8", "2.4", "3.6"], "Values of alpha.")
 _BETAS = flags.DEFINE_list("betas", ["0", "1", "2", "8", "32"], "Values of beta.")
-_BEAMS = flags.DEFINE_list("beams", [], "Numbers of beams; each compiles anew.")
-_SLOTS = flags.DEFINE_list("slots", [], "Numbers of slots of a slate; each trains anew.")
-_LAYERS = flags.DEFINE_list("layers", [], "Numbers of code layers; each trains anew.")
-_CODES = flags.DEFINE_list("codes", [], "Numbers of codes per layer; each trains anew.")
-_RULE = flags.DEFINE_string("rule", None, "Payment rule; by default the system's.")
+_BEAMS = flags.DEFINE_list("beams", [], "Numbers of beams; each needs a compilation.")
+_SLOTS = flags.DEFINE_list("slots", [], "Numbers of slots; each needs training.")
+_LAYERS = flags.DEFINE_list("layers", [], "Numbers of code layers; each needs training.")
+_CODES = flags.DEFINE_list("codes", [], "Numbers of codes per layer; each needs training.")
+_RULE = flags.DEFINE_string("rule", None, "Payment rule; default: the system's.")
 _SESSIONS = flags.DEFINE_integer(
-    "num_sessions", 512, "Most test sessions to serve, in whole batches.", 1
+    "num_sessions", 512, "About how many test sessions to serve; whole batches.", 1
 )
 
 
@@ -99,16 +98,16 @@ def main() -> None:
 
 
 def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) -> None:
-    """Refuses points that cannot be served, before any is.
+    """Refuses points that cannot be served, before serving any point.
 
     Raises:
       UserError: names the setting.
     """
     name, settings = run.name, {setting for setting, _ in asked}
     if "beams" in settings and not isinstance(run.system, EGA):
-        raise UserError(f"{name} is no search: it has no beams")
+        raise UserError(f"--beams: {name} has no beam search")
     if settings & set(LEVERS) and not weighs_tokens(run):
-        raise UserError(f"{name} searches without token bids: give --alphas= --betas=")
+        raise UserError(f"{name} does not use token bids: give --alphas= --betas=")
     unpriced = rules_without_network()
     if rule not in unpriced and settings & set(TRAINED):
         raise UserError(
@@ -127,12 +126,12 @@ def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) 
 
 
 def weighs_tokens(run: AuctionTraining) -> bool:
-    """Whether token bids steer the search of a system."""
+    """Returns whether a system's search uses token bids."""
     return run.system.weighs_tokens and not run.settings.allocation.bid_free
 
 
 def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str, Any]:
-    """Serves test sessions with a setting that needs no training, or as trained; see `served`."""
+    """Serves test sessions, with the setting changed unless it needed training; see `served`."""
     mechanism, system = run.mechanism, run.system
     if setting == "beams" and isinstance(system, EGA):
         config = dataclasses.replace(system.config, num_beams=int(value))
@@ -144,8 +143,8 @@ def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str
 
 
 def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining:
-    """A system of other sizes, to be trained up to its slates in a workdir of its own."""
-    jax.clear_caches()  # A process holds only so many compiled functions.
+    """Pre-trains with another size in a workdir of its own; returns the training of the system."""
+    jax.clear_caches()  # The number of compiled functions in a process is limited.
     workdir = run.pretraining.workdir / "sweep" / f"{setting}-{value}"
     own = {
         FIELDS[setting]: value,
@@ -156,7 +155,7 @@ def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining
 
 
 def known_points(workdir: Path, *place: str) -> dict[str, dict[str, Any]]:
-    """Lever -> value -> judge -> figures, as far as they are in `results.json`."""
+    """Returns setting -> value -> judge -> metrics of the points in `results.json`."""
     found = read_results(workdir).get("sweep", {})
     for name in place:
         found = found.get(name, {})
@@ -173,7 +172,7 @@ def print_points(points: dict[str, dict[str, Any]], title: str) -> None:
 
 
 def rows_of(points: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per point and judge."""
+    """Returns one row per point and judge."""
     return [
         {"setting": setting, "value": value, "judge": judge}
         | {name: figures[name] for name in FIGURES}
@@ -199,7 +198,7 @@ def draw_points(points: dict[str, dict[str, Any]], path: Path) -> None:
                 other.plot(places, of(judge, "ctr_poi"), f"C1s{style}", label=f"CTR-poi, {judge}")
         handles = [*axes.lines, *other.lines]
         axes.set(xlabel=setting, ylabel="RPM")
-        axes.set_xscale("symlog", base=2)  # Values are often multiples, and may start at 0.
+        axes.set_xscale("symlog", base=2)  # Values are often multiples and may include 0.
         axes.set_xticks(places, ordered)
         other.set(ylabel="CTR-poi")
     figure.legend(handles=handles, loc="outside upper center", ncols=4)

@@ -1,23 +1,25 @@
-"""Tables 2 and 3 of the paper: every system, several seeds, scored by model and by truth.
+"""Makes tables 2 and 3 of the paper: all systems, several seeds, scored by model and by truth.
 
-Trains and scores each system with each seed, in one workdir of its own; systems of one seed share
-data, tokens, pre-training and reward model as far as they may. What is finished is never repeated:
-run it again with the same workdir to continue. Tables of all that the workdir has finished are
-written after every run.
+Trains and scores each system with each seed. All seeds share the data. Systems of the same seed
+share tokens, pre-training and reward model unless their settings differ. Finished runs are never
+repeated: to continue, run the same command again. After every run, the tables of all finished runs
+in the workdir are written.
 
     python -m experiments.tables --config=experiments/configs/market.py:small
     python -m experiments.tables --config=experiments/configs/market.py:tiny --seeds=0 \\
         --only=mca,gr,ega --results=/tmp/tables
 
-Several processes of one host may work on one workdir: a seed that another one is at is left for the
-end, and waited for. On several hosts make the data first and give each its own `--seeds`.
+Several processes of one host may share a workdir: a process skips a seed that another one works on,
+and waits for it at the end. On several hosts, make the data first and give each host its own
+`--seeds`.
 
-RPM and click rates are of `auction.num_served` test sessions; bid_rpm is RPM at full bids instead
-of the system's prices, which compares the slates alone. Psi, which tries every report of every
-advertiser, is of `auction.num_sessions`. An interval is Student's, 95 %, over training seeds: the
-market and the sessions are the same for all. A third table shows what the policy gradient adds: EGA
-under GSP without it and with it. Writes table2.csv, table3.csv, alignment.csv, runs.csv (each run's
-own values), tables.md and tables.png into `--results`.
+RPM and click rates use about `auction.num_served` test sessions. bid_rpm is RPM at full bids
+instead of the system's prices, so it compares the slates only. Psi tries all reports of the
+advertisers in the slates, on about `auction.num_sessions` sessions. Intervals are 95 % Student
+intervals over training seeds; the market and the sessions are the same for all seeds, so the
+intervals do not cover the sampling of sessions. A third table compares EGA under GSP without and
+with the policy gradient. The files table2.csv, table3.csv, alignment.csv, runs.csv (the values of
+each run), tables.md and tables.png are written to `--results`.
 """
 
 import itertools
@@ -53,13 +55,13 @@ from experiments.common.runs import (
 command.define_config()
 flags.adopt_module_key_flags(command)
 FREE = ("data.path", "data.market.sequences")  # Every other field binds the tables' workdir.
-TABLES = {  # Beside table2, which has every kind of system.
+TABLES = {  # In addition to table2, which has every kind of system.
     "table3": ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp"),
     "alignment": ("ega-unaligned", "ega-gsp"),
 }
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of every system.")
-_ONLY = flags.DEFINE_list("only", None, "Systems to run; by default all.")
-_RESULTS = flags.DEFINE_string("results", "experiments/results", "Where the tables are written.")
+_ONLY = flags.DEFINE_list("only", None, "Systems to run; default: all.")
+_RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder for the tables.")
 
 
 def main() -> None:
@@ -87,7 +89,7 @@ def main() -> None:
                 continue
             print_grid(scores(), running=(seed, name))
             run_system(settings, workdir, seed, name)
-            jax.clear_caches()  # A process holds only so many compiled functions.
+            jax.clear_caches()  # The number of compiled functions in a process is limited.
             write_all(workdir, folder)
     print_grid(scores())
     write_all(workdir, folder)
@@ -96,7 +98,7 @@ def main() -> None:
 
 
 def write_all(workdir: Path, folder: Path) -> None:
-    """Writes the tables of all that the workdir has finished."""
+    """Writes the tables of all finished runs in the workdir."""
     numbers = (path.name.removeprefix("seed-") for path in workdir.glob("seed-*"))
     seeds = sorted(int(number) for number in numbers if number.isdecimal())
     with locked(workdir):
@@ -105,7 +107,7 @@ def write_all(workdir: Path, folder: Path) -> None:
 
 
 def make_data(settings: Settings, workdir: Path) -> None:
-    """Makes the market that all runs share, where no log is given and it is absent."""
+    """Makes the market that all runs share, unless a log is given or the market exists."""
     with locked(workdir):
         if not settings.data.path and not (workdir / "seed-0" / "data").is_dir():
             first = settings.changed({"seed": 0})
@@ -113,16 +115,16 @@ def make_data(settings: Settings, workdir: Path) -> None:
 
 
 def run_system(settings: Settings, workdir: Path, seed: int, name: str) -> None:
-    """Trains and scores one system with one seed; what others have trained before is shared."""
+    """Trains and scores one system with one seed; reuses parts that earlier runs trained."""
     folder_name, trained_as = folders_of(seed, name)
     own = changed(settings, {"seed": seed, **compared()[trained_as]})
     main_folder, folder = workdir / f"seed-{seed}", workdir / folder_name
     if folder != workdir / "seed-0":
         data = settings.data.path or str(workdir / "seed-0" / "data")
         own = own.changed({"data.path": data})
-    for part in ("tokenizers", "reward"):  # Of the same data, seed and settings.
+    for part in ("tokenizers", "reward"):  # Same data, seed and settings.
         if folder != main_folder and (main_folder / part).is_dir() and not (folder / part).exists():
-            partial = folder / f".{part}.partial"  # One that was cut off is made anew.
+            partial = folder / f".{part}.partial"  # A partial copy is made again.
             shutil.copytree(main_folder / part, partial, dirs_exist_ok=True)
             partial.rename(folder / part)
     run = open_system(pretrained(own, folder), folder / "systems" / trained_as)
@@ -135,10 +137,10 @@ def run_system(settings: Settings, workdir: Path, seed: int, name: str) -> None:
 
 
 def folders_of(seed: int, name: str) -> tuple[str, str]:
-    """The workdir and the system folder of a run.
+    """Returns the names of a run's workdir and system folder.
 
-    A system that is pre-trained otherwise has a workdir of its own; one that differs from another
-    in the payment rule alone is scored with it, under `OTHER-RULE`.
+    A system with another pre-training has a workdir of its own. A system that differs from another
+    one only in the payment rule is scored with that one, under `OTHER-RULE`.
     """
     systems, of_systems = compared(), Settings.groups(SYSTEM)
     own = {field for field in systems[name] if field.split(".")[0] not in of_systems}
@@ -149,7 +151,7 @@ def folders_of(seed: int, name: str) -> tuple[str, str]:
 
 
 def known(workdir: Path, seed: int, name: str) -> dict[str, dict[str, float]]:
-    """Scorer -> metric -> value of a finished run, NaN where not finite; empty before."""
+    """Returns scorer -> metric -> value of a finished run, NaN if not finite; else empty."""
     found = read_results(workdir / folders_of(seed, name)[0])
     if name not in found.get("served", {}) or name not in found.get("systems", {}):
         return {}
@@ -166,7 +168,7 @@ def known(workdir: Path, seed: int, name: str) -> dict[str, dict[str, float]]:
 
 
 def print_grid(scores: Scores, running: tuple[int, str] | None = None) -> None:
-    """Prints which runs are finished: one line per system, one column per seed."""
+    """Prints the finished runs: one line per system, one column per seed."""
     seeds, names = dict.fromkeys(s for s, _ in scores), dict.fromkeys(n for _, n in scores)
     title = f"{sum(map(bool, scores.values()))} of {len(scores)} runs finished"
     columns = "system", *(f"seed {seed}" for seed in seeds)

@@ -1,14 +1,14 @@
-"""Tries the same number of settings for each system that is compared, by one procedure.
+"""Tunes each compared system with the same number of trials and the same procedure.
 
-Every trial trains a system up to its slates, with the shared data, tokens, pre-training, reward
-model and stages of a workdir, and serves sessions of the split "align", which no table is made of.
-It is judged by the value of its slates, their expected clicks at the full bids, as the reward model
-sees them: payments play no part, and the truth, shown beside it, has no say.
+Every trial trains the models that choose slates, with the workdir's shared data, tokens,
+pre-training, reward model and stages, and serves sessions of the split "align", which the tables do
+not use. The criterion is the value of the slates, expected clicks times full bids, by the reward
+model. Payments have no effect, and the true value is shown but not used.
 
     python -m experiments.tune --workdir=runs/market-tiny
 
-Prints the trials with the best of each system marked, and adds them to results.json. A trial that
-is there already is not made again. What wins is set in the configs by hand.
+Prints the trials, marks the best one of each system, and adds them to results.json. A finished
+trial is not repeated. The best settings are entered in the configs by hand.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 _SYSTEMS = flags.DEFINE_list("tuned", list(TRIALS), "Systems to tune.")
 _SESSIONS = flags.DEFINE_integer(
-    "tuning_sessions", 256, "Most sessions that a trial serves, in whole batches.", 1
+    "tuning_sessions", 256, "About how many sessions a trial serves; whole batches.", 1
 )
 
 
@@ -68,14 +68,14 @@ def main() -> None:
             if title_of(changes) not in known(system):
                 found = try_out(settings, workdir, system, number)
                 write_results(workdir, {"tuning": {place: {system: {title_of(changes): found}}}})
-                jax.clear_caches()  # A process holds only so many compiled functions.
+                jax.clear_caches()  # The number of compiled functions in a process is limited.
         print_trials(known(system), f"{system}, {place}")
 
 
 def try_out(
     settings: Settings, workdir: Path, system: str, number: int
 ) -> dict[str, dict[str, float]]:
-    """Trains one trial of a system up to its slates, and serves it; see `serving.served`."""
+    """Trains the slates of one trial of a system, and serves it; see `serving.served`."""
     own = changed(settings, {**compared()[system], **TRIALS[system][number], **UNPRICED})
     folder = workdir / "tuning" / f"{system}-{number}"
     run = open_system(Pretraining(own, workdir, data_mesh()), folder)
@@ -84,7 +84,7 @@ def try_out(
 
 
 def title_of(changes: Mapping[str, Any]) -> str:
-    """What a trial sets, as text."""
+    """Returns a trial's changes as text."""
     return ", ".join(f"{field}={value}" for field, value in changes.items())
 
 

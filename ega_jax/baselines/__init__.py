@@ -1,1 +1,1 @@
-"""The systems to beat, each as its authors would build it."""
+"""The systems that EGA is compared with: GR, the cascade MCA, and retrieval baselines."""

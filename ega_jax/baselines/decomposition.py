@@ -1,10 +1,10 @@
-"""Where a system loses revenue, in shares of what could be attained.
+"""Decomposing a system's loss of revenue by stage, relative to the best slate.
 
-A chain of slates, each the best on truth with fewer freedoms than the one before: any ads, the ads
-that recall lets through, the ads that the auction lists in its order, the slate that is shown with
-the best creatives, with its own, and at its own prices instead of its bids. What is lost from one
-to the next is the loss at that stage, given the stages before it. Each search also starts from the
-next one's slate, so that no slate is worth less than the next.
+Each slate of the chain is the best by the truth under more constraints than the one before: any
+ads; the recalled ads; the ads that the auction lists, in its order; the shown slate with the best
+creatives; the shown slate with its own creatives; and that slate at its prices instead of its bids.
+The difference between neighbours is the loss at that stage, given the stages before it. Each search
+also starts from the next slate of the chain, so values never increase along the chain.
 """
 
 import functools
@@ -24,17 +24,17 @@ def decompose(mechanism: Mechanism, samples: Iterable[Sample]) -> dict[str, floa
     """Measures the chain of a system on requests whose bids are the true values.
 
     Args:
-      mechanism: of the system.
-      samples: batches of requests with their truth.
+      mechanism: the system with its prices.
+      samples: batches of requests with their true click probabilities.
 
     Returns:
-      Expected currency per request of the best slate of all ads, `attainable`; of a cascade, of
-      the best of those that are `recalled` and of those that are `listed`, in that order; of the
-      system's own slate with the best creatives, `placed`, and as `shown`; and what is `paid`
-      for it. All but the last count clicks at their bids.
+      Expected currency per request, in this order. `attainable`: the best slate of all ads. For a
+      cascade, `recalled` and `listed`: the best slates of the recalled and of the listed ads.
+      `placed`: the system's slate with the best creatives. `shown`: the system's slate. `paid`: its
+      revenue. All but the last value clicks at their bids.
 
     Raises:
-      UserError: the system limits the ads of a slate, which the search does not.
+      UserError: the system limits the ads of a slate; the search has no such limits.
     """
     chains = [_chain(mechanism, sample) for sample in samples]
     every = lambda name: np.concatenate([chain[name] for chain in chains])
@@ -42,10 +42,10 @@ def decompose(mechanism: Mechanism, samples: Iterable[Sample]) -> dict[str, floa
 
 
 def losses(chain: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """What each slate of a chain is worth and what is lost at it, as shares of the first.
+    """Computes the value and the loss of each slate of a chain, as shares of the first value.
 
     Returns:
-      By name `currency`, `share` of the first, and the share that is `lost` since the one before.
+      By name: `currency`; `share`, of the first; `lost`, the share lost since the one before.
     """
     values = list(chain.values())
     share = lambda value: value / values[0] if values[0] else 0.0
@@ -56,7 +56,7 @@ def losses(chain: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 
 def _chain(mechanism: Mechanism, sample: Sample) -> dict[str, np.ndarray]:
-    """The chain of each request, `[D]` each."""
+    """Returns the chain of each request, `[D]` per entry."""
     slate: Slate = jax.tree.map(np.asarray, mechanism.allocate(sample.request))
     candidate, everyone = _candidates(sample.request, slate), np.arange(len(slate.items))
     num_slots = candidate.shape[1]
@@ -84,7 +84,7 @@ def _chain(mechanism: Mechanism, sample: Sample) -> dict[str, np.ndarray]:
 
 @jax.jit
 def _funnels(system: System, request: Request, levers: Levers) -> Funnel | None:
-    """What the stages let through of each request, `[D, ...]`."""
+    """Returns the recalled and listed ads of each request, `[D, ...]`; `None` if not a cascade."""
 
     def one(request: Request) -> Funnel | None:
         return system.funnel(system.prepare(request), request.bid, levers)
@@ -93,7 +93,7 @@ def _funnels(system: System, request: Request, levers: Levers) -> Funnel | None:
 
 
 def _candidates(request: Request, slate: Slate) -> np.ndarray:
-    """The candidates `[D, K]` that slates show, -1 where a slot is empty."""
+    """Returns the candidates `[D, K]` that slates show, -1 where a slot is empty."""
     item, is_ad = (np.asarray(x)[:, None] for x in (request.item, request.is_ad))
     same = (slate.items[..., None] == item) & (slate.is_ad[..., None] == is_ad)
     return np.where(slate.items >= 0, same.argmax(-1), -1)

@@ -1,12 +1,12 @@
-"""OneRec as the generator of GR: whole sessions, aligned by preference (arXiv 2502.18965).
+"""The baseline GR: OneRec, preference-aligned generation of sessions (arXiv 2502.18965).
 
-An encoder-decoder writes a session code by code; its pre-training is that of the project's
-generator (27), which it shares. Then beams of the current model are valued by the reward model's
-clicks at the bids, and direct preference optimisation moves the model from the worst towards the
-best of them. Bids play no part in the search. GR adds Peri-CR's creatives and prices by GSP; which
-of the sessions found is shown is decided as in EGA, by expected revenue.
+An encoder-decoder generates a session code by code. It shares the pre-training (27) of the
+project's generator. Then the reward model values beams of the current model by clicks times bids,
+and direct preference optimisation moves the model from the worst beam towards the best one. The
+search ignores bids. GR adds Peri-CR's creatives and prices by GSP; as in EGA, it shows the session
+of the highest expected revenue among those found.
 
-The decoder has no mixture of experts: at the widths compared here there is nothing to route.
+Unlike OneRec's, the decoder has no mixture of experts; the widths compared here are too small.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from ega_jax.types import LossFn, Params, Request
 
 @struct.dataclass
 class GR(EGA):
-    """OneRec with Peri-CR's creatives: EGA's search without bids, and other creatives."""
+    """OneRec with Peri-CR's creatives: EGA with a search that ignores bids, and other creatives."""
 
     peri_cr: Params
     peri_cr_config: PeriCRConfig = struct.field(pytree_node=False)
@@ -45,7 +45,7 @@ class GR(EGA):
     judged_truthful: ClassVar[bool] = False
 
     def encode(self, request: Request) -> PreparedRequest:
-        """As EGA's, but for the creatives: Peri-CR's."""
+        """Encodes a request as EGA does, with the creatives that Peri-CR chooses."""
         history = request.history_poi, request.history_creative
         creative = peri_cr.choose(
             self.peri_cr, self.peri_cr_config, self.items, *history, request.item
@@ -54,12 +54,13 @@ class GR(EGA):
 
 
 def dpo_loss(log_ratio: jax.Array, strength: float) -> jax.Array:
-    """Direct preference optimisation (Rafailov et al., arXiv 2305.18290, eq. 7).
+    """Computes the DPO loss (Rafailov et al., arXiv 2305.18290, eq. 7).
 
     Args:
-      log_ratio: `[..., 2]` log-probability of the preferred and of the rejected session, less that
+      log_ratio: `[..., 2]` log-probability of the preferred and of the rejected session, minus that
         under the reference policy.
-      strength: how much a preference may move the policy; the paper's beta.
+      strength: that paper's beta, the weight of the implicit KL penalty: a larger value keeps the
+        optimal policy closer to the reference.
 
     Returns:
       `[...]` float32, `-log sigmoid(strength * difference)`.
@@ -68,15 +69,15 @@ def dpo_loss(log_ratio: jax.Array, strength: float) -> jax.Array:
 
 
 def best_and_worst(system: EGA, request: Request, levers: Levers) -> tuple[jax.Array, jax.Array]:
-    """The sessions of one request's menu of the highest and the lowest expected revenue.
+    """Returns the sessions of highest and lowest expected revenue in one request's menu.
 
     Args:
-      system: what searches.
+      system: searches for the sessions.
       request: one request.
       levers: run-time settings, bid-free.
 
     Returns:
-      Candidates `[2, K]`, -1 where a slot is empty, and whether they differ in value, `[]` bool.
+      Candidates `[2, K]`, -1 where a slot is empty, and whether their values differ, `[]` bool.
     """
     menu = system.find_menu(system.prepare(request), request.bid, levers)
     best = jnp.argmax(menu.value)
@@ -86,32 +87,32 @@ def best_and_worst(system: EGA, request: Request, levers: Levers) -> tuple[jax.A
 
 
 def preference_loss(system: EGA, strength: float, levers: Levers) -> LossFn:
-    """The loss of the preference alignment, in the form that the training loop takes.
+    """Returns the loss of the preference alignment, as `make_train_step` takes it.
 
     Args:
-      system: what searches; its decoder's parameters are those of each step.
-      strength: of the preference; see `dpo_loss`.
+      system: searches for the sessions, with the decoder's parameters of the current step.
+      strength: see `dpo_loss`.
       levers: run-time settings, bid-free.
 
     Returns:
       `loss(trained, pretrained, batch, key) -> (loss, (metrics, pretrained))`, where `trained` is
-      `Decoder.trainable` and `pretrained` holds all parameters before the alignment.
+      `Decoder.trainable` and `pretrained` holds all pre-trained parameters.
     """
     catalogue = system.items.catalogue
 
     def log_prob(decoder: Decoder, batch, paths: Path) -> jax.Array:
-        """Of both sessions `[B, 2]`."""
+        """Returns the log-probabilities `[B, 2]` of both sessions."""
         memory = decoder.encode(batch["history_poi"], batch["history_creative"], catalogue)
         own = lambda path: taken(path_log_probs(decoder, memory, path, 1.0, 1.0), path)
         return jax.vmap(own, in_axes=1, out_axes=1)(paths).sum((-2, -1))
 
     def sessions_of(decoder: Decoder, batch) -> tuple[jax.Array, jax.Array]:
-        """The preferred and the rejected session `[B, 2, K]`, and where they differ `[B]`."""
+        """Returns preferred and rejected sessions `[B, 2, K]`, and whether they differ `[B]`."""
         current = dataclasses.replace(system, decoder=lax.stop_gradient(decoder))
         return jax.vmap(lambda request: best_and_worst(current, request, levers))(request_of(batch))
 
     def paths_of(batch, sessions: jax.Array) -> Path:
-        """The decoding steps of the sessions `[B, 2, K]`."""
+        """Returns the decoding steps of the sessions `[B, 2, K]`."""
         index = lambda codes, is_ad, bid, where: system.candidates(codes, is_ad, bid, levers, where)
         candidates = jax.vmap(index)(
             codes_of(catalogue.poi_codes, batch["item"]),
@@ -140,7 +141,7 @@ def preference_loss(system: EGA, strength: float, levers: Levers) -> LossFn:
 
 
 def train_gr(run: AuctionTraining) -> GR:
-    """OneRec with Peri-CR's creatives, aligned by direct preference optimisation."""
+    """Trains OneRec with Peri-CR's creatives, aligned by direct preference optimisation."""
     ega, stages = ega_with(run, run.pretraining.restore_generator()), Stages(run)
     system = GR(**vars(ega), peri_cr=stages.peri_cr, peri_cr_config=stages.peri_cr_config)
     strength = whole(run.settings).one_rec.strength
@@ -148,7 +149,11 @@ def train_gr(run: AuctionTraining) -> GR:
 
 
 def check_gr(settings: PhaseSettings) -> None:
-    """Refuses a search with bids, and training in one stage."""
+    """Refuses a search with bids and training in one stage.
+
+    Raises:
+      UserError: `allocation.bid_free` is False, or `alignment.joint_rows` is not 0.
+    """
     check_stages(settings)
     if not settings.allocation.bid_free:
         raise UserError(

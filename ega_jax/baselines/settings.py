@@ -1,4 +1,4 @@
-"""The whole tree of settings: what the phases read, and what the compared systems do."""
+"""The whole tree of settings: those of the phases and of the compared systems."""
 
 import dataclasses
 
@@ -14,16 +14,16 @@ from ega_jax.setting import SYSTEM, setting
 
 @dataclasses.dataclass(frozen=True)
 class OneRecSettings:
-    """The group `one_rec`; the other settings of OneRec are those of the alignment."""
+    """The group `one_rec`; OneRec's other settings are in the group `alignment`."""
 
-    strength: float = setting(0.1, above=0)  # How much a preference may move the policy (DPO).
+    strength: float = setting(0.1, above=0)  # DPO's beta: larger stays closer to the reference.
 
 
 @dataclasses.dataclass(frozen=True)
 class CascadeSettings:
-    """The group `cascade`: the stages of MCA, some of which GR uses too."""
+    """The group `cascade`: the stages of MCA; GR uses Peri-CR too."""
 
-    num_recalled: int = setting(20, at_least=1)  # Ads that TIGER lets through.
+    num_recalled: int = setting(20, at_least=1)  # Number of ads that TIGER recalls.
     tiger: TigerSettings = setting(TigerSettings())
     hstu: HSTUPhaseSettings = setting(HSTUPhaseSettings())
     peri_cr: PeriCRPhaseSettings = setting(PeriCRPhaseSettings())
@@ -35,8 +35,7 @@ class CascadeSettings:
 class Settings(PhaseSettings):
     """The settings of a workdir and its systems; configs and commands build it.
 
-    It stands after the models that read its groups, and before `ega_jax.systems`, which checks
-    the settings that depend on the kind of system.
+    `ega_jax.systems` checks the settings that depend on the kind of system.
     """
 
     one_rec: OneRecSettings = setting(OneRecSettings(), binds=SYSTEM)
@@ -44,10 +43,10 @@ class Settings(PhaseSettings):
 
 
 def whole(settings: PhaseSettings) -> Settings:
-    """The settings as a baseline needs them.
+    """Checks that settings include the baselines' groups, and returns them.
 
     Raises:
-      TypeError: they are those of the phases alone.
+      TypeError: the settings are those of the phases only.
     """
     if not isinstance(settings, Settings):
         raise TypeError(f"baselines read Settings, found {type(settings).__name__}")
@@ -55,7 +54,7 @@ def whole(settings: PhaseSettings) -> Settings:
 
 
 def check_stages(settings: PhaseSettings) -> None:
-    """Refuses training in one stage, for the systems that cannot.
+    """Refuses training in one stage; only EGA supports it.
 
     Raises:
       UserError: `alignment.joint_rows` is not 0.

@@ -1,10 +1,10 @@
-"""The best slate that could have been shown: a very wide search on the true click probabilities.
+"""The best slate of a request: a local search on the true click probabilities.
 
-A slate is worth the bids of its expected clicks. It fills as many slots as it can, shows no item
-twice, and of the organic items always the next one in upstream order. The search starts from
-several slates and takes the best of all changes of one ad, of one place or of one creative, until
-none gains: a lower bound of the best slate's value, and equal to it for nearly all requests that
-are small enough to list every slate.
+The value of a slate is the sum of bid times true click probability. A slate fills as many slots as
+it can, shows no item twice, and keeps the organic items in upstream order. The search starts from
+several slates and repeatedly takes the best change of one ad, one position or one creative, until
+no change gains. Its value is a lower bound of the best slate's; on requests small enough to
+enumerate all slates, the two are equal in nearly all cases.
 """
 
 import dataclasses
@@ -18,21 +18,21 @@ from ega_jax.evaluation.slate_rules import Array, SlateRules, picked
 from ega_jax.phases.auction import real_rows, request_of
 from ega_jax.types import Request
 
-_ROWS = 4096  # Slates that the truth is asked about at once: one compilation for all of them.
-_GAIN = 1e-6  # Relative; less is rounding.
-_STARTS = (0.0, 0.5, 1.0, 0.5, 1.0, 0.5, 1.0)  # Share of ads in the slates to start from,
-_BY_WORTH = 3  # of which the first show the ads that are worth most alone, the others any.
+_ROWS = 4096  # Slates per call of the truth; a fixed size, so that it compiles once.
+_GAIN = 1e-6  # Least relative gain of a change; less is rounding.
+_STARTS = (0.0, 0.5, 1.0, 0.5, 1.0, 0.5, 1.0)  # Shares of ads in the initial slates. The first
+_BY_WORTH = 3  # ones show the ads of the highest value alone, the others random ads.
 
 Changes = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """`D` requests whose true click probabilities are known."""
+    """`D` requests with known true click probabilities."""
 
     truth: Truth
     session: np.ndarray  # [D] int32.
-    request: Request  # Of numpy arrays, [D, ...].
+    request: Request  # Numpy arrays, [D, ...].
     poi_creatives: np.ndarray  # [P, M] int32, -1 where none.
 
     @functools.cached_property
@@ -42,7 +42,7 @@ class Sample:
         return np.where((item >= 0)[..., None], self.poi_creatives[item], -1)
 
     def clicks(self, row: np.ndarray, slate: np.ndarray, creative: np.ndarray) -> np.ndarray:
-        """True click probabilities `[X, K]` of slates of candidates, shown to requests `[X]`."""
+        """Returns true click probabilities `[X, K]` of slates of candidates in requests `[X]`."""
         item = picked(self.request.item, row, slate, -1)
         shown = self.session[row], item, creative, picked(self.request.is_ad, row, slate, False)
         found = np.zeros(slate.shape)
@@ -52,12 +52,12 @@ class Sample:
         return found
 
     def values(self, row: np.ndarray, slate: np.ndarray, creative: np.ndarray) -> np.ndarray:
-        """Bids of the expected clicks of slates `[X, K]`, `[X]` float64 in currency."""
+        """Returns `[X]` float64, currency: each slate's sum of bid times click probability."""
         bid = picked(self.request.bid, row, slate, 0.0)
         return np.sum(bid * self.clicks(row, slate, creative), axis=-1)
 
     def clicks_alone(self, num_slots: int) -> np.ndarray:
-        """What `[D, N, M]` candidates get with each creative as the only item of a slate."""
+        """Returns clicks `[D, N, M]` of each candidate and creative as the only item of a slate."""
         row, candidate, _ = np.indices(self.creatives.shape).reshape(3, -1)
         first = np.arange(num_slots) == 0
         alone = lambda x: np.where(first, x.reshape(-1, 1), -1)
@@ -68,7 +68,7 @@ class Sample:
 def samples_of(
     batches: Iterable[Mapping[str, np.ndarray]], truth: Truth, poi_creatives: Array
 ) -> Iterator[Sample]:
-    """Makes a sample of each batch with the fields of `Request` and `session`, less blank rows."""
+    """Yields a sample per batch with the fields of `Request` and `session`; drops blank rows."""
     for batch in batches:
         real = real_rows(batch)
         kept = {name: np.asarray(x)[real] for name, x in batch.items()}
@@ -81,7 +81,7 @@ class Attainable:
 
     candidate: np.ndarray  # [D, K] int, -1 where a slot is empty.
     creative: np.ndarray  # [D, K] int, -1 where none.
-    value: np.ndarray  # [D] float64, bids of the expected clicks in currency.
+    value: np.ndarray  # [D] float64, sum of bid times click probability, in currency.
 
 
 def best_slates(
@@ -91,21 +91,21 @@ def best_slates(
     listed: np.ndarray | None = None,
     start: Attainable | None = None,
 ) -> Attainable:
-    """Searches the slate of highest true value for each request.
+    """Searches for the slate of highest true value for each request.
 
     Args:
       sample: the requests.
       num_slots: K.
       allowed: `[D, N]` bool, the ads that may be shown.
-      listed: `[D, L]` int candidates, -1 after the last: only these ads may be shown, and those
-        that are keep this order. By default any order goes.
-      start: slates to start from besides the search's own; what is found is never worth less.
+      listed: `[D, L]` int candidates, -1 after the last: only these ads may be shown, in this
+        order. Default: all allowed ads, in any order.
+      start: more initial slates; the result is worth at least as much as these.
 
     Returns:
       The slates, with the best creatives.
 
     Raises:
-      ValueError: a slate to start from breaks a rule.
+      ValueError: an initial slate breaks a rule.
     """
     rules = SlateRules.of(sample.request, num_slots, allowed, listed)
     alone, everyone = sample.clicks_alone(num_slots), np.arange(len(allowed))
@@ -129,13 +129,13 @@ def best_slates(
 
 
 def best_creatives(sample: Sample, candidate: np.ndarray, creative: np.ndarray) -> Attainable:
-    """Searches the best creatives for slates `[D, K]` of candidates, starting from `creative`."""
+    """Searches for the best creatives of slates `[D, K]` of candidates, from `creative`."""
     everyone = np.arange(len(candidate))
     return _climb(sample, everyone, candidate, creative, [], _no_change)
 
 
 def _no_change(row: np.ndarray, slate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What `SlateRules.changes` gives where the slates are to stay as they are."""
+    """Returns no change, in the form of `SlateRules.changes`."""
     return slate[:, None][:, :0], np.zeros((len(row), 0), bool)
 
 
@@ -147,9 +147,10 @@ def _climb(
     wardrobes: Sequence[np.ndarray],
     changes: Changes,
 ) -> Attainable:
-    """Takes the best change of slates `[X, K]`, or of one creative, until none gains.
+    """Applies the best change of each slate `[X, K]` or of one creative until none gains.
 
-    An item that comes in shows its creative of any of the wardrobes `[D, N]`.
+    A wardrobe `[D, N]` holds one creative per candidate; an item that is added to a slate is tried
+    with its creative of each wardrobe.
     """
     slate, creative = slate.copy(), creative.copy()
     value = sample.values(row, slate, creative)
@@ -179,7 +180,7 @@ def _dressed(
     moved: np.ndarray,
     wardrobe: np.ndarray,
 ) -> np.ndarray:
-    """Creatives of slates `moved [X, V, K]`: the old slates', and of a wardrobe for newcomers."""
+    """Returns creatives of slates `moved [X, V, K]`; added items take theirs from the wardrobe."""
     same = (moved[..., None] == slate[:, None, None]) & (moved >= 0)[..., None]
     brought = np.take_along_axis(creative[:, None], same.argmax(-1), -1)
     return np.where(same.any(-1), brought, picked(wardrobe, row, moved, -1))
@@ -188,7 +189,7 @@ def _dressed(
 def _redressed(
     sample: Sample, row: np.ndarray, slate: np.ndarray, creative: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Creatives `[X, K * M, K]` that differ in one slot, and which of them there are."""
+    """Returns creatives `[X, K * M, K]` that differ in one slot, and whether each exists."""
     options = picked(sample.creatives, row, slate, -1)[..., None]
     here = np.eye(slate.shape[1], dtype=bool)[:, None]
     changed = np.where(here, options, creative[:, None, None])
@@ -197,9 +198,10 @@ def _redressed(
 
 
 def _wardrobes(sample: Sample, clicks: np.ndarray) -> list[np.ndarray]:
-    """The creative `[D, N]` that draws most, and the one that distracts least from its neighbours.
+    """Returns two wardrobes `[D, N]`: the creatives with the most and with the fewest clicks.
 
-    `clicks` are those of candidates alone.
+    `clicks` are those of candidates alone. A creative with few clicks takes the fewest clicks from
+    its neighbours.
     """
     there = sample.creatives >= 0
     chosen = np.where(there, clicks, -1.0).argmax(-1), np.where(there, clicks, 2.0).argmin(-1)

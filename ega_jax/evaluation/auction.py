@@ -1,9 +1,9 @@
-"""The score of an auction, by the model's click probabilities and by the true ones (paper sec. 5).
+"""The metrics of an auction, by the model's click probabilities and by the true ones (sec. 5).
 
-A mechanism is run on sessions of a log, whose bids are the true values, and every report of its
-advertisers is tried with the allocation run again. The same slates and reports are priced by every
-rule, so one pass gives the score of all. On a simulated log the truth scores them too, exactly and
-without drawing clicks: a mechanism graded by its own reward model can look good by being wrong.
+A mechanism runs on sessions of a log, whose bids are the true values. For every report of its
+advertisers the allocation runs again. All payment rules price the same slates and reports, so one
+pass measures all rules. On a simulated log the true click probabilities score them too, exactly
+and without sampling clicks: scores by a mechanism's own reward model can be too high.
 """
 
 import dataclasses
@@ -31,26 +31,26 @@ from ega_jax.training.mesh import fill_devices
 __all__ = ["Judged", "judge", "psi", "scores", "systems"]
 
 MYERSON = "myerson"  # The oracle: the only truthful prices of a monotone allocation.
-# Myerson's prices of the clicks that the model expects: all that a rule without the truth can do.
+# Myerson's prices from the model's click probabilities; computable without the truth.
 MODEL_MYERSON = "myerson_model"
-HONEST = int(np.flatnonzero(MULTIPLES == 1.0)[0])  # Place of the true value among the reports.
-TEN = 8 * np.arange(1, 11)  # Places of .2, .4, ..., 2.0.
-MONOTONE_TOLERANCE = 1e-7  # Falls of a click probability below it are rounding.
+HONEST = int(np.flatnonzero(MULTIPLES == 1.0)[0])  # Index of the true value in MULTIPLES.
+TEN = 8 * np.arange(1, 11)  # Indices of .2, .4, ..., 2.0.
+MONOTONE_TOLERANCE = 1e-7  # A smaller decrease of a click probability is rounding.
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """Sessions as one judge sees them: `D` sessions, `A` ads of each, `J` reports; float64."""
+    """`D` sessions scored by one judge (model or truth), with `A` ads and `J` reports; float64."""
 
     click: np.ndarray  # [D, K] click probability of each slot's POI, 0 where empty.
-    image: np.ndarray  # [D, K] of its image.
+    image: np.ndarray  # [D, K] click probability of its image.
     shown: np.ndarray  # [D, K] bool, the slot is filled.
     is_ad: np.ndarray  # [D, K] bool.
     price: dict[str, np.ndarray]  # Rule -> [D, K] currency per click.
-    value: np.ndarray  # [D, A] currency per click; the first K ads are those of the slots.
+    value: np.ndarray  # [D, A] currency per click; the first K entries are the slots' ads.
     where: np.ndarray  # [D, A] bool.
-    bid: np.ndarray  # [D, A, J] reports, those of `MULTIPLES` first.
-    clicks: np.ndarray  # [D, A, J] click probability of the ad when it reports so.
+    bid: np.ndarray  # [D, A, J] reports, the `MULTIPLES` first.
+    clicks: np.ndarray  # [D, A, J] the ad's click probability at each of its reports.
     charge: dict[str, np.ndarray]  # Rule -> [D, A, J] currency per click.
 
     @property
@@ -67,18 +67,18 @@ def judge(
     num_losing: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Judged]:
-    """Runs a mechanism on sessions and tries all reports.
+    """Runs a mechanism on sessions and tries all reports of its ads.
 
     Args:
-      mechanism: what is judged.
+      mechanism: the mechanism to measure.
       levers: its run-time settings.
-      batches: with the fields of `Request` and `session`; blank rows are skipped.
-      truth: of the log, where it has one.
-      num_losing: ads outside the slate whose reports are tried too.
-      progress: called with the number of sessions done.
+      batches: batches with the fields of `Request` and `session`; blank rows are skipped.
+      truth: the log's true click probabilities, `None` if unknown.
+      num_losing: the number of ads outside the slate whose reports are tried too.
+      progress: called with the number of finished sessions.
 
     Returns:
-      What `model` and, with a truth, `truth` see.
+      The sessions scored by `model` and, with a truth, by `truth`.
     """
     seen: dict[str, list[Judged]] = {}
     rules, done = mechanism.pricing.rules, 0
@@ -108,7 +108,7 @@ def _by_truth(rules, fair: Truthful, tried: Reported, truth: Truth, session: np.
     responses = truth.responses(session, slate.item, slate.creative, slate.is_ad)
     ads, reports, slots = tried.item.shape[1:]
     clicks = np.zeros(tried.slot.shape)
-    for row, number in enumerate(session):  # A session's reports are many slates already.
+    for row, number in enumerate(session):  # One session has A * J slates.
         flat = [x[row].reshape(-1, slots) for x in (tried.item, tried.creative, tried.is_ad)]
         click = truth.responses(np.full(ads * reports, number), *flat).click_poi
         own = np.asarray(click)[np.arange(ads * reports), tried.slot[row].reshape(-1)]
@@ -117,7 +117,7 @@ def _by_truth(rules, fair: Truthful, tried: Reported, truth: Truth, session: np.
 
 
 def _judged(rules, fair: Truthful, tried: Reported, click, image, clicks) -> Judged:
-    """Puts prices beside click probabilities, the oracles' among them."""
+    """Combines click probabilities with the prices of all rules and of both oracles."""
     slots = fair.allocation.item.shape[1]
     exact = lambda x: np.asarray(x, np.float64)
     judged = Judged(
@@ -140,13 +140,14 @@ def _judged(rules, fair: Truthful, tried: Reported, click, image, clicks) -> Jud
 
 
 def myerson_prices(bid: np.ndarray, clicks: np.ndarray) -> np.ndarray:
-    """Myerson's price of a click at every report, from the reports below it.
+    """Computes Myerson's price per click at every report.
 
-    `P(b) = b x(b) - integral_0^b x(s) ds`, charged per click, between 0 and the bid.
+    `P(b) = b x(b) - integral_0^b x(s) ds`, divided by `x(b)` and clipped to `[0, b]`. The integral
+    uses the trapezoidal rule over the reports.
 
     Args:
-      bid: `[..., J]` reports, 0 among them.
-      clicks: `[..., J]` click probability at each.
+      bid: `[..., J]` reports, in any order; one is 0.
+      clicks: `[..., J]` click probability at each report.
 
     Returns:
       `[..., J]` currency per click, 0 where there are no clicks.
@@ -162,15 +163,17 @@ def myerson_prices(bid: np.ndarray, clicks: np.ndarray) -> np.ndarray:
 
 
 def scores(judged: Judged, rule: str) -> dict[str, float]:
-    """The metrics of an auction under one payment rule (paper sec. 5).
+    """Computes the metrics of an auction under one payment rule (paper sec. 5).
 
     Returns:
-      `rpm` currency per 1000 impressions, `ctr_poi`, `ctr_img`, `ad_share` per impression;
-      `psi_fine`: regret over utility with all reports; `psi_10`: with ten only, .2 to 2 times the
-      value; `psi` is `psi_fine`; `psi_mean_ratio`: mean of regret over utility per term,
-      with the ten (the paper divides by sessions); `psi_dropped`: the terms it leaves out;
-      `psi_all`: as `psi_fine`, with the losing ads that were followed too (`auction.num_losing`
-      of the highest score).
+      `rpm`: currency per 1000 impressions. `ctr_poi`, `ctr_img`, `ad_share`: per impression.
+      `psi_fine`: total regret over total utility of the slates' ads, with all reports.
+      `psi`: the same as `psi_fine`.
+      `psi_10`: the same with ten reports only, .2 to 2 times the value.
+      `psi_mean_ratio`: the mean over ads of regret over utility, with the ten reports (the paper
+        divides the sum by the number of sessions).
+      `psi_dropped`: the number of ads without utility, which that mean leaves out.
+      `psi_all`: as `psi_fine`, with losing ads too (the `auction.num_losing` of the highest score).
     """
     impressions = max(judged.shown.sum(), 1)
     value = judged.value[..., None]
@@ -194,7 +197,7 @@ def scores(judged: Judged, rule: str) -> dict[str, float]:
 
 
 def non_monotone_share(judged: Judged) -> float:
-    """Share of the slates' advertisers who can lose clicks by bidding more."""
+    """Returns the share of the slates' advertisers who can lose clicks by bidding more."""
     winners = judged.where[:, : judged.num_slots]
     order = np.argsort(judged.bid, axis=-1, kind="stable")
     clicks = np.take_along_axis(judged.clicks, order, -1)[:, : judged.num_slots]
@@ -203,16 +206,17 @@ def non_monotone_share(judged: Judged) -> float:
 
 
 def systems(judged: Mapping[str, Judged], name: str, rule: str) -> dict[str, dict[str, Any]]:
-    """Results of an allocation under every payment rule, as `results.json` has them.
+    """Returns the metrics of an allocation under every payment rule, as in `results.json`.
 
     Args:
-      judged: from `judge`, by judge.
-      name: of the system.
-      rule: its own payment rule; the others are called `NAME-RULE`.
+      judged: the result of `judge`.
+      name: the system's name.
+      rule: the system's payment rule; the results under another rule are called `NAME-RULE`.
 
     Returns:
-      System -> `{judge: metrics, psi_floor, non_monotone_share}`. The floor is Psi of Myerson's
-      prices on the same allocation, by the last judge: regret that no payment rule removes.
+      System -> `{judge: metrics, psi_floor, non_monotone_share}`. The floor is Psi under Myerson's
+      prices of the same allocation, by the last judge (`truth` if known): an estimate of the
+      regret that no payment rule removes.
     """
     last = list(judged.values())[-1]
     shared = {

@@ -1,4 +1,4 @@
-"""Systems beside each other over seeds: means with intervals, tables, a figure (sec. 5)."""
+"""Comparing systems over training seeds: means with intervals, tables, a figure (sec. 5)."""
 
 import csv
 from collections.abc import Mapping
@@ -15,12 +15,15 @@ SERVED = ("rpm", "bid_rpm", "ctr_poi", "ctr_img")  # See `serving.served`,
 REPORTED = ("psi", "psi_10")  # and `auction.systems`.
 METRICS = (*SERVED, *REPORTED)
 SCORERS = ("model", "truth")
-# (seed, system) -> scorer -> metric -> value; empty while a run is not finished.
+# (seed, system) -> scorer -> metric -> value; empty if a run is not finished.
 Scores = Mapping[tuple[int, str], Mapping[str, Mapping[str, float]]]
 
 
 def summary(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval of the mean over seeds; without a second seed the interval is NaN."""
+    """Returns the mean and its 95 % Student interval over seeds; with one seed the ends are NaN.
+
+    The interval covers the variation between training seeds only, not the sampling of sessions.
+    """
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, float("nan"), float("nan")
@@ -29,7 +32,7 @@ def summary(values: list[float]) -> tuple[float, float, float]:
 
 
 def rows_of(scores: Scores, names: tuple[str, ...]) -> list[dict]:
-    """One row per system, scorer and metric of the runs that are finished."""
+    """Returns one row per system, scorer and metric, over the finished runs."""
     rows = []
     for name in names:
         for scorer in SCORERS:
@@ -42,16 +45,16 @@ def rows_of(scores: Scores, names: tuple[str, ...]) -> list[dict]:
 
 
 def by_seed(scores: Scores, name: str, scorer: str) -> dict[int, Mapping[str, float]]:
-    """Seed -> metric -> value of a system's runs that are finished."""
+    """Returns seed -> metric -> value of a system's finished runs."""
     return {
         seed: by[scorer] for (seed, other), by in scores.items() if other == name and scorer in by
     }
 
 
 def lifts(scores: Scores, name: str, first: str, scorer: str, metric: str) -> list[float]:
-    """What a system has more of a metric than the first one, as shares of its, seed by seed.
+    """Returns a system's relative lifts of a metric over the system `first`, one per shared seed.
 
-    Seeds in which the first one has nothing are left out.
+    Seeds in which the value of `first` is 0 are left out.
     """
     own, others = by_seed(scores, name, scorer), by_seed(scores, first, scorer)
     shared = [seed for seed in own if seed in others and others[seed][metric]]
@@ -62,10 +65,10 @@ def write_tables(scores: Scores, tables: Mapping[str, tuple[str, ...]], folder: 
     """Writes tables as CSV and as Markdown, and a figure of all their systems.
 
     Args:
-      scores: of the runs.
-      tables: names of tables, and of the systems in each; lifts are over the first.
-      folder: gets TABLE.csv, `tables.md`, `tables.png` and, for one's own statistics, the value of
-        every run in `runs.csv`.
+      scores: the metrics of the runs.
+      tables: table name -> names of its systems; lifts are over the first system.
+      folder: the output folder. It gets TABLE.csv, `tables.md`, `tables.png`, and `runs.csv` with
+        the values of every run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     runs = [
@@ -88,7 +91,7 @@ def write_tables(scores: Scores, tables: Mapping[str, tuple[str, ...]], folder: 
 
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
-    """Writes rows, dictionaries by column, below a line of the columns' names."""
+    """Writes rows (dictionaries by column) as CSV, with a header line."""
     with replacing(path) as written, written.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
@@ -96,9 +99,10 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
 
 
 def markdown(rows: list[dict], scores: Scores, first: str) -> str:
-    """A line per system and scorer: means, and lifts over the system `first`, with half intervals.
+    """Returns a table, one line per system and scorer: means and lifts over the system `first`.
 
-    Systems of one seed share what they can, so lifts are taken seed by seed.
+    `±` is half the 95 % interval. Systems of the same seed share data, tokens and models where they
+    can, so lifts are paired by seed.
     """
     cells = {(row["system"], row["scorer"], row["metric"]): row for row in rows}
     lines = ["| system | scorer | seeds | " + " | ".join(METRICS) + " |"]
@@ -119,12 +123,12 @@ def markdown(rows: list[dict], scores: Scores, first: str) -> str:
 
 
 def _reach(low: float, high: float, form: str) -> str:
-    """Half an interval as text, "" where there is none."""
+    """Returns half an interval as text, or "" if there is none."""
     return f" ± {(high - low) / 2:{form}}" if np.isfinite(high) else ""
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Draws every metric by system, scorers side by side, with the intervals."""
+    """Draws a bar chart per metric: one bar per system and scorer, with the intervals."""
     figure = Figure(figsize=(3.6 * len(METRICS) // 2, 6.4), layout="constrained")
     names = list(dict.fromkeys(row["system"] for row in rows))
     for axes, metric in zip(figure.subplots(2, len(METRICS) // 2).flat, METRICS, strict=True):
@@ -136,7 +140,7 @@ def draw(rows: list[dict], path: Path) -> None:
             axes.bar(place, mean, 0.4, yerr=reach, label=scorer, capsize=2)
         axes.set(title=metric, xticks=range(len(names)))
         if metric in REPORTED and any(r["mean"] > 0 for r in rows if r["metric"] == metric):
-            axes.set_yscale("log")  # Regrets lie orders of magnitude apart.
+            axes.set_yscale("log")  # Psi differs by orders of magnitude.
         axes.set_xticklabels(names, rotation=60)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
     save_figure(figure, path)

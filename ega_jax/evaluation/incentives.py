@@ -1,6 +1,6 @@
-"""How far an auction is from truthful: Psi, and the shape of clicks against the bid (paper sec. 5).
+"""Incentive compatibility: Psi, and jumps and monotonicity of clicks in the bid (paper sec. 5).
 
-Judged on the host in numpy float64: a regret is a small difference of money.
+Computed on the host in numpy float64, because a regret is a small difference of large amounts.
 """
 
 import chex
@@ -11,24 +11,25 @@ from jax.typing import ArrayLike
 def psi(
     utility_truthful: ArrayLike, utility_misreport: ArrayLike, mask: ArrayLike
 ) -> dict[str, float]:
-    """Regret relative to utility, over sessions and ads.
+    """Computes regret relative to utility, over sessions and ads.
 
-    The regret of an ad is what its best misreport gains, at least 0.
+    The regret of an ad is the utility gain of its best misreport, at least 0.
 
     Args:
       utility_truthful: `[D, A]` utility `(value - price) * click rate` of each ad in each session,
         currency per impression.
-      utility_misreport: `[D, A, J]` the same when this ad alone reports something else.
+      utility_misreport: `[D, A, J]` the same if only this ad misreports.
       mask: `[D, A]` bool, the ads that count.
 
     Returns:
-      `psi`: sum of regret / sum of utility; infinite where regret meets no utility.
-      `psi_mean_ratio`: mean of regret / utility over the terms with utility above 0. The paper
+      `psi`: sum of regret / sum of utility; infinite if there is regret and the sum of utility is
+        not above 0.
+      `psi_mean_ratio`: the mean of regret / utility over ads with utility above 0. The paper
         divides their sum by the number of sessions instead.
-      `dropped`: how many terms that mean leaves out. Without terms all three are 0.
+      `dropped`: the number of ads that this mean leaves out. If no ad counts, all three are 0.
 
     Raises:
-      ValueError: where a utility that counts is not finite.
+      ValueError: a utility that counts is not finite.
     """
     truthful, misreport = np.asarray(utility_truthful, float), np.asarray(utility_misreport, float)
     mask = np.asarray(mask, bool)
@@ -48,7 +49,7 @@ def psi(
 
 
 def _relative(regret: float, utility: float) -> float:
-    """Their ratio: 0 where nothing is regretted, infinite where that is all there is."""
+    """Returns regret / utility: 0 if regret is 0, else infinite if utility is not above 0."""
     if regret == 0:
         return 0.0
     return float(regret / utility) if utility > 0 else float("inf")
@@ -57,19 +58,19 @@ def _relative(regret: float, utility: float) -> float:
 def jump_brackets(
     grid: ArrayLike, clicks: ArrayLike, num_jumps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The intervals of a bid grid in which clicks change most: where to bisect for a jump.
+    """Finds the intervals of a bid grid in which clicks change most, to be bisected.
 
     Args:
-      grid: `[..., G]` rising bids, currency per click.
+      grid: `[..., G]` increasing bids, currency per click.
       clicks: `[..., G]` click rate at each bid.
-      num_jumps: intervals to return, at most G - 1.
+      num_jumps: the number of intervals to return, at most G - 1.
 
     Returns:
-      `[..., num_jumps]` float64 lower ends and upper ends, the largest change first and equal ones
-      from the lowest bid; and bool, whether clicks change there at all.
+      `[..., num_jumps]` float64 lower ends and upper ends, ordered by decreasing change, ties by
+      the lower bid; and bool, whether clicks change in the interval.
 
     Raises:
-      ValueError: where the grid has fewer intervals.
+      ValueError: the grid has fewer intervals than `num_jumps`.
     """
     grid, clicks = np.asarray(grid, float), np.asarray(clicks, float)
     chex.assert_equal_shape([grid, clicks])
@@ -86,12 +87,12 @@ def jump_brackets(
 
 
 def non_monotone(clicks: ArrayLike, where: ArrayLike, tolerance: float) -> np.ndarray:
-    """Whether an advertiser can lose clicks by bidding more.
+    """Returns whether an advertiser can lose clicks by bidding more.
 
     Args:
-      clicks: `[..., G]` click rate at each bid of a rising grid.
+      clicks: `[..., G]` click rate at each bid of an increasing grid.
       where: `[...]` bool, the advertisers that count.
-      tolerance: largest fall below an earlier click rate that does not count.
+      tolerance: the largest decrease below an earlier click rate that is ignored.
 
     Returns:
       `[...]` bool, False where masked.

@@ -1,4 +1,4 @@
-"""How well a pre-trained generator knows what users want: likelihood, retrieval, creatives."""
+"""Evaluating a pre-trained generator without bids: likelihood, retrieval, creatives."""
 
 import dataclasses
 import functools
@@ -23,21 +23,21 @@ from ega_jax.types import Catalogue, Params
 
 Batch = dict[str, Any]
 KS = (5, 10)
-_CREATIVES_AT_A_TIME = 64  # Bounds the logits of all codes, [..., 64, C, W].
+_CREATIVES_AT_A_TIME = 64  # Bounds the memory of the logits, [..., 64, C, W].
 
 
 @dataclasses.dataclass(frozen=True)
 class InterestEvaluator:
-    """Measures a generator without bids; compiled once and reused for every state.
+    """Measures a generator without bids; compiled once and reused for all parameters.
 
     Attributes:
-      config: the generator's sizes.
+      config: the generator's config.
       catalogue: the items' codes.
-      everything: the whole catalogue as candidates, or None to search each request's own.
+      everything: the whole catalogue as candidates; `None`: each request has its own candidates.
       num_beams: `S` of the search, at least 10.
-      tree: what likelihoods are normalised over, as in training; see `item_nll`.
+      tree: the codes over which likelihoods are normalised, as in training; see `item_nll`.
       creative_unigram: `[C, W]` log-probabilities of creative codes regardless of context, the
-        baseline of `nll_creative`; None without creatives.
+        baseline of `nll_creative`; `None` without creatives.
     """
 
     config: GeneratorConfig
@@ -48,18 +48,21 @@ class InterestEvaluator:
     creative_unigram: jax.Array | None = None
 
     def __call__(self, params: Params, batches: Iterable[Batch]) -> dict[str, float]:
-        """Averages over all slots with a target; retrieval looks for the first one that counts.
+        """Measures likelihood over all slots with a target, and retrieval of one slot per request.
+
+        Retrieval takes the slot of the largest target weight, the first one if there are ties.
 
         Args:
           params: the generator's parameters.
-          batches: with the fields of `Sessions`, and of `Request` without `everything`.
+          batches: batches with the fields of `Sessions`; if `everything` is `None`, also with
+            those of `Request`.
 
         Returns:
-          `nll_poi`, `nll_creative` in nats per slot by the slots' weights, `recall@k` and `ndcg@k`
-          over requests whose best-weighted slot was really taken (weight 1), in a whole catalogue
-          also `unseen_*`, of rankings without the items of the history; and where there are
-          creatives `nll_creative_unigram`, the baseline's, `creative_mrr` (mean reciprocal rank of
-          the true one, see `_creative_ranks`) and `creative_top1`.
+          `nll_poi`, `nll_creative`: nats per slot, averaged by target weight.
+          `recall@k`, `ndcg@k`: over requests whose retrieved slot has weight 1 (was clicked).
+          `unseen_*`, if `everything` is given: the same without the history's items in the ranking.
+          With creatives also `nll_creative_unigram` (of the baseline), `creative_mrr` (the mean
+          reciprocal rank of the true creative, see `_creative_ranks`) and `creative_top1`.
         """
         rows = [jax.device_get(self._measure(params, batch)) for batch in batches]
         return _means({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
@@ -69,7 +72,7 @@ class InterestEvaluator:
         return jax.jit(self._measure_batch)
 
     def _measure_batch(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
-        """Per-row measurements `[B, ...]` of one batch."""
+        """Returns per-row measurements `[B, ...]` of one batch."""
         sessions = sessions_of(batch)
         nll_poi, nll_creative = slate_nll(params, self.config, self.catalogue, sessions, self.tree)
         slot = jnp.argmax(sessions.target_weight, axis=-1)[:, None]
@@ -93,7 +96,7 @@ class InterestEvaluator:
         return rows
 
     def _retrieve(self, params: Params, batch: Batch) -> jax.Array:
-        """Item ids `[B, S]`, best first: single-item search without bids."""
+        """Returns item ids `[B, S]`, best first, of a search for one item without bids."""
         decoder = GeneratorDecoder(params, self.config)
 
         def one(history_poi, history_creative, item):
@@ -112,10 +115,10 @@ class InterestEvaluator:
         return jax.vmap(one)(history, batch["history_creative"], item)
 
     def _creative_ranks(self, params: Params, sessions) -> jax.Array:
-        """Rank `[B, K]` from 0 of each slot's true creative among its POI's.
+        """Returns the rank `[B, K]`, from 0, of each slot's true creative among its POI's.
 
-        Where every POI owns one creative, as in catalogues with one picture per item, the rank is
-        among all the creatives of the catalogue.
+        If every POI has one creative (catalogues with one picture per item), the rank is among all
+        creatives of the catalogue.
         """
         poi, true = sessions.target_poi, sessions.target_creative
         decoder = GeneratorDecoder(params, self.config)
@@ -144,9 +147,9 @@ class InterestEvaluator:
 
 
 def evaluator_of(run: Pretraining) -> InterestEvaluator:
-    """The evaluator of a pre-training run.
+    """Returns the evaluator of a pre-training run.
 
-    Retrieval searches the whole catalogue where requests have no candidates of their own.
+    On sequences, whose requests have no candidates, retrieval searches the whole catalogue.
     """
     config = run.generator_config
     everything = None if run.is_ad_log else catalogue_candidates(run.tree.index)
@@ -156,9 +159,9 @@ def evaluator_of(run: Pretraining) -> InterestEvaluator:
 
 
 def creative_unigram(run: Pretraining) -> jax.Array:
-    """Log-probabilities `[C, W]` of creative codes in the targets of one epoch of training.
+    """Returns log-probabilities `[C, W]` of creative codes in the targets of one training epoch.
 
-    Counts are weighted as the loss is; one is added to each, so that none is impossible.
+    Counts have the weights of the loss. Each count starts at 1, so no probability is 0.
     """
     config = run.generator_config
     codes = run.tokens["creative"].codes
@@ -172,7 +175,7 @@ def creative_unigram(run: Pretraining) -> jax.Array:
 
 
 def _means(rows: dict[str, np.ndarray]) -> dict[str, float]:
-    """Averages per-row measurements of a whole split."""
+    """Averages the per-row measurements of a split."""
     weight = rows["weight"]
     creative_weight = weight * rows["has_creative"]
     metrics = {"nll_poi": _average(rows["nll_poi"], weight)}

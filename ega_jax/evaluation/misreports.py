@@ -1,4 +1,4 @@
-"""What every report of an advertiser would lead to: the allocation, run again."""
+"""Outcomes of misreports: for each report of an advertiser, the allocation runs again."""
 
 import functools
 
@@ -22,29 +22,29 @@ from ega_jax.training.mesh import map_rows
 from ega_jax.types import Request
 
 MULTIPLES = np.arange(81) / 40.0  # Reports as multiples of the value: 0 and 80 in (0, 2].
-NUM_JUMPS = 4  # Largest jumps of an ad's clicks that are looked at closely,
-NUM_BISECTIONS = 5  # and how often the interval around a jump is halved.
+NUM_JUMPS = 4  # Number of an ad's largest click jumps that are bisected.
+NUM_BISECTIONS = 5  # Bisections of the interval around each jump.
 
 
 @struct.dataclass
 class Truthful:
-    """What happens when everyone reports the truth; `A` ads are followed: the slate's, losers."""
+    """The outcome of truthful reports, with the `A` ads whose misreports are tried."""
 
-    allocation: Allocation  # Of each request, [B, K].
+    allocation: Allocation  # [B, K].
     prices: dict[str, jax.Array]  # Rule -> [B, K] currency per click.
-    ad: jax.Array  # [B, A] int32 candidates: those of the slots (-1 where organic), then losers.
+    ad: jax.Array  # [B, A] int32 candidates: the slots' ads (-1 if organic), then losing ads.
     value: jax.Array  # [B, A] float32 true value of a click, in currency.
-    known: Counterfactuals  # Of the ads that are followed, [B, A].
+    known: Counterfactuals  # Of these ads, [B, A].
 
 
 @struct.dataclass
 class Reported:
-    """What a report leads to for the ad that reports; leading axes `[...]`."""
+    """The outcome of a report for the ad that reports; leading axes `[...]`."""
 
     bid: jax.Array  # [...] float32 as reported.
-    clicks: jax.Array  # [...] float32 pctr of the ad, 0 where it is not shown.
-    price: dict[str, jax.Array]  # Rule -> [...] currency per click; nothing where not shown.
-    slot: jax.Array  # [...] int32 where the ad is, -1 where not shown.
+    clicks: jax.Array  # [...] float32 pctr of the ad, 0 if it is not shown.
+    price: dict[str, jax.Array]  # Rule -> [...] currency per click; no meaning if not shown.
+    slot: jax.Array  # [...] int32 slot of the ad, -1 if it is not shown.
     item: jax.Array  # [..., K] int32 POI ids of the slate.
     creative: jax.Array  # [..., K] int32.
     is_ad: jax.Array  # [..., K] bool.
@@ -52,7 +52,7 @@ class Reported:
 
 @jax.jit
 def prepare_batch(system: System, request: Request) -> PreparedRequest:
-    """What no report changes of a batch of requests: prepared once, for all that is tried."""
+    """Prepares a batch of requests; the result does not depend on bids and serves all reports."""
     return jax.vmap(system.prepare)(request)
 
 
@@ -66,11 +66,12 @@ def truthful(
     """Allocates and prices a batch of requests, and picks the ads whose reports are tried.
 
     Args:
-      mechanism: what is judged.
+      mechanism: the mechanism to measure.
       prepared: the batch, from `prepare_batch`.
       bid: `[B, N]` float32 currency per click, the true values.
       levers: its run-time settings.
-      num_losing: how many ads outside the slate are followed at most, those of the highest score.
+      num_losing: the largest number of ads outside the slate that misreport; those of the highest
+        score, bid times quality, are taken.
     """
     m = mechanism
     return _truthful(m.system, m.networks, m.pricing, prepared, bid, levers, num_losing)
@@ -101,7 +102,7 @@ def _truthful(system, networks, pricing, prepared, bid, levers, num_losing) -> T
 
 @functools.partial(jax.jit, static_argnames="pricing")
 def _report(system, networks, pricing, prepared, bid, levers, fair, reports) -> Reported:
-    """Outcomes `[B, A, J]` of reports `[B, A, J]` in currency."""
+    """Returns outcomes `[B, A, J]` of reports `[B, A, J]` in currency."""
 
     def one(x) -> Reported:
         prepared, bid, ads, known, reports = x
@@ -140,17 +141,17 @@ def explore(
     levers: Levers,
     fair: Truthful,
 ) -> Reported:
-    """Tries every ad's reports: 81 multiples of its value, and closely around the largest jumps.
+    """Tries each ad's reports: 81 multiples of its value, then bisections of its largest jumps.
 
     Args:
-      mechanism: what is judged.
+      mechanism: the mechanism to measure.
       prepared: a batch, from `prepare_batch`.
       bid: `[B, N]` float32 currency per click, the true values.
       levers: its run-time settings.
-      fair: from `truthful`.
+      fair: the outcome of truthful reports, from `truthful`.
 
     Returns:
-      Outcomes `[B, A, J]` on the host: those of `MULTIPLES` first, then those around jumps.
+      Outcomes `[B, A, J]` on the host: the `MULTIPLES` first, then the bisections.
     """
     m = mechanism
 
@@ -172,6 +173,6 @@ def explore(
 
 
 def _clicks_at(tried: Reported, bid: np.ndarray) -> np.ndarray:
-    """Clicks `[B, A, J']` of reports `bid` that are among those tried."""
+    """Returns clicks `[B, A, J']` at reports `bid`, which are among those tried."""
     place = np.argmin(np.abs(tried.bid[..., None, :] - bid[..., None]), axis=-1)
     return np.take_along_axis(np.asarray(tried.clicks), place, axis=-1)

@@ -1,4 +1,4 @@
-"""Results as people read them: `results.json`, a table, curves."""
+"""Reporting results: `results.json`, tables on the terminal, curves."""
 
 import json
 import math
@@ -13,14 +13,14 @@ from rich.table import Table
 from ega_jax.training.files import locked, read_json, replacing
 from ega_jax.training.metrics import read_metrics
 
-WIDE = 120  # Columns that a wide table takes, where the terminal has fewer or there is none.
+WIDE = 120  # Least width of a wide table, in characters, whatever the terminal's width.
 
 
 def write_results(workdir: Path, results: Mapping[str, Any]) -> Path:
-    """Adds results to `workdir/results.json`; its other keys, nested ones too, stay as they are.
+    """Merges results into `workdir/results.json`; other keys, nested ones too, are unchanged.
 
-    A value that is not finite becomes `null`, which `read_results` reads as NaN; `None` takes a key
-    out. Other processes may add to the same file.
+    A value that is not finite is written as `null`, which `read_results` reads as NaN; `None`
+    removes a key. Several processes may write the same file.
     """
     path = Path(workdir) / "results.json"
     with locked(path.parent), replacing(path) as written:
@@ -30,7 +30,7 @@ def write_results(workdir: Path, results: Mapping[str, Any]) -> Path:
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
-    """What `workdir/results.json` holds so far."""
+    """Reads `workdir/results.json`; `{}` if there is none."""
     path = Path(workdir) / "results.json"
     not_null = lambda value: math.nan if value is None else value
     return _each(not_null, read_json(path)) if path.exists() else {}
@@ -56,7 +56,7 @@ def _merged(kept: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]
 
 
 def print_systems(systems: Mapping[str, Mapping[str, Any]], title: str) -> None:
-    """Prints one line per system and judge: money, clicks, and what lying would gain."""
+    """Prints one line per system and judge: RPM, click rates, ad share and regret (Psi)."""
     columns = ("rpm", "ctr_poi", "ctr_img", "ad_share", "psi", "psi_10", "psi_all")
     table = Table("system", "judge", *columns, "floor", title=title, title_justify="left")
     for name, results in systems.items():
@@ -68,7 +68,7 @@ def print_systems(systems: Mapping[str, Mapping[str, Any]], title: str) -> None:
 
 
 def print_table(results: Mapping[str, Any], title: str) -> None:
-    """Prints nested results, one line per figure."""
+    """Prints nested results, one line per value."""
     table = Table("measure", "value", title=title, title_justify="left")
     for name, value in flatten(results):
         table.add_row(name, _shown(value))
@@ -91,13 +91,13 @@ def _shown(value: Any) -> str:
 
 
 def plot_curves(workdir: Path, phase: str, names: Sequence[str] = ("loss",)) -> Path:
-    """Draws what a phase measured over time as `workdir/figures/PHASE.png`.
+    """Draws a phase's metrics over time as `workdir/figures/PHASE.png`.
 
     Args:
-      workdir: with the phase's metrics.
-      phase: its name.
-      names: metrics to draw, as far as the phase has them; recall and likelihood are drawn where
-        evaluated.
+      workdir: the folder with the phase's metrics.
+      phase: the phase's name.
+      names: metrics to draw; those that the phase lacks are skipped. Evaluated recall and
+        likelihood are always drawn.
 
     Returns:
       The figure's path.
@@ -115,7 +115,7 @@ def plot_curves(workdir: Path, phase: str, names: Sequence[str] = ("loss",)) -> 
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Saves a figure whole or not at all, in a folder that is made if absent."""
+    """Saves a figure atomically; makes the folder if it is absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as written:
         figure.savefig(written, dpi=120)

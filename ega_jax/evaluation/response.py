@@ -1,4 +1,4 @@
-"""How well the reward model knows what users do, against the log and against the truth."""
+"""Evaluating the reward model against logged feedback and against the true probabilities."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -15,13 +15,13 @@ from ega_jax.types import Params
 
 Batch = Mapping[str, Any]
 
-CLEAR = 0.1  # Relative change of a true probability from which its direction is asked for.
+CLEAR = 0.1  # Least relative change of a true probability for a direction to be tested.
 SLATE = ("shown_poi", "shown_creative", "shown_is_ad")
 
 
 @dataclasses.dataclass(frozen=True)
 class Moved:
-    """Slates `[B, K]` in which something was moved, and the slots whose items were not."""
+    """Changed slates `[B, K]`, and the slots whose items stayed the same."""
 
     slate: dict[str, np.ndarray]  # The fields of SLATE, [B, K] each.
     kept: np.ndarray  # [B, K] bool.
@@ -38,19 +38,20 @@ def evaluate_response(
     """Measures a reward model on logged sessions.
 
     Args:
-      params: of the reward model.
-      config: its sizes.
-      items: what it sees of the items.
-      batches: of an ad log.
-      truth: of the log, where it is known.
-      seed: of what is moved.
+      params: the reward model's parameters.
+      config: its config.
+      items: its item features.
+      batches: batches of an ad log.
+      truth: the log's true click probabilities, `None` if unknown.
+      seed: seeds the random changes of slates.
 
     Returns:
-      `auc_NAME`, `logloss_NAME`, `ece_NAME` for the responses `poi`, `image` and `conversion`;
-      with a truth also `truth_...`, the same of the true probabilities on the same rows, and the
-      shares of clear cases in which what was moved changes an unmoved item's click probability in
-      the true direction: `direction_swap` (two slots change places), `direction_replace` (a
-      candidate takes the place of an item), `direction` (both), and their number `clear_cases`.
+      `auc_NAME`, `logloss_NAME`, `ece_NAME` for the responses `poi`, `image` and `conversion`.
+      With a truth also `truth_...`, the same for the true probabilities on the same rows, and the
+      share of clear cases in which a change of the slate moves the click probability of an
+      unchanged item in the true direction: `direction_swap` (two slots swap their items),
+      `direction_replace` (a candidate replaces an item), `direction` (both). `clear_cases` is the
+      number of clear cases.
     """
     predict = batch_predictor(config, items)
     batches = [dict(batch) for batch in batches]
@@ -74,7 +75,7 @@ def evaluate_response(
 
 
 def _directions(predict, params, truth, moved: Moved, batch, predicted, actual) -> np.ndarray:
-    """Right and clear cases, `[2]`, when a batch's slates become the moved ones."""
+    """Returns the numbers of right and of clear cases, `[2]`, for changed slates."""
     batch = batch | moved.slate
     found = jax.device_get(predict(params, batch))
     change = relative_change(predicted.click_poi, found.click_poi)
@@ -83,7 +84,7 @@ def _directions(predict, params, truth, moved: Moved, batch, predicted, actual) 
 
 
 def swap(rng: np.random.Generator, batch: Batch) -> Moved:
-    """Lets two random filled slots of each slate change places; one alone stays."""
+    """Swaps the items of two random filled slots of each slate; a lone item stays."""
     shown = np.asarray(batch["shown_poi"])
     first, second = _random_slots(rng, shown >= 0, 2)
     rows = np.arange(len(shown))
@@ -94,7 +95,7 @@ def swap(rng: np.random.Generator, batch: Batch) -> Moved:
 
 
 def replace(rng: np.random.Generator, batch: Batch, items: Items) -> Moved:
-    """Lets a random candidate that is not shown, with a creative of its, take a random slot."""
+    """Replaces a random item by a random candidate that is not shown, with its first creative."""
     shown, offered = np.asarray(batch["shown_poi"]), np.asarray(batch["item"])
     (slot,) = _random_slots(rng, shown >= 0, 1)
     free = (offered >= 0) & (offered[:, :, None] != shown[:, None, :]).all(-1)
@@ -111,30 +112,33 @@ def replace(rng: np.random.Generator, batch: Batch, items: Items) -> Moved:
 
 
 def relative_change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """`after / before - 1`, 0 where there is nothing before."""
+    """Returns `after / before - 1`, 0 where `before` is 0."""
     return np.where(before > 0, after / np.where(before > 0, before, 1.0) - 1.0, 0.0)
 
 
 def agreement(change: np.ndarray, true_change: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """How many changes have the true sign, and how many true ones are clear, `[2]`."""
+    """Counts `[2]`: clear true changes whose predicted change has the same sign, and all clear."""
     clear = where & (np.abs(true_change) > CLEAR)
     return np.array([(clear & (change * true_change > 0)).sum(), clear.sum()])
 
 
 def _respond(truth: Truth, batch: Batch) -> Any:
-    """True `Responses` to a batch's slates, on the host; what blank rows get means nothing."""
+    """Returns true `Responses` to a batch's slates, on the host; blank rows have no meaning."""
     session = np.maximum(np.asarray(batch["session"]), 0)
     return jax.device_get(truth.responses(session, *(np.asarray(batch[name]) for name in SLATE)))
 
 
 def _random_slots(rng: np.random.Generator, where: np.ndarray, number: int) -> np.ndarray:
-    """Draws `[number, B]` distinct columns of `where [B, L]` per row, or any where none is left."""
+    """Draws `[number, B]` distinct true columns of `where [B, L]` per row.
+
+    If a row has too few, its first draw is repeated; if it has none, the draw is arbitrary.
+    """
     order = np.argsort(np.where(where, rng.random(where.shape), 2.0), axis=1)[:, :number].T
     filled = where.sum(axis=1) > np.arange(number)[:, None]
     return np.where(filled, order, order[0])
 
 
 def _at(shown: np.ndarray, *slots: np.ndarray) -> np.ndarray:
-    """Where a slot of `shown [B, K]` is one of `slots`, `[B]` each."""
+    """Returns `[B, K]` bool: whether a slot of `shown [B, K]` is one of `slots`, `[B]` each."""
     columns = np.arange(shown.shape[1])
     return np.any([columns == slot[:, None] for slot in slots], axis=0)

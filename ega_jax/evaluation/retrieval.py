@@ -1,4 +1,4 @@
-"""Retrieval metrics: item-level, full ranking: a hit is the item, not its code."""
+"""Retrieval metrics over full rankings of items: a hit is the target item, not its code."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,21 @@ from jax.typing import ArrayLike
 
 
 def target_rank(ranked_items: jax.Array, target: jax.Array) -> jax.Array:
-    """Place of the target in each ranking.
+    """Returns the rank of the target in each ranking.
 
     Args:
       ranked_items: `[B, R]` int item ids, best first, -1 where none.
-      target: `[B]` int item ids; one below 0 is never listed.
+      target: `[B]` int item ids; a negative one is never found.
 
     Returns:
-      `[B]` int32 rank from 0; `R` where the target is not listed.
+      `[B]` int32 rank from 0; `R` if the target is not listed.
     """
     hit = (ranked_items == target[:, None]) & (target >= 0)[:, None]
     return jnp.where(hit.any(-1), jnp.argmax(hit, axis=-1), ranked_items.shape[1])
 
 
 def without_seen(ranked_items: jax.Array, history: jax.Array) -> jax.Array:
-    """Drops from rankings `[B, R]` what stands in the histories `[B, T]`; places at the end go -1.
+    """Drops the items of histories `[B, T]` from rankings `[B, R]`, which are padded with -1.
 
     Args:
       ranked_items: int item ids, best first, -1 where none.
@@ -40,7 +40,7 @@ def recall_ndcg(
     ks: Sequence[int] = (5, 10),
     where: ArrayLike | None = None,
 ) -> dict[str, jax.Array]:
-    """Recall@k and NDCG@k with one relevant item per request.
+    """Computes recall@k and NDCG@k with one relevant item per request.
 
     With the target at rank r from 0, `recall@k = [r < k]` and `ndcg@k = [r < k] / log2(r + 2)`.
 
@@ -48,16 +48,16 @@ def recall_ndcg(
       ranked_items: `[B, R]` int item ids, best first, -1 where none.
       target: `[B]` int item ids.
       ks: cut-offs, each at most R.
-      where: `[B]` bool, requests that count; all by default.
+      where: `[B]` bool, the requests that count; default: all.
 
     Returns:
       `recall@k` and `ndcg@k` for each k: means over the requests that count, 0 if none does.
 
     Raises:
-      ValueError: where a cut-off exceeds R, since the list is too short to measure it.
+      ValueError: a cut-off exceeds R.
 
     Examples:
-      The first target is second, 1 / log2(3), and the second one is not listed:
+      The first target has rank 1, so its NDCG is 1 / log2(3); the second is not listed:
 
       >>> metrics = recall_ndcg(ranked_items=[[7, 3, 5], [1, 2, 4]], target=[3, 9], ks=(1, 3))
       >>> {name: round(float(value), 4) for name, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""Serving of logged sessions under any levers: money and clicks (paper fig. 5)."""
+"""Serving logged sessions under given levers: RPM and click rates (paper fig. 5)."""
 
 from collections.abc import Iterable, Mapping
 
@@ -19,18 +19,18 @@ def served(
     rule: str | None = None,
     **levers: float,
 ) -> dict[str, dict[str, float]]:
-    """Serves sessions whose bids are the true values, and counts.
+    """Serves sessions, whose bids are the true values, and measures revenue and clicks.
 
     Args:
-      mechanism: what serves.
-      batches: with the fields of `Request` and `session`; blank rows are skipped.
-      truth: of the log, where it has one.
-      rule: payment rule instead of the mechanism's.
-      **levers: instead of the mechanism's.
+      mechanism: the mechanism to measure.
+      batches: batches with the fields of `Request` and `session`; blank rows are skipped.
+      truth: the log's true click probabilities, `None` if unknown.
+      rule: the payment rule; default: the mechanism's.
+      **levers: levers that replace the mechanism's.
 
     Returns:
-      What `model` and, with a truth, `truth` see: `rpm`, currency per 1000 impressions, and
-      `bid_rpm`, the same of bids instead of prices; `ctr_poi`, `ctr_img` and `ad_share` per
+      Metrics by `model` and, with a truth, by `truth`: `rpm` (currency per 1000 impressions),
+      `bid_rpm` (the same with bids instead of prices), and `ctr_poi`, `ctr_img` and `ad_share` per
       impression.
     """
     seen: dict[str, list[np.ndarray]] = {}
@@ -49,7 +49,7 @@ def served(
 
 
 def _sums(slate: Slate, request: Request, click: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Payments, bids of clicks, clicks of either kind, ads and impressions of a batch of slates."""
+    """Sums payments, bids of clicks, POI and image clicks, ads and impressions over slates."""
     is_own = (slate.items[:, :, None] == request.item[:, None]) & slate.is_ad[:, :, None]
     bid = np.max(np.where(is_own, request.bid[:, None], 0.0), axis=-1)
     money = click * slate.price_per_click, click * bid

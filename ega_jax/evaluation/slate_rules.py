@@ -1,4 +1,4 @@
-"""Which slates of a request may be shown, and which of them are one step apart."""
+"""The valid slates of a request, and the neighbours of a slate in the local search."""
 
 import dataclasses
 import functools
@@ -13,14 +13,14 @@ Array = jax.Array | np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class SlateRules:
-    """Which slates may be shown.
+    """The rules of valid slates for `D` requests.
 
-    A slate fills as many slots as it can, shows no item twice, and of the organic items always the
-    next one in upstream order: its ads `[K]`, -1 where a slot is organic, say what it is.
+    A slate fills as many slots as it can, shows no item twice, and keeps the organic items in
+    upstream order. So its ads `[K]`, -1 where a slot is organic, determine it.
     """
 
     allowed: np.ndarray  # [D, N] bool, the ads that may be shown.
-    place: np.ndarray | None  # [D, N] int place of an ad in the list whose order is kept.
+    place: np.ndarray | None  # [D, N] int position of an ad in `listed`; None: any order.
     queue: np.ndarray  # [D, N + K] int organic candidates in upstream order, -1 after the last.
     holds: np.ndarray  # [D, K] bool, slots that hold an item.
 
@@ -32,7 +32,7 @@ class SlateRules:
         allowed: np.ndarray,
         listed: np.ndarray | None = None,
     ) -> "SlateRules":
-        """Makes the rules of a batch of requests; arguments as of `attainable.best_slates`."""
+        """Makes the rules of a batch of requests; see `attainable.best_slates` for arguments."""
         there, is_ad = np.asarray(request.item) >= 0, np.asarray(request.is_ad)
         is_organic, allowed = there & ~is_ad, there & is_ad & allowed
         order = np.argsort(~is_organic, axis=1, kind="stable")
@@ -46,11 +46,11 @@ class SlateRules:
         return cls(allowed, place, queue, holds)
 
     def filled(self, row: np.ndarray, ads: np.ndarray) -> np.ndarray:
-        """Slates with these ads `[X, ..., K]`, the next organic item in each other slot."""
+        """Returns slates with these ads `[X, ..., K]`; other slots get the next organic items."""
         return np.where(ads >= 0, ads, picked(self.queue, row, np.cumsum(ads < 0, -1) - 1, -1))
 
     def obeyed(self, row: np.ndarray, slate: np.ndarray) -> np.ndarray:
-        """`[X, ...]` bool, which slates `[X, ..., K]` without repetition may be shown."""
+        """Returns which slates `[X, ..., K]` without repeated items are valid, `[X, ...]` bool."""
         ads = np.where(picked(self.allowed, row, slate, False), slate, -1)
         holds = self.holds[row].reshape(len(row), *[1] * (slate.ndim - 2), -1)
         fine = (slate == self.filled(row, ads)) & (holds == (slate >= 0))
@@ -61,7 +61,7 @@ class SlateRules:
         return fine.all(-1)
 
     def first_ads(self, worth: np.ndarray, share: float) -> np.ndarray:
-        """Ads `[D, K]` of slates that start with a share of ads, those of the highest worth."""
+        """Returns ads `[D, K]` of slates that start with a share of ads, the best by `worth`."""
         full, slots = self.holds.sum(1), self.holds.shape[1]
         least = np.maximum(full - (self.queue >= 0).sum(1), 0)
         count = np.clip(round(share * slots), least, np.minimum(self.allowed.sum(1), full))
@@ -74,10 +74,10 @@ class SlateRules:
         return np.take_along_axis(ads, np.argsort(place, axis=1, kind="stable"), 1)
 
     def changes(self, row: np.ndarray, slate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Slates `[X, V, K]` that differ from slates `[X, K]` by one step, and which are allowed.
+        """Returns the neighbours `[X, V, K]` of slates `[X, K]`, and which are valid.
 
-        A step puts an ad, or none, into a slot, and what stood there into the slot that the ad
-        had; or it takes out what a slot holds and inserts it elsewhere, moving what lies between.
+        A step either puts an ad, or none, into a slot (if the ad was in another slot, the two slots
+        swap), or moves a slot's item to another slot and shifts those in between.
         """
         ads = np.where(picked(self.allowed, row, slate, False), slate, -1)
         slot = np.arange(self.holds.shape[1])
@@ -91,13 +91,13 @@ class SlateRules:
 
     @functools.cached_property
     def choices(self) -> np.ndarray:
-        """Ads `[D, A]` that may be shown, -1 after the last, and at least one -1."""
+        """Ads `[D, A]` that may be shown, padded with at least one -1."""
         order = np.argsort(~self.allowed, axis=1, kind="stable")
         ads = np.where(np.take_along_axis(self.allowed, order, 1), order, -1)
         return np.pad(ads, ((0, 0), (0, 1)), constant_values=-1)[:, : self.allowed.sum(1).max() + 1]
 
 
 def picked(values: Array, row: np.ndarray, places: np.ndarray, empty: float) -> np.ndarray:
-    """Values `[D, N, ...]` at places `[X, ..., K]` of rows `[X]`, `empty` at negative ones."""
+    """Returns values `[D, N, ...]` at `places [X, ..., K]` of rows `[X]`; `empty` if negative."""
     found = values[row.reshape(-1, *[1] * (places.ndim - 1)), places]
     return np.where((places >= 0).reshape(*places.shape, *[1] * (values.ndim - 2)), found, empty)

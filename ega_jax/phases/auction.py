@@ -1,9 +1,9 @@
-"""The main job's second half: from a pre-trained generator to a priced auction (sec. 4.4.2).
+"""Training from a pre-trained generator to an auction with prices (sec. 4.4.2).
 
-Four phases, each restored from the workdir where an earlier run has finished it: the reward model
-on logged feedback, the generator's alignment by policy gradient, the table of what every report
-leads to, and the payment network on that table. The reward model belongs to the workdir; the rest
-belongs to a system, a folder below it, so that several systems share what they may.
+There are four phases: the reward model on logged feedback, the generator's alignment by policy
+gradient, the table of outcomes of truthful and false reports, and the payment network on that
+table. A phase that an earlier run finished is restored. The reward model is stored in a folder of
+the workdir that all systems share; the other phases are stored in the system's own folder.
 """
 
 import dataclasses
@@ -43,12 +43,12 @@ from ega_jax.types import Params, Request
 
 @dataclasses.dataclass(frozen=True)
 class SystemKind:
-    """A kind of system, as commands, tables, checks and training know it.
+    """A kind of system, as commands, tables, checks and training use it.
 
     Attributes:
-      train: trains its parameters up to its slates, from the last checkpoints if there are any.
-      changes: settings, by dotted name, that its row in tables sets.
-      check: refuses settings that the kind cannot take; raises `UserError`.
+      train: trains the models that choose slates, from the last checkpoints if there are any.
+      changes: settings by dotted name that differ in its row of the tables.
+      check: raises `UserError` if the kind does not support the settings.
     """
 
     train: Callable[["AuctionTraining"], System]
@@ -61,9 +61,9 @@ class AuctionTraining:
     """The phases from a pre-trained generator to a mechanism, bound to a workdir.
 
     Attributes:
-      pretraining: the first half, finished.
-      folder: of this system, below the workdir.
-      kind: what is trained up to its slates; the rest is the same for all systems.
+      pretraining: the data, tokens and pre-trained generator.
+      folder: the system's folder in the workdir.
+      kind: trains the models that choose slates; all other phases are the same for every system.
     """
 
     pretraining: Pretraining
@@ -72,12 +72,12 @@ class AuctionTraining:
 
     @property
     def name(self) -> str:
-        """Of the system in its workdir."""
+        """The system's name in its workdir."""
         return self.folder.name
 
     @property
     def settings(self) -> PhaseSettings:
-        """Of the whole job."""
+        """The settings of all phases."""
         return self.pretraining.settings
 
     @property
@@ -85,18 +85,18 @@ class AuctionTraining:
         """The ad log.
 
         Raises:
-          UserError: the workdir is of sequences, which have no auction.
+          UserError: the data are sequences, which have no auction.
         """
         return self.pretraining.ad_log
 
     @functools.cached_property
     def system(self) -> System:
-        """What allocates slates, trained."""
+        """The trained system, which allocates slates."""
         return self.kind.train(self)
 
     @functools.cached_property
     def mechanism(self) -> Mechanism:
-        """The system with its prices; phases that are not finished are trained first."""
+        """The system with its payment rules; unfinished phases are trained first."""
         return Mechanism(
             system=self.system,
             networks=self.networks,
@@ -107,25 +107,25 @@ class AuctionTraining:
 
     @property
     def reward_config(self) -> RewardConfig:
-        """Sizes of the reward model."""
+        """The reward model's config."""
         own = part_of(self.settings.reward, RewardSettings)
         return RewardConfig(**self.pretraining.generator_config.shared, **own)
 
     @property
     def pricing_config(self) -> PricingConfig:
-        """What is compiled into the prices."""
+        """The static config of the payment rules."""
         return PricingConfig(**part_of(self.settings.payment, PricingSettings))
 
     @property
     def levers(self) -> Levers:
-        """The run-time settings that the system is trained and measured with."""
+        """The run-time settings used to train and to measure the system."""
         given = part_of(self.settings.allocation, LeverSettings)
         given["max_ads"] = given["max_ads"] or Levers.max_ads
         return check_levers(Levers(), given)
 
     @functools.cached_property
     def items(self):
-        """What reward model and allocation know of the items."""
+        """The item features that the reward model and the allocation read."""
         tokens = self.pretraining.tokens
         creatives = tokens["creative"].num_fitted if "creative" in tokens else None
         fitted = tokens["poi"].num_fitted, creatives
@@ -136,7 +136,7 @@ class AuctionTraining:
         """The reward model's parameters, trained on logged feedback (30).
 
         Raises:
-          ConfigMismatchError: the workdir's was trained with other settings.
+          ConfigMismatchError: the workdir's reward model was trained with other settings.
         """
         settings, seed = self.settings.reward, self.settings.seed
         phase = reward_phase(self.dataset, self.items, self.reward_config, settings, seed)
@@ -144,7 +144,7 @@ class AuctionTraining:
 
     @functools.cached_property
     def networks(self) -> dict[str, Params]:
-        """The payment network's parameters by head."""
+        """The payment networks' parameters by head."""
         heads = self.pricing_config.heads
         return {head: self.train_phase(self._payment_phase(head)) for head in heads}
 
@@ -152,8 +152,8 @@ class AuctionTraining:
         """Trains a phase to its end, from its last checkpoint if there is one.
 
         Args:
-          phase: what is trained.
-          folder: where its checkpoints are kept; by default the system's.
+          phase: the phase to train.
+          folder: the folder for its checkpoints; default: the system's folder.
         """
         trained = train(
             phase,
@@ -161,19 +161,20 @@ class AuctionTraining:
             config=self.settings.to_dict(),
             mesh=self.pretraining.mesh,
         ).params
-        # Off the mesh: what one phase trained is used beside what another restored.
+        # Parameters of different phases are used together, so none may stay bound to the mesh.
         return unbound(trained)
 
     def train_shared(self, phase: Phase, folder: str, settings: LoggedSettings) -> Params:
-        """Trains a phase that the systems of a workdir share, in a folder of its own.
+        """Trains a phase that all systems of a workdir share, in a folder of its own.
 
         Args:
-          phase: what is trained.
-          folder: below the workdir.
-          settings: its own; `folder` is bound to these, to data, tokens and seed.
+          phase: the phase to train.
+          folder: a folder in the workdir.
+          settings: the phase's settings; `folder` is bound to these and to the settings of data,
+            tokens and seed.
 
         Raises:
-          ConfigMismatchError: the folder holds what was trained with other settings.
+          ConfigMismatchError: the folder was trained with other settings.
         """
         place = self.pretraining.workdir / folder
         config = self.settings.to_dict()
@@ -184,7 +185,7 @@ class AuctionTraining:
         return self.train_phase(phase, place)
 
     def sessions(self, split: str, num_sessions: int, batch_size: int) -> grain.IterDataset:
-        """About so many sessions of a split, in whole batches, evenly spread over it."""
+        """Returns about `num_sessions` sessions, in whole batches spread evenly over the split."""
         return pipeline.eval_batches(
             self.dataset,
             split,
@@ -195,7 +196,7 @@ class AuctionTraining:
 
     @functools.cached_property
     def table(self) -> dict[str, np.ndarray]:
-        """Outcomes of truth and of sampled misreports in the "align" sessions, made once."""
+        """Outcomes of truthful bids and sampled misreports in "align" sessions, computed once."""
         settings = self.settings.payment
         system, levers, pricing = self.system, self.levers, self.pricing_config
         key, num_reports = self.key(5), settings.num_reports
@@ -243,12 +244,12 @@ class AuctionTraining:
         )
 
     def key(self, number: int) -> jax.Array:
-        """A random key for each purpose."""
+        """Returns the random key with a number; each purpose has its own number."""
         return jax.random.fold_in(jax.random.key(self.settings.seed), number)
 
 
 def real_rows(batch: Mapping[str, Any]) -> np.ndarray:
-    """The rows `[B]` bool of a batch that hold a request; a last batch is filled up with blanks."""
+    """Returns which rows of a batch hold a request, `[B]` bool; a last batch may be padded."""
     return np.any(np.asarray(batch["item"]) >= 0, axis=-1)
 
 

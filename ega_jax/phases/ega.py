@@ -1,4 +1,4 @@
-"""EGA's own phase between reward model and payments: the generator learns from auctions (4.4.2)."""
+"""EGA's own phase: the generator's alignment to auction revenue by policy gradient (sec. 4.4.2)."""
 
 import dataclasses
 from typing import TypeVar
@@ -25,7 +25,7 @@ S = TypeVar("S", bound=EGA)
 
 
 def train_ega(run: AuctionTraining) -> EGA:
-    """EGA with its generator aligned by policy gradient (32), or trained in one stage."""
+    """Returns EGA with its generator aligned by policy gradient (32), or trained in one stage."""
     system = ega_with(run, params={})
     if run.settings.alignment.joint_rows:
         params = run.train_phase(_joint_phase(run, system))
@@ -36,7 +36,7 @@ def train_ega(run: AuctionTraining) -> EGA:
 
 
 def ega_with(run: AuctionTraining, params: Params) -> EGA:
-    """EGA when its generator has these parameters."""
+    """Returns EGA with the given parameters of the generator."""
     search = part_of(run.settings.allocation, SearchSettings)
     config = EGAConfig(reward=run.reward_config, **search)
     decoder = GeneratorDecoder(params, run.pretraining.generator_config)
@@ -44,12 +44,13 @@ def ega_with(run: AuctionTraining, params: Params) -> EGA:
 
 
 def align(run: AuctionTraining, system: S, loss: LossFn) -> S:
-    """Trains a part of a pre-trained generator on auctions; as it was if there are no steps.
+    """Trains a part of a pre-trained generator on auctions; with 0 steps it stays unchanged.
 
     Args:
-      run: what is trained, with the settings of the alignment.
-      system: with the pre-trained generator.
-      loss: of the trained part; its variables are all parameters before the alignment.
+      run: the system's training, with the settings of the alignment.
+      system: the system with its pre-trained generator.
+      loss: the loss of the trained part's parameters; its variables are all the pre-trained
+        parameters.
     """
     if not run.settings.alignment.num_steps:
         return system
@@ -87,10 +88,11 @@ def _alignment_phase(run: AuctionTraining, decoder: Decoder, loss: LossFn) -> Ph
 
 
 def _joint_phase(run: AuctionTraining, system: EGA) -> Phase:
-    """One stage instead of two (the ablation EGA-end), from fresh parameters.
+    """Trains in one stage instead of two (the ablation EGA-end), from fresh parameters.
 
-    Every step adds the policy gradient on the first rows of its batch to the pre-training loss.
-    There is no pre-trained policy: the KL penalty is from the policy itself, and is none.
+    Every step adds the policy-gradient loss on the first rows of its batch to the pre-training
+    loss. Without a pre-trained policy, the KL penalty's reference is the current policy, so the
+    penalty is 0.
     """
     rows = run.settings.alignment.joint_rows
     interest = run.pretraining.loss
@@ -106,12 +108,12 @@ def _joint_phase(run: AuctionTraining, system: EGA) -> Phase:
 
 
 def auction_loss(system: EGA, settings: AlignmentConfig, levers: Levers) -> LossFn:
-    """The loss of the alignment phase: slates of the current policy, credited by (31).
+    """Returns the alignment loss (32): slates of the current policy, rewarded by (31).
 
     Args:
-      system: what allocates; its decoder's parameters are those of each step.
-      settings: of the loss; see `alignment.alignment_loss`.
-      levers: run-time settings that slates are chosen with.
+      system: allocates the slates, with the decoder's parameters of the current step.
+      settings: the loss's settings; see `alignment.alignment_loss`.
+      levers: the run-time settings of the allocation.
     """
 
     def choose(decoder: Decoder, batch: dict[str, jax.Array]):

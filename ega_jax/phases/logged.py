@@ -1,4 +1,4 @@
-"""Models of what users do, trained on the feedback of an ad log."""
+"""Training models of user feedback (clicks, conversions) on an ad log."""
 
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -16,8 +16,8 @@ from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import LossFn, Params
 
 Batch = Mapping[str, Any]
-VALIDATION_SESSIONS = 2048  # Of the split "align", measured during training.
-NAMES = {"click_poi": "poi", "click_image": "image", "convert": "conversion"}  # In reports.
+VALIDATION_SESSIONS = 2048  # Sessions of the split "align" that are evaluated during training.
+NAMES = {"click_poi": "poi", "click_image": "image", "convert": "conversion"}  # Used in reports.
 
 
 def report(
@@ -25,16 +25,16 @@ def report(
     params: Params,
     batches: Iterable[Batch],
 ) -> dict[str, float]:
-    """Ranking, likelihood and calibration on logged feedback.
+    """Measures ranking (AUC), log-loss and calibration on logged feedback.
 
     Args:
-      predict: gives the probabilities `[B, K]` of some responses to the slates of a batch.
-      params: its first argument.
-      batches: of an ad log.
+      predict: returns the probabilities `[B, K]` of responses to a batch's slates, by response.
+      params: the first argument of `predict`.
+      batches: batches of an ad log.
 
     Returns:
-      `auc_NAME`, `logloss_NAME` and `ece_NAME` for the responses `poi`, `image`, and, among
-      clicked slots, `conversion`, as far as they are predicted.
+      `auc_NAME`, `logloss_NAME` and `ece_NAME` for each predicted response: `poi`, `image`, and
+      `conversion` (among clicked slots).
     """
     rows = [(jax.device_get(predict(params, batch)), batch) for batch in batches]
     return feedback_report([prediction for prediction, _ in rows], [batch for _, batch in rows])
@@ -43,11 +43,11 @@ def report(
 def feedback_report(
     predictions: list[Mapping[str, np.ndarray]], batches: list[Batch]
 ) -> dict[str, float]:
-    """The figures of `report` for predictions, or true probabilities, made before.
+    """Returns the figures of `report` for given predictions or true probabilities.
 
     Args:
-      predictions: one per batch, `[B, K]` by response.
-      batches: of an ad log.
+      predictions: for each batch, the probabilities `[B, K]` by response.
+      batches: batches of an ad log.
     """
     join = lambda arrays: np.concatenate([np.asarray(array) for array in arrays])
     shown = join(batch["shown_poi"] for batch in batches) >= 0
@@ -75,16 +75,16 @@ def logged_phase(
     evaluate: Callable[[Params, Iterable[Batch]], dict[str, float]],
     exposure_weight: float = 0.1,
 ) -> Phase:
-    """Training on the split "pretrain" of an ad log, measured on "align".
+    """Returns a phase that trains on the split "pretrain" of an ad log and evaluates on "align".
 
     Args:
-      name: of the phase.
+      name: the phase's name.
       dataset: an ad log.
-      settings: of the training.
-      seed: of parameters, order of the sessions and dropout.
+      settings: the training settings.
+      seed: seeds the parameters, the order of the sessions and dropout.
       history_length: T of the batches.
-      init: makes the parameters.
-      loss: in the form that the training loop takes.
+      init: returns initial parameters from a random key.
+      loss: the training loss, as `make_train_step` takes it.
       evaluate: measures parameters on held-out batches.
       exposure_weight: see `pipeline.train_batches`.
     """

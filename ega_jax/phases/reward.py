@@ -1,4 +1,4 @@
-"""The reward model's phase: what it sees of the items, and its training (sec. 4.2)."""
+"""The reward model's training phase and its item features (sec. 4.2)."""
 
 from collections.abc import Callable
 
@@ -21,12 +21,13 @@ def items_of(
     catalogue: Catalogue,
     fitted: tuple[int | None, int | None] = (None, None),
 ) -> Items:
-    """What the reward model sees of a dataset's items.
+    """Returns the reward model's item features: codes and standardised embeddings.
 
     Args:
       dataset: an ad log.
       catalogue: the items' codes.
-      fitted: how many POIs and creatives set the scale, the first ones; by default all.
+      fitted: the numbers of POIs and of creatives, from the first, that set mean and scale;
+        default: all.
     """
     embeddings = dataset.item_embedding, dataset.creative_embedding
     scaled = (standardise(*x) for x in zip(embeddings, fitted, strict=True))
@@ -34,11 +35,11 @@ def items_of(
 
 
 def standardise(embedding: np.ndarray, num_fitted: int | None = None) -> np.ndarray:
-    """Brings each feature of `[P, E]` to mean 0 and deviation 1; a constant one becomes 0.
+    """Scales each feature of `[P, E]` to mean 0 and standard deviation 1; constants become 0.
 
     Args:
       embedding: `[P, E]` float32.
-      num_fitted: how many rows set mean and deviation, the first ones; by default all.
+      num_fitted: the number of rows, from the first, that set mean and deviation; default: all.
     """
     fitted = embedding[:num_fitted]
     deviation = fitted.std(axis=0)
@@ -53,14 +54,14 @@ def reward_phase(
     settings: LoggedSettings,
     seed: int,
 ) -> Phase:
-    """The phase "reward": training on logged feedback (30).
+    """Returns the phase "reward", which trains the reward model on logged feedback (30).
 
     Args:
       dataset: an ad log.
-      items: what the model sees of its items.
-      config: sizes of the model.
-      settings: of the training; see `logged_phase`.
-      seed: of parameters, order of the sessions and dropout.
+      items: the item features that the model reads.
+      config: the model's config.
+      settings: the training settings; see `logged_phase`.
+      seed: seeds the parameters, the order of the sessions and dropout.
     """
     predict = batch_predictor(config, items)
     return logged_phase(
@@ -78,7 +79,7 @@ def reward_phase(
 
 
 def batch_predictor(config: RewardConfig, items: Items) -> Callable[[Params, Batch], Predictions]:
-    """Compiles `(params, batch) -> Predictions` for the slates of batches of an ad log."""
+    """Returns a compiled `(params, batch) -> Predictions` for the slates shown in an ad log."""
 
     @jax.jit
     def predict(params: Params, batch: Batch) -> Predictions:

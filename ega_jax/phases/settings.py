@@ -1,7 +1,7 @@
-"""The settings that the phases read; letters are those of the legend in `ega_jax/types.py`.
+"""The settings of the phases; the legend of the letters (K, T, B, ...) is in `ega_jax/types.py`.
 
-Settings of a model stand beside the model and are inherited here by those of its training. The
-baselines add their groups in `ega_jax.baselines.settings`.
+A model's settings are defined beside the model; the settings of its training inherit them here.
+The baselines add their groups in `ega_jax.baselines.settings`.
 """
 
 import dataclasses
@@ -34,20 +34,21 @@ from ega_jax.training.settings import (
 class DataSettings:
     """The group `data`."""
 
-    # Folder in one of the two formats; empty: the market below. Tokens bind it, by a checksum.
+    # Folder in one of the two formats; empty: the simulated market below. The tokenizers' folder
+    # stores a checksum of the item embeddings and refuses other data.
     path: str = setting("", binds=NOTHING)
     history_length: int = setting(20, at_least=1)  # T
-    num_slots: int = setting(0, at_least=0)  # K; 0: as the ad log says; 1 for sequences.
-    # Share of co-occurrence in the embeddings of sequences.
+    num_slots: int = setting(0, at_least=0)  # K; 0: the ad log's, 1 for sequences.
+    # Sequences: the share of co-occurrence in the item embeddings.
     interactions: float = setting(0.0, at_least=0, at_most=1)
-    # Loss weight of what was shown but not clicked; a click has 1.
+    # Loss weight of an exposure without a click; a click weighs 1.
     exposure_weight: float = setting(0.1, at_least=0, below=1)
-    # Ad logs: shares of the splits "pretrain" and "align", in time; the rest is "test".
+    # Ad logs: shares of the splits "pretrain" and "align", in time order; the rest is "test".
     fractions: tuple[float, float] = setting((0.8, 0.1), above=0, at_most=1)
     market: MarketSettings = setting(MarketSettings())
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Splits that leave no test sessions, and a market that cannot fill its requests."""
+        """Yields a problem if no test sessions are left, or the market cannot fill its requests."""
         if sum(self.fractions) >= 1:
             yield "fractions", f"{self.fractions} leave no test sessions"
         try:
@@ -62,8 +63,8 @@ class TrainingSettings(LoopSettings):
 
     num_steps: int = 1000
     checkpoint_every: int = 500
-    sort_by_length: bool = setting(True)  # Sequences: batches of like length, less padding.
-    existing_codes_only: bool = setting(True)  # Softmax over codes that exist, as in the search.
+    sort_by_length: bool = setting(True)  # Sequences: similar lengths in a batch.
+    existing_codes_only: bool = setting(True)  # The loss normalises over codes that exist.
     evaluate_every: int = setting(500, at_least=0, binds=NOTHING)  # Steps; 0: never.
 
 
@@ -72,9 +73,9 @@ class EvaluationSettings:
     """The group `evaluation`."""
 
     batch_size: int = setting(64, at_least=1)
-    num_beams: int = setting(50, at_least=10)  # S; Recall@10 takes 10.
-    validation_rows: int = setting(1024, at_least=1)  # Every `training.evaluate_every` steps.
-    split: str = setting("test", choices=(*HELD_OUT, *SPLITS))  # For experiments.evaluate.
+    num_beams: int = setting(50, at_least=10)  # S; Recall@10 needs at least 10.
+    validation_rows: int = setting(1024, at_least=1)  # Evaluated during training.
+    split: str = setting("test", choices=(*HELD_OUT, *SPLITS))  # Used by experiments.evaluate.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +90,11 @@ class AlignmentPhaseSettings(AlignmentSettings, StepSettings):
     """The group `alignment`: the policy gradient on the generator."""
 
     batch_size: int = 32
-    num_steps: int = setting(200, at_least=0)  # 0: the generator stays as pre-trained.
+    num_steps: int = setting(200, at_least=0)  # 0: only pre-trained.
     learning_rate: float = 1e-4
     checkpoint_every: int = 50
     log_every: int = 10
-    # Not 0: one stage with the pre-training (EGA-end), on so many rows of each batch.
+    # Above 0: one stage with the pre-training (EGA-end); rows of each batch that are auctioned.
     joint_rows: int = setting(0, at_least=0)
 
 
@@ -101,13 +102,13 @@ class AlignmentPhaseSettings(AlignmentSettings, StepSettings):
 class PaymentSettings(PricingSettings, ScheduledSettings):
     """The group `payment`: the table of reports and the payment networks trained on it."""
 
-    num_sessions: int = setting(2048, at_least=1)  # Of the table of reports.
+    num_sessions: int = setting(2048, at_least=1)  # Rows of the table of reports.
     num_reports: int = setting(10, at_least=1)  # J
-    tabulated_at_once: int = setting(16, at_least=1)  # Sessions.
+    tabulated_at_once: int = setting(16, at_least=1)  # Sessions per batch of the table.
     lagrangian: LagrangianConfig = setting(LagrangianConfig())
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """More misreports drawn than there are, and probes that do not rise."""
+        """Yields a problem if more misreports are drawn than exist, or probes do not increase."""
         if (sampled := self.lagrangian.sampled) > self.num_reports:
             yield "lagrangian.sampled", f"{sampled} of {self.num_reports} reports"
         if list(self.probes) != sorted(set(self.probes)):
@@ -116,24 +117,24 @@ class PaymentSettings(PricingSettings, ScheduledSettings):
 
 @dataclasses.dataclass(frozen=True)
 class AuctionSettings:
-    """The group `auction`: what is auctioned by, and how it is measured.
+    """The group `auction`: the system, the payment rule and the size of the evaluation.
 
-    Numbers of sessions are upper bounds, in whole batches evenly spread over the split.
+    Numbers of sessions are approximate: whole batches, spread evenly over the split, are taken.
     """
 
     system: str = setting("ega")  # A kind of `ega_jax.systems.KINDS`.
     rule: str = setting("threshold", choices=RULES, binds=NOTHING)  # The payment rule.
-    num_sessions: int = setting(128, at_least=1, binds=NOTHING)  # Whose every report is tried.
-    num_served: int = setting(512, at_least=1, binds=NOTHING)  # Whose money and clicks are counted.
+    num_sessions: int = setting(128, at_least=1, binds=NOTHING)  # To measure incentives.
+    num_served: int = setting(512, at_least=1, binds=NOTHING)  # To measure RPM and CTR.
     batch_size: int = setting(8, at_least=1, binds=NOTHING)
-    num_losing: int = setting(4, at_least=0, binds=NOTHING)  # Ads outside a slate that are tried.
+    num_losing: int = setting(4, at_least=0, binds=NOTHING)  # Unshown ads that misreport.
 
 
 @dataclasses.dataclass(frozen=True)
 class PhaseSettings(Tree):
-    """All that the phases read, from data to payment."""
+    """All settings of the phases, from data to payment."""
 
-    name: str = setting("ega")  # Of the default workdir, `runs/NAME`.
+    name: str = setting("ega")  # The default workdir is `runs/NAME`.
     seed: int = setting(0, at_least=0)
     data: DataSettings = setting(DataSettings())
     tokenizer: TokenizerSettings = setting(TokenizerSettings())
@@ -148,7 +149,7 @@ class PhaseSettings(Tree):
     auction: AuctionSettings = setting(AuctionSettings(), binds=SYSTEM)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """A warm-up that leaves no step, and a rule without its payment network."""
+        """Yields a problem if the warm-up takes all steps, or a rule lacks its payment network."""
         yield from warmup_problem(
             self.optimizer.warmup_steps, self.training.num_steps, "optimizer.warmup_steps"
         )

@@ -1,8 +1,8 @@
-"""Saving and restoring: the only module that knows orbax.
+"""Saving and restoring checkpoints; the only module that uses orbax.
 
 A saved folder holds a `tree` of arrays and its JSON `metadata`; a phase's checkpoint adds
-`batches`, the data iterator's state. Saves block, and a folder gets its name only when it is
-complete, so what a killed process leaves behind is never taken for a checkpoint.
+`batches`, the data iterator's state. Saves block. A folder gets its final name only when it is
+complete, so a partial save by a killed process is never read as a checkpoint.
 """
 
 import json
@@ -23,11 +23,11 @@ from jax.experimental import multihost_utils
 from ega_jax.errors import UserError
 from ega_jax.training.files import read_json, replacing
 
-KEPT = 2  # checkpoints of a phase that stay on disk.
+KEPT = 2  # Newest checkpoints of a phase that stay on disk.
 
 
 class CheckpointMismatchError(UserError):
-    """A saved tree does not have the fields, shapes or types that are asked of it."""
+    """A saved tree lacks an expected field, or a field has another shape or type."""
 
 
 class ConfigMismatchError(UserError):
@@ -45,7 +45,7 @@ class PhaseCheckpoints:
         return self._folder / str(step)
 
     def latest_step(self) -> int | None:
-        """Returns the step of the newest complete checkpoint, `None` without one."""
+        """Returns the step of the newest complete checkpoint, or `None` if there is none."""
         return max(self._complete_steps(), default=None)
 
     def save(
@@ -66,7 +66,7 @@ class PhaseCheckpoints:
     def restore(
         self, step: int, target: Any, batches: grain.DatasetIterator
     ) -> tuple[Any, dict[str, Any]]:
-        """Restores the state and metadata of a step, and moves `batches` to where it stood.
+        """Restores a step's state and metadata, and sets `batches` to its position at that step.
 
         Raises:
           CheckpointMismatchError: the checkpoint does not fit `target`.
@@ -84,7 +84,7 @@ class PhaseCheckpoints:
 def save_tree(path: str | os.PathLike, tree: Any, metadata: Mapping[str, Any]) -> None:
     """Saves a tree of arrays with its JSON metadata as the folder `path`.
 
-    What stands there is replaced once the new tree is whole: a save that fails loses nothing.
+    An existing folder is replaced only after the new tree is complete: a failed save loses nothing.
     """
     path = Path(path).absolute()
     written, replaced = (path.with_name(f"{path.name}.{name}") for name in ("new", "old"))
@@ -102,16 +102,16 @@ def restore_tree(path: str | os.PathLike, target: Any) -> Any:
     """Restores a saved tree of arrays.
 
     Args:
-      path: the folder it was saved as, or a phase's checkpoint.
-      target: the expected tree, of arrays or `jax.ShapeDtypeStruct`s; what has a sharding is
-        restored to it, the rest to the first device without being bound to it.
+      path: the saved folder, or a phase's checkpoint.
+      target: the expected tree of arrays or `jax.ShapeDtypeStruct`s. A leaf with a sharding is
+        restored to that sharding, any other to the first device, uncommitted.
 
     Returns:
       The saved arrays, in the structure of `target`.
 
     Raises:
       FileNotFoundError: there is no complete saved tree at `path`.
-      CheckpointMismatchError: a field is missing, or of another shape or type.
+      CheckpointMismatchError: a field is missing, or has another shape or type.
     """
     path = Path(path).absolute()
     found = _read_json(path)["fields"]
@@ -132,7 +132,7 @@ def restore_tree(path: str | os.PathLike, target: Any) -> Any:
 
 
 def read_tree(path: str | os.PathLike) -> Any:
-    """Returns a saved tree as it stands: nested dictionaries of arrays on the first device.
+    """Returns a saved tree as nested dictionaries of arrays on the first device.
 
     Raises:
       FileNotFoundError: there is no complete saved tree at `path`.
@@ -154,30 +154,30 @@ def saved_shapes(path: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def is_complete(path: str | os.PathLike) -> bool:
-    """Returns whether a whole saved tree stands at `path`."""
+    """Returns whether `path` holds a complete saved tree."""
     return (Path(path) / "tree").is_dir() and (Path(path) / "metadata").is_dir()
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-    """Returns the JSON metadata that a tree was saved with."""
+    """Returns the JSON metadata saved with a tree."""
     return _read_json(Path(path).absolute())["metadata"]
 
 
 def check_workdir(
     workdir: str | os.PathLike, config: Mapping[str, Any], free: Iterable[str] = ()
 ) -> None:
-    """Binds a workdir to a config: writes `config.json`, or compares with what stands there.
+    """Binds a workdir to a config: writes `config.json`, or compares it with the one there.
 
-    A workdir that holds nothing else yet is bound anew.
+    If the workdir holds only `config.json`, it is bound to the new config.
 
     Args:
-      workdir: the folder, made if absent.
+      workdir: the folder; made if absent.
       config: nested JSON-like settings.
-      free: fields that may change from run to run, by dotted name (`data.path`); the name of
-        a group frees all its fields. Their new values replace the old ones in the file.
+      free: dotted names of the fields that may change from run to run (`data.path`); a group's
+        name frees all its fields. Their new values replace the old ones in the file.
 
     Raises:
-      ConfigMismatchError: another field differs; each is named, with both values.
+      ConfigMismatchError: another field differs; names each with both values.
     """
     path = Path(workdir) / "config.json"
     config = json.loads(json.dumps(config))
@@ -196,15 +196,15 @@ def check_workdir(
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
-    """Returns the config that a workdir was created with; see `read_json` for errors."""
+    """Returns the config in a workdir's `config.json`; see `read_json` for errors."""
     return read_json(Path(workdir) / "config.json")
 
 
 def _save(path: Path, tree: Any, metadata: Mapping[str, Any], **items: Any) -> None:
     described = {"fields": _fields(tree), "metadata": dict(metadata)}
     shared = lambda x: isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
-    tree = jax.tree.map(lambda x: x if shared(x) else np.asarray(x), tree)  # Each host has it all.
-    tree = jax.tree.map(lambda x: x if x.size else np.zeros(1, x.dtype), tree)  # Orbax keeps none.
+    tree = jax.tree.map(lambda x: x if shared(x) else np.asarray(x), tree)  # Each host has all.
+    tree = jax.tree.map(lambda x: x if x.size else np.zeros(1, x.dtype), tree)  # Orbax drops empty.
     items |= {"tree": ocp.args.StandardSave(tree), "metadata": ocp.args.JsonSave(described)}
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(path.absolute(), ocp.args.Composite(**items), force=True)
@@ -230,7 +230,7 @@ def _fields(tree: Any) -> dict[str, str]:
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
-    """What orbax takes as a target: where an array goes, or an array of the host's."""
+    """Returns orbax's restore target: shape and sharding of a device array, or a host array."""
     if not leaf.size:  # See `_save`.
         return np.empty(1, leaf.dtype)
     if sharding := getattr(leaf, "sharding", None):
@@ -250,7 +250,7 @@ def _without(fields: Mapping[str, Any], free: tuple[str, ...]) -> dict[str, Any]
 def _differences(
     found: Mapping[str, Any], expected: Mapping[str, Any], show: Callable[[Any], str] = repr
 ) -> list[str]:
-    """Names each field that differs, as `field: found X, expected Y`; 1 and 1.0 are the same."""
+    """Lists the fields that differ as `field: found X, expected Y`; 1 and 1.0 are equal."""
     shown = lambda fields, name: show(fields[name]) if name in fields else "nothing"
     return [
         f"  {name}: found {shown(found, name)}, expected {shown(expected, name)}"

@@ -1,4 +1,4 @@
-"""Files that several processes share: written whole or not at all, and by one at a time."""
+"""Files that several processes share: atomic writes and locks on folders."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON file.
 
     Raises:
-      UserError: it is none; names the file.
+      UserError: the file is not valid JSON; names it.
     """
     try:
         return json.loads(path.read_text())
@@ -29,13 +29,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path to write to that becomes `path` at the end; after an error nothing is changed.
+    """Replaces a file atomically: the caller writes a temporary file, which is renamed to `path`.
+
+    If the caller raises, `path` is unchanged and the temporary file is deleted.
 
     Args:
-      path: a file, there already or not.
+      path: the file to write; it may exist.
 
     Yields:
-      A path beside it that nobody else has, with the same suffix.
+      The temporary file: a unique path in the same folder, with the same suffix.
     """
     written = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
@@ -47,17 +49,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Keeps other processes that ask for the same folder out, and leaves nothing in it.
+    """Locks a folder against other processes that call this; writes no file.
 
-    Processes of one host, that is: over a network's file system those of others are not kept out,
-    nor is anybody on drives without locks and on Windows.
+    The lock holds between processes of one host. It has no effect between hosts that share a
+    network file system, on file systems without locks, and on Windows.
 
     Args:
-      folder: which must exist.
-      wait: for another process that has it.
+      folder: must exist.
+      wait: whether to wait if another process holds the lock.
 
     Yields:
-      Whether the folder is this process's; only without `wait` it may not be.
+      Whether this process holds the lock; always true with `wait`.
     """
     if sys.platform == "win32":
         yield True
@@ -66,7 +68,7 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
     try:
         yield _lock(handle, wait)
     finally:
-        os.close(handle)  # Which also gives the folder back.
+        os.close(handle)  # Closing also releases the lock.
 
 
 def _lock(handle: int, wait: bool) -> bool:

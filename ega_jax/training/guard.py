@@ -1,4 +1,4 @@
-"""Stopping at a loss that is not finite, with what is needed to look into it."""
+"""Stopping at a loss that is not finite, with the state and batch saved for debugging."""
 
 import collections
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ega_jax.training.mesh import replicated, shard_batch
 from ega_jax.training.state import TrainState, is_finite, keep_if
 from ega_jax.types import Metrics
 
-LAG = 8  # steps by which the host may be ahead of the newest loss it has looked at.
+LAG = 8  # Steps that the host may dispatch before it reads a loss.
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -22,10 +22,10 @@ class NonFiniteLossError(FloatingPointError):
 
 
 class Guard:
-    """Takes steps, and sees to it that none is built on a failed one.
+    """Runs training steps and stops after one that is not finite.
 
-    Looking at a loss waits for the device, so the host looks `LAG` steps later; until then the
-    device itself carries `healthy`, and leaves the state alone once it is false.
+    Reading a loss waits for the device, so the host reads it `LAG` steps later. Until then the
+    flag `healthy` stays on the device: once it is false, later steps leave the state unchanged.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Guard:
         mesh: jax.sharding.Mesh,
         failures: Path,
     ):
-        """Compiles `step(state, batch)`; what fails is saved under `failures`."""
+        """Compiles `step(state, batch)`; a failed step is saved in a folder under `failures`."""
         self._mesh = mesh
         self._failures = failures
         self._healthy = jax.device_put(jnp.asarray(True), replicated(mesh))
@@ -54,10 +54,10 @@ class Guard:
     def __call__(
         self, number: int, state: TrainState, batch: dict[str, np.ndarray]
     ) -> tuple[TrainState, Metrics]:
-        """Hands the device step `number`; the given state is consumed.
+        """Dispatches step `number`; the given state's buffers are donated.
 
         Raises:
-          NonFiniteLossError: a step more than `LAG` before this one failed.
+          NonFiniteLossError: a step at least `LAG` before this one failed.
         """
         sharded = shard_batch(batch, self._mesh)
         state, self._healthy, metrics = self._step(state, self._healthy, sharded)
@@ -66,7 +66,7 @@ class Guard:
         return state, metrics
 
     def settle(self, state: TrainState, lag: int = 0) -> None:
-        """Waits for all steps but the last `lag`.
+        """Waits for all steps but the last `lag`, and checks them.
 
         Raises:
           NonFiniteLossError: one of them failed.

@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-STEPS_BETWEEN_AGREEMENTS = 20  # several hosts must stop after the same step.
+STEPS_BETWEEN_AGREEMENTS = 20  # All hosts must stop after the same step.
 
 
 class Interrupted(Exception):  # noqa: N818, an orderly end and not an error.
@@ -17,20 +17,20 @@ class Interrupted(Exception):  # noqa: N818, an orderly end and not an error.
 
 
 class StopRequest:
-    """A context in which the first SIGINT or SIGTERM asks to stop, and the second one does.
+    """A context in which the first SIGINT or SIGTERM requests a stop and the second one kills.
 
-    Signals reach the main thread only; in any other the context changes nothing.
+    Python handles signals in the main thread only; in other threads the context does nothing.
     """
 
     def __enter__(self) -> "StopRequest":
-        """Takes the signals over."""
+        """Installs the signal handlers."""
         self._requested = False
         main = threading.current_thread() is threading.main_thread()
         self._previous = {s: signal.signal(s, self._handle) for s in SIGNALS if main}
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives the signals back."""
+        """Restores the previous handlers."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
 
@@ -40,7 +40,7 @@ class StopRequest:
         signal.signal(signum, self._previous[signal.Signals(signum)])
 
     def agreed(self, step: int) -> bool:
-        """Returns whether to stop after this step: on every host of a run, or on none."""
+        """Returns whether to stop after this step; the answer is the same on every host."""
         if jax.process_count() == 1:
             return self._requested
         if step % STEPS_BETWEEN_AGREEMENTS:

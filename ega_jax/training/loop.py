@@ -26,18 +26,20 @@ __all__ = ["Interrupted", "NonFiniteLossError", "Phase", "train"]
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """What the loop needs to know of a phase.
+    """A training phase, as the loop runs it.
 
     Attributes:
-      name: of its folder under `workdir/checkpoints`, and of its metrics.
-      init: the state before the first step; pure, it is traced.
-      step: one step, usually from `make_train_step`; pure, it is traced.
-      batches: endless; elements are dictionaries of arrays with a leading batch axis.
-      num_steps: after which the phase is finished.
-      checkpoint_every: steps; a phase is also saved when it ends or is interrupted.
-      log_every: steps, and after the last one; a line is the mean over the steps since the last.
-      evaluate: measures the state, which it must not keep: the next step consumes it.
-      evaluate_every: steps, and after the last one; 0 never evaluates.
+      name: names its folder under `workdir/checkpoints` and its metrics file.
+      init: returns the state before the first step; pure, since it is traced.
+      step: takes one step, usually from `make_train_step`; pure, since it is traced.
+      batches: an endless dataset of dictionaries of arrays with a leading batch axis.
+      num_steps: the step after which the phase is finished.
+      checkpoint_every: steps between checkpoints; a phase is also saved when it ends or is
+        interrupted.
+      log_every: steps between log lines; the last step is logged too. A line holds the means over
+        the steps since the previous line.
+      evaluate: measures the state. It must not keep a reference: the next step donates the state.
+      evaluate_every: steps between evaluations; the last step is evaluated too. 0: never.
     """
 
     name: str
@@ -60,22 +62,22 @@ def train(
 ) -> TrainState:
     """Runs a phase to its end, from its last checkpoint in the workdir if there is one.
 
-    The final state does not depend on how often, or when, the run was killed and resumed. A
-    phase that is already finished is restored and returned.
+    The final state is the same however often the run was killed and resumed. If the phase is
+    already finished, its state is restored and returned.
 
     Args:
-      phase: what to train.
-      workdir: where checkpoints, metrics and failures go; see `check_workdir`.
+      phase: the phase to train.
+      workdir: the folder for checkpoints, metrics and failures; see `check_workdir`.
       config: JSON-like, saved with each checkpoint.
-      mesh: from `data_mesh`; the state is replicated on it, batches are split over it.
+      mesh: a mesh from `data_mesh`; the state is replicated, batches are split over the devices.
 
     Returns:
       The state after `phase.num_steps` steps.
 
     Raises:
-      Interrupted: SIGTERM or Ctrl-C came; the state is saved.
-      NonFiniteLossError: a loss is not finite; the state before it and the batch are saved.
-      CheckpointMismatchError: the checkpoint in the workdir is of another model.
+      Interrupted: the process got SIGTERM or Ctrl-C; the state is saved.
+      NonFiniteLossError: a loss is not finite; the state before the step and its batch are saved.
+      CheckpointMismatchError: the checkpoint in the workdir belongs to another model.
     """
     run = _Run(phase, Path(workdir).absolute(), config, mesh)
     if run.step < phase.num_steps:
@@ -85,7 +87,7 @@ def train(
 
 
 class _Run:
-    """A phase under way in this process."""
+    """A phase that runs in this process."""
 
     def __init__(
         self, phase: Phase, workdir: Path, config: Mapping[str, Any], mesh: jax.sharding.Mesh
@@ -137,7 +139,7 @@ class _Run:
         self._meter.add(metrics, samples)
 
     def _record(self) -> dict[str, float]:
-        """Measures the steps since the last record, and the state where that is due."""
+        """Summarises the steps since the last record, and evaluates the state if that is due."""
         self._guard.settle(self.state)
         record = self._meter.summary()
         if self._phase.evaluate and self._due(self._phase.evaluate_every):
@@ -157,5 +159,5 @@ class _Run:
         return every > 0 and (last or self.step % every == 0)
 
     def _elapsed(self) -> float:
-        """Returns the seconds spent on the phase, those of earlier processes included."""
+        """Returns the seconds spent on the phase, including those of earlier processes."""
         return time.perf_counter() - self._start

@@ -1,4 +1,4 @@
-"""Data parallelism: the mesh, and how batches and states lie on it."""
+"""Data parallelism: the device mesh and the sharding of batches and states."""
 
 import math
 import os
@@ -21,16 +21,16 @@ def join_hosts() -> None:
 
 
 def split_cpu() -> None:
-    """Makes each core of a CPU a device, for `map_rows`; call it before any other use of JAX.
+    """Makes each CPU core a JAX device, for `map_rows`; call it before any other use of JAX.
 
-    Nothing changes where `XLA_FLAGS` say how many devices a CPU is to be.
+    If `XLA_FLAGS` already sets the number of CPU devices, nothing changes.
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", _num_cores())
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of one axis, `data`, over the given devices (default: all of them).
+    """Returns a mesh with one axis, `data`, over the given devices (default: all of them).
 
     If the CPU was split into devices, training uses device 0: one device already computes on all
     cores, and does so faster than several.
@@ -42,7 +42,7 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def _num_cores() -> int:
-    """How many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -75,7 +75,7 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Ar
 
 
 def unbound(tree: Any) -> Any:
-    """Copies arrays off their devices, so that they are free to go where they are used."""
+    """Copies arrays through the host, so that they are not committed to a device."""
     return jax.tree.map(jnp.asarray, jax.device_get(tree))
 
 
@@ -83,9 +83,10 @@ def split_rows(function: Callable[[Any], Any], rows: Any) -> Any:
     """Applies a function to a batch, split over this host's devices.
 
     Args:
-      function: of a batch of any size, row by row; other arrays it reads are copied to all devices.
-      rows: a pytree of `[B, ...]`. Every device takes part, at most `B` of them: a batch that they
-        cannot share evenly is padded with its last row.
+      function: maps a batch of any size and treats its rows independently; other arrays that it
+        reads are copied to all devices.
+      rows: a pytree of `[B, ...]`. `min(B, devices)` devices are used; if they cannot share the
+        rows evenly, the batch is padded with its last row.
 
     Returns:
       A pytree of `[B, ...]`.
@@ -108,7 +109,7 @@ def split_rows(function: Callable[[Any], Any], rows: Any) -> Any:
 
 
 def fill_devices(batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[str, np.ndarray]]:
-    """Joins batches `[B, ...]` until each has a row for every device of this host.
+    """Concatenates batches `[B, ...]` until each has at least one row per device of this host.
 
     The last one may have fewer.
     """
@@ -127,18 +128,18 @@ def _joined(batches: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def map_rows(function: Callable[[Any], Any], rows: Any) -> Any:
-    """Applies a function of one row to a batch, split over this host's devices as `split_rows`.
+    """Applies a function of one row to a batch, split over this host's devices by `split_rows`.
 
-    The function may loop as long as its data ask, see `map_looping`.
+    The function may contain loops of data-dependent length; see `map_looping`.
     """
     return split_rows(lambda rows: map_looping(function, rows), rows)
 
 
 def map_looping(function: Callable[[Any], Any], rows: Any) -> Any:
-    """Applies a function of one row, which loops as long as its data ask, to a batch.
+    """Applies a function of one row, which may have loops of data-dependent length, to a batch.
 
-    One row keeps a CPU busy, so it takes them one by one: under `vmap` all wait for the longest. An
-    accelerator takes them together, since one row would leave it idle.
+    A CPU is fully used by one row, so rows run one by one: under `vmap` every row would wait for
+    the longest loop. On an accelerator rows run together under `vmap`.
     """
     if jax.default_backend() == "cpu":
         return lax.map(function, rows)

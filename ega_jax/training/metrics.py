@@ -1,4 +1,4 @@
-"""What a phase measures, and where it is written."""
+"""A phase's metrics: means over steps, speed, and the files they are written to."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from ega_jax.types import Metrics
 
 
 class Meter:
-    """Gathers the steps between two lines of the log, without waiting for the device."""
+    """Collects the metrics of the steps between two log lines without waiting for the device."""
 
     def __init__(self) -> None:
         self._restart()
@@ -30,20 +30,20 @@ class Meter:
         self._start = time.perf_counter()
 
     def add(self, metrics: Metrics, samples: int) -> None:
-        """Adds a step: its metrics, still on the device, and its batch size."""
+        """Adds a step's metrics, which may still be on the device, and its batch size."""
         self._steps.append(metrics)
         self._samples += samples
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Counts the time inside as waiting for data."""
+        """Counts the time spent in the context as waiting for data."""
         start = time.perf_counter()
         yield
         self._waiting += time.perf_counter() - start
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time inside (saving, evaluating) out of the speed."""
+        """Leaves the time spent in the context (saving, evaluating) out of the speed."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
@@ -51,8 +51,8 @@ class Meter:
     def summary(self) -> dict[str, float]:
         """Returns the steps' mean metrics and speed, and starts over.
 
-        Beside the step's own metrics: `samples_per_second`, and `data_wait_share`, the share of
-        the time spent waiting for data.
+        Adds `samples_per_second`, and `data_wait_share`: the share of the time spent waiting for
+        data.
         """
         steps = jax.device_get(self._steps)
         seconds = time.perf_counter() - self._start - self._paused
@@ -68,8 +68,8 @@ class Meter:
 class MetricsWriter:
     """Writes a phase's metrics as JSON lines and for TensorBoard.
 
-    Only the first process of a run writes. Lines of steps after the one a run starts from are
-    dropped first, as is a line that was cut short, so that the file holds each step once.
+    Only the first process of a run writes. A new writer first drops the lines of steps after
+    `step` and lines that were cut short, so that the file holds each step once.
     """
 
     def __init__(self, workdir: Path, name: str, step: int):
@@ -101,7 +101,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
-    """Returns the lines of a metrics file, oldest first, up to the first that was cut short."""
+    """Returns the records of a metrics file, oldest first, up to the first incomplete line."""
     records = []
     for line in Path(path).read_text().splitlines():
         try:

@@ -1,4 +1,4 @@
-"""The optimizer of a phase, from a few settings."""
+"""The optimizer of a phase: Adam with weight decay, clipping and a learning-rate schedule."""
 
 import dataclasses
 
@@ -10,24 +10,24 @@ from ega_jax.setting import setting
 from ega_jax.types import Params
 
 SCHEDULES = ("constant", "cosine")
-_DECAYS = 0.9, 0.999  # Of Adam's moments.
+_DECAYS = 0.9, 0.999  # Adam's beta_1 and beta_2.
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam with decoupled weight decay; by default Adam at one learning rate, the paper's."""
+    """Adam with decoupled weight decay; by default plain Adam at the paper's learning rate."""
 
-    learning_rate: float = setting(2.4e-3, above=0)  # Peak, after the warm-up.
+    learning_rate: float = setting(2.4e-3, above=0)  # The peak.
     schedule: str = setting("constant", choices=SCHEDULES)  # After the warm-up.
-    warmup_steps: int = setting(0, at_least=0)  # Linear from 0.
-    final_fraction: float = setting(0.0, at_least=0, at_most=1)  # Of the peak, at the cosine's end.
-    weight_decay: float = setting(0.0, at_least=0)  # Per unit of learning rate, on matrices only.
+    warmup_steps: int = setting(0, at_least=0)  # Linear from 0 to the peak.
+    final_fraction: float = setting(0.0, at_least=0, at_most=1)  # End of cosine / peak.
+    weight_decay: float = setting(0.0, at_least=0)  # Times the learning rate; matrices only.
     clip_norm: float | None = setting(None, above=0)  # Largest global norm of the gradient.
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings(OptimizerConfig):
-    """The group `optimizer`: how the generator is pre-trained."""
+    """The group `optimizer`: the optimizer of the generator's pre-training."""
 
     learning_rate: float = 1e-3
     schedule: str = "cosine"
@@ -40,7 +40,7 @@ def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> optax.Sch
     """Returns the learning rate as a function of the step, for a phase of `num_steps`.
 
     Raises:
-      UserError: the schedule is not one of `SCHEDULES`, or the warm-up leaves no step.
+      UserError: the schedule is not one of `SCHEDULES`, or the warm-up takes all the steps.
     """
     if config.schedule not in SCHEDULES:
         raise UserError(f"schedule {config.schedule!r} is not one of {', '.join(SCHEDULES)}")
@@ -69,5 +69,5 @@ def make_optimizer(config: OptimizerConfig, num_steps: int) -> optax.GradientTra
 
 
 def _matrices(params: Params) -> Params:
-    """Marks the leaves that decay: all but biases and scales."""
+    """Marks the leaves with weight decay: all but biases and scales."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

@@ -1,4 +1,4 @@
-"""How far a phase is: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a phase: a bar on a terminal, plain lines elsewhere."""
 
 import datetime
 import time
@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
-SECONDS_OF_SPEED = 300.0  # The time left is told from the speed of this long.
+SECONDS_OF_SPEED = 300.0  # Window of the speed from which the time left is estimated.
 
 
 class ProgressReport:
-    """Shows step, loss, rate and time left of one phase, as a context manager, on stderr."""
+    """A context manager that shows a phase's step, loss, speed and time left on stderr."""
 
     def __init__(self, name: str, step: int, num_steps: int, console: Console | None = None):
         self._name = name
@@ -34,23 +34,23 @@ class ProgressReport:
         self._task = self._bar.add_task(name, total=num_steps, completed=step, summary="")
 
     def __enter__(self) -> "ProgressReport":
-        """Shows the bar."""
+        """Starts the bar."""
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leaves the bar as it stands."""
+        """Stops the bar and leaves it on the terminal."""
         self._bar.stop()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows the step reached in training."""
+        """Shows a training step with its loss and speed."""
         loss, speed = metrics["loss"], metrics["samples_per_second"]
         self.count(step, self._num_steps, f"loss {loss:.4f}  {speed:.0f} samples/s")
 
     def count(self, step: int, num_steps: int, summary: str = "") -> None:
-        """Shows how many of all steps are done.
+        """Shows the number of steps done.
 
-        Plain lines come at most every ten seconds, and at the end.
+        Plain lines are printed at most every ten seconds, and at the end.
         """
         self._num_steps = num_steps
         self._bar.update(self._task, total=num_steps, completed=step, summary=summary)

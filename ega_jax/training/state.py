@@ -1,4 +1,4 @@
-"""The state of a training phase and the factory of its step."""
+"""The state of a training phase and the function that makes its train step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,16 +16,16 @@ Batch = Any
 
 @struct.dataclass
 class TrainState:
-    """All that a phase must remember between two steps.
+    """The state that a phase carries from step to step.
 
-    Random keys are not part of it: a step derives its key from `step`, so a restored state
-    continues exactly as the original would have.
+    Random keys are not part of it: each step derives its key from `step`, so training from a
+    restored state gives the same results as training without a stop.
     """
 
-    step: jax.Array  # [] int32, steps taken.
-    params: Params  # what the gradient updates.
+    step: jax.Array  # [] int32, number of steps taken.
+    params: Params  # Updated by the gradient.
     opt_state: optax.OptState
-    variables: Any = ()  # what the loss updates itself: code usage counts, multipliers.
+    variables: Any = ()  # Updated by the loss itself: code usage counts, Lagrange multipliers.
 
     @classmethod
     def create(
@@ -43,7 +43,7 @@ class TrainState:
 def make_train_step(
     loss_fn: LossFn, optimizer: optax.GradientTransformation, key: chex.PRNGKey
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns the pure function that takes one gradient step.
+    """Returns a pure function that takes one gradient step.
 
     Args:
       loss_fn: `(params, variables, batch, key) -> (loss [], (metrics, new variables))`.
@@ -52,8 +52,8 @@ def make_train_step(
 
     Returns:
       `step(state, batch) -> (state, metrics)`. The metrics gain `loss` and the global norms
-      `grad_norm` (before clipping), `param_norm` (after the step) and `update_norm`. Where the
-      loss or the gradient is not finite, the state comes back untouched.
+      `grad_norm` (before clipping), `param_norm` (after the step) and `update_norm`. If the loss
+      or the gradient is not finite, the state is returned unchanged.
     """
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -81,10 +81,10 @@ def make_train_step(
 
 
 def is_finite(metrics: Metrics) -> jax.Array:
-    """Returns `[] bool`: whether a step's loss, and its gradient where reported, are finite."""
+    """Returns `[] bool`: whether a step's loss, and its gradient norm if reported, are finite."""
     return jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics.get("grad_norm", 0.0))
 
 
 def keep_if(condition: jax.Array, new: TrainState, old: TrainState) -> TrainState:
-    """Returns `new` where the scalar `condition` holds, `old` elsewhere."""
+    """Returns `new` if the scalar `condition` holds, else `old`."""
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), new, old)

@@ -1,7 +1,7 @@
-"""Structs as plain trees of arrays with a JSON description, so that they can be saved.
+"""Converting structs to trees of arrays with a JSON description, so that they can be saved.
 
-A frozen struct mixes arrays with static fields. `describe` writes down its classes and static
-fields, `to_tree` keeps its arrays, and `rebuild` makes the struct again from both.
+A frozen struct mixes arrays and static fields. `describe` returns its classes and static fields,
+`to_tree` returns its arrays, and `rebuild` makes the struct again from both.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from ega_jax.errors import UserError
 
 
 def to_tree(value: Any) -> Any:
-    """The arrays of a struct as nested dictionaries; what holds none is left out."""
+    """Returns a struct's arrays as nested dictionaries, without the parts that hold no array."""
     parts = _parts(value)
     if parts is None:
         return value
@@ -22,7 +22,7 @@ def to_tree(value: Any) -> Any:
 
 
 def describe(value: Any) -> Any:
-    """The classes and static fields of a struct as JSON; `None` for an array."""
+    """Returns a struct's classes and static fields as JSON; `None` for an array."""
     parts = _parts(value)
     if parts is None:
         return None if value is not None else {"kind": "none"}
@@ -36,10 +36,10 @@ def describe(value: Any) -> Any:
 
 
 def rebuild(description: Any, tree: Any) -> Any:
-    """The struct that `describe` and `to_tree` took apart.
+    """Rebuilds a struct from the results of `describe` and `to_tree`.
 
     Raises:
-      UserError: one of its classes is gone; names it.
+      UserError: this version lacks one of the classes; names it.
     """
     if description is None:
         return tree
@@ -57,7 +57,7 @@ def rebuild(description: Any, tree: Any) -> Any:
 
 
 def _parts(value: Any) -> dict[str, Any] | None:
-    """The children of a node by name, `None` for a leaf."""
+    """Returns the children of a node by name, `None` for a leaf."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, tuple):
@@ -74,7 +74,7 @@ def _static_fields(value: Any) -> list[dataclasses.Field]:
 
 
 def _plain(value: Any) -> Any:
-    """A static field as JSON: a dataclass with its class and the fields it is made from."""
+    """Returns a static field as JSON; a dataclass becomes its class path and its init fields."""
     if dataclasses.is_dataclass(value):
         fields = (field.name for field in dataclasses.fields(value) if field.init)
         made_from = {name: _plain(getattr(value, name)) for name in fields}
@@ -95,7 +95,7 @@ def _path_of(kind: type) -> str:
 
 
 def _class_at(path: str) -> type:
-    """The dataclass that a path like `ega_jax.auction.ega:EGA` names."""
+    """Imports the dataclass at a path like `ega_jax.auction.ega:EGA`."""
     module, _, name = path.partition(":")
     try:
         kind = getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""A table that is made batch by batch and kept on disk as it grows."""
+"""Computing a table batch by batch, with partial tables saved on disk."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,27 +10,27 @@ from ega_jax.training.checkpoints import is_complete, read_tree, save_tree
 from ega_jax.training.interrupt import Interrupted, StopRequest
 from ega_jax.training.progress import ProgressReport
 
-SAVES = 10  # How often a table is saved while it is made.
+SAVES = 10  # A table is saved after each tenth of its batches.
 
 
 def tabulated(
     path: Path, num_batches: int, batch_size: int, rows_of: Callable[[int], Mapping[str, jax.Array]]
 ) -> dict[str, np.ndarray]:
-    """Makes a table, or reads it where it is finished already.
+    """Computes a table, or reads it if it is already finished.
 
-    The table does not depend on how often, or when, the run was killed and resumed.
+    The table is the same however often the run was killed and resumed.
 
     Args:
-      path: the folder that it is saved as, with its first batches while it is unfinished.
-      num_batches: how many batches it has.
-      batch_size: rows of each.
-      rows_of: columns `[batch_size, ...]` of a batch, by its number.
+      path: the folder of the table; an unfinished table holds the batches computed so far.
+      num_batches: the number of batches.
+      batch_size: rows per batch.
+      rows_of: computes the columns `[batch_size, ...]` of the batch with a given number.
 
     Returns:
       Columns `[num_batches * batch_size, ...]` on the host.
 
     Raises:
-      Interrupted: SIGTERM or Ctrl-C came; the batches that are done are saved.
+      Interrupted: the process got SIGTERM or Ctrl-C; the finished batches are saved.
     """
     parts = [jax.device_get(read_tree(path))] if is_complete(path) else []
     joined = lambda: {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

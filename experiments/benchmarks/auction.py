@@ -1,4 +1,4 @@
-"""Speed of the auction, parts of `experiments.benchmark`: serving, re-allocation, training."""
+"""Auction parts of `experiments.benchmark`: speed of serving, re-allocation and training."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ BATCHES = (1, 8, 32)
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Sizes of an auction; letters are those of the legend in `types.py`."""
+    """Sizes of an auction; the legend of the letters is in `types.py`."""
 
     num_codes: int  # W
     num_slots: int  # K
@@ -61,7 +61,7 @@ SHAPES = {
 
 
 class Auction:
-    """Models of a shape on random data, and what is timed of them."""
+    """Models of a given shape on random data, and the functions that are timed."""
 
     def __init__(self, shape: Shape):
         self.shape = shape
@@ -102,7 +102,7 @@ class Auction:
         return Items(catalogue, *map(jnp.asarray, embeddings))
 
     def batch(self, rows: int) -> dict[str, np.ndarray]:
-        """A random training batch, with the fields of `Request` among its own."""
+        """Returns a random training batch, which includes the fields of `Request`."""
         s, rng = self.shape, self.rng
         poi = lambda *shape: rng.integers(0, NUM_POIS, shape, dtype=np.int32)
         flag = lambda: rng.random((rows, s.num_slots)) < 0.1
@@ -124,7 +124,7 @@ class Auction:
         }
 
     def mechanism(self) -> Mechanism:
-        """The models with fresh payment networks."""
+        """Returns the models with untrained payment networks."""
         tables = self.table(1)
         context = regret.table_of(tables).truth.context
         networks = {
@@ -134,7 +134,7 @@ class Auction:
         return Mechanism(self.system, networks, PRICING, self.levers, "threshold")
 
     def table(self, rows: int) -> dict[str, jax.Array]:
-        """Made-up outcomes of `rows` requests, of the right shapes."""
+        """Returns random outcomes of `rows` requests, of the right shapes."""
         request = jax.tree.map(lambda x: x[0], request_of(self.batch(1)))
         shapes = jax.eval_shape(
             lambda request: regret.batch_of(
@@ -148,7 +148,7 @@ class Auction:
         return jax.tree.map(draw, shapes)
 
     def reallocations(self) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        """One allocation, and those of all reports of a session, for one prepared request."""
+        """Returns functions that run one allocation and the re-allocations of all reports."""
         request = jax.tree.map(lambda x: jnp.asarray(x[0]), request_of(self.batch(1)))
         prepared = jax.jit(EGA.prepare)(self.system, request)
         single, each = jax.jit(EGA.allocate), jax.jit(EGA.allocate_each)
@@ -162,7 +162,7 @@ class Auction:
         return one, functools.partial(each, self.system, prepared, jnp.asarray(bids), self.levers)
 
     def steps(self) -> dict[str, tuple[int, tuple[jax.stages.Wrapped, tuple]]]:
-        """A training step of each phase: its batch size, the function and its arguments."""
+        """Returns, for each phase, the batch size, the training step and its arguments."""
         system, decoder = self.system, self.system.decoder
         reward = reward_loss(system.config.reward, system.items)
         policy = auction_loss(system, AlignmentConfig(), self.levers)
@@ -191,7 +191,7 @@ class Auction:
 
 
 def measure_serving(name: str, rounds: int) -> None:
-    """Times allocations of one shape and emits a line per figure, medians of `rounds` runs."""
+    """Times allocations of one shape; emits one line per measurement, a median of `rounds` runs."""
     auction = Auction(SHAPES[name])
     mechanism = auction.mechanism()
     for rule in ("gsp", "threshold"):
@@ -203,7 +203,7 @@ def measure_serving(name: str, rounds: int) -> None:
             served = {"rule": rule, "batch": rows, "requests_per_s": speed}
             emit({"part": "allocate", "shape": name} | served)
             if speed < 1.1 * best:
-                break  # Larger batches do not help any more.
+                break  # Larger batches are not faster.
             best = speed
     one, every = timed(list(auction.reallocations()), rounds)
     count = NUM_REPORTS * auction.shape.num_slots
@@ -212,12 +212,12 @@ def measure_serving(name: str, rounds: int) -> None:
 
 
 def measure_phases(name: str, rounds: int) -> None:
-    """Times a training step of each phase of one shape, in the same way."""
+    """Times a training step of each phase of one shape, as a median of `rounds` runs."""
     product = matrix_product()
     for phase, (rows, (function, given)) in Auction(SHAPES[name]).steps().items():
         step = function.lower(*given).compile()
         (median,) = timed([functools.partial(step, *given)], rounds)
         share = flops_of(step) / median / product()
-        # The alignment searches, and the length of a loop is not known to the count.
+        # The alignment searches in loops, whose lengths the FLOP count does not know.
         known = {} if phase == "alignment" else {"share_of_matmul": share}
         emit({"part": phase, "shape": name, "batch": rows, "steps_per_s": 1 / median} | known)

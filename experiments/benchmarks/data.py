@@ -1,4 +1,4 @@
-"""Speed around the models, parts of `experiments.benchmark`: prefix index and market."""
+"""Data parts of `experiments.benchmark`: speed of the prefix index and of the market."""
 
 import dataclasses
 import functools
@@ -22,11 +22,11 @@ W, C, S = 1024, 3, 64
 
 
 def measure_index(num_items: int, rounds: int) -> None:
-    """Builds the index of a small and of a large random catalogue, and masks with both.
+    """Times building the index of a small and a large random catalogue, and masking with both.
 
     Args:
-      num_items: of the large one.
-      rounds: of twenty masked steps each; medians are reported.
+      num_items: the number of items in the large catalogue.
+      rounds: masking runs `20 * rounds` times; the median is reported.
     """
     sizes = (10_000, num_items)
     masks = {}
@@ -76,7 +76,7 @@ def mask_step(index: CatalogueIndex) -> Callable[[], Any]:
 
 
 def measure_market(num_sessions: int) -> None:
-    """Simulates and writes a market log at the shapes of `small`."""
+    """Times simulating and writing a market log with the sizes of `small`."""
     config = dataclasses.replace(SMALL, num_sessions=num_sessions)
     marks = []
     start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""What all commands share: flags, one clean message per error, and exit codes.
+"""The parts that all commands share: flags, error messages and exit codes.
 
-Exit codes: 0 done, 1 an error that the message explains, 2 wrong flags, 130 stopped on request
-with training saved.
+Exit codes: 0 success; 1 an error that the user can mend, with a message; 2 wrong flags; 130 stopped
+by the user or SIGTERM, with training saved.
 """
 
 import os
@@ -22,13 +22,13 @@ from ega_jax.training.mesh import join_hosts, split_cpu
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DEFAULT = "market.py:tiny"
-EGA = "ega"  # The system that is meant where none is named.
-CONFIG = ("--config=", "-config=")  # How the flag of the config file starts,
+EGA = "ega"  # The default system.
+CONFIG = ("--config=", "-config=")  # Prefixes of the flag of the config file.
 WORKDIR = ("--workdir=", "-workdir=")
 SYSTEM = ("--system=", "-system=")
-FIELD = ("--config.", "-config.")  # and how one that changes a field of it.
+FIELD = ("--config.", "-config.")  # Prefixes of flags that change a field.
 SOUGHT = re.compile(r"--?(config(\.\w+)*|workdir|system)")
-EXPLAINED = (  # What a user can mend; any other error is a bug and shows its traceback.
+EXPLAINED = (  # Errors that a user can mend; any other error is a bug and shows its traceback.
     UserError,
     NonFiniteLossError,
     FileNotFoundError,
@@ -38,8 +38,8 @@ EXPLAINED = (  # What a user can mend; any other error is a bug and shows its tr
 flags.DEFINE_string(
     "workdir",
     None,
-    "Where results are kept; by default runs/NAME of the config; of commands without a config "
-    "runs/market-tiny, of payment_theory runs/payment-theory.",
+    "Folder for results. Default: runs/NAME, with the config's name; for commands without a config "
+    "runs/market-tiny; for payment_theory runs/payment-theory.",
 )
 _SEVERAL_HOSTS = flags.DEFINE_bool(
     "several_hosts", False, "Join the other processes of a run on several hosts (TPU pods, SLURM)."
@@ -49,39 +49,40 @@ _SEVERAL_HOSTS = flags.DEFINE_bool(
 def define_config() -> None:
     """Defines the flag `--config`, a file of `experiments/configs` with an optional variant.
 
-    The default is given when flags are parsed, and not here, so that a field that does not exist
-    is answered there. A process that imports several commands has one such flag.
+    The default is set when flags are parsed, not here, so that unknown fields get a clear message
+    there. A process that imports several commands defines the flag once.
     """
     if "config" in flags.FLAGS:
         return
     config_flags.DEFINE_config_file(
         "config",
         None,
-        f"Config file and variant, e.g. experiments/configs/market.py:small; by default {DEFAULT}. "
-        "A field is changed by --config.field=value, e.g. --config.training.num_steps=1000.",
+        f"Config file and variant, e.g. experiments/configs/market.py:small. Default: {DEFAULT}; "
+        "with --workdir, the saved config. --config.field=value changes a field, e.g. "
+        "--config.training.num_steps=1000.",
     )
 
 
 def define_system(otherwise: str = EGA) -> None:
-    """Defines the flag `--system`, one of those in the workdir; as with `--config`, once.
+    """Defines the flag `--system`, which names a system of the workdir; defined once.
 
     Args:
-      otherwise: what is meant without it, for `--help`.
+      otherwise: the default, for `--help`.
     """
     if "system" not in flags.FLAGS:
         flags.DEFINE_string("system", None, f"A system of the workdir; without it, {otherwise}.")
 
 
 def named_system() -> str:
-    """The system that the flag names; EGA's without it."""
+    """Returns the system that the flag names; default: EGA."""
     return flags.FLAGS.system or EGA
 
 
 def check_named(kind: str, named: Iterable[str], valid: Iterable[str]) -> None:
-    """Refuses a list of names that is empty or has others than the valid ones.
+    """Refuses an empty list of names and invalid names.
 
     Raises:
-      UserError: lists the valid ones.
+      UserError: lists the valid names.
     """
     named, valid = list(named), list(valid)
     if unknown := sorted(set(named) - set(valid)) or ([] if named else ["named"]):
@@ -89,11 +90,11 @@ def check_named(kind: str, named: Iterable[str], valid: Iterable[str]) -> None:
 
 
 def run(main: Callable[[], None], description: str | None) -> None:
-    """Parses flags and runs `main`, turning expected errors into one message.
+    """Parses flags and runs `main`; errors that a user can mend are printed as one message.
 
     Args:
       main: the command.
-      description: shown by `--help`.
+      description: the text of `--help`.
     """
     sys.modules["__main__"].__doc__ = description
     sys.argv = _joined(sys.argv)
@@ -111,7 +112,7 @@ def run(main: Callable[[], None], description: str | None) -> None:
         except Interrupted as stop:
             print(stop, file=sys.stderr)
             sys.exit(130)
-        except KeyboardInterrupt:  # Outside of training, where what is at hand is begun again.
+        except KeyboardInterrupt:  # Outside of training; the current part starts again.
             print("stopped; run the same command again to continue", file=sys.stderr)
             sys.exit(130)
         except EXPLAINED as error:
@@ -122,7 +123,7 @@ def run(main: Callable[[], None], description: str | None) -> None:
 
 
 def _joined(argv: list[str]) -> list[str]:
-    """Writes `--flag value` as `--flag=value` for the flags that are looked for before parsing."""
+    """Joins `--flag value` to `--flag=value` for the flags that are read before parsing."""
     joined: list[str] = []
     for arg in argv:
         if joined and SOUGHT.fullmatch(joined[-1]) and not arg.startswith("--"):
@@ -133,7 +134,7 @@ def _joined(argv: list[str]) -> list[str]:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses flags; an unknown config file, variant or field is answered with the valid ones."""
+    """Parses flags; for an unknown config file, variant or field, prints the valid ones."""
     try:
         if "config" in flags.FLAGS:
             return flags.FLAGS(_config_first(argv))
@@ -142,7 +143,7 @@ def _parse(argv: list[str]) -> list[str]:
                 raise flags.Error(f"{arg}: this command takes no config; a workdir has its own")
         return flags.FLAGS(argv)
     except flags.Error as error:
-        # Of an error within a config file, the flags' own message holds a whole traceback.
+        # If a config file raises an error, the message of `flags.Error` holds a whole traceback.
         lines = str(error).strip().splitlines()
         message = lines[0] if "Traceback" not in str(error) else lines[-1].partition(": ")[2]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -152,7 +153,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _config_first(argv: list[str]) -> list[str]:
-    """Puts the config file, or the default one, before the fields that change it.
+    """Puts the flag of the config file, or the default, before the flags of its fields.
 
     Raises:
       flags.Error: there is no such file.
@@ -168,9 +169,9 @@ def _config_first(argv: list[str]) -> list[str]:
 
 
 def _config_named(argv: list[str]) -> str:
-    """The config file and variant: as given, else those of the workdir, else the default.
+    """Returns the config file and variant: the given one, else the workdir's, else the default.
 
-    Of a workdir with several systems, the config is the named one's.
+    If the workdir holds the system that `--system` names, the system's config is used.
     """
     values = lambda starts: [arg.partition("=")[2] for arg in argv if arg.startswith(starts)]
     if named := values(CONFIG):
@@ -185,7 +186,7 @@ def _config_named(argv: list[str]) -> str:
 
 
 def _unknown_fields(argv: list[str]) -> str:
-    """Names the flags of config fields that do not exist, with all that do; "" if all do."""
+    """Returns a message with unknown config fields and all valid ones; "" if none is unknown."""
     path, _, variant = _config_named(argv).partition(":")
     config = runpy.run_path(path)["get_config"](*filter(None, [variant]))
     valid = flatten_dict(config.to_dict(), sep=".")

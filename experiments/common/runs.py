@@ -1,4 +1,4 @@
-"""What several commands do in a workdir: pre-train, and train, find and measure its systems."""
+"""Steps shared by several commands: pre-training, and training, finding and measuring systems."""
 
 import time
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ from ega_jax.training.progress import ProgressReport
 from ega_jax.types import Params
 from experiments.common import workdirs
 
-TEST_ROWS = 20_000  # Most test sessions that the reward model is measured on.
-CURVES = {  # Phase -> what is drawn of it over time, as far as it is measured.
+TEST_ROWS = 20_000  # About how many test sessions the reward model is evaluated on.
+CURVES = {  # Phase -> metrics to draw over time, if the phase has them.
     "alignment": ["loss", "contribution", "kl", "slate_log_prob", "agreement"],
     "payment_rate": ["loss", "revenue", "regret", "multiplier"],
     "payment_threshold": ["loss", "revenue", "regret", "multiplier"],
@@ -33,7 +33,7 @@ CURVES = {  # Phase -> what is drawn of it over time, as far as it is measured.
 
 
 def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Settings with dotted fields set, for a system that can take them.
+    """Returns settings with fields changed by dotted name, checked for their kind of system.
 
     Raises:
       UserError: there is no such field, a value is out of its range, or fields do not fit.
@@ -44,7 +44,7 @@ def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
 
 
 def pretrained(settings: Settings, workdir: Path) -> Pretraining:
-    """The first half of an auction in a workdir bound to settings, run to its end if it is not.
+    """Binds a workdir to settings, and returns its finished pre-training; trains it if needed.
 
     Raises:
       ConfigMismatchError: the workdir was made with other settings.
@@ -59,10 +59,10 @@ def pretrained(settings: Settings, workdir: Path) -> Pretraining:
 
 
 def pretrain(run: Pretraining) -> dict[str, Any]:
-    """Pre-trains to the end, or restores, measures, and adds that to the workdir's `results.json`.
+    """Finishes or restores pre-training, evaluates it, and adds the results to `results.json`.
 
     Returns:
-      What was added: `tokenizer`, `test`, `seconds` and `samples_per_second`.
+      The added results: `tokenizer`, `test`, `seconds` and `samples_per_second`.
     """
     start = time.perf_counter()
     measure = evaluator_of(run)
@@ -81,10 +81,10 @@ def pretrain(run: Pretraining) -> dict[str, Any]:
 
 
 def open_system(pretraining: Pretraining, folder: Path) -> AuctionTraining:
-    """A system to be trained in `folder`, which is bound to its settings.
+    """Binds `folder` to the settings of a system, and returns the system's training.
 
     Raises:
-      ConfigMismatchError: the folder holds a system of other settings.
+      ConfigMismatchError: the folder holds a system with other settings.
     """
     settings = pretraining.settings
     check_workdir(folder, settings.to_dict(), settings.free(SYSTEM))
@@ -92,10 +92,10 @@ def open_system(pretraining: Pretraining, folder: Path) -> AuctionTraining:
 
 
 def find_system(name: str) -> AuctionTraining:
-    """A system of the workdir that the flags name, by its own settings, trained and measured.
+    """Finds a trained and measured system in the workdir of the flags, with its own settings.
 
     Raises:
-      FileNotFoundError: there is none, or its training was not finished.
+      FileNotFoundError: there is no such system, or its training is not finished.
     """
     _, workdir = workdirs.find_workdir()
     folder = workdir / "systems" / name
@@ -114,10 +114,10 @@ def find_system(name: str) -> AuctionTraining:
 
 
 def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
-    """Trains a system to its end, or restores it, scores it, and adds that to `results.json`.
+    """Finishes or restores a system's training, scores it, and adds the results to `results.json`.
 
     Returns:
-      What was added: `reward`, `systems` and `auction_seconds`.
+      The added results: `reward`, `systems` and `auction_seconds`.
     """
     start = time.perf_counter()
     workdir, name = run.pretraining.workdir, run.name
@@ -129,7 +129,8 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
         "systems": measure_systems(run, mechanism),
         "auction_seconds": {name: time.perf_counter() - start},
     }
-    write_results(workdir, {"systems": {f"{name}-{mechanism.rule}": None}})  # Of another rule's.
+    # Removes the scores that an earlier run with another payment rule stored under this name.
+    write_results(workdir, {"systems": {f"{name}-{mechanism.rule}": None}})
     write_results(workdir, results)
     for path in sorted((run.folder / "metrics").glob("[!.]*.jsonl")):
         plot_curves(run.folder, path.stem, CURVES.get(path.stem, ["loss"]))
@@ -137,13 +138,13 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
 
 
 def measure_reward(run: AuctionTraining, params: Params, config: RewardConfig) -> dict[str, float]:
-    """Scores a reward model on the test sessions, and the true probabilities beside it."""
+    """Scores a reward model, and the true probabilities if known, on the test sessions."""
     batches = run.sessions("test", TEST_ROWS, run.settings.reward.batch_size)
     return evaluate_response(params, config, run.items, batches, truth_of(run))
 
 
 def truth_of(run: AuctionTraining) -> Truth | None:
-    """The log's true response model, where it has one."""
+    """Returns the log's true response model, `None` if unknown."""
     folder = run.pretraining.folder
     return Truth.load(folder) if (folder / "truth").is_dir() else None
 
@@ -151,7 +152,7 @@ def truth_of(run: AuctionTraining) -> Truth | None:
 def measure_systems(
     run: AuctionTraining, mechanism: Mechanism, split: str = "test"
 ) -> dict[str, Any]:
-    """Scores the allocation under every payment rule, and the exactly truthful mode."""
+    """Scores the allocation under every payment rule, and the exactly truthful mode if any."""
     settings, name = run.settings.auction, run.name
     truth = truth_of(run)
     modes = {name: (mechanism.levers, mechanism.rule)}

@@ -1,4 +1,4 @@
-"""The settings of a command line, and the workdir that is bound to them."""
+"""Settings from the command line, and the workdir bound to them."""
 
 import dataclasses
 from pathlib import Path
@@ -13,9 +13,9 @@ from ega_jax.setting import SYSTEM, WORKDIR, leaves
 from ega_jax.systems import check_settings
 from ega_jax.training.checkpoints import PhaseCheckpoints, check_workdir, read_config
 
-PATHS = ("data.path", "data.market.sequences")  # Kept absolute: commands may start anywhere.
+PATHS = ("data.path", "data.market.sequences")  # Stored absolute, whatever the current folder.
 STEPS = "training.num_steps"
-BUILT = ("systems", "tuning")  # Folders of a workdir with systems that use its generator.
+BUILT = ("systems", "tuning")  # Folders with systems that use the workdir's generator.
 SettingsTree = TypeVar("SettingsTree", bound=Settings | RetrievalSettings)
 
 
@@ -25,16 +25,16 @@ def open_workdir(
     """Reads the settings of the command line and binds the workdir to them.
 
     Args:
-      kind: the tree of settings that the command reads.
-      free: fields that may differ from run to run; default: those that bind no workdir.
-      more_steps: the command goes on with a pre-training that is to have more steps.
+      kind: the settings tree of the command.
+      free: fields that may differ from run to run; default: those that do not bind a workdir.
+      more_steps: whether the command may continue a pre-training with more steps.
 
     Returns:
       The settings and the workdir.
 
     Raises:
       ConfigMismatchError: the workdir was made with other settings.
-      UserError: a field's value is out of its range, or the config is of another command; no
+      UserError: a field's value is out of its range, or the config belongs to another command. No
         workdir is made.
     """
     config = flags.FLAGS.config.to_dict()
@@ -57,7 +57,7 @@ def open_workdir(
 
 
 def with_absolute_paths(settings: SettingsTree) -> SettingsTree:
-    """The settings with the paths of data as they are seen from the current folder."""
+    """Returns the settings with data paths made absolute, relative to the current folder."""
     given = {leaf.name: leaf.value for leaf in leaves(settings) if leaf.name in PATHS}
     absolute = lambda path: str(Path(path).expanduser().absolute())
     return settings.changed({name: absolute(path) for name, path in given.items() if path})
@@ -67,7 +67,7 @@ def check_market_source(settings: Settings) -> None:
     """Checks that the world `yelp` has its sequences.
 
     Raises:
-      UserError: there is no such folder.
+      UserError: neither an ad log nor an existing folder of sequences is given.
     """
     market = settings.data.market
     if market.world == "yelp" and not (
@@ -80,14 +80,14 @@ def check_market_source(settings: Settings) -> None:
 
 
 def may_go_on(workdir: Path, num_steps: int) -> bool:
-    """Whether the pre-training of a workdir may have another number of steps.
+    """Returns True if the pre-training of a workdir may have `num_steps` steps.
 
-    Without a checkpoint it may. Else it may have more steps, as long as nothing is built on the
-    generator: training goes on from the last checkpoint, and the schedule of the learning rate
-    is that of all steps.
+    Without a checkpoint, any number is allowed. With one, more steps are allowed if no system uses
+    the generator: training continues from the last checkpoint, with the learning-rate schedule of
+    all the steps.
 
     Raises:
-      UserError: there are steps to be taken back, or systems whose generator would change.
+      UserError: there would be fewer steps, or a system uses the generator.
     """
     path = workdir / "checkpoints" / "generator"
     if not (workdir / "config.json").exists() or PhaseCheckpoints(path).latest_step() is None:
@@ -108,7 +108,7 @@ def may_go_on(workdir: Path, num_steps: int) -> bool:
 
 
 def systems_of(workdir: Path) -> list[str]:
-    """The folders of a workdir whose systems are built on its generator."""
+    """Returns the folders of systems in a workdir that use its generator."""
     found = [path.parent for name in BUILT for path in workdir.glob(f"{name}/*/config.json")]
     return sorted(str(path.relative_to(workdir)) for path in found)
 
@@ -118,30 +118,30 @@ def bind_workdir(
 ) -> None:
     """Binds a workdir to settings; see `check_workdir`.
 
-    The groups that bind systems stay in the file as the workdir was made, unless they bind the
-    workdir here: what one system is trained with is no default of the next.
+    Groups that bind systems keep the values in `config.json` that the workdir was made with, unless
+    they bind the workdir here. So the settings of one system are not the defaults of the next.
 
     Args:
-      workdir: the folder, made if it is absent.
-      settings: of the command.
-      free: fields that may differ; default: those that bind no workdir.
+      workdir: the folder; made if it is absent.
+      settings: the command's settings.
+      free: fields that may differ; default: those that do not bind a workdir.
     """
     free = settings.free(WORKDIR) if free is None else free
     made_with = read_config(workdir) if (workdir / "config.json").exists() else {}
     path = made_with.get("data", {}).get("path", "")
     if path and str(Path(path).expanduser().absolute()) == settings.data.path:
-        free += ("data.path",)  # Once kept as it was given.
+        free += ("data.path",)  # Older versions stored it as given.
     kept = [name for name in settings.groups(SYSTEM) if any(f.startswith(f"{name}.") for f in free)]
     kept = {name: made_with[name] for name in kept if name in made_with}
     check_workdir(workdir, settings.to_dict() | kept, free)
 
 
 def find_workdir() -> tuple[Settings, Path]:
-    """Returns the settings that an existing workdir was made with, and the workdir.
+    """Returns the settings in the config of an existing workdir, and the workdir.
 
     Raises:
-      FileNotFoundError: `--workdir` is not one.
-      UserError: its settings are not those of this version.
+      FileNotFoundError: the folder is not a workdir.
+      UserError: this version does not accept its settings.
     """
     workdir = Path(flags.FLAGS.workdir or Path("runs") / "market-tiny").expanduser().absolute()
     if not (workdir / "config.json").exists():

@@ -1,4 +1,4 @@
-"""What the config files share: variants by name, and the form that flags can change."""
+"""Functions shared by the config files: variants by name, and conversion to `ConfigDict`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,15 @@ from ega_jax.setting import Tree
 
 
 def flags_of(settings: Tree) -> ConfigDict:
-    """The settings as `ml_collections` takes them from a config file."""
+    """Converts settings to a `ConfigDict`, whose fields flags can change."""
     return ConfigDict(settings.to_dict())
 
 
 def choose(variant: str, variants: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Picks a variant's changes of the defaults.
+    """Returns a variant's changes of the defaults.
 
     Raises:
-      UserError: there is no such variant; the message lists those there are.
+      UserError: there is no such variant; lists the valid ones.
     """
     if variant not in variants:
         raise UserError(f"no variant {variant!r}; valid variants: {', '.join(variants)}")

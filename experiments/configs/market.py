@@ -1,11 +1,11 @@
-"""The embedded ad market: made on first use, with a known truth.
+"""The simulated ad market, made on first use, with known true click probabilities.
 
     python -m experiments.pretrain --config=experiments/configs/market.py:tiny
 
-`tiny` is the quick start: data, tokens and generator within four minutes on two CPU cores.
-`small` is the size of the tables, `yelp_small` the same with real POIs (set
-`--config.data.market.sequences=DIR` to the folder of the Yelp sequences), `large` wants a GPU
-or TPU. Expected results are in docs/results.md.
+`tiny` is the quick start: data, tokens and generator take less than four minutes on two CPU cores.
+`small` is the size used for the tables. `yelp_small` is the same with real POIs: set
+`--config.data.market.sequences=DIR` to the folder of the Yelp sequences. `large` needs a GPU or
+TPU. Expected results are in docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -13,15 +13,15 @@ from ml_collections import ConfigDict
 from ega_jax.baselines.settings import Settings
 from experiments.configs.base import choose, flags_of
 
-NARROW = {  # A generator that two CPU cores can train.
+NARROW = {  # Small enough to train on two CPU cores.
     "width": 64,
     "hidden": 256,
     "num_heads": 4,
     "encoder_blocks": 2,
     "decoder_blocks": 2,
 }
-ALIGNMENT = {"learning_rate": 1e-3, "kl_weight": 0.5}  # The penalty keeps click rates up.
-# alpha and the learning rates of alignment and CGA are the best of `experiments.tune`.
+ALIGNMENT = {"learning_rate": 1e-3, "kl_weight": 0.5}  # The KL penalty keeps CTR.
+# alpha and the learning rates of alignment and CGA are the best in `experiments.tune`.
 TINY = {
     "data": {"history_length": 16, "market": {"size": "tiny"}},
     "tokenizer": {
@@ -74,7 +74,7 @@ SMALL = {
     "cascade": {"cga": {"learning_rate": 3e-3}, "cross_dqn": {"screen": 3}},
 }
 YELP_SMALL = SMALL | {"data": {"history_length": 32, "market": {"size": "small", "world": "yelp"}}}
-FEEDBACK = {  # Of the models of users' responses on `large`: as often over the log as on `small`.
+FEEDBACK = {  # Models of users' responses on `large`; as many epochs as on `small`.
     "width": 128,
     "hidden": 256,
     "batch_size": 512,
@@ -94,12 +94,12 @@ LARGE = {
     "reward": FEEDBACK,
     "allocation": {"num_beams": 64},
     "cascade": {
-        "num_recalled": 100,  # Half of the ads, as on `small`,
-        "tiger": {"batch_size": 512, "num_steps": 30_000},  # and as many samples as the generator.
+        "num_recalled": 100,  # Half of the ads, as on `small`.
+        "tiger": {"batch_size": 512, "num_steps": 30_000},  # As many samples as the generator.
         "hstu": FEEDBACK,
         "peri_cr": FEEDBACK,
     },
-    "auction": {"batch_size": 2},  # All reports of a request take some 7 GB.
+    "auction": {"batch_size": 2},  # All reports of one request take about 7 GB.
 }
 VARIANTS = {"tiny": TINY, "small": SMALL, "yelp_small": YELP_SMALL, "large": LARGE}
 
@@ -110,5 +110,5 @@ def settings(variant: str = "tiny") -> Settings:
 
 
 def get_config(variant: str = "tiny") -> ConfigDict:
-    """Returns the settings of a variant as the flag `--config` takes them."""
+    """Returns the settings of a variant for the flag `--config`."""
     return flags_of(settings(variant))

@@ -1,10 +1,11 @@
-"""The paper's sizes (EGA-V2, arXiv 2505.17549, sec. 5.1), for a log of one's own.
+"""The paper's sizes (EGA-V2, arXiv 2505.17549, sec. 5.1), for your own ad log.
 
     python -m experiments.pretrain --config=experiments/configs/meituan.py --config.data.path=DIR
 
 T=256 behaviours, K=10 slots, C=3 layers of W=1024 codes, 3 encoder and 3 decoder blocks, batch
-128, Adam with learning rate 0.0024. DIR is a folder in the ad-log format. The industrial log
-itself is not public; docs/results.md has the paper's results beside ours on the market.
+128, Adam with learning rate 0.0024. DIR is a folder in the ad-log format. The paper's log is not
+public, and training at these sizes has not been run. docs/results.md compares the paper's results
+with ours on the simulated market.
 """
 
 from ml_collections import ConfigDict
@@ -12,8 +13,8 @@ from ml_collections import ConfigDict
 from ega_jax.baselines.settings import Settings
 from experiments.configs.base import flags_of
 
-SAMPLES = {"batch_size": 128, "num_steps": 100_000}  # Of every model that learns from the log.
-FEEDBACK = SAMPLES | {"width": 128, "hidden": 256}  # Of those of users' responses.
+SAMPLES = {"batch_size": 128, "num_steps": 100_000}  # Every model trained on the log.
+FEEDBACK = SAMPLES | {"width": 128, "hidden": 256}  # Models of users' responses.
 CHANGES = {
     "data": {"path": "data/ad_log", "history_length": 256, "num_slots": 10},
     "tokenizer": {"num_codes": 1024, "num_steps": 10_000, "batch_size": 4096},
@@ -34,7 +35,7 @@ CHANGES = {
         "hstu": FEEDBACK,
         "peri_cr": FEEDBACK,
     },
-    "auction": {"batch_size": 2},  # All reports of a request take some 7 GB.
+    "auction": {"batch_size": 2},  # All reports of one request take about 7 GB.
 }
 
 
@@ -44,5 +45,5 @@ def settings() -> Settings:
 
 
 def get_config() -> ConfigDict:
-    """Returns these settings as the flag `--config` takes them."""
+    """Returns these settings for the flag `--config`."""
     return flags_of(settings())

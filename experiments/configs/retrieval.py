@@ -1,11 +1,11 @@
 """Retrieval baselines on public interaction sequences: popularity, item kNN and SASRec.
 
-    python -m experiments.retrieval_baselines --config=experiments/configs/retrieval.py:beauty \
+    python -m experiments.retrieval_baselines --config=experiments/configs/retrieval.py:beauty \\
         --config.data.path=DIR
 
-Without a variant the config takes any folder in the sequences format. Expected Recall@10 on the
-test items of Amazon Beauty: popularity .011, item kNN .063, SASRec above .060. The settings of item
-kNN are those of the highest Recall@10 on validation items (BUILD_NOTES.md).
+The config without a variant accepts any folder in the sequences format. Expected Recall@10 on the
+test items of Amazon Beauty: popularity .011, item kNN .063, SASRec above .060. Item kNN's settings
+have the highest Recall@10 on validation items (docs/log/retrieval.md).
 """
 
 from ml_collections import ConfigDict
@@ -33,5 +33,5 @@ def settings(variant: str = "") -> RetrievalSettings:
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the settings of a variant as the flag `--config` takes them."""
+    """Returns the settings of a variant for the flag `--config`."""
     return flags_of(settings(variant))

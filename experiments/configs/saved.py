@@ -1,6 +1,6 @@
-"""The config that a workdir was made with: `saved.py:WORKDIR`.
+"""The config saved in a workdir: `saved.py:WORKDIR`.
 
-Commands take it when they are given a workdir that has one and no `--config`.
+With `--workdir` and no `--config`, commands use the saved config if there is one.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ def get_config(workdir: str = "") -> ConfigDict:
     """Returns the config saved in a workdir.
 
     Raises:
-      UserError: there is none.
+      UserError: the folder has no saved config.
     """
     if not (Path(workdir) / "config.json").is_file():
         raise UserError(
@@ -26,7 +26,7 @@ def get_config(workdir: str = "") -> ConfigDict:
 
 
 def _with_tuples(value: Any) -> Any:
-    """Turns the lists of a JSON file back into tuples, which flags can change."""
+    """Converts the lists of a JSON file back to tuples, which flags can change."""
     if isinstance(value, dict):
         return {name: _with_tuples(inner) for name, inner in value.items()}
     return tuple(value) if isinstance(value, list) else value

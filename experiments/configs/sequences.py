@@ -1,12 +1,12 @@
-"""Public interaction sequences, leave-one-out: next-item retrieval by generating its codes.
+"""Public interaction sequences, leave-one-out: retrieval of the next item by generating its codes.
 
-    python -m experiments.pretrain --config=experiments/configs/sequences.py:beauty \
+    python -m experiments.pretrain --config=experiments/configs/sequences.py:beauty \\
         --config.data.path=DIR
 
 `experiments.convert` makes the folder from the public files of Amazon reviews, the Yelp Open
-Dataset and MovieLens. Without a variant the config takes any folder in that format, and trains
-for about half an hour on two CPU cores on the size of Amazon Beauty. Expected results are in
-docs/results.md.
+Dataset and MovieLens. The config without a variant accepts any folder in that format; training
+takes about half an hour on two CPU cores for data of the size of Amazon Beauty. Expected results
+are in docs/results.md.
 """
 
 from ml_collections import ConfigDict
@@ -50,5 +50,5 @@ def settings(variant: str = "") -> Settings:
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """Returns the settings of a variant as the flag `--config` takes them."""
+    """Returns the settings of a variant for the flag `--config`."""
     return flags_of(settings(variant))

@@ -1,7 +1,7 @@
-"""Ads placed among organic items: the two queues, and the slates that arrangements lead to.
+"""Placing ads among organic items: the two queues, and the slates of an arrangement.
 
-Both queues keep their order, so a slate is known by which of its slots hold ads. Written for one
-request; `vmap` it over a batch.
+Both queues keep their order, so the slots that hold ads determine the slate. All functions take
+one request; `vmap` them over a batch.
 """
 
 import chex
@@ -16,9 +16,9 @@ NO_LIMIT = 2**30
 
 @struct.dataclass
 class Queues:
-    """The candidates of a request, and the two queues of them that are merged."""
+    """The candidates of a request, and the queues of ads and organic items to merge."""
 
-    state: jax.Array  # [N, F] the candidate in the user's eyes, from the ranker.
+    state: jax.Array  # [N, F] user-dependent state of the candidate, from the ranker.
     quality: jax.Array  # [N] float32 click probability, from the ranker.
     bid: jax.Array  # [N] float32 currency per click, 0 for organic items.
     is_ad: jax.Array  # [N] bool.
@@ -27,25 +27,25 @@ class Queues:
 
 
 def queued(queues: Queues) -> jax.Array:
-    """`[N]` bool, the candidate is in the queue of ads."""
+    """Returns `[N]` bool: whether the candidate is in the queue of ads."""
     number = queues.is_ad.shape[0]
     place = jnp.where(queues.ads >= 0, queues.ads, number)
     return jnp.zeros(number, bool).at[place].set(True, mode="drop")
 
 
 def taken(queues: Queues, slates: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How many ads and how many organic items `[...]` slates `[..., K]` hold."""
+    """Returns the numbers of ads and of organic items `[...]` in slates `[..., K]`."""
     shown, is_ad = slates >= 0, queues.is_ad[slates]
     return (shown & is_ad).sum(-1), (shown & ~is_ad).sum(-1)
 
 
 def at(queue: jax.Array, place: jax.Array) -> jax.Array:
-    """Candidates at places of a queue, -1 after its end."""
+    """Returns the candidates at positions of a queue, -1 after its end."""
     return queue.at[place].get(mode="fill", fill_value=-1)
 
 
 def ecpm_scale(queues: Queues) -> jax.Array:
-    """Mean `bid * quality` `[]` of the queued ads, in currency; 1 where they are worth nothing."""
+    """Returns the mean `bid * quality` `[]` of the queued ads, in currency; 1 if the mean is 0."""
     where = queued(queues)
     total = jnp.where(where, queues.bid * queues.quality, 0.0).sum()
     mean = total / jnp.maximum(where.sum(), 1)
@@ -53,7 +53,7 @@ def ecpm_scale(queues: Queues) -> jax.Array:
 
 
 def arrangements(screen: int) -> np.ndarray:
-    """All ways `[2 ** screen, screen]` bool to reserve the slots of a screen for ads."""
+    """Returns all assignments `[2 ** screen, screen]` of a screen's slots to ads (True)."""
     return (np.arange(2**screen)[:, None] >> np.arange(screen)) % 2 == 1
 
 
@@ -65,22 +65,22 @@ def candidates_of_screen(
     max_ads: chex.Numeric = NO_LIMIT,
     min_gap: chex.Numeric = 0,
 ) -> tuple[jax.Array, jax.Array]:
-    """The slates that the arrangements of a screen lead to.
+    """Returns the slates after each arrangement of a screen, and which are admissible.
 
-    A slot for an ad takes the next ad, the others the next organic item. Admissible are, of the
-    arrangements within the limits whose every ad exists and that leave no empty slot before a
-    filled one, those that show most; there always is one.
+    A slot for an ad takes the next ad, another slot the next organic item. An arrangement is valid
+    if it keeps the limits, all its ads exist, and no empty slot precedes a filled one. The valid
+    arrangements that show the most items are admissible; there is always one.
 
     Args:
-      size: slots of a screen.
-      queues: what is merged.
+      size: slots per screen.
+      queues: the queues to merge.
       slate: `[K]` int32 candidates of the screens before, -1 elsewhere.
       screen: `[]` int32 number of the screen, from 0.
       max_ads: most ads in the slate.
       min_gap: fewest organic items between two ads.
 
     Returns:
-      Slates `[A, K]` int32, -1 where empty, and which are admissible, `[A]` bool.
+      Slates `[A, K]` int32, -1 where empty, and `[A]` bool: which are admissible.
     """
     pattern = arrangements(size)
     num_ads, num_organic = taken(queues, slate)
@@ -98,7 +98,7 @@ def candidates_of_screen(
 
 
 def _within_limits(queues: Queues, slates: jax.Array, max_ads, min_gap) -> jax.Array:
-    """`[A]` bool, the limits hold in slates `[A, K]` without holes."""
+    """Returns `[A]` bool: whether slates `[A, K]` without holes keep the limits."""
     slot = jnp.arange(slates.shape[1])
     is_ad = (slates >= 0) & queues.is_ad[slates]
     last = lax.cummax(jnp.where(is_ad, slot, -NO_LIMIT), axis=1)

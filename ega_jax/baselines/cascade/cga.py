@@ -1,13 +1,14 @@
-"""CGA as the cascade's auction: the list of ads, written one after another.
+"""CGA, the cascade's auction: it generates the list of ads one by one.
 
-Contextual generative auction (Zhu et al., arXiv 2412.11544): a generator reads the set of ads and
-writes a list with a recurrent decoder, so that an ad is chosen in view of those before it; an
-evaluator that knows the permutation judges lists; and policy gradients weigh lists by what they are
-worth. The evaluator is a function here, the reward model in practice, and payments come from the
-project's payment network. The weight of a list, the network's sizes, its inputs on a scale that no
-common factor of the bids can move, and its start from the order of eCPM are our own reading.
+Contextual generative auction (Zhu et al., arXiv 2412.11544): a generator encodes the set of ads and
+generates a list with a recurrent decoder, so that each choice depends on the ads before it. An
+evaluator that knows the permutation values the lists, and policy gradients weight the lists by
+their values. Here the evaluator is a function (in training, the reward model), and payments come
+from the project's payment network. These choices are ours, not that paper's: the weight of a list,
+the network's sizes, inputs that do not change if all bids are scaled, and initialisation to the
+order of eCPM.
 
-Written for one request; `vmap` it over a batch.
+All functions take one request; `vmap` them over a batch.
 """
 
 import dataclasses
@@ -33,8 +34,8 @@ from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
 from ega_jax.types import IMPOSSIBLE, LossFn, Params
 
-_LEAST = 1e-6  # Quality, and eCPM relative to the request's mean; their logarithms stay finite.
-_GREED = 3.0  # Weight of log eCPM at the start: how close samples keep to the order of eCPM.
+_LEAST = 1e-6  # Lower bound of quality and relative eCPM before the logarithm.
+_GREED = 3.0  # Initial weight of log eCPM; a larger one keeps samples closer to the eCPM order.
 
 Judge = Callable[[Batch, jax.Array], jax.Array]
 
@@ -56,40 +57,40 @@ class CGAPhaseSettings(NetworkSettings, JudgedSettings):
 
 @dataclasses.dataclass(frozen=True)
 class CGAConfig(NetworkSettings):
-    """Sizes of the generator."""
+    """The generator's config."""
 
     num_ads: int = dataclasses.field(kw_only=True)  # L, the most ads in a list.
 
 
 @struct.dataclass
 class Ads:
-    """What the auction sees of a request's candidates."""
+    """The auction's inputs for a request's candidates."""
 
-    state: jax.Array  # [N, F] the candidate in the user's eyes, from the ranker.
+    state: jax.Array  # [N, F] user-dependent state of the candidate, from the ranker.
     quality: jax.Array  # [N] float32 click probability, from the ranker.
     bid: jax.Array  # [N] float32, currency per click.
-    where: jax.Array  # [N] bool, may be listed.
+    where: jax.Array  # [N] bool, whether the candidate may be listed.
 
 
 @struct.dataclass
 class Reading:
-    """A request's ads as the decoder sees them."""
+    """A request's encoded ads, the decoder's input."""
 
-    context: jax.Array  # [N, D] each ad among the others.
-    key: jax.Array  # [N, D] what the decoder's query is compared with.
+    context: jax.Array  # [N, D] encoding of each ad in the context of the others.
+    key: jax.Array  # [N, D] keys of the pointer; the decoder's state gives the query.
     prior: jax.Array  # [N] float32, weighted log eCPM.
     start: jax.Array  # [D] state of the decoder before the first ad.
 
 
 class Generator(nn.Module):
-    """Reads a set of ads, and points at the next one from a recurrent state."""
+    """A pointer network: encodes a set of ads and picks the next one from a recurrent state."""
 
     config: CGAConfig
 
     def setup(self):
         """Declares the encoder of ads, the recurrent cell and the pointer.
 
-        Queries start at zero, so that the first lists follow eCPM alone.
+        Queries are initialised to zero, so that before training lists depend on eCPM only.
         """
         c = self.config
         self.state_in, self.money_in, self.key = (linear(c.width, c.dtype) for _ in range(3))
@@ -106,7 +107,7 @@ class Generator(nn.Module):
         self.greed = self.param("greed", nn.initializers.constant(np.log(np.expm1(_GREED))), ())
 
     def read(self, ads: Ads) -> Reading:
-        """Encodes the ads of a request, whatever order they come in."""
+        """Encodes the ads of a request; their order does not matter."""
         money = money_features(ads)
         x = self.state_in(ads.state) + self.money_in(money)
         context = self.norm(self.block(x, self.block.self_keys_values(x), ads.where))
@@ -116,20 +117,20 @@ class Generator(nn.Module):
         return Reading(context, self.key(context), prior, start)
 
     def point(self, reading: Reading, state: jax.Array) -> jax.Array:
-        """Logits `[N]` of the next ad from the decoder's state `[D]`."""
+        """Returns logits `[N]` of the next ad from the decoder's state `[D]`."""
         match = reading.key @ self.query(state) * self.config.width**-0.5
         return match.astype(jnp.float32) + reading.prior
 
     def extend(self, state: jax.Array, context: jax.Array) -> jax.Array:
-        """The decoder's state `[D]` after an ad with a `context [D]`."""
+        """Returns the decoder's state `[D]` after an ad with a `context [D]`."""
         return self.cell(state, context)[0]
 
 
 def money_features(ads: Ads) -> jax.Array:
-    """Quality, bid and eCPM `[N, 3]` on log scales, each free of the currency's unit.
+    """Returns quality, bid and eCPM `[N, 3]` on log scales, independent of the currency's unit.
 
-    Bids and eCPMs count relative to their mean over the ads that may be listed, so a common factor
-    of all bids changes nothing.
+    Bids and eCPMs are divided by their means over the ads that may be listed, so scaling all bids
+    by a common factor changes nothing.
     """
 
     def relative(x: jax.Array) -> jax.Array:
@@ -142,7 +143,7 @@ def money_features(ads: Ads) -> jax.Array:
 
 
 def init(key: chex.PRNGKey, config: CGAConfig, state_width: int) -> Params:
-    """Fresh parameters for candidates with states of a width; pure, for `eval_shape`."""
+    """Returns initial parameters for states of width `state_width`; pure, for `eval_shape`."""
     one = Ads(jnp.zeros((1, state_width)), jnp.ones(1), jnp.ones(1), jnp.ones(1, bool))
 
     def whole(model: Generator):
@@ -155,16 +156,16 @@ def init(key: chex.PRNGKey, config: CGAConfig, state_width: int) -> Params:
 def generate(
     params: Params, config: CGAConfig, ads: Ads, key: chex.PRNGKey | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Writes a list, no ad twice.
+    """Generates a list without repeated ads.
 
     Args:
-      params: of the generator.
-      config: its sizes.
-      ads: of one request.
-      key: draws every ad from its distribution; None takes the likeliest.
+      params: the generator's parameters.
+      config: the generator's config.
+      ads: the ads of one request.
+      key: random key to sample each ad; `None` takes the likeliest ad.
 
     Returns:
-      Candidates `[L]` int32, -1 after the last, and their log-probabilities `[L]` float32 in nats
+      Candidates `[L]` int32, -1 after the last, and their log-probabilities `[L]` float32 in nats,
       given the ads before them, 0 where empty.
     """
     if key is None:
@@ -175,12 +176,12 @@ def generate(
 
 
 def list_log_probs(params: Params, config: CGAConfig, ads: Ads, listed: jax.Array) -> jax.Array:
-    """Log-probabilities `[L]` of the ads of a list that `generate` could write, teacher-forced.
+    """Returns the log-probabilities `[L]` of the ads of a given list, teacher-forced.
 
     Args:
-      params: of the generator.
-      config: its sizes.
-      ads: of one request.
+      params: the generator's parameters.
+      config: the generator's config.
+      ads: the ads of one request.
       listed: `[L]` int32 candidates, -1 after the last.
 
     Returns:
@@ -192,7 +193,7 @@ def list_log_probs(params: Params, config: CGAConfig, ads: Ads, listed: jax.Arra
 def _write(
     params: Params, config: CGAConfig, ads: Ads, choose: Callable, given: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Lists what `choose(log_probs [N], given[l])` says, until no ad is left."""
+    """Generates a list by `choose(log_probs [N], given[l])` until no ad is left."""
 
     def run(method: str, *inputs) -> Any:
         return Generator(config).apply({"params": params}, *inputs, method=method)
@@ -206,7 +207,7 @@ def _write(
         log_probs = jax.nn.log_softmax(logits)
         ad = jnp.where(free.any(), choose(log_probs, given), -1).astype(jnp.int32)
         log_prob = jnp.where(ad >= 0, log_probs[ad], 0.0)
-        state = run("extend", state, reading.context[ad])  # After an empty place all are empty.
+        state = run("extend", state, reading.context[ad])  # After an empty slot all are empty.
         return (state, free & (place != ad)), (ad, log_prob)
 
     return lax.scan(step, (reading.start, ads.where), given)[1]
@@ -218,24 +219,24 @@ def cga_loss(
     judge: Judge,
     kappa: chex.Numeric = 0.0,
 ) -> LossFn:
-    """The policy-gradient loss of the generator, in the form that the training loop takes.
+    """Returns the policy-gradient loss of the generator, as `make_train_step` takes it.
 
-    A sampled list weighs by its value, the expected revenue at first price, less that of the
-    likeliest list. Weighing each of its ads by what the list would lose without it, as EGA does
-    (31), subtracts what depends on the choice, and learnt clearly less. Only log-probabilities are
-    differentiated.
+    The weight of a sampled list is its value, the expected revenue at first price, minus that of
+    the likeliest list. Weighting each ad by the list's loss without it, as EGA does (31), has a
+    baseline that depends on the choice, and learned clearly less. Gradients flow through
+    log-probabilities only.
 
     Args:
-      config: sizes of the generator.
+      config: the generator's config.
       view: `batch -> ads`, with a leading axis `[B]`.
-      judge: `(batch, lists [B, R, L]) -> pctr [B, R, L]`, click probabilities of candidates in
-        their list, by the evaluator; 0 in empty places.
-      kappa: currency that one expected click is worth beside its price.
+      judge: the evaluator, `(batch, lists [B, R, L]) -> pctr [B, R, L]`: click probabilities of
+        candidates in their list; 0 in empty slots.
+      kappa: the value of one expected click besides its price, in currency.
 
     Returns:
       `loss(params, variables, batch, key) -> (loss, (metrics, variables))`. Metrics are means over
-      requests: the `value` of sampled and the `greedy_value` of likeliest lists in currency, and
-      the sampled lists' `list_log_prob` in nats.
+      requests: `value` of the sampled and `greedy_value` of the likeliest lists in currency, and
+      `list_log_prob` of the sampled lists in nats.
     """
 
     def propose(params: Params, ads: Ads, key: chex.PRNGKey) -> jax.Array:
@@ -266,7 +267,7 @@ def cga_loss(
 def list_values(
     bid: jax.Array, pctr: jax.Array, lists: jax.Array, kappa: chex.Numeric
 ) -> jax.Array:
-    """What lists `[B, R, L]` are worth at the bids `[B, A]`: `[B, R]`, see `slate_value`."""
+    """Returns the values `[B, R]` of lists `[B, R, L]` at bids `[B, A]`; see `slate_value`."""
     return slate_value(pick_each(bid, lists, 0.0), pctr, kappa)
 
 
@@ -282,18 +283,18 @@ def cga_phase(
     judge: Judge,
     kappa: chex.Numeric = 0.0,
 ) -> Phase:
-    """The phase "cga": trained on requests of "pretrain", measured on "align".
+    """Returns the phase "cga": it trains on requests of "pretrain" and evaluates on "align".
 
     Args:
       dataset: an ad log.
-      config: sizes of the generator.
-      settings: of the training; see `logged.logged_phase`.
-      seed: of parameters, order of the sessions and samples.
+      config: the generator's config.
+      settings: the training settings; see `logged.logged_phase`.
+      seed: seeds the parameters, the order of the sessions and the samples.
       history_length: T of the batches.
-      state_width: F, of the ranker's states.
+      state_width: F, the width of the ranker's states.
       view: see `cga_loss`.
-      judge: likewise.
-      kappa: likewise.
+      judge: see `cga_loss`.
+      kappa: see `cga_loss`.
     """
 
     @jax.jit

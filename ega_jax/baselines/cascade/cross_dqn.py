@@ -1,13 +1,13 @@
-"""CrossDQN as the cascade's allocation: a list of ads placed among the organic items.
+"""CrossDQN, the cascade's allocation: it places a list of ads among the organic items.
 
-Cross deep Q-network (Liao et al., arXiv 2109.04353): a slate is filled screen by screen; an action
-is an arrangement of a screen, which of its slots hold ads, and its value is computed from the items
-that it would show among those already placed, the state crossed with the candidate arrangement.
-Both queues keep their order. Our own reading: self-attention over the slate does the crossing,
-experience is rolled out in a model of rewards instead of read from a log, and limits hold by
-construction, so that the paper's loss on the share of ads is not needed.
+Cross deep Q-network (Liao et al., arXiv 2109.04353): a slate is filled screen by screen. An action
+is an arrangement, the set of a screen's slots that hold ads. Its value is computed from the items
+that it would show together with those already placed (the state crossed with the action). Both
+queues keep their order. These choices are ours, not that paper's: self-attention over the slate
+does the crossing, rewards of rolled-out slates come from a reward model instead of a log, and
+limits on ads hold by construction, so the paper's loss on the share of ads is not needed.
 
-Written for one request; `vmap` it over a batch.
+All functions take one request; `vmap` them over a batch.
 """
 
 import dataclasses
@@ -48,10 +48,10 @@ Judge = Callable[[Batch, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class CrossDQNSettings(NetworkSettings):
-    """What the network itself reads of the group `cascade.cross_dqn`."""
+    """The part of the group `cascade.cross_dqn` that the network reads."""
 
-    screen: int = setting(5, at_least=1)  # Slots that are filled at once; divides K.
-    # Of the next screen's value; at 1 the whole slate's reward counts.
+    screen: int = setting(5, at_least=1)  # Slots per screen; must divide K.
+    # Discount of the next screen's value; at 1 all screens count equally.
     discount: float = setting(1.0, at_least=0, at_most=1)
 
 
@@ -59,37 +59,37 @@ class CrossDQNSettings(NetworkSettings):
 class CrossDQNPhaseSettings(CrossDQNSettings, JudgedSettings):
     """The group `cascade.cross_dqn`: the network and its training."""
 
-    epsilon: float = setting(0.3, at_least=0, at_most=1)  # Share of actions drawn at random.
-    tau: float = setting(0.01, above=0, at_most=1)  # How far the target network moves per step.
+    epsilon: float = setting(0.3, at_least=0, at_most=1)  # Share of random actions.
+    tau: float = setting(0.01, above=0, at_most=1)  # Update rate of the target network per step.
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossDQNConfig(CrossDQNSettings):
-    """Sizes of the network, and how far it looks ahead; there are `A = 2 ** screen` actions."""
+    """The network's config; there are `A = 2 ** screen` actions."""
 
     num_slots: int = dataclasses.field(kw_only=True)  # K
 
     def __post_init__(self):
-        """Checks that screens fill the slate."""
+        """Checks that the screen size divides the number of slots."""
         if self.num_slots % self.screen:
             raise UserError(f"screens of {self.screen} slots do not fill {self.num_slots}")
 
     @property
     def num_screens(self) -> int:
-        """Decisions per slate."""
+        """The number of screens, i.e. decisions, per slate."""
         return self.num_slots // self.screen
 
 
 @struct.dataclass
 class Rollout:
-    """How a slate came about, screen by screen."""
+    """The states of a slate, screen by screen."""
 
     chosen: jax.Array  # [K / screen, K] int32 the slate after each screen, -1 where empty.
-    preferred: jax.Array  # [K / screen, K] int32, had the best arrangement of it been chosen.
+    preferred: jax.Array  # [K / screen, K] int32 the slate after the screen's best arrangement.
 
 
 class CrossNetwork(nn.Module):
-    """Values of slates as they would stand after a screen."""
+    """The Q-network: values of slates as they would be after a screen."""
 
     config: CrossDQNConfig
 
@@ -110,7 +110,7 @@ class CrossNetwork(nn.Module):
         self.now, self.later = head(), head()
 
     def __call__(self, queues: Queues, slates: jax.Array, screen: jax.Array) -> jax.Array:
-        """Values `[A]` of slates `[A, K]`; see `q_values`."""
+        """Returns values `[A]` of slates `[A, K]`; see `q_values`."""
         c = self.config
         shown, slot = slates >= 0, jnp.arange(c.num_slots)
         items = self._items(queues)
@@ -129,7 +129,7 @@ class CrossNetwork(nn.Module):
         return total.astype(jnp.float32)
 
     def _items(self, queues: Queues) -> jax.Array:
-        """What a candidate is wherever it stands, `[N, D]`; money as CGA sees it."""
+        """Embeds candidates, `[N, D]`, independent of the slot; with CGA's bid features."""
         known = Ads(queues.state, queues.quality, queues.bid, queued(queues))
         quality, bid, ecpm = jnp.moveaxis(money_features(known), -1, 0)
         is_ad = queues.is_ad.astype(quality.dtype)
@@ -137,7 +137,7 @@ class CrossNetwork(nn.Module):
         return self.state_in(queues.state) + self.money_in(money)
 
     def _ahead(self, queues: Queues, items: jax.Array, slates: jax.Array) -> list[jax.Array]:
-        """The next screenful of either queue, `[A, D]` each; a missing item counts as 0."""
+        """Averages each queue's next screen of items, `[A, D]` each; a missing item is 0."""
         place, ahead = jnp.arange(self.config.screen), []
         both = zip((queues.ads, queues.organic), taken(queues, slates), strict=True)
         for queue, number in both:
@@ -147,7 +147,7 @@ class CrossNetwork(nn.Module):
 
 
 def init(key: chex.PRNGKey, config: CrossDQNConfig, state_width: int) -> Params:
-    """Fresh parameters for candidates with states of a width; pure, for `eval_shape`."""
+    """Returns initial parameters for states of width `state_width`; pure, for `eval_shape`."""
     one, queue = jnp.zeros(1), jnp.zeros(1, jnp.int32)
     queues = Queues(jnp.zeros((1, state_width)), one, one, one > 0, queue, queue)
     slates = jnp.zeros((1, config.num_slots), jnp.int32)
@@ -157,15 +157,16 @@ def init(key: chex.PRNGKey, config: CrossDQNConfig, state_width: int) -> Params:
 def q_values(
     params: Params, config: CrossDQNConfig, queues: Queues, slates: jax.Array, screen: jax.Array
 ) -> jax.Array:
-    """The reward expected from a screen on, given how the slate stands after it.
+    """Returns the expected reward of a screen and all later ones, given the slate after the screen.
 
-    Rewards add up, so this is a sum over the screen's items, each seen in its slate, and a term
-    for what the next items of the queues may still earn; 0 for a screen that shows nothing.
+    The value is the sum of the rewards of the screen's items, each in the context of its slate,
+    plus a term for the future rewards of the next items of the queues. It is 0 for a screen that
+    shows nothing.
 
     Args:
-      params: of the network.
-      config: its sizes.
-      queues: what is merged.
+      params: the network's parameters.
+      config: the network's config.
+      queues: the queues to merge.
       slates: `[A, K]` int32 candidates up to the screen, -1 where empty.
       screen: `[]` or `[A]` int32 number of the screen, from 0.
 
@@ -186,19 +187,20 @@ def rollout(
     explore_key: chex.PRNGKey | None = None,
     epsilon: chex.Numeric = 0.0,
 ) -> Rollout:
-    """Merges the queues, each screen by the admissible arrangement of the highest value.
+    """Merges the queues: each screen takes the admissible arrangement of the highest value.
 
     Args:
-      params: of the network.
-      config: its sizes.
-      queues: what is merged.
+      params: the network's parameters.
+      config: the network's config.
+      queues: the queues to merge.
       max_ads: most ads in the slate.
       min_gap: fewest organic items between two ads.
-      explore_key: None always takes the best arrangement.
-      epsilon: with a key, the probability that a screen's arrangement is any admissible one.
+      explore_key: random key of the exploration; `None` always takes the best arrangement.
+      epsilon: with a key, the probability that a screen's arrangement is drawn uniformly from the
+        admissible ones.
 
     Returns:
-      How the slate came about.
+      The slates after each screen.
     """
 
     def step(slate, now):
@@ -215,7 +217,7 @@ def rollout(
 
 
 def _explore(key: chex.PRNGKey, best: jax.Array, where: jax.Array, epsilon) -> jax.Array:
-    """The best action, or with probability `epsilon` any one of `where [A]`."""
+    """Returns the best action, or with probability `epsilon` a random one of `where [A]`."""
     key_whether, key_which = jax.random.split(key)
     other = jax.random.categorical(key_which, jnp.where(where, 0.0, IMPOSSIBLE))
     return jnp.where(jax.random.bernoulli(key_whether, epsilon), other, best)
@@ -228,21 +230,21 @@ def place(
     max_ads: chex.Numeric = NO_LIMIT,
     min_gap: chex.Numeric = 0,
 ) -> jax.Array:
-    """The slate that `rollout` ends with: candidates `[K]` int32, -1 after the last."""
+    """Returns the final slate of `rollout`: candidates `[K]` int32, -1 after the last."""
     return rollout(params, config, queues, max_ads, min_gap).chosen[-1]
 
 
 def td_target(
     reward: jax.Array, next_q: jax.Array, is_last: jax.Array, discount: chex.Numeric
 ) -> jax.Array:
-    """The target of double Q-learning, `r + discount * Q'(s', argmax_a Q(s', a))`, a constant.
+    """Returns the double Q-learning target `r + discount * Q'(s', argmax_a Q(s', a))`, no gradient.
 
     Args:
-      reward: `[...]` of the screen.
-      next_q: `[...]` value by the target network of the next screen's arrangement that the
-        online network prefers; unused at the last screen.
-      is_last: `[...]` bool, no screen follows.
-      discount: of the next screen's value.
+      reward: `[...]` reward of the screen.
+      next_q: `[...]` target network's value of the arrangement that the online network prefers at
+        the next screen; unused at the last screen.
+      is_last: `[...]` bool, whether the screen is the last one.
+      discount: discount of the next screen's value.
 
     Returns:
       `[...]` float32.
@@ -259,25 +261,25 @@ def cross_dqn_loss(
     max_ads: int = NO_LIMIT,
     min_gap: int = 0,
 ) -> LossFn:
-    """The temporal-difference loss of the network, in the form that the training loop takes.
+    """Returns the temporal-difference loss of the network, as `make_train_step` takes it.
 
-    Slates are rolled out under the current parameters and judged when complete; what a screen
-    earned is the sum over its slots, in multiples of `ecpm_scale`.
+    Slates are rolled out with the current parameters, and rewards are computed for complete
+    slates. The reward of a screen is the sum over its slots, in multiples of `ecpm_scale`.
 
     Args:
-      config: sizes of the network.
+      config: the network's config.
       view: `batch -> queues`, with a leading axis `[B]`.
-      judge: `(batch, slates [B, K]) -> reward [B, K]`, the expected currency of each slot of a
-        whole slate; what it says of empty slots is ignored.
-      epsilon: how often it explores; see `rollout`.
-      tau: share of the way to the current parameters that the target network goes in a step.
+      judge: `(batch, slates [B, K]) -> reward [B, K]`: the expected currency of each slot of a
+        complete slate; values of empty slots are ignored.
+      epsilon: the probability of exploration; see `rollout`.
+      tau: per step, the target network moves by this share towards the current parameters.
       max_ads: see `rollout`.
-      min_gap: likewise.
+      min_gap: see `rollout`.
 
     Returns:
       `loss(params, target_params, batch, key) -> (loss, (metrics, target_params))`: the Huber loss
-      of the values of the chosen arrangements, mean over the screens that show anything. The
-      metrics are the loss, `td_loss`, and the mean `reward` of a rolled out slate in currency.
+      of the values of the chosen arrangements, averaged over the screens that show an item. The
+      metrics are the loss, `td_loss`, and the mean `reward` of a rolled-out slate in currency.
     """
     screens = jnp.arange(config.num_screens)
 
@@ -321,19 +323,19 @@ def cross_dqn_phase(
     max_ads: int = NO_LIMIT,
     min_gap: int = 0,
 ) -> Phase:
-    """The phase "cross_dqn": trained on requests of "pretrain", measured on "align".
+    """Returns the phase "cross_dqn": it trains on requests of "pretrain", evaluates on "align".
 
     Args:
       dataset: an ad log.
-      config: sizes of the network.
-      settings: of the training, with `epsilon` and `tau` of the loss; see `logged.logged_phase`.
-      seed: of parameters, order of the sessions and exploration.
+      config: the network's config.
+      settings: the training settings, with `epsilon` and `tau`; see `logged.logged_phase`.
+      seed: seeds the parameters, the order of the sessions and the exploration.
       history_length: T of the batches.
-      state_width: F, of the ranker's states.
+      state_width: F, the width of the ranker's states.
       view: see `cross_dqn_loss`.
-      judge: likewise.
+      judge: see `cross_dqn_loss`.
       max_ads: see `rollout`.
-      min_gap: likewise.
+      min_gap: see `rollout`.
     """
 
     @jax.jit
@@ -345,7 +347,7 @@ def cross_dqn_phase(
 
     def evaluate(params: Params, batches: Iterable[Batch]) -> dict[str, float]:
         totals = np.array([jax.device_get(rewards(params, batch)) for batch in batches])
-        reward, requests = totals.sum(0)  # The last batch is filled up with blank rows.
+        reward, requests = totals.sum(0)  # The last batch may be padded with blank rows.
         return {"reward": float(reward / requests)}
 
     limits = settings.epsilon, settings.tau, max_ads, min_gap
@@ -361,7 +363,7 @@ def cross_dqn_phase(
     )
 
     def with_target():
-        """The target network starts as a copy of the network."""
+        """Returns the initial state, with the target network a copy of the network."""
         state = phase.init()
         return dataclasses.replace(state, variables=state.params)
 

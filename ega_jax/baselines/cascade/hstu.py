@@ -1,11 +1,11 @@
-"""HSTU as the cascade's ranker: the click and conversion probability of each candidate.
+"""HSTU, the cascade's ranker: click and conversion probabilities of each candidate.
 
 Hierarchical sequential transduction units (Zhai et al., "Actions Speak Louder than Words",
-arXiv 2402.17152): attention without softmax, so that how much a user did of something is not
-normalised away, gated by a projection of the input. The history is read once per request, causally;
-every candidate is a target that comes after it, sees it and itself, and no other candidate (the
-paper's sec. 3.3). Of what users did before the log keeps positive behaviours only, without their
-times: an action is no token of its own, and the relative bias is one of position.
+arXiv 2402.17152): attention without normalisation, so that it keeps the number of similar items,
+gated by a projection of the input. The history is encoded once per request, causally. Each
+candidate comes after the history and attends to the history and itself, not to other candidates
+(that paper's sec. 3.3). The log holds only positive behaviours, without times; so actions are not
+tokens, and the relative bias depends on positions only.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from ega_jax.types import LossFn, Params, SessionSizes
 
 @dataclasses.dataclass(frozen=True)
 class HSTUSettings(NetworkSettings):
-    """What the ranker itself reads of the group `cascade.hstu`; `hidden` is of its heads."""
+    """The part of the group `cascade.hstu` that the ranker reads; `hidden` is its heads' width."""
 
     blocks: int = setting(1, at_least=1)
     dropout_rate: float = setting(0.2, at_least=0, below=1)
@@ -46,29 +46,29 @@ class HSTUPhaseSettings(HSTUSettings, LoggedSettings):
 
 @dataclasses.dataclass(frozen=True)
 class HSTUConfig(HSTUSettings, SessionSizes):
-    """Sizes of the ranker; letters are those of the legend in `types.py`."""
+    """The ranker's config; the legend of the letters is in `types.py`."""
 
 
 @struct.dataclass
 class Ranking:
-    """What the ranker expects of each candidate, 0 where there is none."""
+    """The ranker's predictions for each candidate; probabilities are 0 where there is none."""
 
     click: jax.Array  # [..., N] float32 probability of a click of the POI.
     convert: jax.Array  # [..., N] float32, given a click.
-    state: jax.Array  # [..., N, D] the candidate in the user's eyes, wherever it stands.
+    state: jax.Array  # [..., N, D] user-dependent state of the candidate, whatever its slot.
 
 
 class HSTULayer(nn.Module):
-    """One unit: pointwise attention over what came before, gated, with a residual."""
+    """One HSTU layer: gated causal attention without normalisation, with a residual."""
 
     width: int
     num_heads: int
-    reach: int  # T, the farthest that it looks back.
+    reach: int  # T, the largest distance of attention.
     dtype: str
     dropout_rate: float = 0.0
 
     def setup(self):
-        """Declares the projections, and the bias of each distance for each head."""
+        """Declares the projections and the bias per head and distance."""
         self.norm = nn.LayerNorm(dtype=self.dtype)
         self.mixed_norm = nn.LayerNorm(dtype=self.dtype)
         self.project = linear(4 * self.width, self.dtype)
@@ -85,13 +85,13 @@ class HSTULayer(nn.Module):
         *,
         deterministic: bool = True,
     ) -> tuple[jax.Array, KeysValues]:
-        """Attends from each position to itself and to what came before it (1)-(3).
+        """Attends from each position to itself and to earlier positions, (1)-(3) of that paper.
 
         Args:
           x: `[..., Q, D]`.
-          past: what came before, `[..., L, H, D / H]`; None: the positions `x` themselves.
-          distance: `[Q, L]` int32 from each position back to those before it, at most `reach`.
-          where: `[..., Q, L]` bool, which of them it sees; itself it always sees.
+          past: keys and values of earlier positions, `[..., L, H, D / H]`; `None`: those of `x`.
+          distance: `[Q, L]` int32 from each position back to the earlier ones, at most `reach`.
+          where: `[..., Q, L]` bool, which positions it attends to; itself is always included.
           deterministic: whether dropout is off.
 
         Returns:
@@ -110,7 +110,7 @@ class HSTULayer(nn.Module):
 
 
 class HSTU(nn.Module):
-    """Reads a history once, and judges any number of candidates by it."""
+    """Encodes a history once and scores any number of candidates with it."""
 
     config: HSTUConfig
 
@@ -131,7 +131,7 @@ class HSTU(nn.Module):
     def encode(
         self, items: Items, poi: jax.Array, creative: jax.Array, *, deterministic: bool = True
     ) -> tuple[KeysValues, ...]:
-        """What each layer's candidates read of histories `[..., T]`."""
+        """Encodes histories `[..., T]`: returns each layer's keys and values for candidates."""
         x = self.item.poi(items, poi) + self.item.creative(items, creative)
         x = self.dropout(x, deterministic=deterministic)
         place = jnp.arange(poi.shape[-1])
@@ -155,10 +155,10 @@ class HSTU(nn.Module):
         *,
         deterministic: bool = True,
     ) -> tuple[dict[str, jax.Array], jax.Array]:
-        """Log-odds `[..., N]` by response, and states `[..., N, D]`, of candidates `[..., N]`.
+        """Returns candidates' log-odds `[..., N]` by response, and states `[..., N, D]`.
 
-        `memory` is what `encode` made of histories whose POIs `past [..., T]` were. A slot decides
-        who looks at all, so it joins the state in the click's head alone.
+        `memory` is the result of `encode` for histories with POIs `past [..., T]`. The slot affects
+        examination, so only the click head reads it.
         """
         x = self.item.poi(items, poi) + self.item.creative(items, creative)
         x = x + self.ad(is_ad.astype(jnp.int32))
@@ -174,7 +174,7 @@ class HSTU(nn.Module):
 
 
 def init(key: chex.PRNGKey, config: HSTUConfig, items: Items) -> Params:
-    """Fresh parameters of a ranker; pure, so that `eval_shape` gives the shapes alone."""
+    """Returns initial parameters of a ranker; pure, for `eval_shape`."""
     past = jnp.zeros((1, config.history_length), jnp.int32)
     one = jnp.zeros((1, 1), jnp.int32)
 
@@ -195,21 +195,21 @@ def rank(
     is_ad: jax.Array,
     slot: jax.Array,
 ) -> Ranking:
-    """Predicts clicks and conversions of candidates, each for itself.
+    """Predicts clicks and conversions of candidates, independently of each other.
 
     Args:
-      params: of the ranker.
-      config: its sizes.
-      items: what it sees of the items.
+      params: the ranker's parameters.
+      config: the ranker's config.
+      items: the item features.
       history_poi: `[..., T]` int32, most recent last, -1 where none.
       history_creative: `[..., T]` int32, likewise.
       candidates: `[..., N]` int32 POIs, -1 where none.
-      creatives: `[..., N]` int32 that they would be shown with, -1 where none.
+      creatives: `[..., N]` int32 creatives of the candidates, -1 where none.
       is_ad: `[..., N]` bool.
-      slot: `[..., N]` int32 where they were shown; the first, 0, to compare candidates by.
+      slot: `[..., N]` int32 slots of the candidates; use 0 for all to compare candidates.
 
     Returns:
-      The ranking.
+      The predictions.
     """
     chex.assert_equal_shape([candidates, creatives, is_ad, slot])
 
@@ -224,22 +224,22 @@ def rank(
 
 
 def shown_in(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
-    """The slates of a batch as candidates: POIs, creatives, ad flags and slots, all `[B, K]`."""
+    """Returns a batch's slates as candidates: POIs, creatives, ad flags and slots, all `[B, K]`."""
     poi = batch["shown_poi"]
     slot = jnp.broadcast_to(jnp.arange(poi.shape[-1]), poi.shape)
     return poi, batch["shown_creative"], batch["shown_is_ad"], slot
 
 
 def hstu_loss(config: HSTUConfig, items: Items) -> LossFn:
-    """The loss of the ranker, in the form that the training loop takes.
+    """Returns the loss of the ranker, as `make_train_step` takes it.
 
     Args:
-      config: sizes of the ranker.
-      items: what it sees of the items.
+      config: the ranker's config.
+      items: the item features.
 
     Returns:
-      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, where `batch` holds
-      the fields of ad logs: cross-entropy of clicks and conversions of the shown items.
+      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`: the cross-entropy of
+      clicks and conversions of the shown items; `batch` holds the fields of ad logs.
     """
 
     def loss(params: Params, variables, batch: dict[str, jax.Array], key: chex.PRNGKey):
@@ -262,14 +262,14 @@ def hstu_phase(
     settings: LoggedSettings,
     seed: int,
 ) -> Phase:
-    """The phase "hstu": trained on logged feedback of "pretrain", measured on "align".
+    """Returns the phase "hstu": it trains on feedback of "pretrain" and evaluates on "align".
 
     Args:
       dataset: an ad log.
-      items: what the ranker sees of its items.
-      config: its sizes.
-      settings: of the training; see `logged.logged_phase`.
-      seed: of parameters, order of the sessions and dropout.
+      items: the item features.
+      config: the ranker's config.
+      settings: the training settings; see `logged.logged_phase`.
+      seed: seeds the parameters, the order of the sessions and dropout.
     """
 
     @jax.jit

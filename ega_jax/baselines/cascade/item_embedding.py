@@ -1,4 +1,4 @@
-"""How the stages of a cascade see items: by their semantic codes and their raw features."""
+"""Item embeddings for the stages of the cascade, from semantic codes and raw features."""
 
 import jax
 from flax import linen as nn
@@ -17,7 +17,7 @@ class ItemEmbedding(nn.Module):
     dtype: str
 
     def setup(self):
-        """Declares a table of codes and a projection for either kind of item."""
+        """Declares a code table and a projection of features for POIs and for creatives."""
         small = nn.initializers.normal(self.width**-0.5)
         shape = (self.num_layers * self.num_codes, self.width)
         self.poi_table = self.param("poi_table", small, shape)
@@ -25,12 +25,12 @@ class ItemEmbedding(nn.Module):
         self.poi_in, self.creative_in = (linear(self.width, self.dtype) for _ in range(2))
 
     def poi(self, items: Items, ids: jax.Array) -> jax.Array:
-        """Embeds POIs `[...]` as `[..., D]`; what an id below 0 gets means nothing."""
+        """Embeds POIs `[...]` as `[..., D]`; results of negative ids have no meaning."""
         tokens = sum_of_codes(self.poi_table, codes_of(items.catalogue.poi_codes, ids))
         return tokens.astype(self.dtype) + self.poi_in(items.poi(ids))
 
     def creative(self, items: Items, ids: jax.Array) -> jax.Array:
-        """Embeds creatives `[...]` as `[..., D]`, 0 for an id below 0."""
+        """Embeds creatives `[...]` as `[..., D]`; 0 for negative ids."""
         codes = codes_of(items.catalogue.creative_codes, ids)
         tokens = sum_of_codes(self.creative_table, codes).astype(self.dtype)
         return (tokens + self.creative_in(items.creative(ids))) * (ids >= 0)[..., None]

@@ -1,8 +1,8 @@
-"""MCA: the multi-stage cascade that one generative model replaces, as one allocation.
+"""The baseline MCA: a multi-stage cascade, as one `System`.
 
-TIGER recalls ads, Peri-CR chooses creatives beside HSTU, which ranks, CGA orders the ads that bid,
-CrossDQN places them among the organic items. Each stage sees what the one before it let through.
-The whole is a `System`, so that pricing, regret and judges are EGA's.
+TIGER recalls ads, HSTU ranks candidates, Peri-CR chooses creatives in parallel to HSTU, CGA orders
+the ads that bid, and CrossDQN places them among the organic items. CGA reads the recalled ads, and
+CrossDQN reads CGA's list. Pricing, regret and evaluation are the same as for EGA.
 """
 
 import dataclasses
@@ -40,14 +40,14 @@ from ega_jax.types import Params, Request
 
 @dataclasses.dataclass(frozen=True)
 class MCAConfig(SystemConfig):
-    """What is compiled into the cascade."""
+    """The static config of the cascade."""
 
     tiger: GeneratorConfig
     hstu: HSTUConfig
     peri_cr: PeriCRConfig
     cga: CGAConfig
     cross_dqn: CrossDQNConfig
-    num_recalled: int  # Ads that TIGER lets through.
+    num_recalled: int  # Number of ads that TIGER recalls.
 
 
 @struct.dataclass
@@ -57,17 +57,17 @@ class Upstream:
     tiger: Params
     hstu: Params
     peri_cr: Params
-    tree: CodeTree | None  # That TIGER's likelihood is normalised over; see `item_nll`.
+    tree: CodeTree | None  # The codes over which TIGER normalises; see `item_nll`.
 
 
 @struct.dataclass
 class Ranked:
-    """A request's candidates after recall, creatives and ranking; bids play no part yet."""
+    """A request's candidates after recall, creatives and ranking; independent of bids."""
 
-    state: jax.Array  # [N, D] candidates in the user's eyes.
+    state: jax.Array  # [N, D] user-dependent states of the candidates, from HSTU.
     click: jax.Array  # [N] float32 click probability in the first slot.
     creative: jax.Array  # [N] int32, -1 where none.
-    is_ad: jax.Array  # [N] bool, an ad that was recalled.
+    is_ad: jax.Array  # [N] bool, whether the candidate is a recalled ad.
     organic: jax.Array  # [N] int32 organic candidates in upstream order, -1 after the last.
 
 
@@ -75,10 +75,10 @@ def rank(models: Upstream, config: MCAConfig, items: Items, request: Request) ->
     """Runs the stages before the auction on one request.
 
     Args:
-      models: their parameters.
-      config: sizes of all stages.
-      items: what they see of the items.
-      request: without a batch axis; its bids are not read.
+      models: the parameters of these stages.
+      config: the configs of all stages.
+      items: the item features.
+      request: one request without a batch axis; its bids are not read.
     """
     history, item = (request.history_poi, request.history_creative), request.item
     creative = peri_cr.choose(models.peri_cr, config.peri_cr, items, *history, item)
@@ -96,7 +96,7 @@ def rank(models: Upstream, config: MCAConfig, items: Items, request: Request) ->
 
 
 def without(ranked: Ranked, banned: chex.Numeric) -> Ranked:
-    """Ranked candidates without the candidate `banned []`; recall is not repeated."""
+    """Removes the candidate `banned []` from ranked candidates; recall is not repeated."""
     is_ad = ranked.is_ad & (jnp.arange(ranked.is_ad.size) != banned)
     order = jnp.argsort(ranked.organic == banned)  # Stable.
     organic = ranked.organic[order]
@@ -105,7 +105,7 @@ def without(ranked: Ranked, banned: chex.Numeric) -> Ranked:
 
 
 def ads_of(ranked: Ranked, bid: jax.Array, levers: Levers) -> Ads:
-    """The auction's view of ranked candidates under bids `[N]`: ads that bid the reserve."""
+    """Returns CGA's input under bids `[N]`; only ads that bid at least the reserve are listed."""
     is_ad = ranked.is_ad & (bid >= levers.reserve)
     return Ads(ranked.state, ranked.click, visible_bids(bid, levers), is_ad)
 
@@ -113,19 +113,19 @@ def ads_of(ranked: Ranked, bid: jax.Array, levers: Levers) -> Ads:
 def list_ads(
     params: Params, config: CGAConfig, ranked: Ranked, bid: jax.Array, levers: Levers
 ) -> tuple[jax.Array, jax.Array]:
-    """The auction's list of ads `[L]` under bids `[N]`, and their log-probabilities `[L]`."""
+    """Returns CGA's list of ads `[L]` under bids `[N]`, and their log-probabilities `[L]`."""
     return cga.generate(params, config, ads_of(ranked, bid, levers))
 
 
 def queues_of(ranked: Ranked, bid: jax.Array, levers: Levers, listed: jax.Array) -> Queues:
-    """The allocation's view: the auction's list of ads `[L]` beside the organic items."""
+    """Returns CrossDQN's input: CGA's list of ads `[L]` and the queue of organic items."""
     bid = visible_bids(bid, levers)
     return Queues(ranked.state, ranked.click, bid, ranked.is_ad, listed, ranked.organic)
 
 
 @struct.dataclass
 class MCA(System[MCAConfig]):
-    """The cascade as a system: all stages, and the reward model that judges its slates."""
+    """The cascade as a system: all stages, and the reward model that values its slates."""
 
     upstream: Upstream
     cga: Params
@@ -146,7 +146,7 @@ class MCA(System[MCAConfig]):
     def allocate(
         self, prepared: PreparedRequest, bid: jax.Array, levers: Levers
     ) -> tuple[Allocation, Menu]:
-        """Runs auction and allocation; their one slate is the whole menu."""
+        """Runs CGA and CrossDQN; the menu holds their one slate."""
         return self._allocate(prepared, bid, levers, -1)
 
     def allocate_each(
@@ -156,12 +156,12 @@ class MCA(System[MCAConfig]):
         levers: Levers,
         banned: jax.Array | None = None,
     ) -> tuple[Allocation, Menu]:
-        """As `allocate`, for each bid vector; ranking is shared."""
+        """Runs `allocate` for each bid vector; ranking is shared."""
         banned = jnp.full(bid.shape[0], -1) if banned is None else banned
         return jax.vmap(lambda b, out: self._allocate(prepared, b, levers, out))(bid, banned)
 
     def funnel(self, prepared: PreparedRequest, bid: jax.Array, levers: Levers) -> Funnel:
-        """The ads that recall keeps, and the auction's list of them."""
+        """Returns the recalled ads and CGA's list of them."""
         ranked = prepared.memory
         listed, _ = list_ads(self.cga, self.config.cga, ranked, bid, levers)
         return Funnel(recalled=ranked.is_ad, listed=listed)
@@ -169,7 +169,7 @@ class MCA(System[MCAConfig]):
     def _allocate(
         self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, banned: chex.Numeric
     ) -> tuple[Allocation, Menu]:
-        """The slate under one bid vector, without the candidate `banned`."""
+        """Allocates a slate under one bid vector without the candidate `banned`; -1: none."""
         ranked = without(prepared.memory, banned)
         listed, log_prob = list_ads(self.cga, self.config.cga, ranked, bid, levers)
         queues = queues_of(ranked, bid, levers, listed)

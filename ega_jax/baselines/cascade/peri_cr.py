@@ -1,11 +1,10 @@
-"""Peri-CR as the cascade's chooser of creatives, beside the ranker of ads.
+"""Peri-CR, the cascade's creative selection, which runs in parallel to the ranking of ads.
 
 Yang et al., "Parallel Ranking of Ads and Creatives in Real-Time Advertising Systems" (AAAI 2024,
-arXiv 2312.12750). Online, creatives are ranked while ads are, neither waiting for the other;
-offline, one joint model of ad and creative is trained, so that each knows of the other. Here a
-click's log-odds are what the ad tower makes of the POI plus a multiple of the creative's score,
-one multiple for clicks of the POI and one for clicks of the image: the score is what the creative
-adds, whatever the POI. Both towers read the same embedded history, each by attention of its own.
+arXiv 2312.12750). Online, creatives and ads are ranked in parallel; offline, one joint model of ad
+and creative is trained. Here a click's log-odds are the ad tower's output for the POI plus a
+multiple of the creative's score; POI clicks and image clicks have one multiple each. Both towers
+read the same embedded history, each with its own attention.
 """
 
 import dataclasses
@@ -34,7 +33,7 @@ RESPONSES = ("click_poi", "click_image")
 
 @dataclasses.dataclass(frozen=True)
 class PeriCRSettings(NetworkSettings):
-    """What the joint model reads of the group `cascade.peri_cr`; `hidden` is of its towers."""
+    """The part of the group `cascade.peri_cr` that the model reads; `hidden`: its towers' width."""
 
     dropout_rate: float = setting(0.2, at_least=0, below=1)
 
@@ -46,17 +45,17 @@ class PeriCRPhaseSettings(PeriCRSettings, LoggedSettings):
 
 @dataclasses.dataclass(frozen=True)
 class PeriCRConfig(PeriCRSettings, SessionSizes):
-    """Sizes of the joint model; letters are those of the legend in `types.py`."""
+    """The joint model's config; the legend of the letters is in `types.py`."""
 
 
 class Interest(nn.Module):
-    """Target attention: what of the past bears on an item, beside the item and their product."""
+    """Target attention: concatenates an item, its attention over the past, and their product."""
 
     config: PeriCRConfig
 
     @nn.compact
     def __call__(self, x: jax.Array, past: jax.Array, where: jax.Array) -> jax.Array:
-        """From items `x [..., N, D]` and a past `[..., T, D]`, real at `where`: `[..., N, 3 D]`."""
+        """Maps items `[..., N, D]` and a past `[..., T, D]`, masked by `where`: `[..., N, 3 D]`."""
         c = self.config
         attention = Attention(c.width, c.num_heads, c.dtype)
         read = attention(x, attention.keys_values(past), where[..., None, None, :])
@@ -69,7 +68,7 @@ class PeriCR(nn.Module):
     config: PeriCRConfig
 
     def setup(self):
-        """Declares the embeddings that both share, and either tower."""
+        """Declares the shared embeddings and the towers."""
         c = self.config
         embed = lambda number: embedding(number, c.width, c.dtype)
         self.item = ItemEmbedding(c.num_codes, c.num_layers, c.width, c.dtype)
@@ -81,7 +80,7 @@ class PeriCR(nn.Module):
         self.scale = self.param("scale", nn.initializers.ones, (len(RESPONSES),))
 
     def past(self, items: Items, poi: jax.Array, creative: jax.Array) -> jax.Array:
-        """The user as both towers see them: behaviours `[..., T]` as `[..., T, D]`."""
+        """Embeds behaviours `[..., T]` as `[..., T, D]` for both towers."""
         recency = self.recency(jnp.arange(poi.shape[-1])[::-1])
         return self.item.poi(items, poi) + self.item.creative(items, creative) + recency
 
@@ -95,7 +94,7 @@ class PeriCR(nn.Module):
         *,
         deterministic: bool = True,
     ) -> jax.Array:
-        """What creatives `[..., N]` of POIs `[..., N]` add to the log-odds of a click."""
+        """Scores creatives `[..., N]` of POIs `[..., N]`; a multiple is added to the log-odds."""
         taste = self.taste(self.item.creative(items, creative), past, where)
         x = jnp.concatenate([taste, self.item.poi(items, poi)], axis=-1)
         return self.creative_tower(self.dropout(x, deterministic=deterministic))
@@ -111,7 +110,7 @@ class PeriCR(nn.Module):
         *,
         deterministic: bool = True,
     ) -> dict[str, jax.Array]:
-        """Log-odds `[..., K]` of the responses to each item of slates, each for itself."""
+        """Returns log-odds `[..., K]` of responses to each item of a slate, ignoring the others."""
         past, where = self.past(items, history_poi, history_creative), history_poi >= 0
         added = self.score(items, past, where, poi, creative, deterministic=deterministic)
         x = self.interest(self.item.poi(items, poi), past, where)
@@ -125,7 +124,7 @@ class PeriCR(nn.Module):
 
 
 def init(key: chex.PRNGKey, config: PeriCRConfig, items: Items) -> Params:
-    """Fresh parameters of a joint model; pure, so that `eval_shape` gives the shapes alone."""
+    """Returns initial parameters of the joint model; pure, for `eval_shape`."""
     past = jnp.zeros((1, config.history_length), jnp.int32)
     slots = jnp.zeros((1, config.num_slots), jnp.int32)
     whole = lambda model: model(items, past, past, slots, slots, slots > 0)
@@ -141,12 +140,12 @@ def score(
     pois: jax.Array,
     creatives: jax.Array,
 ) -> jax.Array:
-    """What each of some creatives adds to the log-odds of a click.
+    """Scores creatives by their effect on the log-odds of a click.
 
     Args:
-      params: of the joint model.
-      config: its sizes.
-      items: what it sees of the items.
+      params: the joint model's parameters.
+      config: the joint model's config.
+      items: the item features.
       history_poi: `[..., T]` int32, most recent last, -1 where none.
       history_creative: `[..., T]` int32, likewise.
       pois: `[..., N]` int32, -1 where none.
@@ -175,9 +174,9 @@ def choose(
     history_creative: jax.Array,
     pois: jax.Array,
 ) -> jax.Array:
-    """The best creative of each POI `[..., N]`: `[..., N]` int32, -1 where there is none.
+    """Returns the best creative of each POI `[..., N]`: `[..., N]` int32, -1 where none.
 
-    Arguments are those of `score`.
+    See `score` for the arguments.
     """
     owned = jnp.where(pois[..., None] >= 0, items.catalogue.poi_creatives[jnp.maximum(pois, 0)], -1)
     scores = score(params, config, items, history_poi, history_creative, pois, owned)
@@ -186,21 +185,21 @@ def choose(
 
 
 def slates_of(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
-    """The history and the slates of a batch, as the joint model takes them."""
+    """Returns the histories and slates of a batch, as the joint model takes them."""
     names = ("history_poi", "history_creative", "shown_poi", "shown_creative", "shown_is_ad")
     return tuple(batch[name] for name in names)
 
 
 def peri_cr_loss(config: PeriCRConfig, items: Items) -> LossFn:
-    """The joint loss, in the form that the training loop takes.
+    """Returns the joint loss, as `make_train_step` takes it.
 
     Args:
-      config: sizes of the joint model.
-      items: what it sees of the items.
+      config: the joint model's config.
+      items: the item features.
 
     Returns:
-      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, where `batch` holds
-      the fields of ad logs: cross-entropy of clicks of shown POIs and of their images.
+      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`: the cross-entropy of
+      clicks of the shown POIs and of their images; `batch` holds the fields of ad logs.
     """
 
     def loss(params: Params, variables, batch: dict[str, jax.Array], key: chex.PRNGKey):
@@ -224,14 +223,14 @@ def peri_cr_phase(
     settings: LoggedSettings,
     seed: int,
 ) -> Phase:
-    """The phase "peri_cr": trained on logged feedback of "pretrain", measured on "align".
+    """Returns the phase "peri_cr": it trains on feedback of "pretrain" and evaluates on "align".
 
     Args:
       dataset: an ad log.
-      items: what the joint model sees of its items.
-      config: its sizes.
-      settings: of the training; see `logged.logged_phase`.
-      seed: of parameters, order of the sessions and dropout.
+      items: the item features.
+      config: the joint model's config.
+      settings: the training settings; see `logged.logged_phase`.
+      seed: seeds the parameters, the order of the sessions and dropout.
     """
 
     @jax.jit

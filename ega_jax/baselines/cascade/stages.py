@@ -1,4 +1,4 @@
-"""The cascade's stages that learn from logs, trained once per workdir for all who use them."""
+"""The cascade's stages that are trained on logs, once per workdir for all systems."""
 
 import dataclasses
 import functools
@@ -19,32 +19,32 @@ from ega_jax.types import Params
 
 @dataclasses.dataclass(frozen=True)
 class Stages:
-    """The stages that learn from logged feedback alone, bound to a workdir.
+    """The stages that are trained on logged feedback only, bound to a workdir.
 
     Attributes:
-      run: the system that asks for them; what it knows of data, items and config is read.
+      run: the training of a system; it provides data, items and settings.
     """
 
     run: AuctionTraining
 
     @property
     def tiger_config(self) -> GeneratorConfig:
-        """Sizes of TIGER: the generator's."""
+        """TIGER's config, with the generator's sizes."""
         return tiger_config(self.run.pretraining.generator_config)
 
     @property
     def hstu_config(self) -> HSTUConfig:
-        """Sizes of HSTU."""
+        """HSTU's config."""
         return HSTUConfig(**self._shared, **part_of(self.settings.hstu, HSTUSettings))
 
     @property
     def peri_cr_config(self) -> PeriCRConfig:
-        """Sizes of Peri-CR."""
+        """Peri-CR's config."""
         return PeriCRConfig(**self._shared, **part_of(self.settings.peri_cr, PeriCRSettings))
 
     @functools.cached_property
     def tiger(self) -> Params:
-        """The recall's parameters."""
+        """TIGER's parameters."""
         settings = self.settings.tiger
         phase = tiger_phase(
             self.run.dataset,
@@ -59,17 +59,17 @@ class Stages:
 
     @functools.cached_property
     def hstu(self) -> Params:
-        """The ranker's parameters."""
+        """HSTU's parameters."""
         return self._train_seeing_items(hstu_phase, self.hstu_config, self.settings.hstu)
 
     @functools.cached_property
     def peri_cr(self) -> Params:
-        """The creative chooser's parameters."""
+        """Peri-CR's parameters."""
         return self._train_seeing_items(peri_cr_phase, self.peri_cr_config, self.settings.peri_cr)
 
     @property
     def settings(self) -> CascadeSettings:
-        """Of the cascade."""
+        """The settings of the cascade."""
         return whole(self.run.settings).cascade
 
     @property

@@ -1,11 +1,11 @@
-"""TIGER as the cascade's recall: which of a request's candidates the ranker gets to see.
+"""TIGER, the cascade's recall: it selects the ads that reach the auction.
 
 Rajput et al., "Recommender Systems with Generative Retrieval" (arXiv 2305.05065): an
-encoder-decoder over semantic ids that predicts the next item's codes from the items before it. It
-is the project's generator with slates of one item and no creatives, under the project's
-pre-training loss. A request offers few candidates, so each one's likelihood is computed rather than
-searched for by beams: exact. The encoder sees no user id, and items that share all their codes are
-not told apart by a further one: they are equally likely.
+encoder-decoder over semantic ids that predicts the next item's codes from the items before it. Here
+it is the project's generator with slates of one item and no creatives, trained with the project's
+pre-training loss. A request has few candidates, so the exact likelihood of each is computed instead
+of a beam search. Unlike in that paper, the encoder reads no user id, and items that share all their
+codes have no extra code: they are equally likely.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ KS = (5, 10)
 
 @dataclasses.dataclass(frozen=True)
 class TigerSettings(LoggedSettings):
-    """The group `cascade.tiger`: its training; its sizes are the generator's."""
+    """The group `cascade.tiger`: TIGER's training; its sizes are the generator's."""
 
     weight_decay: float = 0.0
 
 
 def tiger_config(config: GeneratorConfig) -> GeneratorConfig:
-    """The generator's sizes for one next item without its creative."""
+    """Returns the generator's config, changed to one next item without its creative."""
     return dataclasses.replace(config, num_slots=1, creatives=False)
 
 
@@ -52,17 +52,18 @@ def item_log_probs(
     tree: CodeTree | None = None,
     dropout_key: chex.PRNGKey | None = None,
 ) -> jax.Array:
-    """Log-likelihood of items as the next one, teacher-forced; the history is encoded once.
+    """Returns log-likelihoods of items as the next one, teacher-forced; encodes the history once.
 
     Args:
-      params: of TIGER.
-      config: its sizes, from `tiger_config`.
+      params: TIGER's parameters.
+      config: TIGER's config, from `tiger_config`.
       catalogue: the items' codes.
       history_poi: `[..., T]` int32, most recent last, -1 where none.
-      history_creative: `[..., T]` int32, not looked at.
-      item: `[..., N]` int32 POIs; what those below 0 get means nothing.
-      tree: normalises over the codes that exist, as in training; see `item_nll`.
-      dropout_key: turns dropout on.
+      history_creative: `[..., T]` int32, ignored.
+      item: `[..., N]` int32 POIs; results of negative ids have no meaning.
+      tree: the existing codes, over which likelihoods are normalised as in training; see
+        `item_nll`.
+      dropout_key: random key of the dropout; `None` turns dropout off.
 
     Returns:
       `[..., N]` float32 in nats.
@@ -82,8 +83,8 @@ def recall(log_probs: jax.Array, where: jax.Array, number: chex.Numeric) -> jax.
 
     Args:
       log_probs: `[N]` float32.
-      where: `[N]` bool, what may be kept.
-      number: how many are.
+      where: `[N]` bool, the items that may be kept.
+      number: the number of items to keep.
 
     Returns:
       `[N]` bool.
@@ -95,17 +96,17 @@ def recall(log_probs: jax.Array, where: jax.Array, number: chex.Numeric) -> jax.
 def tiger_loss(
     config: GeneratorConfig, catalogue: Catalogue, tree: CodeTree | None = None
 ) -> LossFn:
-    """The loss of TIGER, in the form that the training loop takes.
+    """Returns the loss of TIGER, as `make_train_step` takes it.
 
     Args:
-      config: its sizes, from `tiger_config`.
+      config: TIGER's config, from `tiger_config`.
       catalogue: the items' codes.
       tree: see `item_log_probs`.
 
     Returns:
-      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`, where `batch` holds
-      the fields of ad logs: the NLL in nats of each shown item as the one next item, by the
-      weights of the batch (a click has 1).
+      `loss(params, variables, batch, key) -> (loss, (metrics, variables))`: the NLL in nats of each
+      shown item as the next item, averaged by the batch's target weights (a click weighs 1);
+      `batch` holds the fields of ad logs.
     """
 
     def loss(params: Params, variables, batch: dict[str, jax.Array], key: chex.PRNGKey):
@@ -127,15 +128,15 @@ def tiger_phase(
     exposure_weight: float,
     tree: CodeTree | None = None,
 ) -> Phase:
-    """The phase "tiger": trained on the sessions of "pretrain", measured on "align".
+    """Returns the phase "tiger": it trains on sessions of "pretrain" and evaluates on "align".
 
     Args:
       dataset: an ad log.
       catalogue: its items' codes.
-      config: sizes, from `tiger_config`.
-      settings: of the training; see `logged.logged_phase`.
-      seed: of parameters, order of the sessions and dropout.
-      exposure_weight: of an item that was shown but not clicked; a click has 1.
+      config: TIGER's config, from `tiger_config`.
+      settings: the training settings; see `logged.logged_phase`.
+      seed: seeds the parameters, the order of the sessions and dropout.
+      exposure_weight: the loss weight of an item that was shown but not clicked; a click weighs 1.
       tree: see `item_log_probs`.
     """
 
@@ -164,12 +165,12 @@ def retrieval_report(
     params: Params,
     batches: Iterable[Mapping[str, Any]],
 ) -> dict[str, float]:
-    """Retrieval of the first clicked item among each request's candidates.
+    """Measures retrieval of the first clicked item among each request's candidates.
 
     Args:
-      ranked: gives the candidates `[B, N]` of a batch, likeliest first.
-      params: its first argument.
-      batches: of an ad log.
+      ranked: returns the candidates `[B, N]` of a batch, likeliest first.
+      params: the first argument of `ranked`.
+      batches: batches of an ad log.
 
     Returns:
       `recall@k` and `ndcg@k` over requests with a click.
@@ -181,7 +182,7 @@ def retrieval_report(
     taken = np.take_along_axis(weight, first, axis=-1)[:, 0] == 1
     target = np.take_along_axis(target, first, axis=-1)[:, 0]
     order = np.concatenate([order for order, _ in rows])
-    missing = max(0, max(KS) - order.shape[1])  # A request may have fewer candidates than that.
+    missing = max(0, max(KS) - order.shape[1])  # A request may have fewer candidates.
     order = np.pad(order, ((0, 0), (0, missing)), constant_values=-1)
     found = recall_ndcg(order, target, KS, where=taken)
     return {name: float(value) for name, value in found.items()}

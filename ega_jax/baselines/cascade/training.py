@@ -1,4 +1,4 @@
-"""The cascade's training up to its slates: TIGER, HSTU and Peri-CR, then CGA, then CrossDQN."""
+"""Training the cascade's stages: TIGER, HSTU and Peri-CR, then CGA, then CrossDQN."""
 
 import dataclasses
 import functools
@@ -34,12 +34,16 @@ from ega_jax.types import Params
 
 
 def train_mca(run: AuctionTraining) -> MCA:
-    """The cascade with all its stages trained."""
+    """Trains all stages of the cascade and returns it."""
     return Cascade(run).system
 
 
 def check_mca(settings: PhaseSettings) -> None:
-    """Refuses screens of CrossDQN that do not fill a slate, and training in one stage."""
+    """Refuses training in one stage, and CrossDQN screens that do not divide a market's slate.
+
+    Raises:
+      UserError: names the field.
+    """
     check_stages(settings)
     slots, screen = settings.data.market.num_slots, whole(settings).cascade.cross_dqn.screen
     if slots % screen:
@@ -50,17 +54,17 @@ def check_mca(settings: PhaseSettings) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Cascade:
-    """The stages behind one another; each is trained when it is first asked for.
+    """The stages in sequence; each is trained at its first use.
 
     Attributes:
-      run: the auction that the cascade is trained for.
+      run: the training that the cascade is part of.
     """
 
     run: AuctionTraining
 
     @property
     def system(self) -> MCA:
-        """All stages, the reward model, items."""
+        """The trained cascade with the reward model and the items."""
         return MCA(
             reward=self.run.reward,
             items=self.run.items,
@@ -72,12 +76,12 @@ class Cascade:
 
     @functools.cached_property
     def stages(self) -> Stages:
-        """The stages that learn from logged feedback alone."""
+        """The stages that are trained on logged feedback only."""
         return Stages(self.run)
 
     @functools.cached_property
     def config(self) -> MCAConfig:
-        """Sizes of all stages; sizes that do not fit are refused before anything is trained."""
+        """The configs of all stages; sizes that do not fit raise an error before any training."""
         settings = whole(self.run.settings).cascade
         slots = self.run.dataset.summary.num_slots
         return MCAConfig(
@@ -94,13 +98,13 @@ class Cascade:
 
     @functools.cached_property
     def upstream(self) -> Upstream:
-        """The stages before the auction."""
+        """The parameters of the stages before the auction."""
         tree = self.run.pretraining.loss_tree
         return Upstream(self.stages.tiger, self.stages.hstu, self.stages.peri_cr, tree)
 
     @functools.cached_property
     def cga(self) -> Params:
-        """The auction's parameters, trained against the reward model as its evaluator."""
+        """CGA's parameters, trained with the reward model as evaluator."""
         phase = cga.cga_phase(
             self.run.dataset,
             self.config.cga,
@@ -116,7 +120,7 @@ class Cascade:
 
     @functools.cached_property
     def cross_dqn(self) -> Params:
-        """The placement's parameters, trained behind the auction's."""
+        """CrossDQN's parameters, trained on the lists of the trained CGA."""
         levers = self.run.levers
         phase = cross_dqn.cross_dqn_phase(
             self.run.dataset,
@@ -134,14 +138,14 @@ class Cascade:
 
     @functools.cached_property
     def _ranked(self) -> Callable[[Mapping[str, Any]], Ranked]:
-        """Ranks the candidates of batches, by stages that are trained first."""
+        """A function that ranks the candidates of a batch with the trained upstream stages."""
         config, upstream, items = self.config, self.upstream, self.run.items
         each = jax.vmap(lambda request: rank(upstream, config, items, request))
         return lambda batch: each(request_of(batch))
 
     @functools.cached_property
     def _clicks(self) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
-        """Clicks `[B, R, L]` of candidates in lists `[B, R, L]` by the reward model."""
+        """The reward model's click probabilities `[B, R, L]` of candidates in lists `[B, R, L]`."""
         run, ranked = self.run, self._ranked
         model = run.reward, run.reward_config, run.items
 
@@ -161,18 +165,18 @@ class Cascade:
         return clicks
 
     def _values(self, batch: Mapping[str, Any], slates: jax.Array) -> jax.Array:
-        """Expected currency `[B, K]` of each slot of slates `[B, K]`."""
+        """Returns the expected currency `[B, K]` of each slot of slates `[B, K]`."""
         bid = pick_each(batch["bid"], slates, 0.0)
         clicks = self._clicks(batch, slates[:, None])[:, 0]
         return (bid + self.run.levers.kappa) * clicks
 
     def _ads(self, batch: Mapping[str, Any]) -> Ads:
-        """What the auction sees of a batch."""
+        """Returns CGA's input for a batch."""
         ads = functools.partial(ads_of, levers=self.run.levers)
         return jax.vmap(ads)(self._ranked(batch), batch["bid"])
 
     def _queues(self, auction: Params) -> Callable[[Mapping[str, Any]], Queues]:
-        """What the placement sees of a batch, behind a trained auction."""
+        """Returns a function from a batch to CrossDQN's input, given the trained CGA."""
         config, levers = self.config.cga, self.run.levers
 
         def one(ranked: Ranked, bid: jax.Array) -> Queues:

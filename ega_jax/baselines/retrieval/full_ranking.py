@@ -1,4 +1,4 @@
-"""How every retrieval baseline is measured: all items of the catalogue are ranked."""
+"""Evaluating retrieval baselines by ranking all items of the catalogue."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -15,16 +15,16 @@ Scores = Callable[[np.ndarray], ArrayLike]  # Histories [B, T] -> scores of all 
 
 
 def full_ranking(scores: Scores, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Recall and NDCG over the whole catalogue, leave-one-out.
+    """Measures recall and NDCG over the whole catalogue, leave-one-out.
 
-    Of equal scores the item with the lower id comes first. What stands in the history may be
-    recommended again, as a generator may; the figures `unseen_*` are those of a ranking from
-    which the items of the `[B, T]` history are removed, as many published figures are.
+    Ties go to the item with the lower id. Items of the history may be recommended again, as by the
+    generator. The metrics `unseen_*` remove the items of the history from the ranking, as many
+    papers do.
 
     Args:
       scores: `history [B, T] -> [B, P]`, higher is better; P is at least the largest cut-off.
-      batches: with `history_poi` `[B, T]` and the target in the first column of `target_poi`;
-        rows without one are left out.
+      batches: batches with `history_poi` `[B, T]` and the target in the first column of
+        `target_poi`; rows without a target are left out.
 
     Returns:
       `recall@k`, `ndcg@k`, `unseen_recall@k` and `unseen_ndcg@k` for each k of `KS`.
@@ -39,7 +39,7 @@ def full_ranking(scores: Scores, batches: Iterable[Mapping[str, Any]]) -> dict[s
 
 
 def _ranked(scores: Scores, history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best items `[B, max(KS)]`: of all, and of those that are not in the history."""
+    """Returns the best items `[B, max(KS)]`: of all items, and of those not in the history."""
     return jax.device_get(_best(jnp.asarray(scores(history)), history))
 
 

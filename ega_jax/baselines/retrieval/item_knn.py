@@ -1,4 +1,4 @@
-"""Item-based nearest neighbours: items that the same users took (Sarwar et al., 2001)."""
+"""Item-based nearest neighbours, by co-occurrence of items in users' histories (Sarwar, 2001)."""
 
 import dataclasses
 
@@ -14,34 +14,35 @@ class ItemKnnSettings:
     """The group `item_knn`."""
 
     recency: float = setting(0.8, above=0, at_most=1)  # Factor per step back in the history.
-    num_last: int = setting(20, at_least=1)  # Items of a history that count.
+    num_last: int = setting(20, at_least=1)  # Number of last items of a history that are used.
 
 
 @dataclasses.dataclass(frozen=True)
 class ItemKnn:
-    """Scores an item by its similarity to the user's last items, recent ones counting more.
+    """Scores an item by its similarity to the user's last items; recent ones have more weight.
 
-    The similarity of two items is the cosine of their columns in the users' table of what they
-    took: `users of both / sqrt(users of one * users of the other)`; an item's own is 0. All
-    neighbours count, not a fixed number of the nearest.
+    The similarity of two items is the cosine of their columns in the user-item matrix, `users of
+    both / sqrt(users of one * users of the other)`; an item's similarity to itself is 0. All
+    neighbours are used, not a fixed number of the nearest.
     """
 
     similarity: sp.csr_matrix  # [P, P] float32, symmetric.
     recency: float  # Factor per step back in the history.
-    num_last: int  # Items of a history that count.
+    num_last: int  # Number of last items of a history that are used.
 
     @classmethod
     def fit(cls, dataset: SequenceDataset, *, recency: float, num_last: int) -> "ItemKnn":
-        """Counts which items the same users took, of the last items for training of each.
+        """Counts co-occurrences among the last `num_last` training items of each user.
 
-        The item before the test target is history at test time, but is not counted here: no
-        baseline learns from it. In a long sequence, items far apart say little of each other.
+        Older items are left out, because distant items of a long sequence are hardly related. The
+        item before the test target is history at test time but no training item, so it is not
+        counted here; no baseline trains on it.
         """
         users = np.arange(dataset.items.num_rows)
         places = dataset.num_training_items[:, None] - num_last + np.arange(num_last)
         last = dataset.items.gather(users, places, -1)
         taken = _table(last, np.ones(num_last), dataset.summary.num_items)
-        taken.data[:] = 1.0  # Taken twice is taken.
+        taken.data[:] = 1.0  # Repeated items count once.
         both = (taken.T @ taken).tocsr()
         both.setdiag(0.0)
         both.eliminate_zeros()
@@ -49,14 +50,14 @@ class ItemKnn:
         return cls((scale @ both @ scale).tocsr().astype(np.float32), recency, num_last)
 
     def scores(self, history: np.ndarray) -> np.ndarray:
-        """Scores all items for some users.
+        """Scores all items for a batch of users.
 
         Args:
           history: `[B, T]` int item ids, most recent last, -1 where none.
 
         Returns:
-          `[B, P]` float32: the sum over the last items of `recency ** age * similarity`, where
-          the most recent item has age 0.
+          `[B, P]` float32: the sum over the last items of `recency ** age * similarity`; the most
+          recent item has age 0.
         """
         last = history[:, -self.num_last :]
         weights = self.recency ** np.arange(last.shape[1])[::-1]
@@ -64,7 +65,7 @@ class ItemKnn:
 
 
 def _table(items: np.ndarray, weights: np.ndarray, num_items: int) -> sp.csr_matrix:
-    """`[B, P]` the sum of the weights `[T]` of the places of `items` `[B, T]` that hold an item."""
+    """Returns `[B, P]`: for each item, the sum of the weights `[T]` of its places in `items`."""
     rows, places = np.nonzero(items >= 0)
     entries = (weights[places].astype(np.float32), (rows, items[rows, places]))
     return sp.csr_matrix(entries, shape=(len(items), num_items))

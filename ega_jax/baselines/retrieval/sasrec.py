@@ -1,8 +1,8 @@
 """SASRec: causal self-attention over the ids of past items (Kang and McAuley, ICDM 2018).
 
-The input of a position is its item's embedding plus a learned embedding of the position; its
-state scores every item by the inner product with the same embeddings. All positions of a sequence
-are trained at once, each on the item that follows. The blocks are those of the generator.
+The input of a position is its item's embedding plus a learned position embedding. The state of a
+position scores every item by the inner product with the same item embeddings. All positions of a
+sequence are trained at once, each to predict the next item. The blocks are those of the generator.
 """
 
 import dataclasses
@@ -33,18 +33,18 @@ LOSSES = ("softmax", "binary")
 
 @dataclasses.dataclass(frozen=True)
 class SasrecSettings(NetworkSettings):
-    """The group `sasrec`: sizes of the network and its loss."""
+    """The group `sasrec`: the network's sizes and its loss."""
 
     num_heads: int = 2
     hidden: int = 256
-    loss: str = setting("softmax", choices=LOSSES)  # binary: the paper's, with one negative.
+    loss: str = setting("softmax", choices=LOSSES)  # binary: SASRec's own, one negative.
     blocks: int = setting(2, at_least=1)
-    dropout_rate: float = setting(0.4, at_least=0, below=1)  # Of inputs and within the blocks.
+    dropout_rate: float = setting(0.4, at_least=0, below=1)  # On inputs and in blocks.
 
 
 @dataclasses.dataclass(frozen=True)
 class SasrecConfig(SasrecSettings):
-    """Sizes of the network and its loss; letters are those of the legend in `types.py`."""
+    """The network's sizes and its loss; the legend of the letters is in `types.py`."""
 
     num_items: int = dataclasses.field(kw_only=True)  # P
     history_length: int = dataclasses.field(kw_only=True)  # T
@@ -69,10 +69,9 @@ class Sasrec(nn.Module):
         self.norm = nn.RMSNorm(dtype=c.dtype)
 
     def __call__(self, history: jax.Array, *, deterministic: bool = True) -> jax.Array:
-        """States `[..., T, D]` of the positions of `history [..., T]`, each seeing none after it.
+        """Returns causal states `[..., T, D]` of the positions of `history [..., T]`.
 
-        Positions are counted from the most recent one, so that padding on the left, where ids are
-        -1, changes nothing.
+        Positions are counted from the most recent one, so padding on the left (-1) has no effect.
         """
         length = history.shape[-1]
         where = history >= 0
@@ -84,26 +83,26 @@ class Sasrec(nn.Module):
         return self.norm(x)
 
     def embed(self, items: jax.Array) -> jax.Array:
-        """Embeddings `[..., D]` of items `[...]`; those of item 0 where ids are -1."""
+        """Returns embeddings `[..., D]` of items `[...]`; id -1 gets the embedding of item 0."""
         return self.items[jnp.maximum(items, 0)]
 
     def scores(self, states: jax.Array) -> jax.Array:
-        """Scores `[..., P]` of all items from states `[..., D]`."""
+        """Returns scores `[..., P]` of all items from states `[..., D]`."""
         return row_wise_dot(states, self.items.T.astype(states.dtype)).astype(jnp.float32)
 
 
 def init(key: chex.PRNGKey, config: SasrecConfig) -> Params:
-    """Fresh parameters; pure, so that `eval_shape` gives the shapes alone."""
+    """Returns initial parameters; pure, for `eval_shape`."""
     return Sasrec(config).init(key, jnp.zeros((1, config.history_length), jnp.int32))["params"]
 
 
 def apply(params: Params, config: SasrecConfig, function, **kwargs: Any) -> Any:
-    """Calls `function(network)` with the parameters bound; further arguments are Flax's."""
+    """Calls `function(network)` with bound parameters; `kwargs` are passed to Flax's `apply`."""
     return Sasrec(config).apply({"params": params}, method=function, **kwargs)
 
 
 def softmax_nll(network: Sasrec, states: jax.Array, following: jax.Array) -> jax.Array:
-    """Negative log-likelihood `[B, T]`, in nats, of the items that follow, among all items."""
+    """Returns the NLL `[B, T]` in nats of the next items, by a softmax over all items."""
     logits = network.scores(states)
     picked = jnp.take_along_axis(logits, jnp.maximum(following, 0)[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - picked
@@ -112,13 +111,13 @@ def softmax_nll(network: Sasrec, states: jax.Array, following: jax.Array) -> jax
 def binary_nll(
     network: Sasrec, states: jax.Array, following: jax.Array, negatives: jax.Array
 ) -> jax.Array:
-    """The paper's loss `[B, T]` (eq. 9): does an item follow, one that does against one drawn."""
+    """Returns SASRec's binary cross-entropy `[B, T]`: next item against one negative (eq. 9)."""
     score = lambda items: jnp.sum(states * network.embed(items), axis=-1).astype(jnp.float32)
     return jax.nn.softplus(-score(following)) + jax.nn.softplus(score(negatives))
 
 
 def draw_negatives(key: chex.PRNGKey, sequence: jax.Array, num_items: int) -> jax.Array:
-    """Draws an item `[B, T]` per step of `sequence [B, T + 1]`; -1 where the sequence has it."""
+    """Draws a negative `[B, T]` per step of `sequence [B, T + 1]`; -1 if the sequence has it."""
     b, t = sequence.shape
     drawn = jax.random.randint(key, (b, t - 1), 0, num_items)
     taken = (drawn[..., None] == sequence[:, None, :]).any(axis=-1)
@@ -126,7 +125,7 @@ def draw_negatives(key: chex.PRNGKey, sequence: jax.Array, num_items: int) -> ja
 
 
 def sasrec_loss(config: SasrecConfig) -> Callable:
-    """The loss of the phase, in the form that the training loop takes."""
+    """Returns the loss of the phase, as `make_train_step` takes it."""
 
     def loss(params: Params, variables, batch: Mapping[str, jax.Array], key: chex.PRNGKey):
         history = batch["history_poi"]
@@ -157,16 +156,16 @@ def sasrec_phase(
     evaluate: Callable[[Params], dict[str, float]] | None = None,
     evaluate_every: int = 0,
 ) -> Phase:
-    """Training on the items for training.
+    """Returns the phase "sasrec", which trains on the training items.
 
     Args:
       dataset: interaction sequences.
-      config: of the network.
-      optimizer: its settings.
-      training: batches, steps and checkpoints.
-      seed: of parameters, order, dropout and negatives.
+      config: the network's config.
+      optimizer: the optimizer's config.
+      training: settings of batches, steps and checkpoints.
+      seed: seeds the parameters, the order, dropout and negatives.
       evaluate: measures parameters on held-out items.
-      evaluate_every: steps.
+      evaluate_every: steps between evaluations; 0: never.
     """
     init_key, step_key = jax.random.split(jax.random.key(seed))
     transformation = make_optimizer(optimizer, training.num_steps)
@@ -190,7 +189,7 @@ def sasrec_phase(
 
 
 def make_scores(config: SasrecConfig) -> Callable[[Params], Scores]:
-    """Returns `params -> scores`, compiled once: the scores `[B, P]` of what follows `[B, T]`."""
+    """Returns `params -> scores`, compiled once: scores `[B, P]` of next items by `[B, T]`."""
 
     @jax.jit
     def score(params: Params, history: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The settings of the retrieval baselines, a small tree of its own."""
+"""The settings tree of the retrieval baselines."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from ega_jax.training.settings import LoopSettings, warmup_problem
 class SequenceSettings:
     """The group `data`."""
 
-    path: str = setting("data/sequences")  # Folder of the sequences; no tokens bind it.
+    path: str = setting("data/sequences")  # Folder of the sequences.
     history_length: int = setting(20, at_least=1)  # T
 
 
@@ -38,15 +38,15 @@ class RankingSettings:
     """The group `evaluation`."""
 
     batch_size: int = setting(256, at_least=1)
-    validation_rows: int = setting(4096, at_least=1)  # Every `training.evaluate_every` steps.
-    split: str = setting("test", choices=HELD_OUT)  # Measured at the end.
+    validation_rows: int = setting(4096, at_least=1)  # Evaluated during training.
+    split: str = setting("test", choices=HELD_OUT)  # Evaluated at the end.
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalSettings(Tree):
-    """All that `experiments.retrieval_baselines` reads."""
+    """All settings of `experiments.retrieval_baselines`."""
 
-    name: str = setting("retrieval")  # Of the default workdir, `runs/NAME`.
+    name: str = setting("retrieval")  # The default workdir is `runs/NAME`.
     seed: int = setting(0, at_least=0)
     data: SequenceSettings = setting(SequenceSettings())
     item_knn: ItemKnnSettings = setting(ItemKnnSettings())
@@ -56,7 +56,7 @@ class RetrievalSettings(Tree):
     evaluation: RankingSettings = setting(RankingSettings(), binds=NOTHING)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """A warm-up that leaves no step."""
+        """Yields a problem if the warm-up takes all the steps."""
         yield from warmup_problem(
             self.optimizer.warmup_steps, self.training.num_steps, "optimizer.warmup_steps"
         )

@@ -1,4 +1,4 @@
-"""Training batches for models that learn from every item of a sequence at once."""
+"""Training batches of whole sequences, for models that are trained on all positions at once."""
 
 import functools
 
@@ -14,14 +14,14 @@ from ega_jax.data.sequences import SequenceDataset
 def training_batches(
     dataset: SequenceDataset, *, batch_size: int, history_length: int, seed: int
 ) -> grain.IterDataset:
-    """Shuffled batches without end of whole training sequences, like lengths together.
+    """Returns endless shuffled batches of training sequences; a batch has similar lengths.
 
-    A sequence of more than T + 1 items for training is cut into windows of as many, each of which
-    starts with the item that the one before ends with: every item but the first follows others
-    once in an epoch.
+    A sequence of more than T + 1 training items is cut into windows of T + 1 items. Each window
+    starts with the last item of the one before, so every item but the first is a target once per
+    epoch.
 
-    Keys: `history_poi` `[B, T]`, all items of a window but the last (padding on the left, as much
-    as the longest of the batch needs), and `target_poi` `[B, 1]`, the last.
+    Keys: `history_poi` `[B, T]`, all items of a window but the last, padded on the left to the
+    longest window of the batch; `target_poi` `[B, 1]`, the last item.
     """
     return array_batches(
         _whole_sequences(dataset, history_length),
@@ -35,7 +35,7 @@ def training_batches(
 
 def _whole_sequences(dataset: SequenceDataset, history_length: int) -> Batch:
     users = np.flatnonzero(dataset.num_training_items >= 2)
-    following = dataset.num_training_items[users] - 1  # Items that follow others.
+    following = dataset.num_training_items[users] - 1  # Number of targets.
     windows = -(-following // history_length)
     first = np.repeat(np.cumsum(windows) - windows, windows)  # Row of a user's last window.
     from_end = np.arange(first.size) - first

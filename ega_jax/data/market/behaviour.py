@@ -1,4 +1,4 @@
-"""What users do between requests: intents that drift, visits, and the histories they leave."""
+"""User behaviour between requests: drifting intents, visits and histories."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,13 @@ from ega_jax.data.market.clicks import CLICK, affinity, creative_effect
 from ega_jax.data.market.sampling import below, choose
 from ega_jax.data.market.world import Latents, Supply, World
 
-KEEP_INTENT, SAME_SUBCATEGORY = 0.5, 0.3  # Else the intent turns to one of the user's favourites.
-RUN_LENGTH = 4  # Visits of one intent in a starting history.
-VISIT_OPTIONS = 4  # POIs a user compares before visiting one.
-VISIT_SHARE = 0.5  # Sessions followed by a visit that no slate led to.
-CREATIVE_SHARPNESS = 3.0  # How surely the creative a visitor sees is the one that pleases.
+# Probabilities that the intent stays the same, and that it becomes another POI of its subcategory;
+# else it becomes a POI like one of the user's favourites.
+KEEP_INTENT, SAME_SUBCATEGORY = 0.5, 0.3
+RUN_LENGTH = 4  # Visits per intent in an initial history.
+VISIT_OPTIONS = 4  # Number of POIs that a user compares before visiting one.
+VISIT_SHARE = 0.5  # Share of sessions followed by a visit outside the slate.
+CREATIVE_SHARPNESS = 3.0  # Logit of a creative per unit of its effect on the visitor.
 
 
 @struct.dataclass
@@ -22,11 +24,11 @@ class Users:
 
     history_poi: jax.Array  # [U, T] int32, most recent last, -1 padding on the left.
     history_creative: jax.Array  # [U, T] int32, likewise.
-    intent: jax.Array  # [U] int32, a POI like those looked for.
+    intent: jax.Array  # [U] int32, a POI like those the user looks for.
 
 
 def compiler_options() -> dict[str, int]:
-    """Options of `jax.jit` that compile a market in two thirds of the time; it runs as fast."""
+    """Returns options of `jax.jit` that cut compile time by a third; run time stays the same."""
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
@@ -40,7 +42,7 @@ def favourite(uniform: jax.Array, latents: Latents, user: jax.Array) -> jax.Arra
 def drift(
     key: jax.Array, latents: Latents, supply: Supply, user: jax.Array, intent: jax.Array
 ) -> jax.Array:
-    """Moves the intent `[B]` of users `[B]` on to their next session."""
+    """Draws the intents `[B]` of users `[B]` in their next session."""
     step, liking, place = jax.random.uniform(key, (3, len(user)))
     liked = favourite(liking[:, None], latents, user)[:, 0]
     like = jnp.where(step < KEEP_INTENT + SAME_SUBCATEGORY, intent, liked)
@@ -51,7 +53,7 @@ def drift(
 def visit(
     key: jax.Array, latents: Latents, supply: Supply, user: jax.Array, intent: jax.Array
 ) -> jax.Array:
-    """Draws a POI `[B]` that users `[B]` visit: of the intent's subcategory, by utility."""
+    """Draws a POI `[B]` that users `[B]` visit, in the intent's subcategory, by utility."""
     uniform = jax.random.uniform(key, (len(user), VISIT_OPTIONS + 1))
     group = jnp.broadcast_to(supply.subcategory[intent][:, None], (len(user), VISIT_OPTIONS))
     options = supply.pois.draw(uniform[:, 1:], group)
@@ -63,7 +65,7 @@ def visit(
 def pleasing_creative(
     key: jax.Array, latents: Latents, supply: Supply, user: jax.Array, items: jax.Array
 ) -> jax.Array:
-    """Draws the creative `[B, N]` of items `[B, N]` that users `[B]` take notice of."""
+    """Draws the creative `[B, N]` of items `[B, N]` that users `[B]` notice."""
     options = supply.poi_creatives[items]
     effect = creative_effect(latents, user, options.reshape(len(user), -1))
     logits = CREATIVE_SHARPNESS * effect.reshape(options.shape)
@@ -74,7 +76,7 @@ def pleasing_creative(
 
 
 def append(history: jax.Array, new: jax.Array) -> jax.Array:
-    """Shifts the non-negative entries of `new [B, N]` into histories `[B, T]`, oldest out."""
+    """Appends the non-negative entries of `new [B, N]` to histories `[B, T]`; drops the oldest."""
     order = jnp.argsort(new < 0, axis=1, stable=True)
     longer = jnp.concatenate([history, jnp.take_along_axis(new, order, axis=1)], axis=1)
     shift = jnp.sum(new >= 0, axis=1, keepdims=True)
@@ -82,7 +84,7 @@ def append(history: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def start(key: jax.Array, world: World) -> Users:
-    """Gives every user a history: real visits where the world has them, else runs of intents."""
+    """Makes initial histories: real visits if the world has them, else visits by random intents."""
     num_users, t = world.config.num_users, world.config.history_length
     block = min(world.config.chunk_size, num_users)
     play = jax.jit(_start_block, static_argnames="length", compiler_options=compiler_options())
@@ -106,7 +108,7 @@ def _start_block(
     visits: jax.Array | None,
     length: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Starting histories `[B, T]` of users `[B]`: POIs and creatives."""
+    """Returns initial histories `[B, T]` of users `[B]`: POIs and creatives."""
     intent_key, visit_key, creative_key = jax.random.split(key, 3)
     if visits is None:
         uniform = jax.random.uniform(intent_key, (len(user), 1 + -(-length // RUN_LENGTH)))

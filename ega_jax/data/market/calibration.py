@@ -1,4 +1,4 @@
-"""What a market's log looks like, in figures that can be held against real ones."""
+"""Statistics of a market's log, to be compared with those of real logs."""
 
 import csv
 import pathlib
@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from ega_jax.data.market.clicks import CLICK, Truth, affinity
 from ega_jax.data.session_rules import open_sessions
 
-PROBES = 2000  # Sessions in which slate effects are looked at.
-MOST_ABOVE = 3  # Similar items put above an item to see what they take from it.
+PROBES = 2000  # Number of sessions in which slate effects are measured.
+MOST_ABOVE = 3  # Most items placed above an item to measure their effect on its click rate.
 
 
 def read_sessions(folder: str | pathlib.Path, limit: int) -> pa.Table:
@@ -28,13 +28,13 @@ def read_sessions(folder: str | pathlib.Path, limit: int) -> pa.Table:
 
 
 def matrix(sessions: pa.Table, column: str) -> np.ndarray:
-    """A column of lists, all of one length, as `[B, N]`."""
+    """Returns a column of lists of equal length as `[B, N]`."""
     lists = sessions[column].combine_chunks()
     return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(sessions), -1)
 
 
 def auc(score: np.ndarray, label: np.ndarray) -> float:
-    """Probability that a random positive scores above a random negative, ties counting half."""
+    """Returns the probability that a random positive outscores a random negative; ties are half."""
     values, place = np.unique(score, return_inverse=True)
     negatives = np.bincount(place[~label], minlength=len(values))
     below = np.cumsum(negatives) - negatives / 2
@@ -42,14 +42,14 @@ def auc(score: np.ndarray, label: np.ndarray) -> float:
 
 
 def calibrate(folder: str | pathlib.Path, limit: int = 20_000) -> dict[str, Any]:
-    """Measures a log and its truth.
+    """Measures a log and its true probabilities.
 
     Args:
-      folder: of an ad log written by `write_market`.
-      limit: sessions to read, from the first.
+      folder: the folder of an ad log written by `write_market`.
+      limit: the number of sessions to read, from the first.
 
     Returns:
-      Figures by name; lists are by slot, or by number of similar items above.
+      Statistics by name; lists are by slot, by number of items above, or by quantile.
     """
     sessions, truth = read_sessions(folder, limit), Truth.load(folder)
     names = ("shown_poi", "shown_creative", "shown_is_ad")
@@ -72,7 +72,7 @@ def calibrate(folder: str | pathlib.Path, limit: int = 20_000) -> dict[str, Any]
 
 
 def _response(click: np.ndarray, p: np.ndarray) -> dict[str, Any]:
-    """Rates, and how well the truth itself predicts: the bound of what can be learned."""
+    """Returns rates, and the AUC of the true probabilities: the upper bound of any model."""
     by_slot = np.broadcast_to(p.mean(axis=0), p.shape)
     return {
         "rate": float(click.mean()),
@@ -85,7 +85,7 @@ def _response(click: np.ndarray, p: np.ndarray) -> dict[str, Any]:
 
 
 def bids(sessions: pa.Table, truth: Truth) -> dict[str, Any]:
-    """Spread of the bids in log scale, and how they go with true relevance."""
+    """Returns the spread of log bids, and their correlation with true relevance."""
     log_bid, ads = np.log(matrix(sessions, "ad_bid")), matrix(sessions, "ad_poi")
     row = sessions["session_id"].to_numpy()
     user, intent = truth.session_user[row], truth.session_intent[row]
@@ -102,16 +102,16 @@ def bids(sessions: pa.Table, truth: Truth) -> dict[str, Any]:
 def slate_effects(
     truth: Truth, row: np.ndarray, target: np.ndarray, first_creative: np.ndarray
 ) -> dict[str, Any]:
-    """True click rate of the same items in the same slot, alone and below other items.
+    """Measures the true click rate of items in the same slot, alone and below other items.
 
     Args:
-      truth: of the log.
+      truth: the log's true response model.
       row: `[B]` sessions; at most `PROBES` are used.
-      target: `[B]` the POI whose click rate is looked at, in slot `MOST_ABOVE`.
+      target: `[B]` the POI that is measured, in slot `MOST_ABOVE`.
       first_creative: `[P]` a creative of each POI.
 
     Returns:
-      Mean click rates below 0 to `MOST_ABOVE` near neighbours, random POIs, and random ads.
+      Mean click rates below 0 to `MOST_ABOVE` similar POIs, random POIs, and random ads.
     """
     slot = MOST_ABOVE
     rng = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def slate_effects(
 
 
 def _similar(latent: np.ndarray, target: np.ndarray, count: int) -> np.ndarray:
-    """The nearest `[B, count]` POIs of each target `[B]`, itself left out."""
+    """Returns the nearest POIs `[B, count]` of each target `[B]`, without the target."""
     closeness = latent[target] @ latent.T
     closeness[np.arange(len(target)), target] = -np.inf
     return np.argsort(-closeness, axis=1)[:, :count]
@@ -148,7 +148,7 @@ def real_prices(path: str | pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndar
     """Reads a histogram of prices, columns `campaign,price,impressions`.
 
     Returns:
-      For each campaign the positive prices and how often each was paid.
+      For each campaign, the positive prices and the number of impressions at each.
     """
     rows: dict[str, list[tuple[float, float]]] = {}
     with open(path, newline="") as file:
@@ -160,7 +160,7 @@ def real_prices(path: str | pathlib.Path) -> dict[str, tuple[np.ndarray, np.ndar
 
 
 def log_sd(price: np.ndarray, count: np.ndarray) -> float:
-    """Standard deviation of the log of a price that was paid `count` times."""
+    """Returns the standard deviation of log prices with weights `count`."""
     log_price = np.log(price)
     mean = np.average(log_price, weights=count)
     return float(np.sqrt(np.average((log_price - mean) ** 2, weights=count)))

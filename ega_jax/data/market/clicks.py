@@ -1,10 +1,11 @@
 """The true response model: exact click, image-click and conversion probabilities of any slate.
 
-For log making and evaluation only; nothing that trains may read it. The probability of a click in
-slot `k` is `examination_k * sigmoid(utility_k)`, where the utility adds up interest, intent,
-distance, quality and creative match, and three effects of the slate: similar items above take
-clicks, neighbours contrast, and each ad above tires the user. Clicks of a slate are independent
-given the slate. Conversion is a model of its own, given a click.
+Only simulation and evaluation may use it; training must not. The probability of a click in slot `k`
+is `examination_k * sigmoid(utility_k)`. The utility is the sum of interest, intent, distance,
+quality and creative match, and of three effects of the slate: crowding (similar items above take
+clicks), contrast (with the neighbours) and fatigue (each ad above lowers it). Clicks are
+independent given the slate. Conversion, given a click, has a utility of its own without effects of
+the slate.
 """
 
 import dataclasses
@@ -19,17 +20,17 @@ from ega_jax.data.market.world import Latents
 
 Array = jax.Array | np.ndarray
 
-EXAMINATION_FALL = 0.25  # A slot is looked at by 1 / (1 + 0.25 k) of the users.
-INTEREST_SHARPNESS = 4.0  # How much the nearest favourite dominates a user's interest.
-MATCH, APPEAL = 1.0, 0.3  # Of a creative's effect: the user's taste, everyone's.
-CROWDING = 0.4  # Utility lost to an identical item above.
-CONTRAST = 0.2  # Utility gained per unit of being more attractive than the neighbours.
-FATIGUE = 0.12  # Utility lost to each ad above.
+EXAMINATION_FALL = 0.25  # A share 1 / (1 + 0.25 k) of the users examines slot k.
+INTEREST_SHARPNESS = 4.0  # Inverse temperature of the soft maximum over a user's favourites.
+MATCH, APPEAL = 1.0, 0.3  # Weights in a creative's effect: the user's taste, general appeal.
+CROWDING = 0.4  # Utility lost per identical item above.
+CONTRAST = 0.2  # Utility per unit of attraction above the neighbours' mean.
+FATIGUE = 0.12  # Utility lost per ad above.
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """How much each part of a utility counts for one kind of response."""
+    """The weights of a utility's parts for one kind of response."""
 
     bias: float
     interest: float
@@ -46,15 +47,15 @@ CONVERT = Weights(bias=-3.0, interest=0.5, intent=1.5, distance=-0.3, quality=0.
 
 @struct.dataclass
 class Affinity:
-    """What a user in a session makes of each item, whatever stands around it; all `[B, N]`."""
+    """The parts of each item's utility that do not depend on the slate; all `[B, N]`."""
 
-    interest: jax.Array  # In [-1, 1], closeness to the user's favourites.
-    intent: jax.Array  # In [-1, 1], closeness to what is looked for now.
+    interest: jax.Array  # In [-1, 1], similarity to the user's favourites.
+    intent: jax.Array  # In [-1, 1], similarity to the session's intent.
     distance: jax.Array  # log(1 + kilometres from home).
     quality: jax.Array  # Standardised.
 
     def utility(self, weights: Weights) -> jax.Array:
-        """Adds up the parts, `[B, N]`, without creative and slate."""
+        """Returns the weighted sum of the parts, `[B, N]`, without creative and slate effects."""
         return (
             weights.bias
             + weights.interest * self.interest
@@ -77,10 +78,10 @@ def affinity(latents: Latents, user: Array, intent: Array, items: Array) -> Affi
     """Compares each item with the session's user and intent.
 
     Args:
-      latents: the world's.
+      latents: the world's latents.
       user: `[B]` int32.
-      intent: `[B]` int32, a POI like those looked for.
-      items: `[B, N]` int32 POI ids; what an empty place (-1) gets means nothing.
+      intent: `[B]` int32, a POI like those the user looks for.
+      items: `[B, N]` int32 POI ids; results at empty places (-1) have no meaning.
 
     Returns:
       The parts of the utility, `[B, N]`.
@@ -100,25 +101,25 @@ def affinity(latents: Latents, user: Array, intent: Array, items: Array) -> Affi
 
 
 def creative_effect(latents: Latents, user: Array, creatives: Array) -> jax.Array:
-    """How well creatives `[B, N]` please users `[B]`: their taste, and general appeal."""
+    """Returns the effect of creatives `[B, N]` on users `[B]`: taste match and general appeal."""
     taste = latents.user_taste[user]
     match = jnp.einsum("bnl,bl->bn", latents.creative_style[creatives], taste, precision="highest")
     return MATCH * match + APPEAL * latents.creative_appeal[creatives]
 
 
 def examination(num_slots: int) -> jax.Array:
-    """Share of users who look at each slot of a feed, `[K]`."""
+    """Returns the share of users who examine each slot, `[K]`."""
     return 1.0 / (1.0 + EXAMINATION_FALL * jnp.arange(num_slots))
 
 
 def slate_effect(latents: Latents, items: Array, is_ad: Array, attraction: Array) -> jax.Array:
-    """What the rest of the slate adds to each slot's utility.
+    """Computes the effect of the other slots on each slot's utility.
 
     Args:
-      latents: the world's.
+      latents: the world's latents.
       items: `[B, K]` int32, -1 where empty.
       is_ad: `[B, K]` bool.
-      attraction: `[B, K]` what shows at a glance: quality and creative.
+      attraction: `[B, K]` the visible part of the utility: quality and creative.
 
     Returns:
       `[B, K]` float32.
@@ -146,12 +147,12 @@ def responses(
     creatives: Array,
     is_ad: Array,
 ) -> Responses:
-    """The exact probabilities of every response to a slate.
+    """Computes the exact probabilities of every response to a slate.
 
     Args:
-      latents: the world's.
+      latents: the world's latents.
       user: `[B]` int32.
-      intent: `[B]` int32, a POI like those looked for.
+      intent: `[B]` int32, a POI like those the user looks for.
       items: `[B, K]` int32 POI ids, -1 where the slot is empty.
       creatives: `[B, K]` int32, of those POIs, -1 where the slot is empty.
       is_ad: `[B, K]` bool.
@@ -178,7 +179,7 @@ def responses(
 
 @struct.dataclass
 class Truth:
-    """The response model of a written log; a session is its row number over all files."""
+    """The true response model of a written log; session ids are row numbers over all files."""
 
     latents: Latents
     session_user: Array  # [sessions] int32.
@@ -195,7 +196,11 @@ class Truth:
 
     @classmethod
     def load(cls, folder: str | pathlib.Path) -> "Truth":
-        """Reads the truth of a dataset folder; raises FileNotFoundError where it has none."""
+        """Reads the truth of a dataset folder.
+
+        Raises:
+          FileNotFoundError: the folder has no truth.
+        """
         path = pathlib.Path(folder) / "truth"
         if not path.is_dir():
             raise FileNotFoundError(f"{path}: no such folder: this log has no known truth")
@@ -205,6 +210,6 @@ class Truth:
             return cls(latents, jnp.asarray(arrays["user"]), jnp.asarray(arrays["intent"]))
 
     def responses(self, session: Array, items: Array, creatives: Array, is_ad: Array) -> Responses:
-        """The exact probabilities of slates `[B, K]` shown in sessions `[B]`."""
+        """Returns the exact response probabilities of slates `[B, K]` in sessions `[B]`."""
         user, intent = self.session_user[session], self.session_intent[session]
         return responses(self.latents, user, intent, items, creatives, is_ad)

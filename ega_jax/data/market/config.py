@@ -1,4 +1,4 @@
-"""The shape of an ad market: everything that decides what a log contains."""
+"""The config of a simulated ad market."""
 
 import dataclasses
 
@@ -11,10 +11,10 @@ SIZE_NAMES = ("tiny", "small", "large")
 
 @dataclasses.dataclass(frozen=True)
 class MarketOrigin:
-    """Where a market comes from, whatever its size."""
+    """The world and seed of a market."""
 
     world: str = setting("synthetic", choices=WORLDS)  # yelp: real POIs and visits.
-    seed: int = setting(0, at_least=0)  # Of all that is drawn.
+    seed: int = setting(0, at_least=0)  # Seeds all random draws.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +22,16 @@ class MarketSettings(MarketOrigin):
     """The group `data.market`."""
 
     size: str = setting("tiny", choices=SIZE_NAMES)
-    # World yelp: the folder of the public sequences; not read again once the market is made.
+    # World yelp: the folder of the public sequences; read only when the market is made.
     sequences: str = setting("", binds=NOTHING)
-    num_slots: int = setting(0, at_least=0)  # K; 0: as the size says.
+    num_slots: int = setting(0, at_least=0)  # K; 0: the size's default.
 
     @property
     def config(self) -> "MarketConfig":
-        """The shape of the market.
+        """The market's config.
 
         Raises:
-          UserError: it could not fill its requests.
+          UserError: the market cannot fill its requests.
         """
         size = SIZES[self.size]
         num_slots = self.num_slots or size.num_slots
@@ -42,29 +42,29 @@ class MarketSettings(MarketOrigin):
 class MarketConfig(MarketOrigin):
     """Sizes and seed of a market; the same config always gives the same log.
 
-    `num_categories` and `num_subcategories` shape the synthetic taxonomy only: the world `yelp`
-    takes its POIs, categories, embeddings and visits from a folder of public sequences, at most
-    `num_pois` POIs (the most visited) and `num_users` users of them.
+    The world `yelp` takes its POIs, categories, embeddings and visits from a folder of public
+    sequences: the `num_pois` most visited POIs and at most `num_users` users. `num_categories` and
+    `num_subcategories` apply to the synthetic world only.
     """
 
     num_pois: int = 600
     num_users: int = 2000
     num_sessions: int = 24_000
     num_slots: int = 5  # K, items shown per request.
-    history_length: int = 16  # T, behaviours remembered per user.
-    num_ads: int = 16  # Ad candidates of a request.
-    num_organic: int = 16  # Organic candidates of a request.
+    history_length: int = 16  # T, behaviours kept per user.
+    num_ads: int = 16  # Ad candidates per request.
+    num_organic: int = 16  # Organic candidates per request.
     num_categories: int = 6
     num_subcategories: int = 5  # Per category.
     latent_dim: int = 16
     style_dim: int = 8
-    poi_embedding_dim: int = 64  # The world `yelp` keeps the width it is given.
+    poi_embedding_dim: int = 64  # The world `yelp` keeps the width of its embeddings.
     creative_embedding_dim: int = 32
     advertiser_share: float = 0.5  # Share of POIs that buy ads.
-    chunk_size: int = 4096  # Sessions simulated at once, each of another user.
+    chunk_size: int = 4096  # Sessions simulated at once, each of a different user.
 
     def __post_init__(self):
-        """Refuses a market that could not fill its requests."""
+        """Refuses a market that cannot fill its requests."""
         if self.world not in WORLDS:
             raise UserError(f"world {self.world!r} is unknown: choose one of {', '.join(WORLDS)}")
         for field in dataclasses.fields(self):
@@ -91,7 +91,7 @@ class MarketConfig(MarketOrigin):
 
     @property
     def num_advertisers(self) -> int:
-        """POIs that buy ads."""
+        """The number of POIs that buy ads."""
         return int(self.num_pois * self.advertiser_share)
 
 

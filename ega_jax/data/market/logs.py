@@ -22,14 +22,14 @@ from ega_jax.data.market.recall import Candidates, recall
 from ega_jax.data.market.world import Latents, MarketConfig, Supply, World, make_world
 
 START_TIME = 1_700_000_000  # Seconds since 1970.
-SPAN = 28 * 86_400  # Seconds that a log covers, whatever its number of sessions.
+SPAN = 28 * 86_400  # Seconds covered by a log of any number of sessions.
 ROW_GROUP = 4096
 ROWS_PER_FILE = 8 * ROW_GROUP
 
 
 @struct.dataclass
 class Chunk:
-    """A chunk of sessions as they happened."""
+    """A chunk of simulated sessions."""
 
     user: jax.Array  # [B] int32, distinct.
     intent: jax.Array  # [B] int32.
@@ -48,18 +48,20 @@ def write_market(
     sequences_folder: str | pathlib.Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Writes a market's log, with its truth in a subfolder of its own.
+    """Writes a market's log, with its true response model in the subfolder `truth`.
 
-    Everything goes to a temporary sibling first, so that the folder is complete or absent.
+    All files are first written to a temporary folder, so that `folder` is complete or absent.
 
     Args:
-      config: of the market.
-      folder: to be made; may exist when empty.
+      config: the market's config.
+      folder: the folder to make; it may exist if it is empty.
       sequences_folder: for the world `yelp`, a folder in the sequences format.
-      progress: called with the number of sessions written so far and in all.
+      progress: called with the number of sessions written so far and the total.
 
     Raises:
-      FileExistsError: when the folder has something in it.
+      FileExistsError: the folder is not empty.
+      UserError: the world `yelp` has no folder, or the folder holds too little data.
+      DataError: the sequences folder breaks a rule of its format.
     """
     folder = pathlib.Path(folder).absolute()
     if folder.exists() and any(folder.iterdir()):
@@ -80,7 +82,7 @@ def write_market(
 
 
 def simulate(world: World) -> Iterator[Chunk]:
-    """Yields the sessions of a market chunk by chunk, computing one chunk ahead."""
+    """Yields the sessions of a market in chunks, and computes one chunk ahead."""
     start_key, key = jax.random.split(jax.random.key(world.config.seed))
     users = behaviour.start(start_key, world)
     size = min(world.config.chunk_size, max(world.config.num_users // 2, 1))
@@ -109,7 +111,7 @@ def _chunk(
     config: MarketConfig,
     size: int,
 ) -> tuple[Users, Chunk]:
-    """Plays one session of each of `size` users, who come more often when active."""
+    """Simulates one session for each of `size` users, sampled by activity without replacement."""
     keys = jax.random.split(key, 6)
     wait = jax.random.exponential(keys[0], supply.log_activity.shape)
     user = jax.lax.top_k(supply.log_activity - jnp.log(wait), size)[1]
@@ -130,7 +132,7 @@ def _chunk(
 
 
 def _feedback(key: jax.Array, truth: Responses) -> dict[str, jax.Array]:
-    """Draws what the users did, `[B, K]` bool each."""
+    """Draws clicks, image clicks and conversions, `[B, K]` bool each."""
     draws = jax.random.uniform(key, (3, *truth.click_poi.shape))
     click = draws[0] < truth.click_poi
     return {
@@ -143,7 +145,7 @@ def _feedback(key: jax.Array, truth: Responses) -> dict[str, jax.Array]:
 def _remember(
     key: jax.Array, latents: Latents, supply: Supply, users: Users, chunk: Chunk
 ) -> Users:
-    """Adds the clicked items, and for some a visit elsewhere, to the users' histories."""
+    """Adds clicked items, and for a share of users a visit elsewhere, to the histories."""
     share_key, visit_key, creative_key = jax.random.split(key, 3)
     clicked = chunk.click_poi | chunk.click_image
     visited = behaviour.visit(visit_key, latents, supply, chunk.user, chunk.intent)
@@ -198,7 +200,7 @@ def _write_sessions(
 
 
 def _table(chunk: Chunk, first: int, total: int) -> pa.Table:
-    """Lays a chunk out in the columns of the ad-log format; its first row is row `first`."""
+    """Converts a chunk to the columns of the ad-log format; its first session has id `first`."""
     row = first + np.arange(len(chunk.user), dtype=np.int64)
     columns = {
         "session_id": row,
@@ -221,7 +223,7 @@ def _table(chunk: Chunk, first: int, total: int) -> pa.Table:
 
 
 def _lists(values: Array, where: Array | None = None) -> pa.ListArray:
-    """One list per row of `[B, N]` values, of those `where` holds."""
+    """Returns one list per row of `[B, N]` values, with the values where `where` is true."""
     values = np.asarray(values)
     kept = np.ones(values.shape, bool) if where is None else np.asarray(where)
     offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)

@@ -1,9 +1,10 @@
-"""The logging policy: a noisy eCPM cascade that explores, with known propensities.
+"""The logging policy: a noisy eCPM cascade with exploration and known propensities.
 
-1 to 4 ads go to random slots, taken one by one by predicted eCPM; the other slots take the organic
-items in upstream order. With probability 0.3 an ad or a creative is swapped for a uniformly random
-one. So every full slate of 1 to 4 ads that keeps the organic order has a positive propensity;
-slates without ads, of ads alone or of more than 4 ads have none.
+The policy puts 1 to 4 ads into random slots. It draws the ads one by one by predicted eCPM; the
+prediction is the true utility plus noise. The other slots take the organic items in upstream order.
+With probability 0.3 each choice of an ad or a creative is uniformly random. So every full slate of
+1 to 4 ads that keeps the organic order has a positive propensity; slates with no ad, only ads or
+more than 4 ads have propensity 0.
 """
 
 import math
@@ -19,7 +20,7 @@ from ega_jax.data.market.world import Latents, Supply
 
 MAX_ADS = 4
 SWAP = 0.3  # Probability that a choice is uniformly random.
-PREDICTION_NOISE = 0.5  # Standard deviation of the logged ranker's errors in the utility.
+PREDICTION_NOISE = 0.5  # Standard deviation of the noise in the predicted utility.
 AD_SHARPNESS = 3.0  # Logit of an ad per unit of its predicted log eCPM.
 CREATIVE_SHARPNESS = 2.0  # Logit of a creative per unit of its predicted effect.
 
@@ -42,18 +43,18 @@ def cascade(
     candidates: Candidates,
     num_slots: int,
 ) -> Shown:
-    """Predicts with errors, then draws a slate and its creatives from the policy.
+    """Predicts utilities with noise, then draws a slate and its creatives from the policy.
 
     Args:
-      key: consumed.
-      latents: the world's.
-      supply: the world's.
+      key: random key.
+      latents: the world's latents.
+      supply: the world's supply.
       user: `[B]` int32.
       candidates: at least `num_slots` ads and as many organic items.
       num_slots: `K`.
 
     Returns:
-      The slates, full, with their propensities.
+      Full slates with their propensities.
     """
     slate_key, noise_key, creative_key = jax.random.split(key, 3)
     b, a = candidates.ad_poi.shape
@@ -75,11 +76,11 @@ def cascade(
 def draw_slate(
     key: jax.Array, logits: jax.Array, ad_poi: jax.Array, organic_poi: jax.Array, num_slots: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Draws the places of the ads, then the ads; the organic items follow in order.
+    """Draws the slots of the ads, then the ads; organic items fill the other slots in order.
 
     Args:
-      key: consumed.
-      logits: `[B, A]` of the ads.
+      key: random key.
+      logits: `[B, A]` logits of the ads.
       ad_poi: `[B, A]` int32.
       organic_poi: `[B, O]` int32, best first.
       num_slots: `K`.
@@ -108,12 +109,12 @@ def draw_slate(
 
 
 def explore(uniform: jax.Array, logits: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Draws along the last axis from a softmax mixed with a uniform choice.
+    """Draws along the last axis from a mixture of a softmax and a uniform distribution.
 
     Args:
       uniform: `[...]` in [0, 1).
       logits: `[..., N]`.
-      where: `[..., N]` bool, what can be drawn.
+      where: `[..., N]` bool, the entries that can be drawn.
 
     Returns:
       The choice `[...]` and its log-probability `[...]`.
@@ -128,7 +129,7 @@ def explore(uniform: jax.Array, logits: jax.Array, where: jax.Array) -> tuple[ja
 def _ad_slots(
     count_uniform: jax.Array, slot_uniform: jax.Array, most: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Draws how many ads `[B]` and where: `[B, K]` bool and its log-probability `[B]`."""
+    """Draws the number of ads and their slots: `[B, K]` bool, and its log-probability `[B]`."""
     num_slots = slot_uniform.shape[1]
     count = 1 + below(count_uniform, most)
     rank = jnp.argsort(jnp.argsort(slot_uniform))

@@ -10,21 +10,21 @@ from ega_jax.data.market.config import MarketConfig
 from ega_jax.data.market.sampling import distinct
 from ega_jax.data.market.world import Latents, Supply
 
-INTENT_SHARE = 0.6  # Of the related POIs recalled; the rest are like the user's favourites.
-BIDDING_SHARE = 0.5  # Of the related advertisers; the others have spent their budget.
+INTENT_SHARE = 0.6  # Share of related POIs that match the intent; the rest match a favourite.
+BIDDING_SHARE = 0.5  # Share of related advertisers that bid; the others have spent their budget.
 UPSTREAM_NOISE = 1.0  # Standard deviation of the upstream ranker's error in the utility.
-VALUE_LOG_SD_REQUEST = 0.3  # How a click's value varies between an advertiser's requests.
+VALUE_LOG_SD_REQUEST = 0.3  # Standard deviation of a click's log value over an ad's requests.
 VALUE_LOG_RELEVANCE = 0.1  # Log value per standard deviation of relevance in the request.
 
 
 @struct.dataclass
 class Candidates:
-    """What may be shown in `B` requests."""
+    """The candidates of `B` requests."""
 
     ad_poi: jax.Array  # [B, A] int32, distinct.
     ad_bid: jax.Array  # [B, A] float32, the true value of a click, in currency.
-    ad_utility: jax.Array  # [B, A] float32, true utility without creative and slate.
-    organic_poi: jax.Array  # [B, O] int32, distinct and none of the ads, best first.
+    ad_utility: jax.Array  # [B, A] float32, true utility without creative and slate effects.
+    organic_poi: jax.Array  # [B, O] int32, distinct, disjoint from the ads, best first.
 
 
 def recall(
@@ -38,12 +38,12 @@ def recall(
     """Recalls related and random POIs, and keeps the best by a noisy utility.
 
     Args:
-      key: consumed.
-      latents: the world's.
-      supply: the world's.
+      key: random key.
+      latents: the world's latents.
+      supply: the world's supply.
       user: `[B]` int32.
       intent: `[B]` int32 POI ids.
-      config: gives the numbers of candidates.
+      config: holds the numbers of candidates.
 
     Returns:
       Full lists of distinct candidates.
@@ -66,7 +66,7 @@ def _pool(
     intent: jax.Array,
     config: MarketConfig,
 ) -> tuple[jax.Array, jax.Array]:
-    """Recalls POIs `[B, M]`, and whether they bid: related ones, random advertisers, anyone."""
+    """Recalls related POIs, random advertisers and random POIs `[B, M]`, and whether each bids."""
     b, a, n = len(user), config.num_ads, config.num_ads + config.num_organic
     related_key, random_key = jax.random.split(key)
     by_intent, liking, place, spending = jax.random.uniform(related_key, (4, b, n))
@@ -92,8 +92,8 @@ def _shortlist(
     """Takes the best bidding POIs of a pool as ads, and the best of the rest as organic items.
 
     Args:
-      pool: `[B, M]` int32 POI ids; at least A of them distinct and bidding, A + O distinct.
-      bidding: `[B, M]` bool; a POI that bids anywhere in the pool bids.
+      pool: `[B, M]` int32 POI ids; at least A distinct ones bid, at least A + O are distinct.
+      bidding: `[B, M]` bool; a POI counts as bidding if any of its entries bids.
       utility: `[B, M]` float32.
       noise: `[B, M]` float32, added for ranking.
       num_ads: `A`.
@@ -115,7 +115,7 @@ def _shortlist(
 
 
 def _bids(key: jax.Array, supply: Supply, ad_poi: jax.Array, utility: jax.Array) -> jax.Array:
-    """The value of a click of each ad `[B, A]`, a little higher where the ad is relevant."""
+    """Draws the value of a click for each ad `[B, A]`; it increases slightly with relevance."""
     centred = utility - utility.mean(axis=1, keepdims=True)
     relevance = centred / jnp.maximum(centred.std(axis=1, keepdims=True), 1e-6)
     noise = VALUE_LOG_SD_REQUEST * jax.random.normal(key, ad_poi.shape)

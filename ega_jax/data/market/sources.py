@@ -1,4 +1,4 @@
-"""Where a market's POIs come from: drawn at random, or a folder of public sequences."""
+"""Sources of a market's POIs: random draws, or a folder of public sequences."""
 
 import collections
 import dataclasses
@@ -19,35 +19,35 @@ CATEGORY_NAMES = (
     *("Dessert", "Sushi", "Hotel", "Cinema", "Massage", "Hairdresser", "Gym", "Florist"),
     *("Pharmacy", "Bookshop", "Karaoke", "Clinic"),
 )
-SUBCATEGORY_SPREAD = 0.7  # Length of the step from a category's centre to a subcategory's.
-POI_SPREAD = 0.6  # Length of the step from a subcategory's centre to a POI.
-MIN_VISITS = 3  # A real user needs this many visits to known POIs.
-COMMON_TAG = 0.1  # A tag on a larger share of POIs is a category, no subcategory.
-RARE_TAG = 0.002  # A tag on a smaller share of POIs is no subcategory either.
+SUBCATEGORY_SPREAD = 0.7  # Distance of a subcategory's centre from its category's, unnormalised.
+POI_SPREAD = 0.6  # Distance of a POI from its subcategory's centre, unnormalised.
+MIN_VISITS = 3  # Least number of a real user's visits to kept POIs.
+COMMON_TAG = 0.1  # A tag on a larger share of POIs cannot be a subcategory.
+RARE_TAG = 0.002  # A tag on a smaller share of POIs cannot be a subcategory.
 
 
 @dataclasses.dataclass(frozen=True)
 class Visits:
-    """What real users visited."""
+    """The visits of real users."""
 
-    poi: np.ndarray  # [V] int32 POI ids, users one after another, in time order.
-    offsets: np.ndarray  # [U + 1] int64, where each user's visits start.
+    poi: np.ndarray  # [V] int32 POI ids, user by user, in time order.
+    offsets: np.ndarray  # [U + 1] int64, start of each user's visits.
 
     def latest(self, count: int) -> np.ndarray:
-        """Cuts each user's last visits: `[U, count]`, -1 padding on the left."""
+        """Returns each user's last visits `[U, count]`, -1 padding on the left."""
         index = self.offsets[1:, None] - count + np.arange(count)
         known = index >= self.offsets[:-1, None]
         return np.where(known, self.poi[np.maximum(index, 0)], -1).astype(np.int32)
 
     def sample(self, uniform: np.ndarray) -> np.ndarray:
-        """Picks visits of each user, one for each uniform `[U, N]` in [0, 1)."""
+        """Picks one visit of each user per uniform `[U, N]` in [0, 1)."""
         step = (uniform * np.diff(self.offsets)[:, None]).astype(np.int64)
         return self.poi[self.offsets[:-1, None] + step]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """POIs with their latents and, of a real source, what learners see and who visited them."""
+    """POIs with their latents; a real source also has their embeddings and visits."""
 
     latent: np.ndarray  # [P, L] float32, unit length.
     quality: np.ndarray  # [P] float32, standardised.
@@ -102,15 +102,15 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
     log of the number of visits, and the taxonomy comes from the POIs' tags.
 
     Args:
-      config: keeps its `num_pois` most visited POIs and `num_users` users.
-      folder: holds `items.parquet` and `sequences.parquet`.
+      config: its `num_pois` and `num_users` bound the numbers of POIs and users.
+      folder: a folder with `items.parquet` and `sequences.parquet`.
 
     Returns:
-      The source, with at most `num_pois` POIs and users of at least `MIN_VISITS` visits.
+      The source, with the most visited POIs and users of at least `MIN_VISITS` visits to them.
 
     Raises:
-      DataError: when the folder breaks a rule of its format.
-      UserError: when it holds an ad log, or no user has enough visits.
+      DataError: the folder breaks a rule of its format.
+      UserError: the folder holds an ad log, or no user has enough visits.
     """
     folder = pathlib.Path(folder)
     if validate(folder).format != "sequences":
@@ -144,7 +144,7 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
 def _kept_visits(
     visits: np.ndarray, lengths: np.ndarray, kept: np.ndarray, num_items: int, num_users: int
 ) -> Visits:
-    """Renumbers the visits to kept POIs and drops the others, then users with too few."""
+    """Drops visits to other POIs, renumbers the rest, and drops users with too few visits."""
     new_id = np.full(num_items, -1, np.int32)
     new_id[kept] = np.arange(len(kept))
     visits = new_id[visits]
@@ -156,7 +156,7 @@ def _kept_visits(
 
 
 def _principal_components(x: np.ndarray, num_components: int) -> np.ndarray:
-    """Projects `[P, E]` rows on their main directions and scales them to unit length."""
+    """Projects `[P, E]` rows on their principal directions and scales them to unit length."""
     x = x - x.mean(axis=0)
     num_components = min(num_components, x.shape[1])
     _, directions = np.linalg.eigh(x.T @ x)
@@ -164,7 +164,11 @@ def _principal_components(x: np.ndarray, num_components: int) -> np.ndarray:
 
 
 def _taxonomy(tags: list[list[str]]) -> tuple[np.ndarray, list[str]]:
-    """Makes two levels of a POI's tags: its commonest tag, and its commonest that is not common."""
+    """Derives a category and a subcategory from each POI's tags.
+
+    The category is the POI's most frequent tag. The subcategory is its most frequent tag whose
+    share of POIs is from `RARE_TAG` to `COMMON_TAG`, or the category if there is none.
+    """
     count = collections.Counter(tag for row in tags for tag in row)
     low, high = RARE_TAG * len(tags), COMMON_TAG * len(tags)
     pairs = []

@@ -1,8 +1,9 @@
-"""The market's entities: what is true of POIs, creatives and users, and what learners see of it.
+"""The market's entities: POIs, creatives and users, with latents and observable embeddings.
 
-Latents decide the clicks (`clicks.py`); learners get embeddings, a fixed random nonlinear map of
-the latents plus noise. A user's interests are three favourite POIs: in the synthetic world drawn
-by quality, in a real one taken from the user's own visits.
+Latents determine the clicks (`clicks.py`) and are hidden from the models. The models see
+embeddings: a fixed random nonlinear map of the latents plus noise, or the real POI embeddings of
+the world `yelp`. A user's interests are three favourite POIs: drawn by quality in the synthetic
+world, drawn from the user's own visits in the world `yelp`.
 """
 
 import dataclasses
@@ -29,7 +30,7 @@ MIN_CREATIVES, MAX_CREATIVES = 2, 5
 NUM_DISTRICTS = 8
 CITY_SIZE = 10.0  # Kilometres.
 DISTRICT_SIZE = 0.8  # Standard deviation of places in a district, kilometres.
-EMBEDDING_NOISE = 0.2  # Standard deviation, against 1 of the signal.
+EMBEDDING_NOISE = 0.2  # Standard deviation; the signal's is 1.
 VALUE_LOG_MEAN = 1.0  # Log of the median value of a click, in currency.
 VALUE_LOG_SD_CATEGORY = 0.58
 VALUE_LOG_SD_ADVERTISER = 0.60
@@ -37,7 +38,7 @@ VALUE_LOG_SD_ADVERTISER = 0.60
 
 @struct.dataclass
 class Latents:
-    """What the true response model depends on; hidden from learners."""
+    """The parameters of the true response model; hidden from the trained models."""
 
     poi_latent: jax.Array  # [P, L] float32, unit length.
     poi_place: jax.Array  # [P, 2] float32, kilometres.
@@ -45,22 +46,22 @@ class Latents:
     creative_style: jax.Array  # [R, L'] float32, unit length.
     creative_appeal: jax.Array  # [R] float32, standardised.
     user_favourite: jax.Array  # [U, 3] int32 POI ids.
-    user_weight: jax.Array  # [U, 3] float32, of each favourite, sum 1.
+    user_weight: jax.Array  # [U, 3] float32 weights of the favourites, sum 1.
     user_home: jax.Array  # [U, 2] float32, kilometres.
     user_taste: jax.Array  # [U, L'] float32, unit length.
 
 
 @struct.dataclass
 class Supply:
-    """What can be shown, and what a click is worth to whom."""
+    """The POIs that can be shown, the advertisers, and their values of a click."""
 
     subcategory: jax.Array  # [P] int32.
     pois: Groups  # All POIs by subcategory.
     advertisers: jax.Array  # [A'] int32, POIs that buy ads.
-    advertises: jax.Array  # [P] bool, the same.
-    log_value: jax.Array  # [P] float32, log of the usual value of a click, log currency.
+    advertises: jax.Array  # [P] bool, whether the POI buys ads.
+    log_value: jax.Array  # [P] float32, log of the typical value of a click in currency.
     poi_creatives: jax.Array  # [P, M] int32 creative ids, -1 where none.
-    log_activity: jax.Array  # [U] float32, log of how often a user comes.
+    log_activity: jax.Array  # [U] float32, log of a user's rate of sessions.
 
 
 @struct.dataclass
@@ -72,10 +73,10 @@ class World:
     poi_embedding: np.ndarray  # [P, E] float32.
     creative_embedding: np.ndarray  # [R, E'] float32.
     creative_poi: np.ndarray  # [R] int32, ascending.
-    visits: np.ndarray | None  # [U, T] int32 real starting histories, -1 padding on the left.
+    visits: np.ndarray | None  # [U, T] int32 real initial histories, -1 padding on the left.
     titles: list[str] = struct.field(pytree_node=False)
     categories: list[str] = struct.field(pytree_node=False)
-    config: MarketConfig = struct.field(pytree_node=False)  # With the sizes really found.
+    config: MarketConfig = struct.field(pytree_node=False)  # With the actual sizes.
 
 
 def make_world(config: MarketConfig, sequences_folder: str | pathlib.Path | None = None) -> World:
@@ -86,11 +87,11 @@ def make_world(config: MarketConfig, sequences_folder: str | pathlib.Path | None
       sequences_folder: for the world `yelp`, a folder in the sequences format.
 
     Returns:
-      The world; its `config` has the numbers of POIs and users really there.
+      The world; its `config` has the actual numbers of POIs and users.
 
     Raises:
-      UserError: when the world `yelp` has no folder, or too little is in it.
-      DataError: when the folder breaks a rule of its format.
+      UserError: the world `yelp` has no folder, or the folder holds too little data.
+      DataError: the folder breaks a rule of its format.
     """
     rng = np.random.default_rng(config.seed)
     if config.world == "synthetic":
@@ -123,7 +124,7 @@ def make_world(config: MarketConfig, sequences_folder: str | pathlib.Path | None
 
 
 def _owners(num_pois: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Gives each POI 2 to 5 creatives: the owner `[R]` of each, and their ids `[P, 5]`."""
+    """Gives each POI 2 to 5 creatives: returns each creative's POI `[R]` and the ids `[P, 5]`."""
     count = rng.integers(MIN_CREATIVES, MAX_CREATIVES + 1, size=num_pois)
     first = np.cumsum(count) - count
     slot = np.arange(MAX_CREATIVES)
@@ -134,7 +135,7 @@ def _owners(num_pois: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
 def _latents(
     config: MarketConfig, source: Source, num_creatives: int, rng: np.random.Generator
 ) -> Latents:
-    """Draws places, creatives and users around the source's POIs."""
+    """Draws the places of the source's POIs, and latents of creatives and users."""
     u = config.num_users
     districts = rng.uniform(0, CITY_SIZE, size=(NUM_DISTRICTS, 2))
     district = districts[rng.integers(NUM_DISTRICTS, size=config.num_pois)]
@@ -155,7 +156,7 @@ def _latents(
 
 
 def _favourites(config: MarketConfig, source: Source, rng: np.random.Generator) -> np.ndarray:
-    """Chooses `[U, 3]` POIs a user likes best: among the user's visits, or by quality."""
+    """Draws each user's favourite POIs `[U, 3]`: from the user's visits, or by quality."""
     shape = (config.num_users, NUM_FAVOURITES)
     if source.visits is not None:
         return source.visits.sample(rng.random(shape))
@@ -166,7 +167,7 @@ def _favourites(config: MarketConfig, source: Source, rng: np.random.Generator) 
 def _supply(
     config: MarketConfig, source: Source, poi_creatives: np.ndarray, rng: np.random.Generator
 ) -> Supply:
-    """Chooses who advertises, and what a click is worth: log-normal by category and advertiser."""
+    """Draws the advertisers and log-normal values of a click, by subcategory and advertiser."""
     num_groups = int(source.subcategory.max()) + 1
     buyers = np.sort(rng.choice(config.num_pois, size=config.num_advertisers, replace=False))
     group_value = standardise(rng.normal(size=num_groups)[source.subcategory])
@@ -193,7 +194,7 @@ def _device(fields: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def _group(group: np.ndarray, num_groups: int) -> Groups:
-    """Lists the rows of `group [P]` by their group."""
+    """Sorts the rows of `group [P]` by their group."""
     start = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=num_groups))])
     return Groups(**_device({"members": np.argsort(group, kind="stable"), "start": start}))
 
