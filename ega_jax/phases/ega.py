@@ -26,8 +26,8 @@ S = TypeVar("S", bound=EGA)
 
 def train_ega(run: AuctionTraining) -> EGA:
     """Returns EGA with its generator aligned by policy gradient (32), or trained in one stage."""
-    system = ega_with(run, params={})
     if run.settings.alignment.joint_rows:
+        system = ega_with(run, params={})
         params = run.train_phase(_joint_phase(run, system))
         return dataclasses.replace(system, decoder=system.decoder.with_parameters(params))
     system = ega_with(run, run.pretraining.restore_generator())
