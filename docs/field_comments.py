@@ -46,8 +46,8 @@ class FieldComments(griffe.Extension):
         lines = cls.filepath.read_text().splitlines()
         described = [
             f"  {field.name}: {text}"
-            for field in cls.attributes.values()
-            if field.is_public and (text := _description(field, lines))
+            for field in cls.members.values()  # Its own: inherited ones are in another file.
+            if field.is_attribute and field.is_public and (text := _description(field, lines))
         ]
         if described:
             cls.docstring.value += "\n\nAttributes:\n" + "\n".join(described)

@@ -19,6 +19,12 @@ class Sizes:
     _hidden: int = 1  # Not public.
 
 
+class Larger(Sizes):
+    """Inherits fields."""
+
+    depth: int = 2  # Layers.
+
+
 class Documented:
     """Has its own section.
 
@@ -45,6 +51,11 @@ def test_comments_and_defaults_are_described(module):
         "  width: D, of the states. Default: `64`.",
         "  probes: A comment above, on two lines. Default: `(0.0, 1.0)`.",
     ]
+
+
+def test_inherited_fields_are_left_to_their_class(module):
+    section = module["Larger"].docstring.value.partition("Attributes:\n")[2]
+    assert section.splitlines() == ["  depth: Layers. Default: `2`."]
 
 
 def test_a_section_of_its_own_stays(module):
