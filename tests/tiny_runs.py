@@ -1,6 +1,7 @@
 """Datasets and a config so small that every phase of pre-training takes seconds; and its death."""
 
 import importlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -162,3 +163,20 @@ def run_command(module, arguments, output):
     sys.argv = [module, *arguments]
     module = importlib.import_module(module)
     command.run(module.main, module.__doc__)
+
+
+def run_apart(module, arguments, folder):
+    """Runs a command in a process of its own: its exit code and all that it prints."""
+    output = folder / "printed.txt"
+    arguments = [str(argument) for argument in arguments]
+    process = forkserver().Process(target=run_command, args=(module, arguments, str(output)))
+    process.start()
+    process.join()
+    return process.exitcode, output.read_text()
+
+
+def forkserver():
+    """Starts processes that have imported the package already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.common.runs"])
+    return context

@@ -1,7 +1,6 @@
 """From a pre-trained workdir to a priced auction: results, kills, devices, systems."""
 
 import json
-import multiprocessing
 import re
 import shutil
 import signal
@@ -13,7 +12,7 @@ import pytest
 import tiny_auction
 from absl.testing import flagsaver
 from tiny_auction import PHASES, STEPS, align, copied, training
-from tiny_runs import NUM_SLOTS, Flag
+from tiny_runs import NUM_SLOTS, Flag, forkserver
 
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import request_of
@@ -66,8 +65,7 @@ def test_every_phase_logs_every_step(finished):
 def test_killed_and_resumed_is_as_never_stopped(finished, tmp_path):
     config, workdir = finished
     copied(workdir, tmp_path)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ega_jax.training.loop"])
+    context = forkserver()
     for phase, step in KILLS:
         arguments = (config, str(tmp_path), phase, step)
         process = context.Process(target=tiny_auction.train_and_die, args=arguments)

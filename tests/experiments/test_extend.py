@@ -1,7 +1,6 @@
 """The command that adds items: what it takes from the command line, and what it prints."""
 
 import json
-import multiprocessing
 import shutil
 
 import jax
@@ -29,13 +28,7 @@ def tokenized(tmp_path_factory):
 
 def run(arguments, tmp_path):
     """Exit code and all that the command prints."""
-    output = tmp_path / "printed.txt"
-    context = multiprocessing.get_context("forkserver")
-    target = ("experiments.extend", [str(argument) for argument in arguments], str(output))
-    process = context.Process(target=tiny_runs.run_command, args=target)
-    process.start()
-    process.join()
-    return process.exitcode, output.read_text()
+    return tiny_runs.run_apart("experiments.extend", arguments, tmp_path)
 
 
 def test_an_item_that_is_appended_gets_codes(tokenized, tmp_path, monkeypatch):

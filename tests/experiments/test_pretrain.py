@@ -1,7 +1,6 @@
 """From a dataset to a pre-trained generator in one workdir: results, restarts, kills, devices."""
 
 import json
-import multiprocessing
 import shutil
 import signal
 
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tiny_runs
-from tiny_runs import NUM_POIS, STEPS, tiny_config
+from tiny_runs import NUM_POIS, STEPS, forkserver, tiny_config
 
 from ega_jax.evaluation.interest import creative_unigram
 from ega_jax.phases.pretraining import Pretraining
@@ -160,8 +159,7 @@ def kill_points():
 
 def test_killed_and_resumed_is_as_never_stopped(finished, tmp_path):
     config, workdir = finished
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ega_jax.training.loop"])
+    context = forkserver()
     for phase, step in kill_points():
         arguments = (config, str(tmp_path), phase, step)
         process = context.Process(target=tiny_runs.train_and_die, args=arguments)

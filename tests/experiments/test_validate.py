@@ -1,18 +1,10 @@
-import multiprocessing
-
 import pytest
 import tiny_runs
 
 
 def run(arguments, tmp_path):
     """Exit code and all that the command prints."""
-    output = tmp_path / "printed.txt"
-    context = multiprocessing.get_context("forkserver")
-    target = ("experiments.validate", [str(argument) for argument in arguments], str(output))
-    process = context.Process(target=tiny_runs.run_command, args=target)
-    process.start()
-    process.join()
-    return process.exitcode, output.read_text()
+    return tiny_runs.run_apart("experiments.validate", arguments, tmp_path)
 
 
 def contents(folder):

@@ -1,13 +1,13 @@
 """What a user meets on a wrong command line: one message that names the culprit, nothing spoilt."""
 
 import json
-import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny_runs
+from tiny_runs import run_apart as run
 from tiny_runs import tiny_config
 
 from ega_jax.data.tables import DataError
@@ -21,19 +21,6 @@ from ega_jax.training.loop import NonFiniteLossError
 from experiments.common import command
 
 PRETRAIN, EVALUATE = "experiments.pretrain", "experiments.evaluate"
-
-
-def run(module, arguments, tmp_path):
-    """Exit code and all that the command prints."""
-    output = tmp_path / "printed.txt"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ega_jax.training.loop"])
-    arguments = [str(argument) for argument in arguments]
-    target = (module, arguments, str(output))
-    process = context.Process(target=tiny_runs.run_command, args=target)
-    process.start()
-    process.join()
-    return process.exitcode, output.read_text()
 
 
 def contents(folder):

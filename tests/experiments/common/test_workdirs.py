@@ -1,7 +1,6 @@
 """Workdirs and their settings: absolute paths, more steps, and older files."""
 
 import json
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -53,18 +52,12 @@ def test_relative_paths_of_data_become_absolute(tmp_path, monkeypatch):
 
 def test_a_command_keeps_the_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    context = multiprocessing.get_context("forkserver")
     workdir = tmp_path / "run"
     config = f"--config={tiny_runs.market.__file__}:tiny"
     arguments = [f"--workdir={workdir}", config, "--config.data.path=nowhere"]
-    process = context.Process(
-        target=tiny_runs.run_command,
-        args=("experiments.pretrain", arguments, str(tmp_path / "printed.txt")),
-    )
-    process.start()
-    process.join()
-    assert process.exitcode == 1, "there is no such folder"
-    assert f"{tmp_path}/nowhere" in (tmp_path / "printed.txt").read_text()
+    code, printed = tiny_runs.run_apart("experiments.pretrain", arguments, tmp_path)
+    assert code == 1, "there is no such folder"
+    assert f"{tmp_path}/nowhere" in printed
     assert read_config(workdir)["data"]["path"] == str(tmp_path / "nowhere")
 
 
