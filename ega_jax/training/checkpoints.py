@@ -168,7 +168,8 @@ def check_workdir(
 ) -> None:
     """Binds a workdir to a config: writes `config.json`, or compares it with the one there.
 
-    If the workdir holds only `config.json`, it is bound to the new config.
+    If the workdir holds no files but `config.json`, here and in its folders, nothing was made with
+    the old config yet: the workdir is bound to the new one.
 
     Args:
       workdir: the folder; made if absent.
@@ -185,7 +186,8 @@ def check_workdir(
         found, expected = _flatten(read_config(workdir)), _flatten(config)
         free = tuple(free)
         differences = _differences(_without(found, free), _without(expected, free))
-        if differences and any(child != path for child in path.parent.iterdir()):
+        made = (file for file in path.parent.rglob("*") if file.name != path.name)
+        if differences and any(file.is_file() for file in made):
             raise ConfigMismatchError(
                 f"{workdir} was created with another config; restore these fields or choose "
                 "another workdir:\n" + "\n".join(differences)

@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -233,3 +235,43 @@ def test_an_existing_folder_is_kept(amazon_files, tmp_path):
     with pytest.raises(DataError, match="out: already exists and is not an empty folder"):
         convert(AMAZON, *paths, tmp_path / "out", TfIdf(3), k=5)
     assert (tmp_path / "out" / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("place", [".", "link", "mounted"])
+def test_an_empty_folder_is_filled_in_place(amazon_files, tmp_path, monkeypatch, place):
+    _, *paths = amazon_files
+    out = tmp_path / "mounted"
+    out.mkdir()
+    (tmp_path / "link").symlink_to(out)
+    inode = out.stat().st_ino
+    monkeypatch.chdir(out if place == "." else tmp_path)
+    convert(AMAZON, *paths, Path(place), TfIdf(3), k=5)
+    assert out.stat().st_ino == inode
+    assert sorted(path.name for path in out.iterdir()) == ["items.parquet", "sequences.parquet"]
+    assert validate(out).num_items == 5
+
+
+def test_an_empty_folder_stays_empty_if_a_file_cannot_be_moved(amazon_files, tmp_path, monkeypatch):
+    _, *paths = amazon_files
+    out, replace = tmp_path / "out", os.replace
+    out.mkdir()
+
+    def full(source, target):
+        if Path(target).name == "sequences.parquet":
+            raise OSError("disk full")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DataError, match=r"out: cannot be written \(disk full\)"):
+        convert(AMAZON, *paths, out, TfIdf(3), k=5)
+    assert not list(out.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(amazon_files, tmp_path):
+    _, *paths = amazon_files
+    with pytest.raises(DataError, match=r"reviews.json/out: cannot be written"):
+        convert(AMAZON, *paths, paths[0] / "out", TfIdf(3), k=5)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="dangling: already exists and is not an empty folder"):
+        convert(AMAZON, *paths, tmp_path / "dangling", TfIdf(3), k=5)
+    assert not (tmp_path / "nowhere").exists()
