@@ -169,7 +169,6 @@ def test_a_workdir_that_holds_nothing_else_is_bound_anew(tmp_path):
 def test_workdir_of_another_config_names_every_field_that_differs(tmp_path):
     check_workdir(tmp_path, CONFIG)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "pois.parquet").touch()
     other = changed("model", width=16, depth=2)
     del other["steps"]
     with pytest.raises(ConfigMismatchError) as caught:
@@ -189,7 +188,7 @@ def test_free_fields_may_change_and_the_file_follows(tmp_path, free):
     check_workdir(tmp_path, changed("data", path="beauty") | {"steps": 99}, free=free)
     assert read_config(tmp_path)["data"]["path"] == "beauty"
     assert read_config(tmp_path)["steps"] == 99
-    (tmp_path / "metrics").touch()
+    (tmp_path / "metrics").mkdir()
     with pytest.raises(ConfigMismatchError, match=r"model\.width"):
         check_workdir(tmp_path, changed("model", width=1), free=free)
 
