@@ -275,3 +275,16 @@ def test_a_place_that_cannot_be_written_is_named(amazon_files, tmp_path):
     with pytest.raises(DataError, match="dangling: already exists and is not an empty folder"):
         convert(AMAZON, *paths, tmp_path / "dangling", TfIdf(3), k=5)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_businesses_of_a_csv_need_no_names(tmp_path):
+    rows = [
+        f"u{user},b{item},20{user}0-01-0{item + 1}" for user in range(1, 6) for item in range(5)
+    ]
+    (tmp_path / "review.csv").write_text("\n".join(["user_id,business_id,date", *rows]))
+    places = [f"b{item},Phoenix,Food {item};Tea" for item in range(5)]
+    (tmp_path / "business.csv").write_text("\n".join(["business_id,city,categories", *places]))
+    convert(YELP, tmp_path / "review.csv", tmp_path / "business.csv", tmp_path / "out", TfIdf(2), 5)
+    items = pq.read_table(tmp_path / "out" / "items.parquet").to_pylist()
+    assert [item["categories"] for item in items] == [[f"Food {n}", "Tea"] for n in range(5)]
+    assert {item["title"] for item in items} == {""}
