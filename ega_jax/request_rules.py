@@ -79,7 +79,10 @@ def _numbers(name: str, values: np.ndarray, meaning: str) -> np.ndarray:
             axes = "request", "candidate" if name in _CANDIDATES else "behaviour"
             where = [f"{axis} {number}" for axis, number in zip(axes, place, strict=False)]
             raise UserError(f"{', '.join([*where, name])} {value!r}: {meaning}")
-    return values.astype({"is_ad": bool, "bid": float}.get(name, np.int64))
+    try:
+        return values.astype({"is_ad": bool, "bid": float}.get(name, np.int64))
+    except OverflowError as error:
+        raise UserError(f"{name} holds a number of more than 64 bits ({error})") from error
 
 
 def _check_shapes(host: Any) -> None:

@@ -32,6 +32,7 @@ Item embeddings are made from the texts of --metadata, or read: --embedding=npy 
 [rows, width] (--npy) and a text file with the item id of each row, one a line (--npy_ids).
 """
 
+import os
 from pathlib import Path
 
 from absl import app, flags
@@ -77,25 +78,30 @@ _MODEL = flags.DEFINE_string(
 def _embedder() -> Embedder:
     if _EMBEDDING.value == "npy":
         if not (_NPY.value and _NPY_IDS.value):
-            raise app.UsageError("--embedding=npy needs --npy and --npy_ids")
-        return FromFile(Path(_NPY.value), Path(_NPY_IDS.value))
+            raise app.UsageError("--embedding=npy needs --npy and --npy_ids", exitcode=2)
+        return FromFile(_path(_NPY.value), _path(_NPY_IDS.value))
     if not _METADATA.value:
-        raise app.UsageError(f"--embedding={_EMBEDDING.value} needs --metadata")
+        raise app.UsageError(f"--embedding={_EMBEDDING.value} needs --metadata", exitcode=2)
     if _EMBEDDING.value == "sentence":
         return SentenceEncoder(_MODEL.value)
     return TfIdf(_WIDTH.value)
 
 
+def _path(value: str) -> Path:
+    """A path with `~` expanded, which shells leave as it is in `--out=~/data`."""
+    return Path(os.path.expanduser(value))
+
+
 def main() -> None:
     """Converts, and prints the report."""
     embedder = _embedder()
-    metadata = Path(_METADATA.value) if _METADATA.value else None
+    metadata = _path(_METADATA.value) if _METADATA.value else None
     print(
         convert(
             SOURCES[_SOURCE.value],
-            Path(_REVIEWS.value),
+            _path(_REVIEWS.value),
             metadata,
-            Path(_OUT.value),
+            _path(_OUT.value),
             embedder,
             _CORE.value,
             _KEEP_REPEATS.value,

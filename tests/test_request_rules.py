@@ -40,6 +40,7 @@ def taken(**fields):
         ({"item": [[3, None, 5]]}, "request 0, candidate 1, item None: ids are integers"),
         ({"item": [["3", 4, 5]]}, "request 0, candidate 0, item '3': ids are integers"),
         ({"item": [[3.0, 4, 5]]}, "item is float64: ids are integers"),
+        ({"item": [[3, 2**70, 5]]}, "item holds a number of more than 64 bits"),
         ({"history_poi": [[1, "2"]]}, "request 0, behaviour 1, history_poi '2': ids are"),
         ({"history_poi": [[1.5, 2]]}, "history_poi is float64: ids are integers"),
         ({"is_ad": [["False", True, False]]}, "candidate 0, is_ad 'False': flags are True"),

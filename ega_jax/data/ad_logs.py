@@ -12,7 +12,7 @@ from ega_jax.data.item_rules import open_creatives, open_pois
 from ega_jax.data.ragged import Ragged
 from ega_jax.data.reading import read_matrix, read_numbers
 from ega_jax.data.schema import Summary
-from ega_jax.data.session_rules import open_sessions
+from ega_jax.data.session_rules import open_sessions, require_shown
 from ega_jax.data.tables import Table
 from ega_jax.errors import UserError
 from ega_jax.types import repeats_an_ad
@@ -80,19 +80,21 @@ class AdLogDataset:
         """Opens a folder that `schema.validate` found valid, with the summary it returned.
 
         Raises:
-          UserError: a fraction is negative, or their sum is above 1.
+          UserError: a fraction is negative, their sum is above 1, or nothing was shown in the split
+            "pretrain".
         """
         if min(fractions) < 0 or sum(fractions) > 1:
             raise UserError(
                 f"data.fractions is {fractions}: two shares, at least 0, that sum to 1 at most"
             )
-        creatives = open_creatives(Path(folder))
+        creatives, sessions = open_creatives(Path(folder)), open_sessions(Path(folder))
+        require_shown(sessions, split_bounds(fractions, summary.num_rows)[1])
         return cls(
             summary=summary,
             item_embedding=read_matrix(open_pois(Path(folder)), "embedding"),
             creative_embedding=read_matrix(creatives, "embedding"),
             creative_poi=read_numbers(creatives, "poi_id", np.int32),
-            row_groups=tuple(_row_groups(open_sessions(Path(folder)))),
+            row_groups=tuple(_row_groups(sessions)),
             fractions=fractions,
         )
 

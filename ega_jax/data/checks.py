@@ -105,8 +105,9 @@ class Part:
         """
         self._require_no_null(column)
         lists = Ragged.from_arrow(self.table[column], np.float32)
-        self.require(lists.lengths > 0, column, "an embedding must have at least one value")
         width = width or int(lists.lengths[0])
+        filled = np.full(len(lists.lengths), width > 0)
+        self.require(filled, column, "an embedding must have at least one value")
         rule = f"embeddings must have one length, that of the first row, {width}"
         self.require(lists.lengths == width, column, rule, lists.lengths)
         matrix = lists.values.reshape(-1, width)

@@ -133,6 +133,8 @@ def values_of(array: pa.Array, dtype: Any) -> np.ndarray:
         array = array.cast(pa.int64())
     elif pa.types.is_decimal(array.type):
         array = _decoded(array, whole=np.dtype(dtype).kind == "i")
+    elif pa.types.is_boolean(array.type):
+        array = array.fill_null(False)  # A null is refused, but by its row, not while decoding.
     with np.errstate(over="ignore", invalid="ignore"):  # What does not fit becomes infinite.
         return array.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
 

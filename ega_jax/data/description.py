@@ -14,7 +14,7 @@ from ega_jax.data.counts import Histogram
 from ega_jax.data.reading import holds_dates
 from ega_jax.data.schema import Progress, Summary
 from ega_jax.data.sequence_rules import SHORTEST, open_sequences, training_lengths
-from ega_jax.data.session_rules import open_sessions
+from ega_jax.data.session_rules import open_sessions, require_shown
 from ega_jax.data.tables import Table
 
 MANY = 0.1  # Share of embeddings that repeat, or of their values that never vary, warned of.
@@ -41,6 +41,9 @@ def describe(
       summary: what `schema.validate` returned.
       fractions: shares of the splits "pretrain" and "align" of an ad log.
       progress: called with (rows read, rows in all).
+
+    Raises:
+      DataError: nothing was shown in the split "pretrain" of an ad log.
     """
     if summary.format == "sequences":
         return _describe_sequences(Path(folder), summary, progress)
@@ -52,6 +55,7 @@ def _describe_log(
 ) -> Description:
     pois, creatives = item_rules.open_pois(folder), item_rules.open_creatives(folder)
     sessions, bounds = open_sessions(folder), split_bounds(fractions, summary.num_rows)
+    require_shown(sessions, bounds[1])
     found = log_statistics.count_sessions(sessions, bounds, progress)
     owned = Histogram().add(_owned(creatives, summary.num_items))
     facts = {

@@ -122,8 +122,8 @@ def _declared_slots(folder: Path) -> int | None:
     if not path.exists():
         return None
     try:
-        num_slots = json.loads(path.read_text()).get("num_slots")
-    except (ValueError, AttributeError) as error:  # Not UTF-8, not JSON, or no object.
+        num_slots = json.loads(path.read_text(encoding="utf-8-sig")).get("num_slots")
+    except (OSError, ValueError, AttributeError) as error:  # No file, not JSON, or no object.
         raise DataError(path, f"not a JSON object ({error})") from error
     if num_slots is not None and (type(num_slots) is not int or num_slots < 1):
         raise DataError(path, f"num_slots must be a positive integer, found {num_slots!r}")

@@ -111,6 +111,24 @@ def require_examples(table: Table, totals: SessionTotals):
         raise DataError(table.path, "no session has an ad", "ad_poi")
 
 
+def require_shown(table: Table, num_rows: int):
+    """Refuses a log whose first `num_rows` sessions, the split "pretrain", show nothing.
+
+    Reads no further than the first item shown.
+
+    Raises:
+      DataError: names the column and the rule.
+    """
+    for part in parts(table, ["shown_poi"]):
+        inside = part.rows_before + part.rows < num_rows
+        if part.lists("shown_poi", np.int64).lengths[inside].any():
+            return
+        if not inside.all():
+            break
+    rule = f"nothing was shown in the split 'pretrain', the first {num_rows} sessions"
+    raise DataError(table.path, f"{rule}; see config.data.fractions", "shown_poi")
+
+
 def _check_time(part: Part, before: Part | None):
     """Ids, and time order within these rows and after those `before`."""
     part.numbers("user_id", np.int64)

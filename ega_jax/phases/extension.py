@@ -95,21 +95,32 @@ def check_known_items(old: Pretraining, new: Pretraining) -> None:
                 f"{new.folder} has {len(embeddings)} items of kind {name}, but the tokens of "
                 f"{old.workdir} are of {counts[name]}: known items stay in the catalogue"
             )
-    if checksums({n: x[: counts[n]] for n, x in new.embeddings.items()}) != known:
-        raise UserError(_first_difference(old, new, counts))
+    crc32 = known["data.path"]["embeddings_crc32"]
+    for name, embeddings in new.embeddings.items():
+        if _crc32(name, embeddings[: counts[name]]) != crc32[name]:
+            raise UserError(_first_difference(old, new, name, counts[name], crc32[name]))
 
 
-def _first_difference(old: Pretraining, new: Pretraining, counts: dict[str, int]) -> str:
-    """The message about known items with other embeddings, with the first where it can be told."""
+def _crc32(name: str, embeddings: np.ndarray) -> str:
+    return checksums({name: embeddings})["data.path"]["embeddings_crc32"][name]
+
+
+def _first_difference(old: Pretraining, new: Pretraining, name: str, count: int, crc32: str) -> str:
+    """The message about known items with other embeddings.
+
+    Names the first such item where the old data can tell: not if they were changed in place or are
+    gone.
+    """
     rule = "known items keep their codes, so their embeddings must be unchanged"
-    if old.folder.is_dir():
-        for name, embeddings in old.embeddings.items():
-            found = new.embeddings[name][: counts[name]]
-            if found.shape != embeddings.shape:
-                return f"{new.folder}, {name}: embeddings {found.shape}, {embeddings.shape} before"
-            if (rows := np.flatnonzero((found != embeddings).any(axis=1))).size:
-                return f"{new.folder}, {name} {rows[0]}: another embedding than before; {rule}"
-    return f"{new.folder}: of the first {counts} items some have other embeddings; {rule}"
+    if old.folder.is_dir() and not old.folder.samefile(new.folder):
+        found, before = (each.embeddings[name][:count] for each in (new, old))
+        if _crc32(name, before) == crc32:
+            if found.shape != before.shape:
+                width = f"embeddings of width {found.shape[1]}, {before.shape[1]} before"
+                return f"{new.folder}, {name}: {width}; {rule}"
+            row = np.flatnonzero((found != before).any(axis=1))[0]
+            return f"{new.folder}, {name} {row}: another embedding than before; {rule}"
+    return f"{new.folder}: some of the first {count} items of kind {name} changed; {rule}"
 
 
 def _commit(workdir: Path, staging: Path, path: str) -> None:

@@ -48,7 +48,9 @@ def check_embeddings(embeddings: np.ndarray, num_codes: int) -> None:
     if bad.any():
         raise UserError(f"embedding of item {bad.argmax()} is not finite ({bad.sum()} such items)")
     if len(embeddings) < num_codes:
-        raise UserError(f"{len(embeddings)} items cannot fill {num_codes} codes: lower num_codes")
+        raise UserError(
+            f"{len(embeddings)} items cannot fill {num_codes} codes: lower tokenizer.num_codes"
+        )
 
 
 def fit_kmeans(config: kmeans.KMeansConfig, embeddings: np.ndarray, key: jax.Array) -> Tokenizer:

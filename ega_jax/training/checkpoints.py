@@ -168,7 +168,8 @@ def check_workdir(
 ) -> None:
     """Binds a workdir to a config: writes `config.json`, or compares it with the one there.
 
-    If the workdir holds only `config.json`, it is bound to the new config.
+    If the workdir and its folders hold only `config.json`, nothing was made with the old config
+    yet: the workdir is bound to the new one.
 
     Args:
       workdir: the folder; made if absent.
@@ -185,7 +186,7 @@ def check_workdir(
         found, expected = _flatten(read_config(workdir)), _flatten(config)
         free = tuple(free)
         differences = _differences(_without(found, free), _without(expected, free))
-        if differences and any(child != path for child in path.parent.iterdir()):
+        if differences and any(map(_is_made, path.parent.rglob("*"))):
             raise ConfigMismatchError(
                 f"{workdir} was created with another config; restore these fields or choose "
                 "another workdir:\n" + "\n".join(differences)
@@ -193,6 +194,11 @@ def check_workdir(
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as written:
         written.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _is_made(path: Path) -> bool:
+    """Whether a path in a workdir is more than a `config.json` or a folder of one."""
+    return not any(path.iterdir()) if path.is_dir() else path.name != "config.json"
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any]:

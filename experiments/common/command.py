@@ -33,6 +33,9 @@ EXPLAINED = (  # Errors that a user can mend; any other error is a bug and shows
     NonFiniteLossError,
     FileNotFoundError,
     FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
 )
 
 flags.DEFINE_string(
@@ -137,7 +140,8 @@ def _parse(argv: list[str]) -> list[str]:
     """Parses flags; for an unknown config file, variant or field, prints the valid ones."""
     try:
         if "config" in flags.FLAGS:
-            return flags.FLAGS(_config_first(argv))
+            sys.argv = _config_first(argv)  # ml_collections reads the fields' flags from there.
+            return flags.FLAGS(sys.argv)
         for arg in argv[1:]:
             if arg.startswith((*CONFIG, *FIELD)):
                 raise flags.Error(f"{arg}: this command takes no config; a workdir has its own")

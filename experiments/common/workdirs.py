@@ -8,6 +8,7 @@ from absl import flags
 
 from ega_jax.baselines.retrieval.settings import RetrievalSettings
 from ega_jax.baselines.settings import Settings
+from ega_jax.data.folders import detect_format
 from ega_jax.errors import UserError
 from ega_jax.setting import SYSTEM, WORKDIR, leaves
 from ega_jax.systems import check_settings
@@ -125,12 +126,18 @@ def bind_workdir(
       workdir: the folder; made if it is absent.
       settings: the command's settings.
       free: fields that may differ; default: those that do not bind a workdir.
+
+    Raises:
+      ConfigMismatchError: the workdir was made with other settings.
+      DataError: `data.path` was changed to a folder that is no dataset.
     """
     free = settings.free(WORKDIR) if free is None else free
     made_with = read_config(workdir) if (workdir / "config.json").exists() else {}
     path = made_with.get("data", {}).get("path", "")
     if path and str(Path(path).expanduser().absolute()) == settings.data.path:
         free += ("data.path",)  # Older versions stored it as given.
+    elif path and settings.data.path and "data.path" in free:
+        detect_format(settings.data.path)  # A mistyped folder does not replace the right one.
     kept = [name for name in settings.groups(SYSTEM) if any(f.startswith(f"{name}.") for f in free)]
     kept = {name: made_with[name] for name in kept if name in made_with}
     check_workdir(workdir, settings.to_dict() | kept, free)

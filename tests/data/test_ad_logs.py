@@ -3,7 +3,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ega_jax.data.description import describe
 from ega_jax.data.pipeline import eval_batches, open_dataset
+from ega_jax.data.schema import validate
 from ega_jax.errors import UserError
 
 T, K = 4, 3
@@ -145,3 +147,20 @@ def test_a_split_without_rows_is_named(ad_log, tmp_path):
 def test_fractions_that_are_no_shares_are_named(ad_log, tmp_path, fractions):
     with pytest.raises(UserError, match=r"data.fractions is \(.*\): two shares"):
         open_dataset(ad_log.write(tmp_path / "log"), fractions=fractions)
+
+
+def test_a_split_to_train_on_that_shows_nothing_is_refused(ad_log, tmp_path):
+    shown = [name for name in ad_log.sessions if name.startswith(("shown", "click", "convert"))]
+    for name in shown:
+        ad_log.sessions[name][:32] = [[] for _ in range(32)]
+    ad_log.sessions.pop("propensity", None)
+    folder = ad_log.write(tmp_path / "log")
+    with pytest.raises(
+        UserError, match=r"'shown_poi': nothing was shown .*, the first 32 sessions"
+    ):
+        open_dataset(folder)
+    with pytest.raises(
+        UserError, match=r"'shown_poi': nothing was shown .*, the first 32 sessions"
+    ):
+        describe(folder, validate(folder), (0.8, 0.1))
+    assert open_dataset(folder, fractions=(0.9, 0.05)).summary.num_rows == 40

@@ -244,6 +244,15 @@ AD_LOG_FAULTS = {
         "pois.parquet, column 'embedding', row 6: "
         "embeddings must have one length, that of the first row, 4, found 3",
     ),
+    "short and, further down, empty embeddings": (
+        lambda dataset: (
+            set_type("embedding", pa.list_(pa.float64()))(dataset),
+            set_value("pois", "embedding", 3, [1.0])(dataset),
+            set_value("pois", "embedding", 6, [])(dataset),
+        ),
+        "pois.parquet, column 'embedding', row 3: "
+        "embeddings must have one length, that of the first row, 4, found 1",
+    ),
     "empty embeddings": (
         lambda dataset: (
             set_type("embedding", FLOATS)(dataset),
@@ -288,6 +297,10 @@ AD_LOG_FAULTS = {
     "no creatives": (
         lambda dataset: dataset.creatives.update(creative_id=[], poi_id=[], embedding=[]),
         "creatives.parquet: the file has no rows",
+    ),
+    "null for a flag": (
+        set_value("sessions", "click_poi", 5, [None, True, True]),
+        "part-0.parquet, column 'click_poi', row 5: a list may not hold nulls",
     ),
     "flags that are neither": (
         lambda dataset: (
@@ -463,6 +476,20 @@ def test_a_malformed_description_is_named(ad_log, tmp_path, text):
     folder = ad_log.write(tmp_path / "log")
     (folder / "dataset.json").write_text(text)
     with pytest.raises(DataError, match=r"dataset.json: "):
+        schema.validate(folder)
+
+
+def test_a_description_may_start_with_a_byte_order_mark(ad_log, tmp_path):
+    folder = ad_log.write(tmp_path / "log")
+    (folder / "dataset.json").write_text('{"num_slots": 6}\r\n', encoding="utf-8-sig")
+    assert schema.validate(folder).num_slots == 6
+
+
+def test_a_folder_in_place_of_a_description_is_named(ad_log, tmp_path):
+    folder = ad_log.write(tmp_path / "log")
+    (folder / "dataset.json").unlink(missing_ok=True)
+    (folder / "dataset.json").mkdir()
+    with pytest.raises(DataError, match=r"dataset.json: not a JSON object"):
         schema.validate(folder)
 
 

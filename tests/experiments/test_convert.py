@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -7,9 +8,10 @@ import pytest
 from ega_jax.data.schema import validate
 
 
-def run(*arguments):
+def run(*arguments, **environment):
     command = [sys.executable, "-m", "experiments.convert", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture
@@ -25,11 +27,12 @@ def test_converts_with_the_users_own_embeddings(ratings, tmp_path):
     done = run(
         "--source=movielens",
         f"--reviews={ratings}",
-        f"--out={tmp_path / 'out'}",
+        "--out=~/out",
         "--embedding=npy",
-        f"--npy={tmp_path / 'vectors.npy'}",
-        f"--npy_ids={tmp_path / 'names.txt'}",
+        "--npy=~/vectors.npy",
+        "--npy_ids=~/names.txt",
         "--keep_repeats",
+        HOME=str(tmp_path),
     )
     assert done.returncode == 0, done.stderr
     assert "1 repeats of (user, item, time) kept\n31 of 31 actions" in done.stdout

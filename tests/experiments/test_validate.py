@@ -64,3 +64,19 @@ def test_a_folder_must_be_named(tmp_path):
     code, printed = run([], tmp_path)
     assert code == 1
     assert printed == "error: no folder to check: name it with --config.data.path=DIR\n"
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("fractions=(0.9,0.2)", "config.data.fractions: (0.9, 0.2) leave no test sessions"),
+        ("num_slots=-1", "config.data.num_slots is -1: it must be at least 0"),
+        ("path=~nobody-here/log", "~nobody-here/log: the folder does not exist"),
+    ],
+)
+def test_wrong_values_of_fields_are_named(tmp_path, field, message):
+    folder = tiny_runs.write_ad_log(tmp_path / "data")
+    code, printed = run([f"--config.data.path={folder}", f"--config.data.{field}"], tmp_path)
+    assert code == 1
+    assert f"error: {message}" in printed
+    assert "Traceback" not in printed

@@ -161,6 +161,37 @@ def test_a_changed_item_is_named_and_nothing_is_changed(run, tmp_path):
     assert contents(run.workdir) == before
 
 
+@pytest.mark.parametrize(
+    ("change", "place", "message"),
+    [
+        (lambda values: values[:, :3], "more", "poi: embeddings of width 3, 4 before; known items"),
+        (lambda values: values + 1, ".", f"some of the first {NUM_POIS} items of kind poi changed"),
+    ],
+)
+def test_other_changes_of_known_items_are_named(run, tmp_path, change, place, message):
+    """Data may be changed at the place of the old ones, which then cannot tell the item."""
+    folder, before = larger(run, tmp_path / "more"), contents(run.workdir)
+    if place == ".":
+        run = Pretraining(
+            run.settings.changed({"data.path": str(folder)}), run.workdir, data_mesh()
+        )
+    path = folder / "pois.parquet"
+    table = pq.read_table(path)
+    values = change(np.stack(table["embedding"].to_numpy(zero_copy_only=False)))
+    kind = pa.FixedSizeListArray.from_arrays(np.ravel(values), values.shape[1])
+    pq.write_table(table.set_column(1, "embedding", kind), path)
+    with pytest.raises(UserError, match=message):
+        extend(run, str(folder))
+    assert contents(run.workdir) == before
+
+
+def test_data_that_grew_in_place_are_taken(run, tmp_path):
+    folder = shutil.copytree(run.folder, tmp_path / "data")
+    run = Pretraining(run.settings.changed({"data.path": str(folder)}), run.workdir, data_mesh())
+    appended(folder / "pois.parquet", ADDED)
+    assert extend(run, str(folder)) == {"poi": ADDED, "creative": 0}
+
+
 def test_items_that_are_gone_are_refused(run, tmp_path):
     folder, before = shutil.copytree(run.folder, tmp_path / "fewer"), contents(run.workdir)
     path = folder / "creatives.parquet"

@@ -161,6 +161,7 @@ def test_workdir_takes_its_first_config_and_accepts_it_again(tmp_path):
 
 def test_a_workdir_that_holds_nothing_else_is_bound_anew(tmp_path):
     check_workdir(tmp_path, CONFIG)
+    check_workdir(tmp_path / "tokenizers", CONFIG)
     check_workdir(tmp_path, changed("model", width=16))
     assert read_config(tmp_path)["model"]["width"] == 16
 

@@ -45,7 +45,7 @@ def convert(
       DataError: a file is missing or of another kind, nothing is left, or the result is not
         valid.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise DataError(out, "already exists and is not an empty folder")
     files = tuple(RawFile.inspect(path) for path in (reviews, metadata) if path is not None)
     read, described = RecordCounts(), RecordCounts()
@@ -141,16 +141,42 @@ def _list_array(lists: Ragged) -> pa.Array:
 
 
 def _write(out: Path, items: pa.Table, sequences: pa.Table) -> Summary:
-    """Writes and validates at a temporary name, then moves the folder into place."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}")
-    part.mkdir()
+    """Writes and validates beside `out`, or in `out` if it exists; then moves the files.
+
+    Raises:
+      DataError: the files cannot be written there.
+    """
+    exists = out.is_dir()
+    part = (out if exists else out.parent) / f".{out.name}.{os.getpid()}"
+    tables = {part / "items.parquet": items, part / "sequences.parquet": sequences}
     try:
-        pq.write_table(items, part / "items.parquet")
-        pq.write_table(sequences, part / "sequences.parquet")
+        part.mkdir(parents=True)
+        for path, table in tables.items():
+            pq.write_table(table, path)
         summary = validate(part, for_training=False)
-        os.replace(part, out)
-    except BaseException:
+        _move(part, out, exists)
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DataError(out, f"cannot be written ({error})") from error
         raise
     return summary
+
+
+def _move(part: Path, out: Path, exists: bool):
+    """Moves a folder's files into `out`, which stays the same folder if it exists.
+
+    The working folder, the target of a symbolic link or a mounted disk cannot be replaced.
+    """
+    if not exists:
+        os.replace(part, out)
+        return
+    names = [path.name for path in part.iterdir()]
+    try:
+        for name in names:
+            os.replace(part / name, out / name)
+        part.rmdir()
+    except BaseException:
+        for name in names:
+            (out / name).unlink(missing_ok=True)
+        raise

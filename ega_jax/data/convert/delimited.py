@@ -64,12 +64,15 @@ class Table:
 
 
 def _header(layout: Layout, cells: list[str]) -> tuple[str, ...] | None:
-    """The columns of a header by the layout's names, or none if a required one is missing."""
+    """The columns of a header by the layout's names, or none if it lacks a required one.
+
+    One cell is no header: with a separator that the file does not use, a line is one cell.
+    """
     known = [*(name for names in layout.required for name in names), *layout.optional]
     name_of = {_plain(name): name for name in reversed(known)}
     found = tuple(name_of.get(_plain(cell), cell.strip()) for cell in cells)
     complete = all(any(name in found for name in names) for names in layout.required)
-    return found if complete else None
+    return found if complete and len(cells) > 1 else None
 
 
 def _plain(name: str) -> str:

@@ -86,7 +86,8 @@ class FromFile:
 def _read_array(path: Path) -> np.ndarray:
     """A memory-mapped array `[rows, E]` of numbers."""
     if not path.is_file():
-        raise DataError(path, "the file does not exist")
+        rule = "this is a folder" if path.is_dir() else "the file does not exist"
+        raise DataError(path, f"{rule}; expected {_ARRAY}")
     with path.open("rb") as file:
         start = file.read(len(np.lib.format.MAGIC_PREFIX))
     if start != np.lib.format.MAGIC_PREFIX:

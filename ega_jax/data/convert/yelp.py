@@ -46,8 +46,8 @@ YELP = Source(
     ),
     Layout(
         parse_business,
-        required=(("business_id",), ("name",)),
-        optional=("categories", "city", "state"),
+        required=(("business_id",),),
+        optional=("name", "categories", "city", "state"),
         columns=(),
         expected=(
             "businesses as JSON lines, a JSON array or csv with a header, with the field "

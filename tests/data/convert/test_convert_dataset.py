@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -233,3 +235,56 @@ def test_an_existing_folder_is_kept(amazon_files, tmp_path):
     with pytest.raises(DataError, match="out: already exists and is not an empty folder"):
         convert(AMAZON, *paths, tmp_path / "out", TfIdf(3), k=5)
     assert (tmp_path / "out" / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("place", [".", "link", "mounted"])
+def test_an_empty_folder_is_filled_in_place(amazon_files, tmp_path, monkeypatch, place):
+    _, *paths = amazon_files
+    out = tmp_path / "mounted"
+    out.mkdir()
+    (tmp_path / "link").symlink_to(out)
+    inode = out.stat().st_ino
+    monkeypatch.chdir(out if place == "." else tmp_path)
+    convert(AMAZON, *paths, Path(place), TfIdf(3), k=5)
+    assert out.stat().st_ino == inode
+    assert sorted(path.name for path in out.iterdir()) == ["items.parquet", "sequences.parquet"]
+    assert validate(out).num_items == 5
+
+
+def test_an_empty_folder_stays_empty_if_a_file_cannot_be_moved(amazon_files, tmp_path, monkeypatch):
+    _, *paths = amazon_files
+    out, replace = tmp_path / "out", os.replace
+    out.mkdir()
+
+    def full(source, target):
+        if Path(target).name == "sequences.parquet":
+            raise OSError("disk full")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DataError, match=r"out: cannot be written \(disk full\)"):
+        convert(AMAZON, *paths, out, TfIdf(3), k=5)
+    assert not list(out.iterdir())
+
+
+def test_a_place_that_cannot_be_written_is_named(amazon_files, tmp_path):
+    _, *paths = amazon_files
+    with pytest.raises(DataError, match=r"reviews.json/out: cannot be written"):
+        convert(AMAZON, *paths, paths[0] / "out", TfIdf(3), k=5)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="dangling: already exists and is not an empty folder"):
+        convert(AMAZON, *paths, tmp_path / "dangling", TfIdf(3), k=5)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_businesses_of_a_csv_need_no_names(tmp_path):
+    rows = [
+        f"u{user},b{item},20{user}0-01-0{item + 1}" for user in range(1, 6) for item in range(5)
+    ]
+    (tmp_path / "review.csv").write_text("\n".join(["user_id,business_id,date", *rows]))
+    places = [f"b{item},Phoenix,Food {item};Tea" for item in range(5)]
+    (tmp_path / "business.csv").write_text("\n".join(["business_id,city,categories", *places]))
+    convert(YELP, tmp_path / "review.csv", tmp_path / "business.csv", tmp_path / "out", TfIdf(2), 5)
+    items = pq.read_table(tmp_path / "out" / "items.parquet").to_pylist()
+    assert [item["categories"] for item in items] == [[f"Food {n}", "Tea"] for n in range(5)]
+    assert {item["title"] for item in items} == {""}

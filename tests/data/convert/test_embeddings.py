@@ -91,7 +91,7 @@ def save_cut(path):
         ("x.npy", lambda path: path.write_text("0.1 0.2"), "no .npy file; expected a .npy file"),
         ("x.npy", lambda path: path.write_bytes(b""), "no .npy file; expected"),
         ("x.npy", lambda path: None, "the file does not exist"),
-        ("x.npy", lambda path: path.mkdir(), "the file does not exist"),
+        ("x.npy", lambda path: path.mkdir(), "this is a folder; expected a .npy file"),
         ("x.npy", save_cut, "cannot be read"),
         ("x.npy", lambda path: np.save(path, np.full((4, 2), None)), "cannot be read .*object"),
         ("x.npy", lambda path: np.save(path, np.full((4, 2), "a")), r"found <U1 of shape \[4, 2\]"),

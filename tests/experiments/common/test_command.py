@@ -200,6 +200,24 @@ def test_a_mistake_is_one_line_and_a_bug_shows_its_traceback(tmp_path, how, code
 def test_errors_that_a_user_can_mend_are_user_errors():
     assert set(command.EXPLAINED) == {
         UserError, NonFiniteLossError, FileNotFoundError, FileExistsError,
+        NotADirectoryError, IsADirectoryError, PermissionError,
     }  # fmt: skip
     for kind in (DataError, CheckpointMismatchError, ConfigMismatchError):
         assert issubclass(kind, UserError)
+
+
+def test_a_field_may_stand_before_the_config(tmp_path):
+    folder = tiny_runs.write_sequences(tmp_path / "data")
+    config = f"--config={Path(tiny_runs.market.__file__).with_name('retrieval.py')}"
+    arguments = [f"--config.data.path={folder}", config]
+    code, printed = run("experiments.validate", arguments, tmp_path)
+    assert code == 0, printed
+    assert f"{folder}: valid" in printed
+
+
+def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    code, printed = run(PRETRAIN, [f"--workdir={tmp_path / 'file' / 'run'}"], tmp_path)
+    assert code == 1
+    assert f"{tmp_path}/file" in printed
+    assert "Traceback" not in printed

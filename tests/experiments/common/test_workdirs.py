@@ -137,3 +137,11 @@ def test_a_workdir_of_fields_that_are_gone_names_them(tmp_path):
     with flagsaver.flagsaver(workdir=str(tmp_path)), refused:
         workdirs.find_workdir()
     assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_a_mistyped_folder_does_not_replace_the_right_one(trained, tmp_path):
+    settings, workdir = trained
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(UserError, match="nowhere: the folder does not exist"):
+        opened(settings.changed({"data.path": str(tmp_path / "nowhere")}), workdir)
+    assert (workdir / "config.json").read_bytes() == before
