@@ -73,8 +73,14 @@ def _forget_what_is_compiled():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Config and workdir of a tiny run of pretrain and auction_align; tests must not change it."""
+    """Config and workdir of a tiny run of pretrain and auction_align; tests must not change it.
+
+    One worker trains it, the others wait for it and copy its workdir.
+    """
     import tiny_auction  # Here, since only a few folders need it and it imports every phase.
 
+    own = tmp_path_factory.mktemp("ad_log")
     with jax.numpy_rank_promotion("allow"):
-        return tiny_auction.aligned(tmp_path_factory.mktemp("ad_log"))
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            return tiny_auction.aligned(own)
+        return tiny_auction.aligned_once(tmp_path_factory.getbasetemp().parent / "ad_log", own)

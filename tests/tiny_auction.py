@@ -16,7 +16,8 @@ from ega_jax.phases.pretraining import Pretraining
 from ega_jax.setting import WORKDIR
 from ega_jax.systems import training_of
 from ega_jax.training import loop
-from ega_jax.training.checkpoints import check_workdir
+from ega_jax.training.checkpoints import check_workdir, read_config
+from ega_jax.training.files import locked
 from ega_jax.training.mesh import data_mesh
 from experiments import auction_align
 from experiments.common import workdirs
@@ -71,6 +72,17 @@ def aligned(root: Path) -> tuple[Settings, Path]:
     write_results(workdir, {"test": {"kept": 1}})
     align(config, workdir)
     return config, workdir
+
+
+def aligned_once(shared: Path, own: Path) -> tuple[Settings, Path]:
+    """What `aligned` makes, in a folder that processes share; the workdir is a copy in `own`."""
+    shared.mkdir(exist_ok=True)
+    with locked(shared):
+        if not (shared / "finished").exists():
+            aligned(shared)
+            (shared / "finished").touch()
+    workdir = shutil.copytree(shared / "run", own / "run")
+    return Settings.from_dict(read_config(workdir)), workdir
 
 
 def copied(workdir: Path, to: Path) -> Path:
