@@ -117,6 +117,14 @@ class Pretraining:
             given["creative"] = self.dataset.creative_embedding
         return given
 
+    def check_items(self) -> None:
+        """Binds the workdir's tokens to the dataset's items, or checks that they are bound to them.
+
+        Raises:
+          ConfigMismatchError: the workdir's tokens are of other items than the dataset's.
+        """
+        check_workdir(self.workdir / "tokenizers", checksums(self.embeddings))
+
     @functools.cached_property
     def tokens(self) -> dict[str, Tokens]:
         """Tokens of the POIs and, where there are any, of the creatives.
@@ -124,9 +132,8 @@ class Pretraining:
         Raises:
           ConfigMismatchError: the workdir's tokens are of other items than the dataset's.
         """
-        given = self.embeddings
-        check_workdir(self.workdir / "tokenizers", checksums(given))
-        embeddings = given | {"poi": self._item_embedding()}
+        self.check_items()
+        embeddings = self.embeddings | {"poi": self._item_embedding()}
         return {
             name: tokenize(
                 name,

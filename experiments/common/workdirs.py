@@ -8,11 +8,12 @@ from absl import flags
 
 from ega_jax.baselines.retrieval.settings import RetrievalSettings
 from ega_jax.baselines.settings import Settings
-from ega_jax.data.folders import detect_format
 from ega_jax.errors import UserError
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.setting import SYSTEM, WORKDIR, leaves
 from ega_jax.systems import check_settings
 from ega_jax.training.checkpoints import PhaseCheckpoints, check_workdir, read_config
+from ega_jax.training.mesh import data_mesh
 
 PATHS = ("data.path", "data.market.sequences")  # Stored absolute, whatever the current folder.
 STEPS = "training.num_steps"
@@ -130,14 +131,17 @@ def bind_workdir(
     Raises:
       ConfigMismatchError: the workdir was made with other settings.
       DataError: `data.path` was changed to a folder that is no dataset.
+      ConfigMismatchError: `data.path` was changed to a folder of other items.
     """
     free = settings.free(WORKDIR) if free is None else free
     made_with = read_config(workdir) if (workdir / "config.json").exists() else {}
     path = made_with.get("data", {}).get("path", "")
+    has_tokens = (workdir / "tokenizers").is_dir()
     if path and str(Path(path).expanduser().absolute()) == settings.data.path:
         free += ("data.path",)  # Older versions stored it as given.
-    elif path and settings.data.path and "data.path" in free:
-        detect_format(settings.data.path)  # A mistyped folder does not replace the right one.
+    elif settings.data.path and has_tokens and isinstance(settings, Settings):
+        # A folder that is no dataset, or one of other items, does not replace the right one.
+        Pretraining(settings, workdir, data_mesh()).check_items()
     kept = [name for name in settings.groups(SYSTEM) if any(f.startswith(f"{name}.") for f in free)]
     kept = {name: made_with[name] for name in kept if name in made_with}
     check_workdir(workdir, settings.to_dict() | kept, free)

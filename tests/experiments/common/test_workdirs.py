@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import tiny_runs
 from absl.testing import flagsaver
@@ -137,6 +138,18 @@ def test_a_workdir_of_fields_that_are_gone_names_them(tmp_path):
     with flagsaver.flagsaver(workdir=str(tmp_path)), refused:
         workdirs.find_workdir()
     assert os.listdir(tmp_path) == ["config.json"]
+
+
+def test_a_folder_of_other_items_does_not_replace_the_right_one(trained, tmp_path):
+    settings, workdir = trained
+    other = shutil.copytree(settings.data.path, tmp_path / "other")
+    items = pq.read_table(other / "items.parquet")
+    flipped = items["embedding"].take(list(range(len(items)))[::-1])
+    pq.write_table(items.set_column(1, "embedding", flipped), other / "items.parquet")
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(ConfigMismatchError, match="embeddings_crc32"):
+        opened(settings.changed({"data.path": str(other)}), workdir)
+    assert (workdir / "config.json").read_bytes() == before
 
 
 def test_a_mistyped_folder_does_not_replace_the_right_one(trained, tmp_path):
