@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ega_jax.phases.tokenization import add_items, num_tokens
 from ega_jax.training.checkpoints import check_workdir, read_config, restore_tree
 
 STAGING = ".extending"  # Folder of a workdir in which the new files are made.
-BUILT = ("systems", "tuning")  # Folders with systems that keep a config of their own.
+BUILT = ("systems", "tuning")  # Folders with systems that use the workdir's generator.
 
 
 def extend(old: Pretraining, path: str) -> dict[str, int]:
@@ -125,7 +124,8 @@ def _first_difference(old: Pretraining, new: Pretraining, name: str, count: int,
 
 def _commit(workdir: Path, staging: Path, path: str) -> None:
     """Puts the new tokens and the new path in place; after an error all is as it was."""
-    configs = {file: read_config(file.parent) for file in _configs(workdir)}
+    files = [workdir / "config.json", *system_configs(workdir)]  # They hold the data's path.
+    configs = {file: read_config(file.parent) for file in files}
     before = {file: file.read_bytes() for file in configs}
     for number, config in enumerate(configs.values()):
         fields = flatten_dict(config, keep_empty_nodes=True) | {("data", "path"): path}
@@ -145,11 +145,9 @@ def _commit(workdir: Path, staging: Path, path: str) -> None:
         raise
 
 
-def _configs(workdir: Path) -> Iterator[Path]:
-    """The files that hold the path of the workdir's data."""
-    yield workdir / "config.json"
-    for name in BUILT:
-        yield from sorted(workdir.glob(f"{name}/*/config.json"))
+def system_configs(workdir: Path) -> list[Path]:
+    """Returns the config files of the systems in a workdir, which use its generator."""
+    return sorted(file for name in BUILT for file in workdir.glob(f"{name}/*/config.json"))
 
 
 def _write(path: Path, config: dict[str, Any]) -> None:

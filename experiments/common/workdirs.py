@@ -9,6 +9,7 @@ from absl import flags
 from ega_jax.baselines.retrieval.settings import RetrievalSettings
 from ega_jax.baselines.settings import Settings
 from ega_jax.errors import UserError
+from ega_jax.phases.extension import system_configs
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.setting import SYSTEM, WORKDIR, leaves
 from ega_jax.systems import check_settings
@@ -17,7 +18,6 @@ from ega_jax.training.mesh import data_mesh
 
 PATHS = ("data.path", "data.market.sequences")  # Stored absolute, whatever the current folder.
 STEPS = "training.num_steps"
-BUILT = ("systems", "tuning")  # Folders with systems that use the workdir's generator.
 SettingsTree = TypeVar("SettingsTree", bound=Settings | RetrievalSettings)
 
 
@@ -111,8 +111,7 @@ def may_go_on(workdir: Path, num_steps: int) -> bool:
 
 def systems_of(workdir: Path) -> list[str]:
     """Returns the folders of systems in a workdir that use its generator."""
-    found = [path.parent for name in BUILT for path in workdir.glob(f"{name}/*/config.json")]
-    return sorted(str(path.relative_to(workdir)) for path in found)
+    return [str(file.parent.relative_to(workdir)) for file in system_configs(workdir)]
 
 
 def bind_workdir(
@@ -139,7 +138,7 @@ def bind_workdir(
     has_tokens = (workdir / "tokenizers").is_dir()
     if path and str(Path(path).expanduser().absolute()) == settings.data.path:
         free += ("data.path",)  # Older versions stored it as given.
-    elif settings.data.path and has_tokens and isinstance(settings, Settings):
+    elif made_with and settings.data.path and has_tokens and isinstance(settings, Settings):
         # A folder that is no dataset, or one of other items, does not replace the right one.
         Pretraining(settings, workdir, data_mesh()).check_items()
     kept = [name for name in settings.groups(SYSTEM) if any(f.startswith(f"{name}.") for f in free)]
