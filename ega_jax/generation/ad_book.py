@@ -33,6 +33,15 @@ class LayerBids:
 
 
 @struct.dataclass
+class Overlay:
+    """Another bid of one ad, laid over a book that stays as it is."""
+
+    ad: jax.Array  # [...] int32, -1 for no change.
+    bid: jax.Array  # [...] float32 currency per click; negative: the ad is absent.
+    path: jax.Array  # [..., C] int32 nodes of depths 1 to C that hold the ad.
+
+
+@struct.dataclass
 class AdBook:
     """A forest of ad books; `n` ads, `V_d` nodes of depth d, of which depth 0 are the books.
 
@@ -83,6 +92,10 @@ class AdBook:
             nodes.append(node)
         return jnp.stack(nodes[::-1], axis=-1)
 
+    def overlay(self, ad: jax.Array, bid: jax.Array) -> Overlay:
+        """Lays bids `[...]` of single ads over the book."""
+        return Overlay(ad=ad, bid=bid, path=self.path(ad))
+
     def children(self, depth: int, node: jax.Array) -> tuple[jax.Array, jax.Array]:
         """First child and number of children, both int32, of nodes of a static depth; -1: none."""
         first = jnp.where(node >= 0, self.first_child[depth][node], 0)
@@ -98,7 +111,8 @@ class AdBook:
         there = (node >= 0)[..., None]
         if depth < self.num_layers:
             return jnp.where(there, self.best[depth - 1][node, :number], -1)
-        place = self.leaf_start[node][..., None] + jnp.arange(number, dtype=jnp.int32)
+        offset = jnp.arange(number, dtype=jnp.int32).reshape(*(1,) * node.ndim, number)
+        place = self.leaf_start[node][..., None] + offset
         there &= place < self.leaf_start[node + 1][..., None]
         return jnp.where(there, self.ranked[jnp.where(there, place, 0)], -1)
 
@@ -193,7 +207,7 @@ def inline_book(
         first_child.append(above.astype(jnp.int32))
         start = jnp.nonzero(is_start, size=n, fill_value=n)[0].astype(jnp.int32)
         start = jnp.minimum(jnp.append(start, n), end)
-        place = start[:-1, None] + jnp.arange(num_listed, dtype=jnp.int32)
+        place = start[:-1, None] + jnp.arange(num_listed, dtype=jnp.int32)[None]
         there = place < start[1:, None]
         lists = jnp.where(there, ranked[jnp.minimum(place, n - 1)], -1)
         code.append(codes[jnp.maximum(lists[:, 0], 0), d].astype(jnp.int32))
