@@ -22,7 +22,7 @@ from ega_jax.request_rules import checked
 from ega_jax.training import structs
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
 from ega_jax.training.mesh import map_looping, split_rows
-from ega_jax.types import Params, Request, Slate
+from ega_jax.types import AnyRequest, Params, Request, Slate
 
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke prices: no misreport can raise utility.
 
@@ -178,7 +178,7 @@ def _serve(
     system: System,
     networks: dict[str, Params],
     pricing: PricingConfig,
-    request: Request,
+    request: AnyRequest,
     levers: Levers,
     chosen: ChosenRule,
 ) -> Slate:
@@ -186,25 +186,22 @@ def _serve(
     # Clarke prices of a bid-free menu need no second search; a payment network always needs one.
     searches = chosen.reads_network | (chosen.searches & ~jnp.asarray(levers.bid_free))
 
-    def slates(request: Request) -> Slate:
+    def slates(request: AnyRequest) -> Slate:
         prepared, allocation, menu = jax.vmap(allocated)(request)
 
         def from_menu(_):
-            tell = lambda menu, bid, ads: of_the_menu(menu, bid, levers, ads, len(pricing.probes))
-            return jax.vmap(tell)(menu, request.bid, allocation.candidate)
+            tell = lambda menu, ads: of_the_menu(menu, levers, ads, len(pricing.probes))
+            return jax.vmap(tell)(menu, allocation.ads)
 
         def search_again(_):
-            search = lambda prepared, bid, ads, menu: counterfactuals(
-                system, pricing.probes, prepared, bid, levers, ads, menu
+            search = lambda prepared, ads, menu: counterfactuals(
+                system, pricing.probes, prepared, ads, menu
             )
-            requests = prepared, request.bid, allocation.candidate, menu
-            return map_looping(lambda x: search(*x)[0], requests)
+            return map_looping(lambda x: search(*x)[0], (prepared, allocation.ads, menu))
 
         known = lax.cond(searches, search_again, from_menu, None)
-        price = lambda prepared, bid, *found: prices(
-            networks, pricing, prepared, bid, levers, *found
-        )
-        every = jax.vmap(price)(prepared, request.bid, allocation, menu, known)
+        price = lambda *found: prices(networks, pricing, levers, *found)
+        every = jax.vmap(price)(allocation, menu, known)
         charged = [jnp.where(chosen.is_rule[name], every[name], 0.0) for name in pricing.rules]
         return Slate(
             items=allocation.item,
@@ -215,8 +212,8 @@ def _serve(
             pctr_image=allocation.prediction.click_image,
         )
 
-    def allocated(request: Request):
-        prepared = system.prepare(request)
-        return prepared, *system.allocate(prepared, request.bid, levers)
+    def allocated(request: AnyRequest):
+        prepared = system.prepare(request, levers)
+        return prepared, *system.allocate(prepared)
 
     return split_rows(slates, request)

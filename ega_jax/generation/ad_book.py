@@ -33,15 +33,6 @@ class LayerBids:
 
 
 @struct.dataclass
-class Overlay:
-    """Another bid of one ad, laid over a book that stays as it is."""
-
-    ad: jax.Array  # [...] int32, -1 for no change.
-    bid: jax.Array  # [...] float32 currency per click; negative: the ad is absent.
-    path: jax.Array  # [..., C] int32 nodes of depths 1 to C that hold the ad.
-
-
-@struct.dataclass
 class AdBook:
     """A forest of ad books; `n` ads, `V_d` nodes of depth d, of which depth 0 are the books.
 
@@ -83,18 +74,14 @@ class AdBook:
         return self.best[0].shape[1] if self.best else 1
 
     def path(self, ad: jax.Array) -> jax.Array:
-        """Nodes `[..., C]` int32 of depths 1 to C that hold ads `[...]`; -1 for ad -1."""
-        node = jnp.where(ad >= 0, self.leaf[ad], -1)
+        """Nodes `[..., C]` int32 of depths 1 to C that hold ads `[...]`; -1 for what is no ad."""
+        node = jnp.where((ad >= 0) & (ad < self.num_ads), self.leaf[ad], -1)
         nodes = [node]
         for first_child in self.first_child[:0:-1]:
             parent = jnp.searchsorted(first_child, node, side="right").astype(jnp.int32) - 1
             node = jnp.where(node >= 0, parent, -1)
             nodes.append(node)
         return jnp.stack(nodes[::-1], axis=-1)
-
-    def overlay(self, ad: jax.Array, bid: jax.Array) -> Overlay:
-        """Lays bids `[...]` of single ads over the book."""
-        return Overlay(ad=ad, bid=bid, path=self.path(ad))
 
     def children(self, depth: int, node: jax.Array) -> tuple[jax.Array, jax.Array]:
         """First child and number of children, both int32, of nodes of a static depth; -1: none."""

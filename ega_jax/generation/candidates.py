@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ega_jax.generation.ad_book import AdBook, Overlay, inline_book
+from ega_jax.generation.ad_book import AdBook, inline_book
 from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS
 
 ABSENT = -1.0  # The bid in a `Report` of an ad that is absent.
@@ -65,10 +65,13 @@ class SlateSpace(Protocol):
 
 @struct.dataclass
 class Report:
-    """A counterfactual: one ad bids another amount, or is absent. It copies nothing."""
+    """A counterfactual: one ad bids another amount, or one candidate is absent.
 
-    ad: jax.Array  # [...] int32, -1 for no change.
-    bid: jax.Array  # [...] float32 currency per click; `ABSENT`: the ad may not be shown.
+    It is laid over a book, which stays as it is.
+    """
+
+    candidate: jax.Array  # [...] int32, -1 for no change; with a bid an ad.
+    bid: jax.Array  # [...] float32 currency per click; `ABSENT`: the candidate may not be shown.
 
     @classmethod
     def none(cls, *shape: int) -> "Report":
@@ -76,9 +79,18 @@ class Report:
         return cls(jnp.full(shape, -1, jnp.int32), jnp.full(shape, ABSENT, jnp.float32))
 
 
-def without(ads: jax.Array) -> Report:
-    """Reports `[...]` that each of the ads is absent; ad -1 changes nothing."""
-    return Report(ads, jnp.full(ads.shape, ABSENT, jnp.float32))
+def absent(candidates: jax.Array) -> Report:
+    """Reports `[...]` that each of the candidates is absent; -1 changes nothing."""
+    return Report(candidates, jnp.full(candidates.shape, ABSENT, jnp.float32))
+
+
+@struct.dataclass
+class Overlay:
+    """A report with its place in a book."""
+
+    candidate: jax.Array  # [...] int32, as in `Report`.
+    bid: jax.Array  # [...] float32, as in `Report`.
+    path: jax.Array  # [..., C] int32 nodes of depths 1 to C that hold the ad, -1 if it is none.
 
 
 @struct.dataclass
@@ -92,6 +104,17 @@ class OrganicQueue:
     place: jax.Array  # [M, C] int32 place that the code has or would have among its siblings.
     ad: jax.Array  # [M] int32 ad of the same POI in the book, -1 for none.
     ad_path: jax.Array  # [M, C] int32 its nodes.
+
+
+def listed_organic(item: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Numbers and POIs `[N]` int32 of the list's organic items in order, padded with -1.
+
+    Args:
+      item: `[N]` int32 POIs of a request's list.
+      where: `[N]` bool, whether the entry is an organic item that may be shown.
+    """
+    order = jnp.argsort(~where, stable=True).astype(jnp.int32)
+    return jnp.where(where[order], order, -1), jnp.where(where[order], item[order], -1)
 
 
 def organic_queue(
@@ -131,10 +154,10 @@ class Candidates:
     organic item is `num_ads` plus its number in the queue.
     """
 
-    book: AdBook
+    book: Any  # AdBook.
     root: jax.Array  # [] int32 number of the book in the forest.
     organic: OrganicQueue
-    overlay: Overlay  # A report of one ad, [].
+    overlay: Overlay  # A report, [].
     reserve: jax.Array  # [] float32 least bid of an ad that is shown, currency per click.
     max_ads: jax.Array  # [] int32 maximum number of ads in a slate.
     min_gap: jax.Array  # [] int32 minimum number of organic items between two ads.
@@ -143,7 +166,11 @@ class Candidates:
 
     def reporting(self, report: Report) -> "Candidates":
         """The candidates under a report of one ad."""
-        return dataclasses.replace(self, overlay=self.book.overlay(report.ad, report.bid))
+        return dataclasses.replace(self, overlay=self.overlay_of(report))
+
+    def overlay_of(self, report: Report) -> Overlay:
+        """Finds the ads of reports `[...]` in the book."""
+        return Overlay(report.candidate, report.bid, self.book.path(report.candidate))
 
     def poi(self, candidate: jax.Array) -> jax.Array:
         """POIs `[...]` int32 of candidates, -1 for none."""
@@ -156,7 +183,7 @@ class Candidates:
     def bid(self, candidate: jax.Array) -> jax.Array:
         """Bids `[...]` of candidates, with the report, currency per click; 0 if organic."""
         listed = jnp.where(self.is_ad(candidate), self._listed(candidate, self.book.bid, 0.0, 0), 0)
-        reports = (candidate == self.overlay.ad) & (candidate >= 0)
+        reports = (candidate == self.overlay.candidate) & (candidate >= 0)
         return jnp.where(reports, jnp.maximum(self.overlay.bid, 0.0), listed)
 
     def _listed(self, candidate, of_list: jax.Array, of_queue: Any, empty: chex.Numeric):
@@ -183,6 +210,14 @@ class Candidates:
         of_ads = self.book.path(jnp.where(chosen < n, chosen, -1))
         queued = self.organic.path[jnp.maximum(chosen - n, 0)]
         return jnp.where((chosen < n)[..., None], of_ads, queued)
+
+    def codes(self, chosen: jax.Array) -> jax.Array:
+        """Codes `[..., C]` of items as `chosen` holds them, 0 for none."""
+        n, nodes = self.book.num_ads, self.nodes(chosen)
+        of_ads = [code[nodes[..., d]].astype(jnp.int32) for d, code in enumerate(self.book.code)]
+        queued = self.organic.codes[jnp.maximum(chosen - n, 0)]
+        codes = jnp.where((chosen < n)[..., None], jnp.stack(of_ads, axis=-1), queued)
+        return jnp.where((chosen >= 0)[..., None], codes, 0)
 
     def options(self, depth: int, prefix: Prefix) -> Options:
         """Possible next codes in rising order; see `SlateSpace`.
@@ -241,10 +276,10 @@ class Candidates:
         ads = jnp.where(is_organic, self.organic.ad[queued], chosen)
         path = jnp.where(is_organic[..., None], self.organic.ad_path[queued], prefix.nodes)
         report = self.overlay
-        offered = (report.ad >= 0) & (report.bid >= 0) & (report.bid >= self.reserve)
+        offered = (self.overlay.path[0] >= 0) & (report.bid >= 0) & (report.bid >= self.reserve)
         beams = chosen.shape[0]
-        is_shown = jnp.any(ads == report.ad, axis=1, keepdims=True)
-        reporting = jnp.where(is_shown, -1, jnp.broadcast_to(report.ad, (beams, 1)))
+        is_shown = jnp.any(ads == report.candidate, axis=1, keepdims=True)
+        reporting = jnp.where(is_shown, -1, jnp.broadcast_to(report.candidate, (beams, 1)))
         report_path = jnp.broadcast_to(self.overlay.path, (beams, 1, path.shape[-1]))
         return Used(
             ads=jnp.concatenate([ads, reporting], axis=1),
@@ -266,6 +301,11 @@ class Candidates:
         )
         first = jnp.argmax(is_left, axis=-1).astype(jnp.int32)
         return jnp.where(is_left.any(-1), first, -1)
+
+    @property
+    def _is_banned(self) -> jax.Array:
+        """Whether each organic item is absent by the report, `[M]` bool."""
+        return (self.organic.id == self.overlay.candidate) & (self.overlay.bid < 0)
 
     def _ads_allowed(self, chosen: jax.Array, is_ad: jax.Array) -> jax.Array:
         slot = jnp.arange(chosen.shape[1], dtype=jnp.int32)[None]
@@ -314,14 +354,15 @@ class Candidates:
         bid = jnp.where(ad >= 0, self.book.search_bid[ad], -1.0)
         # The ad of the report counts as used, and is offered apart, in its order of the list.
         reported, here = self._reported_bid, node == self.overlay.path[depth - 1]
-        is_first = (reported > bid) | ((reported == bid) & (self.overlay.ad < ad))
+        is_first = (reported > bid) | ((reported == bid) & (self.overlay.candidate < ad))
         is_reported = used.offered[:, None] & here & is_first
-        return jnp.where(is_reported, self.overlay.ad, ad), jnp.where(is_reported, reported, bid)
+        ad = jnp.where(is_reported, self.overlay.candidate, ad)
+        return ad, jnp.where(is_reported, reported, bid)
 
     @property
     def _reported_bid(self) -> jax.Array:
         """The search bid of the ad that reports; a search without live bids does not see it."""
-        listed = jnp.maximum(self.book.search_bid[self.overlay.ad], 0.0)
+        listed = jnp.maximum(self.book.search_bid[self.overlay.candidate], 0.0)
         return jnp.where(self.book.follows_bids, self.overlay.bid, listed)
 
     def _mean_bids(self, depth: int, used: Used, child, column_of, shared) -> jax.Array:
@@ -343,8 +384,8 @@ class Candidates:
         """Bids `[S, F]` of codes by all items of the request with the code at this layer."""
         assert self.book.layer is not None
         layer = jax.tree.map(lambda x: x[self.root, depth], self.book.layer)  # [W]
-        ad, own_code = self.overlay.ad, self._report_code(depth)
-        reports = (ad >= 0) & (self.overlay.bid >= 0) & (self.overlay.bid >= self.reserve)
+        ad, own_code = self.overlay.candidate, self._report_code(depth)
+        reports = (own_code >= 0) & (self.overlay.bid >= 0) & (self.overlay.bid >= self.reserve)
         offered = jnp.where(reports, self._reported_bid, 0.0)
         at_own = jnp.arange(layer.best.shape[0]) == own_code
         if self.token_bid == "max":
@@ -353,7 +394,8 @@ class Candidates:
         own = jnp.where(ad >= 0, self.book.search_bid[ad], -1.0)
         total = layer.total + at_own * (offered - jnp.maximum(own, 0.0))
         ones = reports.astype(jnp.float32) - (own >= 0)
-        queued = jnp.where(self.organic.id >= 0, self.organic.codes[:, depth], layer.best.shape[0])
+        is_there = (self.organic.id >= 0) & ~self._is_banned
+        queued = jnp.where(is_there, self.organic.codes[:, depth], layer.best.shape[0])
         count = (layer.count + at_own * ones).at[queued].add(1.0, mode="drop")
         return (total / jnp.maximum(count, 1.0))[code]
 
@@ -418,13 +460,11 @@ def list_candidates(
         scope=scope,
         num_codes=num_codes,
     )
-    order = jnp.argsort(~(where & ~is_ad), stable=True).astype(jnp.int32)
-    queued = (where & ~is_ad)[order]
-    queue = jnp.where(queued, order, -1), jnp.where(queued, item[order], -1), codes[order]
+    number, poi = listed_organic(item, where & ~is_ad)
     return book_candidates(
         book,
         0,
-        organic_queue(book, 0, *queue),
+        organic_queue(book, 0, number, poi, codes[jnp.maximum(number, 0)]),
         reserve=reserve,
         max_ads=max_ads,
         min_gap=min_gap,
@@ -452,7 +492,7 @@ def book_candidates(
         book=book,
         root=jnp.asarray(root, jnp.int32),
         organic=organic,
-        overlay=book.overlay(jnp.int32(-1), jnp.float32(ABSENT)),
+        overlay=Overlay(jnp.int32(-1), jnp.float32(ABSENT), book.path(jnp.int32(-1))),
         reserve=jnp.asarray(reserve, jnp.float32),
         max_ads=jnp.asarray(2**30 if max_ads is None else max_ads, jnp.int32),
         min_gap=jnp.asarray(min_gap, jnp.int32),

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from ega_jax.generation.ad_book import Overlay
 from ega_jax.generation.beam_search import (
     Beams,
     Search,
@@ -28,7 +27,7 @@ from ega_jax.generation.beam_search import (
     score,
     start,
 )
-from ega_jax.generation.candidates import Candidates, Report
+from ega_jax.generation.candidates import Candidates, Overlay, Report
 from ega_jax.generation.compaction import first_equal, map_where
 from ega_jax.generation.decoder import Decoder, DecoderSizes
 from ega_jax.generation.transformer import KeysValues
@@ -78,8 +77,8 @@ def joint_search(
       The slates of each variant; all fields have a leading axis `R`.
     """
     config = decoder.config
-    num_variants = reports.ad.shape[0]
-    overlays = candidates.book.overlay(reports.ad, reports.bid)
+    num_variants = reports.bid.shape[0]
+    overlays = candidates.overlay_of(reports)
     positions = decoder.positions(config.num_slots)
     layers = [
         functools.partial(_next_code, candidates, overlays, layer, config.num_layers, alpha, beta)
