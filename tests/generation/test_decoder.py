@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from listed import listed
 from slates import all_slates, random_request, slate_log_prob
 from toy_decoder import Sizes, Summing, random_decoder
 
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import request_candidates
+from ega_jax.generation.candidates import Report
 from ega_jax.generation.creatives import choose_creatives
 from ega_jax.generation.decoder import Decoder, DecoderSizes
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
@@ -80,22 +81,21 @@ def exhaustive(request):
     return found
 
 
-def candidates_of(request, where):
-    return request_candidates(
-        request["codes"], request["is_ad"], request["bid"], where,
+def candidates_of(request):
+    return listed(
+        request["codes"], request["is_ad"], request["bid"], request["where"], K, W,
         max_ads=request["max_ads"], min_gap=request["min_gap"],
     )  # fmt: skip
 
 
 @jax.jit
-def searched(decoder, request, where):
+def searched(decoder, request, reports):
     """The beams of a request, those of its variants, and the policy's word on the former."""
     memory = decoder.encode(HISTORY, HISTORY, CATALOGUE)
     settings = {"num_beams": ALL, "alpha": ALPHA, "beta": BETA}
-    candidates = candidates_of(request, where[0])
+    candidates = candidates_of(request)
     beams = beam_search(decoder, memory, candidates, **settings)
-    variants = jax.vmap(lambda where: candidates_of(request, where))(where)
-    together = joint_search(decoder, memory, variants, **settings)
+    together = joint_search(decoder, memory, candidates, reports, **settings)
     log_z = jax.vmap(
         lambda items: slate_log_probs(decoder, memory, candidates, items, ALPHA, BETA)
     )(beams.items)
@@ -117,13 +117,18 @@ def assert_is(beams, expected):
 def test_both_searches_and_the_policy_are_exhaustive_enumeration(seed):
     rng = np.random.default_rng(seed)
     request = random_request(rng, N, C, W)
-    where = np.stack([request.where, *(request.where & (rng.random((2, N)) < 0.8))])
     fields = {name: jnp.asarray(x) for name, x in vars(request).items()}
-    beams, together, log_z = jax.device_get(searched(DECODER, fields, where))
+    ads = np.flatnonzero(request.is_ad & request.where)
+    ad = rng.choice(ads) if ads.size else -1
+    reports = Report(jnp.array([-1, ad, ad]), jnp.array([-1.0, -1.0, 2.0]))
+    beams, together, log_z = jax.device_get(searched(DECODER, fields, reports))
     assert_is(beams, exhaustive(request))
     np.testing.assert_allclose(log_z[beams.where], beams.log_z[beams.where], atol=1e-4)
     for variant in range(VARIANTS):
-        expected = exhaustive(dataclasses.replace(request, where=where[variant]))
+        own = (np.arange(N) == ad) & (variant > 0)
+        where = request.where & ~(own & (variant == 1))
+        bid = np.where(own, 2.0, request.bid).astype(np.float32)
+        expected = exhaustive(dataclasses.replace(request, where=where, bid=bid))
         assert_is(jax.tree.map(lambda x, v=variant: x[v], together), expected)
 
 
