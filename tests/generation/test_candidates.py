@@ -163,7 +163,7 @@ def test_candidates_know_their_codes_and_nodes():
     candidates = PREPARE(CODES, IS_AD, BID, ALL)
     held = candidates.chosen(jnp.array([5, -1, 0, 3, 2, 4]))
     np.testing.assert_array_equal(candidates.ids(held), [5, -1, 0, 3, 2, 4])
-    np.testing.assert_array_equal(candidates.codes(held)[[0, 2, 3, 4, 5]], CODES[[5, 0, 3, 2, 4]])
+    np.testing.assert_array_equal(np.asarray(candidates.codes(held))[[0, 2, 3, 4, 5]], CODES[[5, 0, 3, 2, 4]])
     nodes = np.asarray(candidates.nodes(held))
     assert (nodes[1] == -1).all()
     for a, b in itertools.combinations([0, 2, 3, 4, 5], 2):
@@ -246,10 +246,10 @@ def test_an_ended_slate_has_no_options():
 
 def test_an_organic_item_waits_for_the_ads_of_its_code_and_is_skipped_once_its_ad_is_shown():
     """POI 7 is ad 0 and organic item 2; POI 8 is organic item 3 and no ad."""
-    codes = np.array([[0, 0], [1, 1], [0, 0], [2, 2]], np.int32)
-    item, is_ad = np.array([7, 5, 7, 8]), np.array([True, True, False, False])
+    codes = jnp.array([[0, 0], [1, 1], [0, 0], [2, 2]], jnp.int32)
+    item, is_ad = jnp.array([7, 5, 7, 8]), jnp.array([True, True, False, False])
     make = lambda **rules: list_candidates(
-        codes, item, is_ad, np.array([2.0, 1, 0, 0], np.float32), np.ones(4, bool),
+        codes, item, is_ad, jnp.array([2.0, 1, 0, 0]), jnp.ones(4, bool),
         num_slots=K, num_codes=3, **rules,
     )  # fmt: skip
     assert items(make(), []) == [0, 1]  # Item 2 waits behind the ad of its leaf.
