@@ -105,7 +105,7 @@ class BookLedger:
         return self._book
 
     def replace(self, bid: ArrayLike, *, eligible: ArrayLike | None = None) -> None:
-        """Replaces all live bids. The former book stays valid.
+        """Replaces all live bids. The former book stays valid until the next `update`.
 
         Args:
           bid: `[n]` live bids.

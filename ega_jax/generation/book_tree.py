@@ -3,6 +3,8 @@
 It is built once on the host, by one sort of all ads by book and codes.
 """
 
+import itertools
+
 import numpy as np
 from flax import struct
 
@@ -85,36 +87,58 @@ def build_tree(
     by_poi = _by_poi(poi, books)
     codes = _narrow(poi_codes, num_codes)[:, poi]
     order = np.lexsort((*codes[::-1], _narrow(books, book_start.size))).astype(np.int32)
-    del books
-    above, is_start = book_start, np.zeros(poi.size, bool)
-    is_start[book_start[:-1][np.diff(book_start) > 0]] = True
-    first_child, code, widths = [], [], []
-    for layer in codes:
-        ordered = layer[order]
-        is_start[1:] |= ordered[1:] != ordered[:-1]
-        start = np.flatnonzero(is_start).astype(np.int32)
-        children = np.searchsorted(start, above).astype(np.int32)
-        widths.append(1 << int(np.diff(children).max() - 1).bit_length())
-        # The books are all used; the nodes of the other depths are padded.
-        size = children.size if layer is codes[0] else capacity(children.size - 1) + 1
-        first_child.append(padded(children, size, start.size))
-        code.append(padded(ordered[start], capacity(start.size), 0))
-        above = np.append(start, np.int32(poi.size))
+    starts, code = _nodes(codes, order, book_start)
     leaf = np.empty_like(order)
-    leaf[order] = np.cumsum(is_start, dtype=np.int32) - 1
+    leaf[order] = np.repeat(np.arange(code[-1].size, dtype=np.int32), np.diff(starts[-1]))
+    children = [
+        np.searchsorted(start[:-1], above).astype(np.int32)
+        for above, start in itertools.pairwise(starts)
+    ]
     size = capacity(poi.size)
     unused = np.arange(poi.size, size, dtype=np.int32)
     tree = BookTree(
         poi=padded(poi, size, -1),
         leaf=padded(leaf, size, -1),
-        leaf_start=padded(above, code[-1].size + 1, poi.size),
-        first_child=tuple(first_child),
-        code=tuple(code),
+        leaf_start=_padded_starts(starts[-1]),
+        # The books are all used; only the nodes of the other depths are padded.
+        first_child=(children[0], *map(_padded_starts, children[1:])),
+        code=tuple(padded(c, capacity(c.size), 0) for c in code),
         by_poi=np.append(by_poi, unused),
         book_start=book_start,
-        widths=tuple(widths),
+        widths=tuple(1 << int(np.diff(c).max() - 1).bit_length() for c in children),
     )
     return tree, np.append(order, unused)
+
+
+def _nodes(
+    codes: np.ndarray, order: np.ndarray, book_start: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Finds the nodes among sorted ads.
+
+    Args:
+      codes: `[C, n]` codes of the ads.
+      order: `[n]` int32 ads by book and codes.
+      book_start: `[books + 1]` int32.
+
+    Returns:
+      By depth from 0 to C, the places in `order` where nodes start, then `n`: `[V_d + 1]` int32;
+      and by depth from 1, the codes that lead to the nodes, `[V_d]`.
+    """
+    starts, code = [book_start], []
+    is_start = np.zeros(order.size, bool)
+    is_start[book_start[:-1][np.diff(book_start) > 0]] = True
+    for layer in codes:
+        ordered = layer[order]
+        is_start[1:] |= ordered[1:] != ordered[:-1]
+        start = np.flatnonzero(is_start).astype(np.int32)
+        starts.append(np.append(start, np.int32(order.size)))
+        code.append(ordered[start])
+    return starts, code
+
+
+def _padded_starts(start: np.ndarray) -> np.ndarray:
+    """Repeats the end of ranges `[V + 1]` for nodes that are not used."""
+    return padded(start, capacity(start.size - 1) + 1, start[-1])
 
 
 def _narrow(values: np.ndarray, bound: int) -> np.ndarray:
