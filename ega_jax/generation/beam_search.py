@@ -149,7 +149,8 @@ def prefix_of(search: Search, root: jax.Array, t: chex.Numeric, depth: int) -> P
     beams, slots = search.chosen.shape
     by_slot = lambda x: x.reshape(beams, slots, -1)
     codes, nodes = by_slot(search.codes), by_slot(search.nodes)
-    live = (t == 0) | (search.chosen[:, t - 1] >= 0)
+    live = search.log_prob > IMPOSSIBLE / 2
+    live &= (t == 0) | (search.chosen[:, t - 1] >= 0)
     node = nodes[:, t, depth - 1] if depth else jnp.broadcast_to(root, beams)
     return Prefix(
         node=jnp.where(live, node, -1),

@@ -163,7 +163,9 @@ def test_candidates_know_their_codes_and_nodes():
     candidates = PREPARE(CODES, IS_AD, BID, ALL)
     held = candidates.chosen(jnp.array([5, -1, 0, 3, 2, 4]))
     np.testing.assert_array_equal(candidates.ids(held), [5, -1, 0, 3, 2, 4])
-    np.testing.assert_array_equal(np.asarray(candidates.codes(held))[[0, 2, 3, 4, 5]], CODES[[5, 0, 3, 2, 4]])
+    np.testing.assert_array_equal(
+        np.asarray(candidates.codes(held))[[0, 2, 3, 4, 5]], CODES[[5, 0, 3, 2, 4]]
+    )
     nodes = np.asarray(candidates.nodes(held))
     assert (nodes[1] == -1).all()
     for a, b in itertools.combinations([0, 2, 3, 4, 5], 2):
