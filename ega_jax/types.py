@@ -176,6 +176,7 @@ class Slate:
     items: jax.Array  # [B, K] int32 POI ids, -1 in empty slots.
     creatives: jax.Array  # [B, K] int32 creative ids, -1 without creative.
     is_ad: jax.Array  # [B, K] bool.
+    bid: jax.Array  # [B, K] float32, currency per click; 0 for organic items.
     price_per_click: jax.Array  # [B, K] float32, currency per click; 0 for organic items.
     pctr: jax.Array  # [B, K] float32, predicted click probability of the POI.
     pctr_image: jax.Array  # [B, K] float32, predicted click probability of the creative.

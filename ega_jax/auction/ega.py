@@ -83,12 +83,15 @@ class EGA(System[EGAConfig]):
     def prepare(self, request: AnyRequest, levers: Levers) -> PreparedRequest:
         """Encodes the history, and finds the request's ads and organic items in their book."""
         history = request.history_poi, request.history_creative
-        in_book = isinstance(request, BookRequest)
+        if isinstance(request, BookRequest):
+            candidates = self._of_book(request, levers)
+        else:
+            candidates = self._of_list(request, levers)
         return PreparedRequest(
             memory=EGAMemory(
                 *history,
                 encoded=self.decoder.encode(*history, self.items.catalogue),
-                candidates=(self._of_book if in_book else self._of_list)(request, levers),
+                candidates=candidates,
             ),
             reward_memory=self.encode_for_reward(request),
             levers=levers,

@@ -20,7 +20,6 @@ from ega_jax.data.schema import Summary
 from ega_jax.data.session_rules import open_sessions, require_shown
 from ega_jax.data.tables import Table
 from ega_jax.errors import UserError
-from ega_jax.types import repeats_an_ad
 
 Batch = dict[str, np.ndarray]
 
@@ -185,7 +184,7 @@ class LoggedSessions:
 
 
 def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int) -> Batch:
-    """Ads, then organic items in upstream order, `[B, N]`; -1 for an item that is an ad too."""
+    """Ads, then organic items in upstream order, `[B, N]`, padded with -1."""
     ads, organic = lists["ad_poi"], lists["organic_poi"]
     places = np.broadcast_to(np.arange(num_candidates), (len(rows), num_candidates))
     num_ads = ads.lengths[rows][:, None]
@@ -193,7 +192,7 @@ def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int)
     paid = ads.gather(rows, places, -1)
     item = np.where(is_ad, paid, organic.gather(rows, places - num_ads, -1))
     return {
-        "item": np.where(repeats_an_ad(item, is_ad), -1, item),
+        "item": item,
         "is_ad": is_ad,
         "bid": lists["ad_bid"].gather(rows, places, 0.0),
     }

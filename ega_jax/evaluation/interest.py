@@ -170,9 +170,9 @@ def evaluator_of(run: Pretraining) -> InterestEvaluator:
     On sequences, whose requests have no candidates, retrieval searches the whole catalogue.
     """
     config = run.generator_config
-    everything = (
-        None if run.is_ad_log else catalogue_book(run.tokens["poi"].codes, config.num_codes)
-    )
+    own_lists = run.is_ad_log and run.ad_log.books is None
+    codes = run.tokens["poi"].codes
+    everything = None if own_lists else catalogue_book(codes, config.num_codes)
     num_beams = run.settings.evaluation.num_beams
     unigram = creative_unigram(run) if config.creatives else None
     return InterestEvaluator(config, run.catalogue, everything, num_beams, run.loss_tree, unigram)

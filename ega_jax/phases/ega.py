@@ -40,7 +40,13 @@ def ega_with(run: AuctionTraining, params: Params) -> EGA:
     search = part_of(run.settings.allocation, SearchSettings)
     config = EGAConfig(reward=run.reward_config, **search)
     decoder = GeneratorDecoder(params, run.pretraining.generator_config)
-    return EGA(reward=run.reward, items=run.items, config=config, decoder=decoder)
+    return EGA(
+        reward=run.reward,
+        items=run.items,
+        config=config,
+        book=run.book(run.levers),
+        decoder=decoder,
+    )
 
 
 def align(run: AuctionTraining, system: S, loss: LossFn) -> S:

@@ -34,7 +34,13 @@ from ega_jax.types import Params, organic_pois
 
 
 def train_mca(run: AuctionTraining) -> MCA:
-    """Trains all stages of the cascade and returns it."""
+    """Trains all stages of the cascade and returns it.
+
+    Raises:
+      UserError: the log's sessions name books; the stages read a request's own list of ads.
+    """
+    if run.dataset.books is not None:
+        raise UserError("auction.system=mca reads 'ad_poi' of sessions, and this log has books")
     return Cascade(run).system
 
 
