@@ -10,6 +10,7 @@ enumerate all slates, the two are equal in nearly all cases.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Sample:
 
     truth: Truth
     session: np.ndarray  # [D] int32.
-    request: Request  # Numpy arrays, [D, ...].
+    request: Any  # A `Request` of NumPy arrays, [D, ...].
     poi_creatives: np.ndarray  # [P, M] int32, -1 where none.
 
     @functools.cached_property
@@ -83,8 +84,8 @@ def samples_of(
         if not isinstance(request, Request):
             raise UserError("the best slates are searched in requests with lists of their own")
         repeated = repeats_an_ad(request.item, request.is_ad)
-        request = dataclasses.replace(request, item=np.where(repeated, -1, request.item))
-        yield Sample(truth, kept["session"], request, np.asarray(poi_creatives))
+        kept["item"] = np.where(repeated, -1, request.item)
+        yield Sample(truth, kept["session"], request_of(kept), np.asarray(poi_creatives))
 
 
 @dataclasses.dataclass(frozen=True)

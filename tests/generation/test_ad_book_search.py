@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from request_search import request_candidates
+from slates import RepeatingRequest, all_slates, random_request, slate_log_prob
 from toy_decoder import random_decoder
 
 from ega_jax.generation import beam_search as search_module
@@ -125,3 +126,43 @@ def test_slates_and_scores_are_the_oracles(token_bid, scope):
         np.testing.assert_allclose(beams.log_prob[live], oracle.log_prob[live], atol=1e-4)
         same = (beams.items == oracle.items).all(-1)[live]
         assert same.mean() > 0.999  # Near ties may swap.
+
+
+@functools.partial(jax.jit, static_argnames="num_beams")
+def searched(decoder, request, num_beams):
+    candidates = in_book(request, "max", "prefix")
+    beams = beam_search(decoder, MEMORY, candidates, num_beams=num_beams, alpha=1.2, beta=0.5)
+    logits = jax.vmap(lambda codes: decoder.slate_logits(MEMORY, codes))(beams.codes)
+    return beams, logits
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_pois_that_are_both_ad_and_organic_by_enumeration(seed):
+    rng = np.random.default_rng(seed)
+    first = random_request(rng, 6, C, W)
+    poi = np.arange(6)
+    for i in np.flatnonzero(~first.is_ad):  # Some organic items are of an ad's POI and codes.
+        if first.is_ad.any() and rng.random() < 0.7:
+            poi[i] = rng.choice(np.flatnonzero(first.is_ad))
+    codes = first.codes[poi]
+    where = first.where.copy()
+    for i in np.flatnonzero(~first.is_ad):  # An organic item is listed once.
+        where[i] &= not (poi[:i][~first.is_ad[:i]] == poi[i]).any()
+    request = RepeatingRequest(
+        codes=codes, is_ad=first.is_ad, bid=first.bid, where=where, max_ads=first.max_ads,
+        min_gap=first.min_gap, poi=poi,
+    )  # fmt: skip
+    decoder = random_decoder(2, K, C, W)
+    fields = {
+        "codes": codes, "item": poi.astype(np.int32), "is_ad": first.is_ad, "bid": first.bid,
+        "where": where, "reserve": np.float32(0), "max_ads": np.int32(first.max_ads),
+        "min_gap": np.int32(first.min_gap), "follows_bids": np.bool_(True),
+    }  # fmt: skip
+    beams, logits = jax.device_get(searched(decoder, fields, 160))
+    found = {tuple(s.tolist()): n for n, s in enumerate(beams.items) if beams.where[n]}
+    slates = list(all_slates(request, K))
+    assert found.keys() == {tuple(int(i) for i in items) for items, _, _ in slates}
+    for items, codes_of_slate, steps in slates:
+        n = found[tuple(int(i) for i in items)]
+        expected = slate_log_prob(np.float64(logits[n]), codes_of_slate, steps, 1.2, 0.5)
+        np.testing.assert_allclose(beams.log_prob[n], expected, atol=1e-4)
