@@ -14,6 +14,7 @@ from ega_jax.auction.ega import EGA, EGAConfig
 from ega_jax.auction.outcomes import tabulate_request
 from ega_jax.auction.pricing import PricingConfig
 from ega_jax.auction.system import Levers, check_levers
+from ega_jax.evaluation import misreports
 from ega_jax.generation import generator
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
 from ega_jax.mechanism import Mechanism
@@ -25,15 +26,17 @@ from ega_jax.phases.ega import auction_loss
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.losses import reward_loss
 from ega_jax.reward.model import Items, RewardConfig
+from ega_jax.training.mesh import map_rows
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
-from ega_jax.types import Catalogue
+from ega_jax.types import Catalogue, Request
 from experiments.benchmarks.timing import emit, flops_of, matrix_product, timed
 
 NUM_POIS, CREATIVES = 1000, 4
 EMBEDDINGS = 64, 32
 PRICING = PricingConfig()
 NUM_REPORTS = 10  # J
+NUM_LOSING = 4  # Losing ads whose reports are tried.
 NUM_LAYERS = 3  # C
 BATCHES = (1, 8, 32)
 
@@ -51,6 +54,7 @@ class Shape:
     hidden: int
     blocks: int
     reward_width: int
+    dtype: str = "float32"  # Of the generator's computation.
 
 
 SHAPES = {
@@ -74,7 +78,7 @@ class Auction:
             "history_length": shape.history_length,
         }
         blocks = {"encoder_blocks": shape.blocks, "decoder_blocks": shape.blocks}
-        widths = {"width": shape.width, "hidden": shape.hidden}
+        widths = {"width": shape.width, "hidden": shape.hidden, "dtype": shape.dtype}
         sizes = GeneratorConfig(**shared, **widths, **blocks)
         config = EGAConfig(
             reward=RewardConfig(**shared, width=shape.reward_width), num_beams=shape.num_beams
@@ -82,11 +86,9 @@ class Auction:
         key = jax.random.key(0)
         make_generator = jax.jit(lambda k: generator.init(k, sizes, items.catalogue))
         make_reward = jax.jit(lambda k: reward_model.init(k, config.reward, items))
+        self.generator = GeneratorDecoder(make_generator(key), sizes)
         self.system = EGA(
-            reward=make_reward(key),
-            items=items,
-            config=config,
-            decoder=GeneratorDecoder(make_generator(key), sizes),
+            reward=make_reward(key), items=items, config=config, decoder=self.generator
         )
         self.levers = check_levers(Levers(), {})
 
@@ -123,6 +125,10 @@ class Auction:
             "convert": flag(),
         }
 
+    def requests(self, rows: int) -> Request:
+        """Returns a batch of random requests."""
+        return request_of(self.batch(rows))
+
     def mechanism(self) -> Mechanism:
         """Returns the models with untrained payment networks."""
         tables = self.table(1)
@@ -135,8 +141,14 @@ class Auction:
 
     def table(self, rows: int) -> dict[str, jax.Array]:
         """Returns random outcomes of `rows` requests, of the right shapes."""
+        draw = lambda s: jnp.asarray(self.rng.random((rows, *s.shape)) + 0.1).astype(s.dtype)
+        return jax.tree.map(draw, self._row)
+
+    @functools.cached_property
+    def _row(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the outcomes of one request."""
         request = jax.tree.map(lambda x: x[0], request_of(self.batch(1)))
-        shapes = jax.eval_shape(
+        return jax.eval_shape(
             lambda request: regret.batch_of(
                 tabulate_request(
                     self.system, PRICING, request, self.levers, jax.random.key(0), NUM_REPORTS
@@ -144,8 +156,29 @@ class Auction:
             ),
             request,
         )
-        draw = lambda s: jnp.asarray(self.rng.random((rows, *s.shape)) + 0.1).astype(s.dtype)
-        return jax.tree.map(draw, shapes)
+
+    def tabulating(self, rows: int) -> Callable[[], Any]:
+        """Returns a function that tabulates a batch of sessions, as training does."""
+
+        @jax.jit
+        def tabulate(system: EGA, requests: Request, keys: jax.Array):
+            def one(x: tuple[Request, jax.Array]):
+                return tabulate_request(system, PRICING, x[0], self.levers, x[1], NUM_REPORTS)
+
+            return regret.batch_of(map_rows(one, (requests, keys)))
+
+        keys = jax.random.split(jax.random.key(0), rows)
+        return functools.partial(tabulate, self.system, self.requests(rows), keys)
+
+    def judging(self, rows: int) -> dict[str, Callable[[], Any]]:
+        """Returns functions that judge a batch of sessions: truthful bids, and other reports."""
+        mechanism, request = self.mechanism(), self.requests(rows)
+        prepared = misreports.prepare_batch(self.system, request)
+        given = mechanism, prepared, request.bid, self.levers
+        truthful = functools.partial(misreports.truthful, *given, NUM_LOSING)
+        fair = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(truthful))
+        explore = functools.partial(misreports.explore, *given, fair)
+        return {"judging, truthful": truthful, "judging, reports": explore}
 
     def reallocations(self) -> tuple[Callable[[], Any], Callable[[], Any]]:
         """Returns functions that run one allocation and the re-allocations of all reports."""
@@ -163,10 +196,8 @@ class Auction:
 
     def steps(self) -> dict[str, tuple[int, tuple[jax.stages.Wrapped, tuple]]]:
         """Returns, for each phase, the batch size, the training step and its arguments."""
-        system, decoder = self.system, self.system.decoder
+        system = self.system
         reward = reward_loss(system.config.reward, system.items)
-        policy = auction_loss(system, AlignmentConfig(), self.levers)
-        trained = decoder.trainable(AlignmentConfig().part)
         payment = lagrangian.payment_loss(
             PaymentConfig("threshold", PRICING.hidden), LagrangianConfig()
         )
@@ -174,12 +205,16 @@ class Auction:
         network_params = self.mechanism().networks["threshold"]
         return {
             "reward": (256, self._step(reward, system.reward, self.batch(256))),
-            "alignment": (
-                32,
-                self._step(policy, trained, self.batch(32), decoder.trainable("all")),
-            ),
+            "alignment": (32, self.alignment(32)),
             "payment": (128, self._step(payment, network_params, self.table(128), duals)),
         }
+
+    def alignment(self, rows: int) -> tuple[jax.stages.Wrapped, tuple]:
+        """Returns the alignment's training step and its arguments."""
+        decoder = self.system.decoder
+        policy = auction_loss(self.system, AlignmentConfig(), self.levers)
+        trained = decoder.trainable(AlignmentConfig().part)
+        return self._step(policy, trained, self.batch(rows), decoder.trainable("all"))
 
     def _step(self, loss, params, batch, variables=()) -> tuple[jax.stages.Wrapped, tuple]:
         optimizer = make_optimizer(OptimizerConfig(1e-3), 1)
