@@ -296,9 +296,8 @@ class Candidates:
         is_skipped = jnp.any(same & (shown_ads >= 0)[:, None], axis=-1)
         last = jnp.max(prefix.chosen, axis=-1, keepdims=True) - self.book.num_ads
         number = jnp.arange(self.organic.id.shape[0], dtype=jnp.int32)[None]
-        is_left = (
-            (self.organic.id >= 0)[None] & (number > last) & ~is_skipped & prefix.live[:, None]
-        )
+        is_there = (self.organic.id >= 0) & ~self._is_banned
+        is_left = is_there[None] & (number > last) & ~is_skipped & prefix.live[:, None]
         first = jnp.argmax(is_left, axis=-1).astype(jnp.int32)
         return jnp.where(is_left.any(-1), first, -1)
 
