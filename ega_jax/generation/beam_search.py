@@ -244,22 +244,46 @@ def advance(
     Returns:
       The beams, best first, and the index of each beam's parent, `[num_beams]`.
     """
+    log_z = jnp.where(options.where, log_z, IMPOSSIBLE)
+    best = best_continuations(search, log_z, num_beams)
+    node, code = (x[best.parent, best.place] for x in (options.node, options.code))
+    return extended(search, best, node, code, step), best.parent
+
+
+@struct.dataclass
+class Continuations:
+    """The best continuations of all beams, `[S]` each."""
+
+    log_prob: jax.Array  # float32, below -1e29 for none.
+    parent: jax.Array  # int32 the beam that is continued.
+    place: jax.Array  # int32 its option.
+    log_z: jax.Array  # float32 log allocation probability of the option.
+
+
+def best_continuations(search: Search, log_z: jax.Array, num_beams: int) -> Continuations:
+    """Picks the best from `log_z [S, F]`, -1e30 for what is no option."""
     beams, places = log_z.shape
-    total = jnp.where(options.where, search.log_prob[:, None] + log_z, 2 * IMPOSSIBLE).reshape(-1)
+    total = jnp.where(log_z > IMPOSSIBLE / 2, search.log_prob[:, None] + log_z, 2 * IMPOSSIBLE)
+    total = total.reshape(-1)
     total = jnp.pad(total, (0, max(num_beams - total.size, 0)), constant_values=2 * IMPOSSIBLE)
     log_prob, flat = lax.top_k(total, num_beams)
     parent, place = jnp.minimum(flat // places, beams - 1), flat % places
-    live = log_prob > IMPOSSIBLE / 2
-    pick = lambda of, nothing: jnp.where(live, of[parent, place], nothing)
-    search = _rows(search, parent)
-    search = dataclasses.replace(
+    return Continuations(log_prob, parent, place, log_z[parent, place])
+
+
+def extended(
+    search: Search, best: Continuations, node: jax.Array, code: jax.Array, step: chex.Numeric
+) -> Search:
+    """The beams of continuations with the nodes and codes `[S]` of their options."""
+    live = best.log_prob > IMPOSSIBLE / 2
+    search = _rows(search, best.parent)
+    return dataclasses.replace(
         search,
-        log_prob=jnp.maximum(log_prob, IMPOSSIBLE),
-        codes=_write(search.codes, pick(options.code, 0), step),
-        nodes=_write(search.nodes, pick(options.node, -1), step),
-        log_z=_write(search.log_z, pick(log_z, 0.0), step),
+        log_prob=jnp.maximum(best.log_prob, IMPOSSIBLE),
+        codes=_write(search.codes, jnp.where(live, code, 0), step),
+        nodes=_write(search.nodes, jnp.where(live, node, -1), step),
+        log_z=_write(search.log_z, jnp.where(live, best.log_z, 0.0), step),
     )
-    return search, parent
 
 
 def finish(search: Search, states: jax.Array, candidates: SlateSpace) -> Beams:

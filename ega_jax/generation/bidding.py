@@ -73,6 +73,20 @@ def allocation_log_probs(
     """
     logits, token_bids, valid = map(jnp.asarray, (logits, token_bids, valid))
     chex.assert_equal_shape([logits, token_bids, valid])
-    scores = logits.astype(jnp.float32) + log_weights(token_bids, alpha, beta)
-    scores = jnp.where(valid, scores, IMPOSSIBLE)
+    scores = token_scores(logits, token_bids, valid, alpha, beta)
     return jnp.where(valid, jax.nn.log_softmax(scores, axis=-1), IMPOSSIBLE)
+
+
+def token_scores(
+    logits: jax.Array,
+    token_bids: jax.Array,
+    valid: jax.Array,
+    alpha: chex.Numeric,
+    beta: chex.Numeric,
+) -> jax.Array:
+    """`logit + log w` of each token, whose softmax is (22); -1e30 for invalid tokens.
+
+    Arguments as in `allocation_log_probs`.
+    """
+    scores = logits.astype(jnp.float32) + log_weights(token_bids, alpha, beta)
+    return jnp.where(valid, scores, IMPOSSIBLE)

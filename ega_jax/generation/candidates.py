@@ -18,6 +18,7 @@ from flax import struct
 from ega_jax.generation.ad_book import AdBook, inline_book
 from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS
 
+_NO_COLUMN = 2**30
 ABSENT = -1.0  # The bid in a `Report` of an ad that is absent.
 
 
@@ -145,6 +146,42 @@ class Used:
 
 
 @struct.dataclass
+class Siblings:
+    """The children of `S` nodes, and the place of the next organic item among them.
+
+    Options are columns in rising order of codes. An organic item whose code no child has is
+    inserted, so later children shift by one column.
+    """
+
+    first: jax.Array  # [S] int32 first child.
+    count: jax.Array  # [S] int32 number of children.
+    place: jax.Array  # [S] int32 column of the organic item, -1 if it does not follow the prefix.
+    is_inserted: jax.Array  # [S] bool, whether no child has its code.
+    code: jax.Array  # [S] int32 its code.
+
+    def is_child(self, column: jax.Array) -> jax.Array:
+        """Whether columns `[S, F]` hold a child."""
+        number = column - self._is_shifted(column)
+        is_organic = self.is_inserted[:, None] & (column == self.place[:, None])
+        return (number >= 0) & (number < self.count[:, None]) & ~is_organic
+
+    def child(self, column: jax.Array) -> jax.Array:
+        """Nodes `[S, F]` of columns, 0 where there is no child."""
+        child = self.first[:, None] + column - self._is_shifted(column)
+        return jnp.where(self.is_child(column), child, 0)
+
+    def column(self, node: jax.Array) -> jax.Array:
+        """Columns `[S, V]` of nodes; far out of range if the node is no child."""
+        number = node - self.first[:, None]
+        is_child = (node >= 0) & (number >= 0) & (number < self.count[:, None])
+        column = number + (self.is_inserted[:, None] & (number >= self.place[:, None]))
+        return jnp.where(is_child, column, _NO_COLUMN)
+
+    def _is_shifted(self, column: jax.Array) -> jax.Array:
+        return self.is_inserted[:, None] & (column > self.place[:, None])
+
+
+@struct.dataclass
 class Candidates:
     """The items that one request may show: ads of one book, and organic items.
 
@@ -219,38 +256,101 @@ class Candidates:
         codes = jnp.where((chosen < n)[..., None], jnp.stack(of_ads, axis=-1), queued)
         return jnp.where((chosen >= 0)[..., None], codes, 0)
 
-    def options(self, depth: int, prefix: Prefix) -> Options:
+    def options(self, depth: int, prefix: Prefix, width: int | None = None) -> Options:
         """Possible next codes in rising order; see `SlateSpace`.
 
         `F` is the most children of a node at that depth, plus 1 for the next organic item. If that
         item's code is also a child's, there is one option: the ad's while the child has one
         available, else the organic item's.
+
+        Args:
+          depth: static.
+          prefix: the beams.
+          width: static, at least the children of any of their nodes; default: of any node.
         """
         used = self.used(prefix)
+        siblings = self._siblings(depth, prefix, used)
+        width = self.book.widths[depth] if width is None else width
+        column = jnp.arange(width + 1, dtype=jnp.int32)[None]
+        child = siblings.child(column)
+        # Children that hold used ads differ from what the book says of them.
+        nodes, beam = used.path[:, :, depth], jnp.arange(child.shape[0])[:, None]
+        at = beam, siblings.column(nodes)
+        best = self.book.best_bid[depth][child]
+        best = best.at[at].set(self._first_unused(depth + 1, nodes, used)[1], mode="drop")
+        total = None
+        if self._takes_means:
+            total = self.book.total[depth][child]
+            total = total.at[at].set(self._totals(depth, nodes, used), mode="drop")
+        return self._options(depth, used, siblings, column, best, total)
+
+    def option(self, depth: int, prefix: Prefix, column: jax.Array) -> Options:
+        """One option of each beam, by its column `[S]` in `options`: `F` is 1.
+
+        A column out of range is no valid option.
+        """
+        used = self.used(prefix)
+        siblings = self._siblings(depth, prefix, used)
+        child = siblings.child(column[:, None])
+        best = self._first_unused(depth + 1, child, used)[1]
+        total = self._totals(depth, child, used) if self._takes_means else None
+        return self._options(depth, used, siblings, column[:, None], best, total)
+
+    def report_column(self, depth: int, prefix: Prefix) -> jax.Array:
+        """Column `[S]` of the only option of each beam that the report changes."""
+        siblings = self._siblings(depth, prefix, self.used(prefix))
+        node = jnp.broadcast_to(self.overlay.path[depth], prefix.node.shape)
+        if self.scope == "prefix":
+            return siblings.column(node[:, None])[:, 0]
+        code = jnp.broadcast_to(self._report_code(depth), prefix.node.shape)
+        place, exists = self.book.find_child(depth, prefix.node, code)
+        column = siblings.column(jnp.where(exists, siblings.first + place, -1)[:, None])[:, 0]
+        is_queued = siblings.is_inserted & (siblings.code == code)
+        return jnp.where(is_queued, siblings.place, column)
+
+    def _siblings(self, depth: int, prefix: Prefix, used: Used) -> Siblings:
+        """The children of the prefixes' nodes, with the next organic item among them."""
         first, count = self.book.children(depth, prefix.node)
-        place, is_inserted = self._organic_place(depth, prefix, used)
-        column = jnp.arange(self.book.widths[depth] + 1, dtype=jnp.int32)[None]
-        # An organic code that is no child's is inserted at its place, so later children shift.
-        shift = is_inserted[:, None] & (column > place[:, None])
-        child = first[:, None] + column - shift
-        is_organic = column == place[:, None]
-        is_child = (child < (first + count)[:, None]) & ~(is_inserted[:, None] & is_organic)
-        child = jnp.where(is_child, child, 0)
-        column_of = self._columns(depth, used, first, count, place, is_inserted)
-        bid = self._best_bids(depth, used, child, column_of)
-        is_available = is_child & used.ads_allowed[:, None] & (bid >= self._least_bid)
-        is_organic &= ~is_available
+        queue, number = self.organic, used.organic
+        same = queue.codes[number, :depth] == prefix.codes[:, :depth]
+        follows = (number >= 0) & jnp.all(same, axis=-1)
+        in_book = prefix.node >= 0
+        place = jnp.where(in_book, queue.place[number, depth], 0)
+        is_child = in_book & (queue.path[number, depth] >= 0)
+        return Siblings(
+            first=first,
+            count=count,
+            place=jnp.where(follows, place, -1),
+            is_inserted=follows & ~is_child,
+            code=queue.codes[number, depth],
+        )
+
+    def _options(
+        self, depth: int, used: Used, siblings: Siblings, column: jax.Array, best, total
+    ) -> Options:
+        """The options of given columns.
+
+        Args:
+          depth: static.
+          used: what the beams have used.
+          siblings: the children of their nodes.
+          column: `[S, F]` or `[1, F]`.
+          best: `[S, F]` search bids of the children's first unused ads.
+          total: `[S, F, 2]` sums and numbers of their available ads' search bids, for means.
+        """
+        is_child, child = siblings.is_child(column), siblings.child(column)
+        is_available = is_child & used.ads_allowed[:, None] & (best >= self._least_bid)
+        is_place = column == siblings.place[:, None]
+        is_organic = is_place & ~is_available
         code = self.book.code[depth][child].astype(jnp.int32)
-        next_code = self.organic.codes[used.organic, depth]
-        code = jnp.where(is_organic, next_code[:, None], code)
+        code = jnp.where(is_organic, siblings.code[:, None], code)
         if self.scope == "layer":
             bid = self._layer_bids(depth, code)
-        elif self.token_bid == "mean":
-            shared = ~is_inserted[:, None] & (column == place[:, None])
-            bid = self._mean_bids(depth, used, child, column_of, shared)
-            bid = jnp.where(is_organic, 0.0, bid)
+        elif total is not None:
+            count = jnp.maximum(total[..., 1] + (is_place & is_child), 1.0)
+            bid = jnp.where(is_organic, 0.0, jnp.maximum(total[..., 0], 0.0) / count)
         else:
-            bid = jnp.where(is_organic, 0.0, bid)
+            bid = jnp.where(is_organic, 0.0, best)
         where = is_available | is_organic
         return Options(
             node=jnp.where(is_available, child, -1),
@@ -317,32 +417,6 @@ class Candidates:
         """The least search bid of an ad that is shown; ads of a node stand by falling bid."""
         return jnp.where(self.book.follows_bids, jnp.maximum(self.reserve, 0.0), 0.0)
 
-    def _organic_place(self, depth: int, prefix: Prefix, used: Used) -> tuple[jax.Array, jax.Array]:
-        """Column of the next organic item among the options `[S]`, and whether it is inserted.
-
-        The column is -1 if the item's codes differ from the prefix.
-        """
-        queue, number = self.organic, used.organic
-        same = queue.codes[number, :depth] == prefix.codes[:, :depth]
-        follows = (number >= 0) & jnp.all(same, axis=-1)
-        in_book = prefix.node >= 0
-        place = jnp.where(in_book, queue.place[number, depth], 0)
-        is_child = in_book & (queue.path[number, depth] >= 0)
-        return jnp.where(follows, place, -1), follows & ~is_child
-
-    def _columns(self, depth, used: Used, first, count, place, is_inserted) -> jax.Array:
-        """Columns `[S, U]` of the children that hold used ads; out of range for other nodes."""
-        number = used.path[:, :, depth] - first[:, None]
-        is_child = (used.path[:, :, depth] >= 0) & (number >= 0) & (number < count[:, None])
-        column = number + (is_inserted[:, None] & (number >= place[:, None]))
-        return jnp.where(is_child, column, self.book.widths[depth] + 1)
-
-    def _best_bids(self, depth: int, used: Used, child: jax.Array, column_of) -> jax.Array:
-        """Search bids `[S, F]` of the children's first unused ads, -1 for none."""
-        _, bid = self._first_unused(depth + 1, used.path[:, :, depth], used)
-        beam = jnp.arange(child.shape[0])[:, None]
-        return self.book.best_bid[depth][child].at[beam, column_of].set(bid, mode="drop")
-
     def _first_unused(self, depth: int, node: jax.Array, used: Used) -> tuple[jax.Array, jax.Array]:
         """First unused ad of nodes `[S, V]` of a depth above 0, and its search bid; -1 for none."""
         ads = self.book.listed(depth, node, used.ads.shape[1])  # [S, V, L]
@@ -364,20 +438,20 @@ class Candidates:
         listed = jnp.maximum(self.book.search_bid[self.overlay.candidate], 0.0)
         return jnp.where(self.book.follows_bids, self.overlay.bid, listed)
 
-    def _mean_bids(self, depth: int, used: Used, child, column_of, shared) -> jax.Array:
-        """Mean search bids `[S, F]` of the available items below each child, 0 for none.
+    @property
+    def _takes_means(self) -> bool:
+        return self.token_bid == "mean" and self.scope == "prefix"
 
-        `shared [S, F]` marks the child that holds the next organic item.
-        """
-        assert self.book.total is not None
+    def _totals(self, depth: int, node: jax.Array, used: Used) -> jax.Array:
+        """Sum and number of the search bids of available ads below children, `[S, V, 2]`."""
         bid = jnp.where(used.ads >= 0, self.book.search_bid[used.ads], -1.0)
         each = jnp.stack([jnp.maximum(bid, 0.0), (bid >= 0).astype(jnp.float32)], axis=-1)
-        beam = jnp.arange(child.shape[0])
-        total = self.book.total[depth][child].at[beam[:, None], column_of].add(-each, mode="drop")
-        added = jnp.where(used.offered[:, None], jnp.stack([self._reported_bid, 1.0]), 0.0)
-        total = total.at[beam, column_of[:, -1]].add(added, mode="drop")
-        count = jnp.maximum(total[..., 1] + shared, 1.0)
-        return jnp.maximum(total[..., 0], 0.0) / count
+        is_below = node[:, :, None] == used.path[:, None, :, depth]
+        taken = jnp.sum(jnp.where(is_below[..., None], each[:, None], 0.0), axis=2)
+        is_reported = used.offered[:, None] & (node == self.overlay.path[depth])
+        added = jnp.stack([self._reported_bid, jnp.float32(1.0)])
+        added = jnp.where(is_reported[..., None], added[None, None], 0.0)
+        return self.book.total[depth][node] - taken + added
 
     def _layer_bids(self, depth: int, code: jax.Array) -> jax.Array:
         """Bids `[S, F]` of codes by all items of the request with the code at this layer."""

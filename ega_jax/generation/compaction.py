@@ -8,11 +8,36 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def map_where(function: Callable[[jax.Array], Any], where: jax.Array, chunk: int) -> Any:
-    """Applies a function to selected rows, one chunk at a time.
+def fold_where(
+    function: Callable[[jax.Array, Any], Any], where: jax.Array, chunk: int, state: Any
+) -> Any:
+    """Updates a state with the selected rows, one chunk at a time.
 
     The number of chunks, and so the cost, depends on the number of selected rows. The function
     does not support reverse-mode differentiation.
+
+    Args:
+      function: `(rows [chunk] int32, state) -> state`; rows from `R` on are padding, to be clipped
+        when read and dropped when written.
+      where: `[R]` bool, the selected rows.
+      chunk: rows per call, static.
+      state: a pytree.
+
+    Returns:
+      The last state.
+    """
+    num_rows, count = where.shape[0], where.sum()
+    wanted = jnp.nonzero(where, size=num_rows + chunk, fill_value=num_rows)[0].astype(jnp.int32)
+
+    def step(carry):
+        done, state = carry
+        return done + chunk, function(lax.dynamic_slice(wanted, (done,), (chunk,)), state)
+
+    return lax.while_loop(lambda carry: carry[0] < count, step, (jnp.int32(0), state))[1]
+
+
+def map_where(function: Callable[[jax.Array], Any], where: jax.Array, chunk: int) -> Any:
+    """Applies a function to selected rows, one chunk at a time; see `fold_where`.
 
     Args:
       function: `rows [chunk] int32 -> pytree of [chunk, ...]`, computed row by row.
@@ -23,20 +48,14 @@ def map_where(function: Callable[[jax.Array], Any], where: jax.Array, chunk: int
       A pytree of `[R, ...]`, 0 in rows that are not selected.
     """
     num_rows = where.shape[0]
-    count = where.sum()
-    wanted = jnp.nonzero(where, size=num_rows + chunk, fill_value=num_rows)[0].astype(jnp.int32)
-    shapes = jax.eval_shape(function, wanted[:chunk])
+    shapes = jax.eval_shape(function, jax.ShapeDtypeStruct((chunk,), jnp.int32))
     start = jax.tree.map(lambda s: jnp.zeros((num_rows, *s.shape[1:]), s.dtype), shapes)
 
-    def step(state):
-        done, results = state
-        rows = lax.dynamic_slice(wanted, (done,), (chunk,))
+    def step(rows: jax.Array, results: Any) -> Any:
         new = function(jnp.minimum(rows, num_rows - 1))
-        write = lambda into, x: into.at[rows].set(x, mode="drop")
-        return done + chunk, jax.tree.map(write, results, new)
+        return jax.tree.map(lambda into, x: into.at[rows].set(x, mode="drop"), results, new)
 
-    _, results = lax.while_loop(lambda state: state[0] < count, step, (jnp.int32(0), start))
-    return results
+    return fold_where(step, where, chunk, start)
 
 
 def first_equal(rows: jax.Array) -> jax.Array:
