@@ -12,9 +12,12 @@ search without bids, a book in the order of live bids would leak them into the m
 refreshes large ones on the host.
 """
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import lax
 
@@ -34,26 +37,27 @@ class LayerBids:
 
 @struct.dataclass
 class AdBook:
-    """A forest of ad books; `n` ads, `V_d` nodes of depth d, of which depth 0 are the books.
+    """A forest of ad books; `n` ads, `V` nodes, of which those of depth 0 are the books.
 
-    Ads are numbered as they are listed. All capacities may exceed what is used: unused ads and
-    nodes are in no range.
+    Ads are numbered as they are listed. Nodes are numbered by depth, and so that the children of a
+    node follow each other. All capacities may exceed what is used: unused ads and nodes are in no
+    range. After the nodes of a depth there is at least one unused node, which ends the last range.
     """
 
     poi: jax.Array  # [n] int32 POI of each ad.
     bid: jax.Array  # [n] float32 live bid, currency per click.
     search_bid: jax.Array  # [n] float32 bid that the search sees; -1 if the ad may not be shown.
     leaf: jax.Array  # [n] int32 node of depth C that holds the ad, -1 if the entry is no ad.
-    ranked: jax.Array  # [n] int32 ads by leaf, then by falling search bid, then by number.
-    leaf_start: jax.Array  # [V_C + 1] int32 leaf v holds `ranked[leaf_start[v]:leaf_start[v + 1]]`.
-    # Per depth d in 0..C-1; node v has the children `first_child[d][v]` to `first_child[d][v + 1]`.
-    first_child: tuple[jax.Array, ...]  # [V_d + 1] int32.
-    code: tuple[jax.Array, ...]  # [V_(d+1)] int16 or int32 code that leads to the child.
-    best_bid: tuple[jax.Array, ...]  # [V_(d+1)] float32 highest search bid below, or -1.
-    best: tuple[jax.Array, ...]  # Without leaves: [V_(d+1), L] int32 first ads by bid, or -1.
+    # Nodes above the leaves: v has the children `first_child[v]` to `first_child[v + 1]`.
+    first_child: jax.Array  # [nodes above the leaves] int32.
+    code: jax.Array  # [V] int16 or int32 code that leads to the node.
+    best_bid: jax.Array  # [V] float32 highest search bid below the node, or -1.
+    # First ads of each node by falling search bid, then by number: all of a leaf, else `L`.
+    listed: jax.Array  # int32; v has `listed[list_start[v]:list_start[v + 1]]`, padded with -1.
+    list_start: jax.Array  # [V] int32.
     by_poi: jax.Array  # [n] int32 ads by book, then by POI.
-    book_start: jax.Array  # [V_0 + 1] int32 book v has `by_poi[book_start[v]:book_start[v + 1]]`.
-    total: tuple[jax.Array, ...] | None  # [V_(d+1), 2] sum and number of search bids; for means.
+    book_start: jax.Array  # [books + 1] int32 v has `by_poi[book_start[v]:book_start[v + 1]]`.
+    total: jax.Array | None  # [V, 2] float32 sum and number of the search bids below; for means.
     layer: LayerBids | None  # For the scope "layer".
     follows_bids: jax.Array  # [] bool, whether `search_bid` is the live bid.
     widths: tuple[int, ...] = struct.field(pytree_node=False)  # Most children of a node, by depth.
@@ -66,65 +70,52 @@ class AdBook:
     @property
     def num_layers(self) -> int:
         """`C`."""
-        return len(self.code)
-
-    @property
-    def num_listed(self) -> int:
-        """`L`, the number of ads in the lists of `best`."""
-        return self.best[0].shape[1] if self.best else 1
+        return len(self.widths)
 
     def path(self, ad: jax.Array) -> jax.Array:
         """Nodes `[..., C]` int32 of depths 1 to C that hold ads `[...]`; -1 for what is no ad."""
         node = jnp.where((ad >= 0) & (ad < self.num_ads), self.leaf[ad], -1)
         nodes = [node]
-        for first_child in self.first_child[:0:-1]:
-            parent = jnp.searchsorted(first_child, node, side="right").astype(jnp.int32) - 1
+        for _ in self.widths[1:]:
+            parent = jnp.searchsorted(self.first_child, node, side="right").astype(jnp.int32) - 1
             node = jnp.where(node >= 0, parent, -1)
             nodes.append(node)
         return jnp.stack(nodes[::-1], axis=-1)
 
-    def children(self, depth: int, node: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """First child and number of children, both int32, of nodes of a static depth; -1: none."""
-        first = jnp.where(node >= 0, self.first_child[depth][node], 0)
-        end = jnp.where(node >= 0, self.first_child[depth][node + 1], 0)
-        return first, end - first
+    def children(self, node: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """First child and number of children, both int32, of nodes above the leaves; -1: none."""
+        first, end = self.first_child[node], self.first_child[node + 1]
+        there = node >= 0
+        return jnp.where(there, first, 0), jnp.where(there, end - first, 0)
 
-    def listed(self, depth: int, node: jax.Array, number: int) -> jax.Array:
-        """First ads by search bid of nodes `[...]` of a static depth above 0: `[..., number]`.
+    def first_ads(self, node: jax.Array, number: int) -> jax.Array:
+        """First ads by search bid below nodes `[...]` that are no books: `[..., number]`.
 
-        Entries are -1 after the last ad and for node -1. Above the leaves, `number` is at most
-        `num_listed`.
+        Entries are -1 after the last ad and for node -1. Above the leaves, there are `L` at most.
         """
-        there = (node >= 0)[..., None]
-        if depth < self.num_layers:
-            return jnp.where(there, self.best[depth - 1][node, :number], -1)
         offset = jnp.arange(number, dtype=jnp.int32).reshape(*(1,) * node.ndim, number)
-        place = self.leaf_start[node][..., None] + offset
-        there &= place < self.leaf_start[node + 1][..., None]
-        return jnp.where(there, self.ranked[jnp.where(there, place, 0)], -1)
+        place = self.list_start[node][..., None] + offset
+        there = (node >= 0)[..., None] & (place < self.list_start[node + 1][..., None])
+        return jnp.where(there, self.listed[jnp.where(there, place, 0)], -1)
 
-    def find_child(
-        self, depth: int, node: jax.Array, code: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Looks up the child of nodes `[M]` of a static depth by its code `[M]`.
+    def find_child(self, node: jax.Array, code: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Looks up the child of nodes `[M]` above the leaves by its code `[M]`.
 
         Returns:
           The place among the children that the code has or would have, `[M]` int32; and whether
           the child exists.
         """
-        first, count = self.children(depth, node)
-        codes, last = self.code[depth], self.code[depth].shape[0] - 1
+        first, count = self.children(node)
 
         def halve(_, bounds):
             low, high = bounds
             middle = (low + high) // 2
-            below = (low < high) & (codes[jnp.minimum(first + middle, last)] < code)
+            below = (low < high) & (self.code[first + middle] < code)
             return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
 
-        steps = max(self.widths[depth], 1).bit_length()
+        steps = max(*self.widths, 1).bit_length()
         place, _ = lax.fori_loop(0, steps, halve, (jnp.zeros_like(count), count))
-        exists = (place < count) & (codes[jnp.minimum(first + place, last)] == code)
-        return place, exists
+        return place, (place < count) & (self.code[first + place] == code)
 
     def ads_of(self, poi: jax.Array, root: chex.Numeric) -> jax.Array:
         """The ad of each POI `[M]` in a book, int32; -1 if it has none."""
@@ -185,25 +176,18 @@ def inline_book(
         node, start = level.node, level.start
         levels.append(level)
     by_poi = jnp.argsort(jnp.where(where, item, jnp.iinfo(jnp.int32).max), stable=True)
-    has_totals = token_bid == "mean" and scope == "prefix"
-    totals = (_totals(search_bid, level.node, where) for level in levels)
+    offsets = 2 + (n + 1) * np.arange(c)  # The book and its end come first.
     return AdBook(
         poi=item,
         bid=jnp.where(where, bid, 0.0).astype(jnp.float32),
         search_bid=search_bid,
-        leaf=jnp.where(where, node, -1),
-        ranked=levels[-1].ranked,
-        leaf_start=start,
-        first_child=tuple(level.first_child for level in levels),
-        code=tuple(level.code for level in levels),
-        best_bid=tuple(level.best_bid for level in levels),
-        best=tuple(level.best for level in levels[:-1]),
+        leaf=jnp.where(where, node + int(offsets[-1]), -1),
         by_poi=by_poi.astype(jnp.int32),
         book_start=jnp.stack([jnp.int32(0), end]),
-        total=tuple(totals) if has_totals else None,
         layer=_layer_bids(codes, search_bid, num_codes) if scope == "layer" else None,
         follows_bids=jnp.asarray(follows_bids, bool),
         widths=(n,) * c,
+        **_joined(levels, offsets, has_totals=token_bid == "mean" and scope == "prefix"),
     )
 
 
@@ -216,8 +200,31 @@ class _Level:
     start: jax.Array  # [N + 1] int32 node v holds `ranked[start[v]:start[v + 1]]`.
     first_child: jax.Array  # Of the nodes of the depth above.
     code: jax.Array  # [N]
-    best: jax.Array  # [N, L]
+    lists: jax.Array  # [N, L] int32 first ads of each node.
     best_bid: jax.Array  # [N]
+    total: jax.Array  # [N, 2]
+
+
+def _joined(levels: list[_Level], offsets: np.ndarray, has_totals: bool) -> dict[str, Any]:
+    """The fields of `AdBook` by node, from the nodes of each depth above 0."""
+    book, end = np.zeros(2), lambda x, fill: jnp.append(x, jnp.full((1, *x.shape[1:]), fill), 0)
+    below = [level.first_child + int(o) for level, o in zip(levels, offsets, strict=True)]
+    num_listed, num_inner = levels[0].lists.shape[1], int(offsets[-1])
+    inner = [end(level.lists, -1).reshape(-1) for level in levels[:-1]]
+    first = np.arange(num_inner, dtype=np.int32) * num_listed
+    total = [np.zeros((2, 2), np.float32), *(end(level.total, 0) for level in levels)]
+    return {
+        "first_child": jnp.concatenate(below),
+        "code": jnp.concatenate([book.astype(np.int32), *(end(x.code, 0) for x in levels)]),
+        "best_bid": jnp.concatenate(
+            [book + UNAVAILABLE, *(end(level.best_bid, UNAVAILABLE) for level in levels)]
+        ).astype(jnp.float32),
+        "listed": jnp.concatenate(
+            [np.full(2 * num_listed, -1, np.int32), *inner, levels[-1].ranked]
+        ),
+        "list_start": jnp.append(first, num_inner * num_listed + levels[-1].start),
+        "total": jnp.concatenate(total) if has_totals else None,
+    }
 
 
 def _level(code, search_bid, where, parent, parent_start, num_listed) -> _Level:
@@ -235,15 +242,17 @@ def _level(code, search_bid, where, parent, parent_start, num_listed) -> _Level:
     start = jnp.minimum(jnp.append(start, n), end)
     place = start[:-1, None] + jnp.arange(num_listed, dtype=jnp.int32)[None]
     there = place < start[1:, None]
-    best = jnp.where(there, ranked[jnp.minimum(place, n - 1)], -1)
+    lists = jnp.where(there, ranked[jnp.minimum(place, n - 1)], -1)
+    node = jnp.zeros(n, jnp.int32).at[ranked].set(sorted_node)
     return _Level(
         ranked=ranked,
-        node=jnp.zeros(n, jnp.int32).at[ranked].set(sorted_node),
+        node=node,
         start=start,
         first_child=first_child,
-        code=code[jnp.maximum(best[:, 0], 0)].astype(jnp.int32),
-        best=best,
-        best_bid=jnp.where(there[:, 0], search_bid[best[:, 0]], UNAVAILABLE),
+        code=code[jnp.maximum(lists[:, 0], 0)].astype(jnp.int32),
+        lists=lists,
+        best_bid=jnp.where(there[:, 0], search_bid[lists[:, 0]], UNAVAILABLE),
+        total=_totals(search_bid, node, where),
     )
 
 

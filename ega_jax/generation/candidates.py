@@ -14,6 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax import lax
 
 from ega_jax.generation.ad_book import AdBook, inline_book
 from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS
@@ -51,8 +52,16 @@ class SlateSpace(Protocol):
         """The node of depth 0, `[]` int32."""
         ...
 
-    def options(self, depth: int, prefix: Prefix) -> Options:
-        """Possible next codes at a static depth."""
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The most children of a node, by depth."""
+        ...
+
+    def options(self, depth: chex.Numeric, prefix: Prefix, width: int) -> Options:
+        """Possible next codes of prefixes of some depth, whose nodes have `width` children at most.
+
+        There are `F = width + 1` of them.
+        """
         ...
 
     def item(self, prefix: Prefix) -> jax.Array:
@@ -125,8 +134,8 @@ def organic_queue(
     node = jnp.broadcast_to(jnp.asarray(root, jnp.int32), poi.shape)
     path, places = [], []
     for depth in range(codes.shape[-1]):
-        place, exists = book.find_child(depth, node, codes[:, depth])
-        node = jnp.where(exists, book.children(depth, node)[0] + place, -1)
+        place, exists = book.find_child(node, codes[:, depth])
+        node = jnp.where(exists, book.children(node)[0] + place, -1)
         path.append(node)
         places.append(place)
     ad = book.ads_of(poi, root)
@@ -201,6 +210,11 @@ class Candidates:
     token_bid: str = struct.field(pytree_node=False)
     scope: str = struct.field(pytree_node=False)
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The most children of a node, by depth; see `SlateSpace`."""
+        return self.book.widths
+
     def reporting(self, report: Report) -> "Candidates":
         """The candidates under a report of one ad."""
         return dataclasses.replace(self, overlay=self.overlay_of(report))
@@ -251,12 +265,12 @@ class Candidates:
     def codes(self, chosen: jax.Array) -> jax.Array:
         """Codes `[..., C]` of items as `chosen` holds them, 0 for none."""
         n, nodes = self.book.num_ads, self.nodes(chosen)
-        of_ads = [code[nodes[..., d]].astype(jnp.int32) for d, code in enumerate(self.book.code)]
+        of_ads = self.book.code[nodes].astype(jnp.int32)
         queued = self.organic.codes[jnp.maximum(chosen - n, 0)]
-        codes = jnp.where((chosen < n)[..., None], jnp.stack(of_ads, axis=-1), queued)
+        codes = jnp.where((chosen < n)[..., None], of_ads, queued)
         return jnp.where((chosen >= 0)[..., None], codes, 0)
 
-    def options(self, depth: int, prefix: Prefix, width: int | None = None) -> Options:
+    def options(self, depth: chex.Numeric, prefix: Prefix, width: int | None = None) -> Options:
         """Possible next codes in rising order; see `SlateSpace`.
 
         `F` is the most children of a node at that depth, plus 1 for the next organic item. If that
@@ -264,27 +278,27 @@ class Candidates:
         available, else the organic item's.
 
         Args:
-          depth: static.
+          depth: number of codes of the prefixes.
           prefix: the beams.
           width: static, at least the children of any of their nodes; default: of any node.
         """
         used = self.used(prefix)
         siblings = self._siblings(depth, prefix, used)
-        width = self.book.widths[depth] if width is None else width
+        width = max(self.book.widths) if width is None else width
         column = jnp.arange(width + 1, dtype=jnp.int32)[None]
         child = siblings.child(column)
         # Children that hold used ads differ from what the book says of them.
-        nodes, beam = used.path[:, :, depth], jnp.arange(child.shape[0])[:, None]
+        nodes, beam = _at(used.path, depth), jnp.arange(child.shape[0])[:, None]
         at = beam, siblings.column(nodes)
-        best = self.book.best_bid[depth][child]
-        best = best.at[at].set(self._first_unused(depth + 1, nodes, used)[1], mode="drop")
+        best = self.book.best_bid[child]
+        best = best.at[at].set(self._first_unused(depth, nodes, used)[1], mode="drop")
         total = None
         if self._takes_means:
-            total = self.book.total[depth][child]
+            total = self.book.total[child]
             total = total.at[at].set(self._totals(depth, nodes, used), mode="drop")
         return self._options(depth, used, siblings, column, best, total)
 
-    def option(self, depth: int, prefix: Prefix, column: jax.Array) -> Options:
+    def option(self, depth: chex.Numeric, prefix: Prefix, column: jax.Array) -> Options:
         """One option of each beam, by its column `[S]` in `options`: `F` is 1.
 
         A column out of range is no valid option.
@@ -292,46 +306,47 @@ class Candidates:
         used = self.used(prefix)
         siblings = self._siblings(depth, prefix, used)
         child = siblings.child(column[:, None])
-        best = self._first_unused(depth + 1, child, used)[1]
+        best = self._first_unused(depth, child, used)[1]
         total = self._totals(depth, child, used) if self._takes_means else None
         return self._options(depth, used, siblings, column[:, None], best, total)
 
-    def report_column(self, depth: int, prefix: Prefix) -> jax.Array:
+    def report_column(self, depth: chex.Numeric, prefix: Prefix) -> jax.Array:
         """Column `[S]` of the only option of each beam that the report changes."""
         siblings = self._siblings(depth, prefix, self.used(prefix))
-        node = jnp.broadcast_to(self.overlay.path[depth], prefix.node.shape)
+        node = jnp.broadcast_to(_at(self.overlay.path, depth), prefix.node.shape)
         if self.scope == "prefix":
             return siblings.column(node[:, None])[:, 0]
         code = jnp.broadcast_to(self._report_code(depth), prefix.node.shape)
-        place, exists = self.book.find_child(depth, prefix.node, code)
+        place, exists = self.book.find_child(prefix.node, code)
         column = siblings.column(jnp.where(exists, siblings.first + place, -1)[:, None])[:, 0]
         is_queued = siblings.is_inserted & (siblings.code == code)
         return jnp.where(is_queued, siblings.place, column)
 
-    def _siblings(self, depth: int, prefix: Prefix, used: Used) -> Siblings:
+    def _siblings(self, depth: chex.Numeric, prefix: Prefix, used: Used) -> Siblings:
         """The children of the prefixes' nodes, with the next organic item among them."""
-        first, count = self.book.children(depth, prefix.node)
+        first, count = self.book.children(prefix.node)
         queue, number = self.organic, used.organic
-        same = queue.codes[number, :depth] == prefix.codes[:, :depth]
+        is_below = jnp.arange(self.book.num_layers)[None] >= depth
+        same = (queue.codes[number] == prefix.codes) | is_below
         follows = (number >= 0) & jnp.all(same, axis=-1)
         in_book = prefix.node >= 0
-        place = jnp.where(in_book, queue.place[number, depth], 0)
-        is_child = in_book & (queue.path[number, depth] >= 0)
+        place = jnp.where(in_book, _at(queue.place[number], depth), 0)
+        is_child = in_book & (_at(queue.path[number], depth) >= 0)
         return Siblings(
             first=first,
             count=count,
             place=jnp.where(follows, place, -1),
             is_inserted=follows & ~is_child,
-            code=queue.codes[number, depth],
+            code=_at(queue.codes[number], depth),
         )
 
     def _options(
-        self, depth: int, used: Used, siblings: Siblings, column: jax.Array, best, total
+        self, depth: chex.Numeric, used: Used, siblings: Siblings, column: jax.Array, best, total
     ) -> Options:
         """The options of given columns.
 
         Args:
-          depth: static.
+          depth: number of codes of the prefixes.
           used: what the beams have used.
           siblings: the children of their nodes.
           column: `[S, F]` or `[1, F]`.
@@ -342,7 +357,7 @@ class Candidates:
         is_available = is_child & used.ads_allowed[:, None] & (best >= self._least_bid)
         is_place = column == siblings.place[:, None]
         is_organic = is_place & ~is_available
-        code = self.book.code[depth][child].astype(jnp.int32)
+        code = self.book.code[child].astype(jnp.int32)
         code = jnp.where(is_organic, siblings.code[:, None], code)
         if self.scope == "layer":
             bid = self._layer_bids(depth, code)
@@ -362,7 +377,7 @@ class Candidates:
     def item(self, prefix: Prefix) -> jax.Array:
         """Item that each full code represents; see `SlateSpace`."""
         used = self.used(prefix)
-        ad, bid = self._first_unused(self.book.num_layers, prefix.node[:, None], used)
+        ad, bid = self._first_unused(self.book.num_layers - 1, prefix.node[:, None], used)
         is_ad = used.ads_allowed & (bid[:, 0] >= self._least_bid)
         queued = jnp.where(used.organic >= 0, self.book.num_ads + used.organic, -1)
         return jnp.where(is_ad, ad[:, 0], jnp.where(prefix.node < 0, queued, -1))
@@ -417,16 +432,16 @@ class Candidates:
         """The least search bid of an ad that is shown; ads of a node stand by falling bid."""
         return jnp.where(self.book.follows_bids, jnp.maximum(self.reserve, 0.0), 0.0)
 
-    def _first_unused(self, depth: int, node: jax.Array, used: Used) -> tuple[jax.Array, jax.Array]:
-        """First unused ad of nodes `[S, V]` of a depth above 0, and its search bid; -1 for none."""
-        ads = self.book.listed(depth, node, used.ads.shape[1])  # [S, V, L]
+    def _first_unused(self, depth, node: jax.Array, used: Used) -> tuple[jax.Array, jax.Array]:
+        """First unused ad of nodes `[S, V]` of depth `depth + 1`, and its search bid; -1: none."""
+        ads = self.book.first_ads(node, used.ads.shape[1])  # [S, V, L]
         is_used = jnp.any(ads[..., None] == used.ads[:, None, None], axis=-1)
         is_free = (ads >= 0) & ~is_used
         place = jnp.argmax(is_free, axis=-1)[..., None]
         ad = jnp.where(is_free.any(-1), jnp.take_along_axis(ads, place, axis=-1)[..., 0], -1)
         bid = jnp.where(ad >= 0, self.book.search_bid[ad], -1.0)
         # The ad of the report counts as used, and is offered apart, in its order of the list.
-        reported, here = self._reported_bid, node == self.overlay.path[depth - 1]
+        reported, here = self._reported_bid, node == _at(self.overlay.path, depth)
         is_first = (reported > bid) | ((reported == bid) & (self.overlay.candidate < ad))
         is_reported = used.offered[:, None] & here & is_first
         ad = jnp.where(is_reported, self.overlay.candidate, ad)
@@ -442,18 +457,18 @@ class Candidates:
     def _takes_means(self) -> bool:
         return self.token_bid == "mean" and self.scope == "prefix"
 
-    def _totals(self, depth: int, node: jax.Array, used: Used) -> jax.Array:
+    def _totals(self, depth: chex.Numeric, node: jax.Array, used: Used) -> jax.Array:
         """Sum and number of the search bids of available ads below children, `[S, V, 2]`."""
         bid = jnp.where(used.ads >= 0, self.book.search_bid[used.ads], -1.0)
         each = jnp.stack([jnp.maximum(bid, 0.0), (bid >= 0).astype(jnp.float32)], axis=-1)
-        is_below = node[:, :, None] == used.path[:, None, :, depth]
+        is_below = node[:, :, None] == _at(used.path, depth)[:, None]
         taken = jnp.sum(jnp.where(is_below[..., None], each[:, None], 0.0), axis=2)
-        is_reported = used.offered[:, None] & (node == self.overlay.path[depth])
+        is_reported = used.offered[:, None] & (node == _at(self.overlay.path, depth))
         added = jnp.stack([self._reported_bid, jnp.float32(1.0)])
         added = jnp.where(is_reported[..., None], added[None, None], 0.0)
-        return self.book.total[depth][node] - taken + added
+        return self.book.total[node] - taken + added
 
-    def _layer_bids(self, depth: int, code: jax.Array) -> jax.Array:
+    def _layer_bids(self, depth: chex.Numeric, code: jax.Array) -> jax.Array:
         """Bids `[S, F]` of codes by all items of the request with the code at this layer."""
         assert self.book.layer is not None
         layer = jax.tree.map(lambda x: x[self.root, depth], self.book.layer)  # [W]
@@ -468,14 +483,19 @@ class Candidates:
         total = layer.total + at_own * (offered - jnp.maximum(own, 0.0))
         ones = reports.astype(jnp.float32) - (own >= 0)
         is_there = (self.organic.id >= 0) & ~self._is_banned
-        queued = jnp.where(is_there, self.organic.codes[:, depth], layer.best.shape[0])
+        queued = jnp.where(is_there, _at(self.organic.codes, depth), layer.best.shape[0])
         count = (layer.count + at_own * ones).at[queued].add(1.0, mode="drop")
         return (total / jnp.maximum(count, 1.0))[code]
 
-    def _report_code(self, depth: int) -> jax.Array:
+    def _report_code(self, depth: chex.Numeric) -> jax.Array:
         """Code of the ad that reports in a layer, -1 without report."""
-        node = self.overlay.path[depth]
-        return jnp.where(node >= 0, self.book.code[depth][node].astype(jnp.int32), -1)
+        node = _at(self.overlay.path, depth)
+        return jnp.where(node >= 0, self.book.code[node].astype(jnp.int32), -1)
+
+
+def _at(by_depth: jax.Array, depth: chex.Numeric) -> jax.Array:
+    """The entries `[...]` of one depth from `[..., C]`."""
+    return lax.dynamic_index_in_dim(by_depth, depth, axis=-1, keepdims=False)
 
 
 def list_candidates(
