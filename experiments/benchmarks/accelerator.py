@@ -74,7 +74,7 @@ def measure_allocation(sizes: Sizes) -> None:
 def measure_search(sizes: Sizes) -> None:
     """Measures the search, history to slates, by batch size."""
     shape = sizes.auction
-    model = Model(Auction(shape).generator.config, shape.num_candidates)
+    model = Model(shape.generator, shape.num_candidates)
     for rows in sizes.serving_rows:
         search = model.search(shape.num_beams, None if rows == 1 else rows)
         _emit_latency({"part": "search"}, search, rows, sizes)

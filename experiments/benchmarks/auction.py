@@ -56,6 +56,28 @@ class Shape:
     reward_width: int
     dtype: str = "float32"  # Of the generator's computation.
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Sizes that the generator and the reward model share."""
+        return {
+            "num_codes": self.num_codes,
+            "num_layers": NUM_LAYERS,
+            "num_slots": self.num_slots,
+            "history_length": self.history_length,
+        }
+
+    @property
+    def generator(self) -> GeneratorConfig:
+        """The generator's config."""
+        return GeneratorConfig(
+            **self.shared,
+            width=self.width,
+            hidden=self.hidden,
+            encoder_blocks=self.blocks,
+            decoder_blocks=self.blocks,
+            dtype=self.dtype,
+        )
+
 
 SHAPES = {
     "tiny": Shape(64, 5, 16, 32, 16, 64, 256, 2, 32),
@@ -71,18 +93,9 @@ class Auction:
         self.shape = shape
         self.rng = np.random.default_rng(0)
         items = self._items()
-        shared = {
-            "num_codes": shape.num_codes,
-            "num_layers": NUM_LAYERS,
-            "num_slots": shape.num_slots,
-            "history_length": shape.history_length,
-        }
-        blocks = {"encoder_blocks": shape.blocks, "decoder_blocks": shape.blocks}
-        widths = {"width": shape.width, "hidden": shape.hidden, "dtype": shape.dtype}
-        sizes = GeneratorConfig(**shared, **widths, **blocks)
-        config = EGAConfig(
-            reward=RewardConfig(**shared, width=shape.reward_width), num_beams=shape.num_beams
-        )
+        sizes = shape.generator
+        reward = RewardConfig(**shape.shared, width=shape.reward_width)
+        config = EGAConfig(reward=reward, num_beams=shape.num_beams)
         key = jax.random.key(0)
         make_generator = jax.jit(lambda k: generator.init(k, sizes, items.catalogue))
         make_reward = jax.jit(lambda k: reward_model.init(k, config.reward, items))

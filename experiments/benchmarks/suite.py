@@ -17,6 +17,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ega_jax.errors import UserError
 from ega_jax.training.interrupt import Interrupted
 from ega_jax.training.mesh import split_cpu
@@ -164,6 +166,9 @@ def _measure(part: Part, results: str, log: str, scratch: str) -> None:
     for stream in (1, 2):
         os.dup2(output, stream)
     tempfile.tempdir = scratch  # What a killed part leaves there goes with the suite.
+    if jax.config.values["jax_compilation_cache_dir"] is None:  # Parts prepare much the same.
+        jax.config.update("jax_compilation_cache_dir", f"{scratch}/compiled")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     split_cpu()
     start = time.perf_counter()
     with _stdout_to(Path(results)), compile_times() as compiling:
