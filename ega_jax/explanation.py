@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from ega_jax.auction.counterfactuals import counterfactuals
 from ega_jax.auction.pricing import PricingConfig, prices
 from ega_jax.auction.system import Allocation, Levers, PreparedRequest, System
-from ega_jax.types import Params, Request
+from ega_jax.generation.candidates import Report
+from ega_jax.types import AnyRequest, Params
 
 _MOST = np.finfo(np.float32).max
 BISECTIONS = 20  # The error of the lowest bid is at most a millionth of the bid.
@@ -76,7 +77,7 @@ def explain(
     system: System,
     networks: dict[str, Params],
     pricing: PricingConfig,
-    request: Request,
+    request: AnyRequest,
     levers: Levers,
 ) -> Explanation:
     """Explains the slate of one request, without a batch axis.
@@ -93,42 +94,33 @@ def explain(
       price, which the evaluation computes from many reports per ad, and the truthful mode, which
       may show another slate.
     """
-    prepared, bid = system.prepare(request), request.bid
-    shown, menu = system.allocate(prepared, bid, levers)
-    known, _, _ = counterfactuals(
-        system, pricing.probes, prepared, bid, levers, shown.candidate, menu
-    )
+    prepared = system.prepare(request, levers)
+    shown, menu = system.allocate(prepared)
+    known, _, _ = counterfactuals(system, pricing.probes, prepared, shown.ads, menu)
     return Explanation(
         items=shown.item,
         creatives=shown.creative,
         is_ad=shown.is_ad,
         bid=shown.bid,
-        **vars(system.tokens(prepared, bid, levers, shown.candidate)),
+        **vars(system.tokens(prepared, shown)),
         log_z=shown.log_z,
         pctr=shown.prediction.click_poi,
-        contribution=system.contributions(prepared, bid, levers, shown.candidate),
-        price=prices(networks, pricing, prepared, bid, levers, shown, menu, known),
-        lowest_bid=lowest_bids(system, prepared, bid, levers, shown),
+        contribution=system.contributions(prepared, shown),
+        price=prices(networks, pricing, levers, shown, menu, known),
+        lowest_bid=lowest_bids(system, prepared, shown),
     )
 
 
-def lowest_bids(
-    system: System,
-    prepared: PreparedRequest,
-    bid: jax.Array,
-    levers: Levers,
-    shown: Allocation,
-) -> jax.Array:
+def lowest_bids(system: System, prepared: PreparedRequest, shown: Allocation) -> jax.Array:
     """The lowest bids `[K]` at which the ads keep their slots, by bisection.
 
     If an ad loses its slot and regains it at a still lower bid, there are several such thresholds;
     the result is one of them.
     """
-    slots = jnp.arange(shown.candidate.shape[0])
+    slots, ads = jnp.arange(shown.candidate.shape[0]), shown.ads.ad
 
     def keeps(reports: jax.Array) -> jax.Array:
-        each = jax.vmap(lambda ad, report: bid.at[ad].set(report))(shown.candidate, reports)
-        again, _ = system.allocate_each(prepared, each, levers)
+        again, _ = system.allocate_each(prepared, Report(ads, reports))
         return again.candidate[slots, slots] == shown.candidate
 
     def halve(_, bounds):

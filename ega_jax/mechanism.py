@@ -18,11 +18,12 @@ from ega_jax.auction.pricing import RULES, Needs, PricingConfig, prices
 from ega_jax.auction.system import Levers, System, check_levers
 from ega_jax.errors import UserError
 from ega_jax.explanation import Explanation, explain
-from ega_jax.request_rules import checked
+from ega_jax.generation.ad_book import AdBook
+from ega_jax.request_rules import checked, checked_in_books
 from ega_jax.training import structs
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
 from ega_jax.training.mesh import map_looping, split_rows
-from ega_jax.types import Params, Request, Slate
+from ega_jax.types import AnyRequest, BookRequest, Params, Slate
 
 TRUTHFUL = "truthful"  # A bid-free menu with Clarke prices: no misreport can raise utility.
 
@@ -61,11 +62,16 @@ class Mechanism:
         """The payment rules available for serving."""
         return (*self.pricing.rules, TRUTHFUL)
 
-    def allocate(self, request: Request, rule: str | None = None, **levers: float) -> Slate:
+    def with_book(self, book: AdBook) -> "Mechanism":
+        """The mechanism with other ads for sale, for requests to books."""
+        return dataclasses.replace(self, system=dataclasses.replace(self.system, book=book))
+
+    def allocate(self, request: AnyRequest, rule: str | None = None, **levers: float) -> Slate:
         """Chooses and prices a slate for each request.
 
         Args:
-          request: a batch of requests; only the last T behaviours of a history are read.
+          request: a batch of requests, with lists of their own or to books of `with_book`; only
+            the last T behaviours of a history are read.
           rule: payment rule, one of `choices`; the mechanism's default if None.
           **levers: fields of `Levers` that replace the defaults; changing them does not recompile.
 
@@ -74,14 +80,16 @@ class Mechanism:
 
         Raises:
           UserError: a request is invalid (the message names request and candidate), the payment
-            rule is unknown, or a lever is unknown or out of range.
+            rule is unknown, a lever is unknown or out of range, or the book does not serve the
+            levers.
         """
         request = self._checked(request)
         chosen, settings = self._settings(rule, levers)
+        self._check_book(request, settings)
         return _serve(self.system, self.networks, self.pricing, request, settings, chosen)
 
     def explain(
-        self, request: Request, row: int = 0, rule: str | None = None, **levers: float
+        self, request: AnyRequest, row: int = 0, rule: str | None = None, **levers: float
     ) -> Explanation:
         """Explains the slate of request `row` of a batch; arguments and errors as in `allocate`.
 
@@ -89,14 +97,41 @@ class Mechanism:
         """
         request = self._checked(request)
         _, settings = self._settings(rule, levers)
-        if not 0 <= row < len(request.item):
-            raise UserError(f"row {row} is outside of a batch of {len(request.item)}")
+        self._check_book(request, settings)
+        if not 0 <= row < len(request.history_poi):
+            raise UserError(f"row {row} is outside of a batch of {len(request.history_poi)}")
         single = jax.tree.map(lambda x: jnp.asarray(x[row]), request)
         return explain(self.system, self.networks, self.pricing, single, settings)
 
-    def _checked(self, request: Request) -> Request:
+    def _checked(self, request: AnyRequest) -> AnyRequest:
         system = self.system
-        return checked(request, system.items.catalogue, system.config.reward.history_length)
+        sizes = system.items.catalogue, system.config.reward.history_length
+        if isinstance(request, BookRequest):
+            return checked_in_books(request, system.book, *sizes)
+        return checked(request, *sizes)
+
+    def _check_book(self, request: AnyRequest, levers: Levers) -> None:
+        """Refuses levers that the book's order does not serve."""
+        book = self.system.book
+        if not isinstance(request, BookRequest) or book is None:
+            return
+        follows_bids, bid_free = bool(book.follows_bids), bool(levers.bid_free)
+        if follows_bids and bid_free:
+            raise UserError(
+                "the search is bid-free and the book in the order of live bids: give a book with "
+                "search_bid"
+            )
+        if not follows_bids and not bid_free:
+            raise UserError("the book has a search_bid of its own: set bid_free=True")
+        if float(levers.reserve) > 0 and (bid_free or self._takes_means):
+            raise UserError(
+                f"reserve is {levers.reserve}: without an order of bids, make the ads below it not "
+                "eligible in the book and set reserve=0"
+            )
+
+    @property
+    def _takes_means(self) -> bool:
+        return getattr(self.system.config, "token_bid", "max") == "mean"
 
     def _settings(self, rule: str | None, changes: Mapping[str, Any]) -> tuple[ChosenRule, Levers]:
         """The rule and the levers of one call."""
@@ -123,9 +158,12 @@ class Mechanism:
         )
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Saves everything that `restore` needs in one folder; works for every system."""
+        """Saves everything that `restore` needs in one folder, for every system.
+
+        A book is live and not saved; see `with_book`.
+        """
         parts = {
-            "system": self.system,
+            "system": dataclasses.replace(self.system, book=None),
             "networks": self.networks,
             "pricing": _Static(self.pricing),
             "levers": jax.tree.map(jnp.asarray, self.levers),
@@ -178,7 +216,7 @@ def _serve(
     system: System,
     networks: dict[str, Params],
     pricing: PricingConfig,
-    request: Request,
+    request: AnyRequest,
     levers: Levers,
     chosen: ChosenRule,
 ) -> Slate:
@@ -186,37 +224,35 @@ def _serve(
     # Clarke prices of a bid-free menu need no second search; a payment network always needs one.
     searches = chosen.reads_network | (chosen.searches & ~jnp.asarray(levers.bid_free))
 
-    def slates(request: Request) -> Slate:
+    def slates(request: AnyRequest) -> Slate:
         prepared, allocation, menu = jax.vmap(allocated)(request)
 
         def from_menu(_):
-            tell = lambda menu, bid, ads: of_the_menu(menu, bid, levers, ads, len(pricing.probes))
-            return jax.vmap(tell)(menu, request.bid, allocation.candidate)
+            tell = lambda menu, ads: of_the_menu(menu, levers, ads, len(pricing.probes))
+            return jax.vmap(tell)(menu, allocation.ads)
 
         def search_again(_):
-            search = lambda prepared, bid, ads, menu: counterfactuals(
-                system, pricing.probes, prepared, bid, levers, ads, menu
+            search = lambda prepared, ads, menu: counterfactuals(
+                system, pricing.probes, prepared, ads, menu
             )
-            requests = prepared, request.bid, allocation.candidate, menu
-            return map_looping(lambda x: search(*x)[0], requests)
+            return map_looping(lambda x: search(*x)[0], (prepared, allocation.ads, menu))
 
         known = lax.cond(searches, search_again, from_menu, None)
-        price = lambda prepared, bid, *found: prices(
-            networks, pricing, prepared, bid, levers, *found
-        )
-        every = jax.vmap(price)(prepared, request.bid, allocation, menu, known)
+        price = lambda *found: prices(networks, pricing, levers, *found)
+        every = jax.vmap(price)(allocation, menu, known)
         charged = [jnp.where(chosen.is_rule[name], every[name], 0.0) for name in pricing.rules]
         return Slate(
             items=allocation.item,
             creatives=allocation.creative,
             is_ad=allocation.is_ad,
+            bid=allocation.bid,
             price_per_click=jnp.stack(charged).sum(0),
             pctr=allocation.prediction.click_poi,
             pctr_image=allocation.prediction.click_image,
         )
 
-    def allocated(request: Request):
-        prepared = system.prepare(request)
-        return prepared, *system.allocate(prepared, request.bid, levers)
+    def allocated(request: AnyRequest):
+        prepared = system.prepare(request, levers)
+        return prepared, *system.allocate(prepared)
 
     return split_rows(slates, request)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from ega_jax.errors import UserError
-from ega_jax.types import LARGEST, Catalogue, Request, is_amount
+from ega_jax.generation.ad_book import AdBook
+from ega_jax.types import LARGEST, AnyRequest, BookRequest, Catalogue, Request, is_amount
 
 _SHAPED_AS = {"is_ad": "item", "bid": "item", "history_creative": "history_poi"}
 _KINDS = {"is_ad": "bu", "bid": "fiu"}  # Valid NumPy dtype kinds; those of ids are "iu".
@@ -41,13 +42,54 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
         "is_ad": shown & host.is_ad.astype(bool),
         "bid": np.where(shown, host.bid, 0.0),
     }
-    before = np.full((len(host.item), history_length), -1)
     for name in ("history_poi", "history_creative"):
-        arrays[name] = np.hstack([before, arrays[name]])[:, -history_length:]
+        arrays[name] = _last(arrays[name], history_length)
     return Request(**{name: x.astype(_DTYPES.get(name, np.int32)) for name, x in arrays.items()})
 
 
-def _arrays(request: Request) -> dict[str, Any]:
+def checked_in_books(
+    request: BookRequest, book: AdBook | None, catalogue: Catalogue, history_length: int
+) -> BookRequest:
+    """Validates a batch of requests to books; see `checked`.
+
+    Raises:
+      UserError: there is no book, a request names none of the forest, shapes do not match, a value
+        has the wrong type, an id is out of range, or an organic item is listed twice.
+    """
+    if book is None:
+        raise UserError("a request names a book and the system has none: see Mechanism.with_book")
+    host: Any = BookRequest(**_arrays(request))
+    rows = {"book": (host.organic.shape[0],), "history_poi": (host.organic.shape[0], None)}
+    for field, shape in rows.items():
+        found = getattr(host, field).shape
+        if host.organic.ndim != 2 or len(found) != len(shape) or found[0] != shape[0]:
+            raise UserError(
+                f"{field} is {list(found)} and organic {list(host.organic.shape)}: both need one "
+                "row per request"
+            )
+    if host.history_creative.shape != host.history_poi.shape:
+        raise UserError(
+            f"history_creative is {list(host.history_creative.shape)} and history_poi "
+            f"{list(host.history_poi.shape)}: both need the same shape"
+        )
+    _check_ids(host, catalogue)
+    number, books = host.book[:, None], book.book_start.shape[0] - 1
+    _refuse((number < 0) | (number >= books), "book", number, f"outside [0, {books})")
+    same = host.organic[..., :, None] == host.organic[..., None, :]
+    same &= (host.organic >= 0)[..., None]
+    _refuse(np.tril(same, -1).any(axis=-1), "organic item", host.organic, "listed twice")
+    arrays: Any = dict(vars(host))
+    for name in ("history_poi", "history_creative"):
+        arrays[name] = _last(arrays[name], history_length)
+    return BookRequest(**{name: x.astype(np.int32) for name, x in arrays.items()})
+
+
+def _last(history: np.ndarray, length: int) -> np.ndarray:
+    """The last behaviours `[B, length]` of histories, padded on the left."""
+    return np.hstack([np.full((len(history), length), -1), history])[:, -length:]
+
+
+def _arrays(request: AnyRequest) -> dict[str, Any]:
     return {name: _rows(name, values) for name, values in vars(request).items()}
 
 
@@ -98,9 +140,9 @@ def _check_shapes(host: Any) -> None:
 
 def _check_ids(host: Any, catalogue: Catalogue) -> None:
     pois, creatives = catalogue.poi_codes.shape[0], catalogue.creative_codes.shape[0]
-    limits = {"item": pois, "history_poi": pois, "history_creative": creatives}
-    for name, limit in limits.items():
-        ids = getattr(host, name)
+    limits = {"item": pois, "organic": pois, "history_poi": pois, "history_creative": creatives}
+    for name in [name for name in limits if name in vars(host)]:
+        ids, limit = getattr(host, name), limits[name]
         _refuse((ids < -1) | (ids >= limit), name, ids, f"outside [0, {limit})")
 
 

@@ -21,10 +21,12 @@ Ids are row numbers; `-1` marks an empty entry in any list of ids.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import chex
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 LARGEST = 1e30  # Amounts up to it can be summed and multiplied by click rates in float32.
@@ -89,7 +91,7 @@ class Sessions:
 
 @struct.dataclass
 class Request:
-    """A batch of requests: each user's behaviour history and candidate items.
+    """A batch of requests: each user's behaviour history and a list of candidate items.
 
     Examples:
       >>> import numpy as np
@@ -109,6 +111,33 @@ class Request:
     item: jax.Array  # [B, N] int32 POI ids, -1 padding; organic items in upstream order.
     is_ad: jax.Array  # [B, N] bool.
     bid: jax.Array  # [B, N] float32, value of one click in currency; 0 for organic items.
+
+
+@struct.dataclass
+class BookRequest:
+    """A batch of requests to ad books: each user's behaviour history and organic items.
+
+    The ads and their bids are those of a book of the system's forest of books.
+    """
+
+    history_poi: jax.Array  # [B, T] int32, most recent last, -1 padding on the left.
+    history_creative: jax.Array  # [B, T] int32, likewise.
+    organic: jax.Array  # [B, M] int32 POI ids in upstream order, -1 padding on the right.
+    book: jax.Array  # [B] int32 number of the book in the forest.
+
+
+AnyRequest = Request | BookRequest
+
+
+def organic_pois(fields: Mapping[str, Any]) -> Any:
+    """POI ids of the organic items of requests, `[..., M]` int32, -1 padding.
+
+    Args:
+      fields: the fields of `Request` or of `BookRequest`.
+    """
+    if "organic" in fields:
+        return fields["organic"]
+    return jnp.where(fields["is_ad"], -1, fields["item"])
 
 
 def is_amount(values: Any) -> Any:
@@ -147,6 +176,7 @@ class Slate:
     items: jax.Array  # [B, K] int32 POI ids, -1 in empty slots.
     creatives: jax.Array  # [B, K] int32 creative ids, -1 without creative.
     is_ad: jax.Array  # [B, K] bool.
+    bid: jax.Array  # [B, K] float32, currency per click; 0 for organic items.
     price_per_click: jax.Array  # [B, K] float32, currency per click; 0 for organic items.
     pctr: jax.Array  # [B, K] float32, predicted click probability of the POI.
     pctr_image: jax.Array  # [B, K] float32, predicted click probability of the creative.

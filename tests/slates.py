@@ -28,6 +28,24 @@ class TinyRequest:
         return organic + [i for i in np.flatnonzero(self.where & self.is_ad) if i not in chosen]
 
 
+@dataclasses.dataclass(frozen=True)
+class RepeatingRequest(TinyRequest):
+    """A request in which a POI may be both an ad and an organic item."""
+
+    poi: np.ndarray  # [N]
+
+    def available(self, chosen):
+        """The queue skips a POI that is shown as an ad; an ad is used with its POI."""
+        if any(item < 0 for item in chosen):
+            return []
+        pois = {self.poi[i] for i in chosen}
+        queue = np.flatnonzero(self.where & ~self.is_ad).tolist()
+        last = max((queue.index(i) for i in chosen if not self.is_ad[i]), default=-1)
+        organic = [i for i in queue[last + 1 :] if self.poi[i] not in pois][:1]
+        ads = [i for i in super().available(chosen) if self.is_ad[i] and self.poi[i] not in pois]
+        return organic + ads
+
+
 def random_request(rng, num_candidates, num_layers, num_codes):
     """Uneven branching, shared codes, equal bids, few or no candidates."""
     skew = rng.dirichlet(np.full(num_codes, 0.5))

@@ -15,16 +15,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from ega_jax.auction.settings import TokenWeights
-from ega_jax.generation.candidates import RequestCandidates, request_candidates
-from ega_jax.generation.codes import codes_of
 from ega_jax.generation.decoder import PARTS, Decoder
-from ega_jax.generation.slate_policy import Path, kl_to, path_log_probs, slate_path, taken
+from ega_jax.generation.slate_policy import LogProbs, Path, kl_to, path_log_probs, taken
 from ega_jax.setting import setting
 from ega_jax.types import Catalogue, LossFn, Metrics, Params
 
 __all__ = ["PARTS", "AlignmentConfig", "alignment_loss", "policy_loss", "standardise"]
 
-Choose = Callable[[Any, dict[str, jax.Array]], tuple[jax.Array, jax.Array]]
+Choose = Callable[[Any, dict[str, jax.Array]], tuple[Path, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +72,7 @@ def policy_loss(log_z: jax.Array, contribution: jax.Array, where: jax.Array) -> 
 
 
 def alignment_loss(
-    decoder: Decoder,
-    settings: AlignmentConfig,
-    catalogue: Catalogue,
-    choose: Choose,
-    index: Callable[..., RequestCandidates] = request_candidates,
+    decoder: Decoder, settings: AlignmentConfig, catalogue: Catalogue, choose: Choose
 ) -> LossFn:
     """Makes the loss of policy-gradient alignment.
 
@@ -86,10 +80,9 @@ def alignment_loss(
       decoder: the generator; only its sizes are used, its parameters are replaced in each step.
       settings: settings of the alignment.
       catalogue: the items' codes.
-      choose: `(decoder, batch) -> (items [B, K], contribution [B, K])`: the winning slates under
-        the current decoder, as candidates, -1 in empty slots, and the marginal contributions of
-        their items (31), in currency. It is not differentiated.
-      index: `request_candidates` with the settings that `choose` uses.
+      choose: `(decoder, batch) -> (paths [B], contribution [B, K])`: the paths of the winning
+        slates under the current decoder, and the marginal contributions of their items (31), in
+        currency. It is not differentiated.
 
     Returns:
       `loss(trained, pretrained, batch, key) -> (loss, (metrics, pretrained))`. `trained` holds the
@@ -98,11 +91,7 @@ def alignment_loss(
       contributions standardised over the batch, plus the weighted KL.
     """
 
-    def path_of(item, is_ad, bid, items) -> Path:
-        codes = codes_of(catalogue.poi_codes, item)
-        return slate_path(index(codes, is_ad, bid, item >= 0), items)
-
-    def log_probs(policy: Decoder, batch: dict[str, jax.Array], path: Path) -> jax.Array:
+    def log_probs(policy: Decoder, batch: dict[str, jax.Array], path: Path) -> LogProbs:
         memory = policy.encode(batch["history_poi"], batch["history_creative"], catalogue)
         return path_log_probs(policy, memory, path, settings.alpha, settings.beta)
 
@@ -110,8 +99,7 @@ def alignment_loss(
         del key  # Nothing is sampled.
         reference = decoder.with_parameters(pretrained)
         policy = reference.with_parameters(trained)
-        items, contribution = choose(lax.stop_gradient(policy), batch)
-        path = jax.vmap(path_of)(batch["item"], batch["is_ad"], batch["bid"], items)
+        path, contribution = choose(lax.stop_gradient(policy), batch)
         of_policy, of_reference = (log_probs(d, batch, path) for d in (policy, reference))
         metrics = _metrics(of_policy, of_reference, path, contribution)
         total = metrics["policy_loss"] + settings.kl_weight * metrics["kl"]
@@ -127,7 +115,7 @@ def _metrics(policy, reference, path: Path, contribution: jax.Array) -> Metrics:
     weights = standardise(contribution, where)
     return {
         "policy_loss": policy_loss(log_z, weights, where).mean(),
-        "kl": kl_to(reference, policy, path.options.where).mean(),
+        "kl": kl_to(reference, policy, path).mean(),
         "slate_log_prob": log_z.sum((-2, -1)).mean(),
         "contribution": jnp.where(where, contribution, 0.0).sum(-1).mean(),
     }

@@ -6,20 +6,15 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ega_jax.auction.system import Levers, Menu, PreparedRequest
+from ega_jax.auction.system import Menu, PreparedRequest
+from ega_jax.generation.candidates import Report, absent
 from ega_jax.generation.compaction import map_where
 
 
 class MenuSearch(Protocol):
     """A system that can search a menu, optionally without one candidate; `EGA` is one."""
 
-    def find_menu(
-        self,
-        prepared: PreparedRequest,
-        bid: jax.Array,
-        levers: Levers,
-        banned: chex.Numeric = -1,
-    ) -> Menu:
+    def find_menu(self, prepared: PreparedRequest, report: Report | None = None) -> Menu:
         """See `EGA.find_menu`."""
         ...
 
@@ -50,9 +45,7 @@ def marginal_contributions(
     return jnp.where(found, values[chosen] - jnp.where(found, without, 0.0), 0.0), found
 
 
-def contributions(
-    system: MenuSearch, prepared: PreparedRequest, bid: jax.Array, levers: Levers
-) -> tuple[jax.Array, jax.Array]:
+def contributions(system: MenuSearch, prepared: PreparedRequest) -> tuple[jax.Array, jax.Array]:
     """Winning slates and marginal contributions of their items (31), for a batch of requests.
 
     The best slate without an item is taken from the menu. The search runs again only for items
@@ -61,13 +54,11 @@ def contributions(
     Args:
       system: the system that searches.
       prepared: the requests, from a `vmap` of `prepare`.
-      bid: `[B, N]` float32 currency per click.
-      levers: run-time settings.
 
     Returns:
       The slates' candidates `[B, K]`, -1 in empty slots, and contributions `[B, K]` in currency.
     """
-    menu = jax.vmap(lambda prepared, b: system.find_menu(prepared, b, levers))(prepared, bid)
+    menu = jax.vmap(system.find_menu)(prepared)
     best = jnp.argmax(menu.value, axis=-1)
     known, found = jax.vmap(marginal_contributions)(menu.value, menu.candidate, menu.where, best)
     candidate = jnp.take_along_axis(menu.candidate, best[:, None, None], axis=1)[:, 0]
@@ -76,8 +67,8 @@ def contributions(
     def value_without(rows: jax.Array) -> jax.Array:
         request, slot = rows // slots, rows % slots
         searched = jax.tree.map(lambda x: x[request], prepared)
-        again = lambda prepared, b, out: system.find_menu(prepared, b, levers, out).value.max()
-        return jax.vmap(again)(searched, bid[request], candidate[request, slot])
+        menus = jax.vmap(system.find_menu)(searched, absent(candidate[request, slot]))
+        return menus.value.max(-1)
 
     missing = (candidate >= 0) & ~found
     searched = map_where(value_without, missing.reshape(-1), chunk=batch).reshape(batch, slots)

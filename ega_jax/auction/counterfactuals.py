@@ -3,16 +3,17 @@
 Truthful prices require an ad's clicks as a function of its bid (Myerson) or its externality
 (Clarke). One slate determines neither. So the allocation is run again without each ad, and at a few
 other bids of each ad. These probed bids are multiples of the ad's price scale, the mean of the bids
-at which it matches its rivals, so they do not depend on its own bid. One joint search computes all
-of them.
+at which it matches its rivals. The rivals come from the menu searched without the ad, so nothing
+here depends on the ad's own bid.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ega_jax.auction.system import Allocation, Levers, Menu, PreparedRequest, System, pick
-from ega_jax.payment.regret import with_reports
+from ega_jax.auction.system import Allocation, Bidders, Levers, Menu, PreparedRequest, System
+from ega_jax.generation.candidates import Report, absent
+from ega_jax.generation.compaction import first_equal
 
 NUM_RIVALS = 10  # Number of strongest rivals in `matching_bids`.
 _NO_QUALITY = 1e-6  # Lower bound of qualities and click probabilities as divisors.
@@ -23,6 +24,7 @@ class Counterfactuals:
     """Outcomes under other reports of ads; they do not depend on the ads' own bids."""
 
     without: jax.Array  # [...] float32 value of the best slate without the ad, in currency.
+    matching: jax.Array  # [..., NUM_RIVALS] float32 bids at which the ad matches its rivals.
     bid: jax.Array  # [..., G] float32 rising bids of the ad, currency per click.
     clicks: jax.Array  # [..., G] float32 pctr of the ad at each bid, 0 if it is not shown.
 
@@ -31,68 +33,65 @@ def counterfactuals(
     system: System,
     probes: tuple[float, ...],
     prepared: PreparedRequest,
-    bid: jax.Array,
-    levers: Levers,
-    ads: jax.Array,
+    ads: Bidders,
     menu: Menu,
-    beside: jax.Array | None = None,
+    beside: Report | None = None,
 ) -> tuple[Counterfactuals, Allocation, Menu]:
     """Runs the allocation again for ads of one request.
 
-    For a bid-free menu, `without` is the value of the menu's best slate with the ad's bid set to 0.
-    Otherwise it is the value of the best slate of another search without the ad.
+    A first joint search leaves out each ad. Its menus give the rivals and, unless the menu is
+    bid-free, the value without the ad. A second one reports the probed bids, which are multiples
+    of the ad's price scale. For a bid-free menu, the value without an ad is that of the menu's
+    best slate with the ad's bid set to 0.
 
     Args:
       system: the system that allocates.
       probes: `G` rising multiples of an ad's price scale (`price_scale`): the bids at which its
         clicks are computed; may be empty.
       prepared: the request.
-      bid: `[N]` float32 currency per click, 0 for organic items.
-      levers: run-time settings.
-      ads: `[A]` int32 candidates, -1 for none.
+      ads: `[A]` the ads.
       menu: the menu from which the request's slate was chosen.
-      beside: `[R, N]` further bid vectors to allocate in the same search; none by default.
+      beside: `[R]` further reports to allocate in the second search; none by default.
 
     Returns:
       The counterfactuals of the ads, `[A]`, undefined for ad -1; and the allocations and menus of
       `beside`, `[R]`, empty without `beside`.
     """
-    num_ads, num_probes = ads.shape[0], len(probes)
-    probed = _probed_bids(prepared, bid, ads, probes)
-    # One batch of bid vectors: A without each ad, A * G with a probed bid, R of `beside`.
-    bids = [jnp.broadcast_to(bid, (num_ads, bid.size)), with_reports(bid, ads, probed)]
-    bids = jnp.concatenate(bids if beside is None else [*bids, beside])
-    banned = jnp.full(bids.shape[0], -1).at[:num_ads].set(ads)
-    found, menus = system.allocate_each(prepared, bids, levers, banned)
+    menus = system.menus(prepared, absent(ads.ad))
+    matching = jax.vmap(matching_bids)(menus.rivals, ads)
+    probed = price_scale(matching)[:, None] * jnp.asarray(probes, jnp.float32)[None]
+    reports = Report(jnp.repeat(ads.ad, len(probes)), probed.reshape(-1))
+    if beside is not None:
+        reports = jax.tree.map(lambda *x: jnp.concatenate(x), reports, beside)
+    found, of_reports = system.allocate_each(prepared, reports)
 
-    last = num_ads * (1 + num_probes)
-    reporting = jnp.repeat(ads, num_probes)
-    clicks = clicks_of(jax.tree.map(lambda x: x[num_ads:last], found), reporting)
-    of_menu = best_value_without(menu, bid, levers, ads)
+    clicks = clicks_of(found, reports.candidate)[: probed.size]
+    of_menu = best_value_without(menu, prepared.levers, ads.ad)
     known = Counterfactuals(
-        without=jnp.where(levers.bid_free, of_menu, menus.value[:num_ads].max(-1)),
+        without=jnp.where(prepared.levers.bid_free, of_menu, menus.value.max(-1)),
+        matching=matching,
         bid=probed,
-        clicks=clicks.reshape(num_ads, num_probes),
+        clicks=clicks.reshape(probed.shape),
     )
-    return known, *jax.tree.map(lambda x: x[last:], (found, menus))
+    return known, *jax.tree.map(lambda x: x[probed.size :], (found, of_reports))
 
 
-def _probed_bids(prepared, bid, ads, probes) -> jax.Array:
-    """The bids `[A, G]` of each ad at which its clicks are computed."""
-    scale = price_scale(matching_bids(prepared, bid, ads))
-    return scale[:, None] * jnp.asarray(probes, jnp.float32)
+def of_the_menu(menu: Menu, levers: Levers, ads: Bidders, num_probes: int) -> Counterfactuals:
+    """Counterfactuals from the menu alone; bids and clicks are all 0.
 
-
-def of_the_menu(
-    menu: Menu, bid: jax.Array, levers: Levers, ads: jax.Array, num_probes: int
-) -> Counterfactuals:
-    """Counterfactuals from the menu alone: values without each ad; bids and clicks are all 0.
-
-    Arguments as in `best_value_without`; `num_probes` is G.
+    Args:
+      menu: the slates.
+      levers: run-time settings.
+      ads: `[A]` the ads.
+      num_probes: `G`.
     """
-    without = best_value_without(menu, bid, levers, ads)
-    nothing = jnp.zeros((*without.shape, num_probes), without.dtype)
-    return Counterfactuals(without=without, bid=nothing, clicks=nothing)
+    nothing = jnp.zeros((ads.ad.size, num_probes))
+    return Counterfactuals(
+        without=best_value_without(menu, levers, ads.ad),
+        matching=jax.vmap(lambda ad: matching_bids(menu.rivals, ad))(ads),
+        bid=nothing,
+        clicks=nothing,
+    )
 
 
 def for_every_slot(known: Counterfactuals, slots: int) -> Counterfactuals:
@@ -106,25 +105,24 @@ def clicks_of(allocation: Allocation, ad: jax.Array) -> jax.Array:
     return jnp.sum(allocation.prediction.click_poi, axis=-1, where=is_own)
 
 
-def matching_bids(prepared: PreparedRequest, bid: jax.Array, ads: jax.Array) -> jax.Array:
+def matching_bids(rivals: Bidders, ad: Bidders) -> jax.Array:
     """The bid at which ad i matches rival j's score, `b_j q_j / q_i`; independent of i's own bid.
 
     Args:
-      prepared: the request.
-      bid: `[N]` float32 currency per click, 0 for organic items.
-      ads: `[A]` int32 candidates, -1 for none.
+      rivals: `[V]` the ads of a menu; one that occurs several times counts once.
+      ad: the ad, `[]`.
 
     Returns:
-      `[A, NUM_RIVALS]` matching bids of the strongest rivals, in decreasing order, padded with 0.
-      Qualities are click probabilities of candidates on their own. Rivals include losing ads,
-      because these set the price of the last slots.
+      `[NUM_RIVALS]` matching bids of the strongest rivals, in decreasing order, padded with 0.
+      Rivals include losing ads, because these set the price of the last slots.
     """
-    own = jnp.maximum(ads, 0)
-    quality = jnp.maximum(prepared.quality, _NO_QUALITY)
-    rival = prepared.is_ad & (own[:, None] != jnp.arange(bid.shape[0]))  # [A, N]
-    needed = jnp.where(rival, bid * quality / quality[own][:, None], 0.0)
-    strongest = jax.lax.top_k(needed, min(NUM_RIVALS, bid.shape[0]))[0]
-    return jnp.pad(strongest, ((0, 0), (0, NUM_RIVALS - strongest.shape[1])))
+    place = jnp.arange(rivals.ad.size)
+    is_first = first_equal(rivals.ad[:, None]) == place
+    is_rival = is_first & (rivals.ad >= 0) & (rivals.ad != ad.ad)
+    score = rivals.bid * jnp.maximum(rivals.quality, _NO_QUALITY)
+    needed = jnp.where(is_rival, score / jnp.maximum(ad.quality, _NO_QUALITY), 0.0)
+    strongest = jax.lax.top_k(needed, min(NUM_RIVALS, place.size))[0]
+    return jnp.pad(strongest, (0, NUM_RIVALS - strongest.size))
 
 
 def price_scale(matching: jax.Array) -> jax.Array:
@@ -136,41 +134,36 @@ def price_scale(matching: jax.Array) -> jax.Array:
     return jnp.where(mean > 0, mean, 1.0)
 
 
-def value_to_others(menu: Menu, bid: jax.Array, levers: Levers, ads: jax.Array) -> jax.Array:
+def value_to_others(menu: Menu, levers: Levers, ads: jax.Array) -> jax.Array:
     """Values `[A, S]` of the menu's slates if one of the ads `[A]` bids 0."""
-    shown = pick(bid, menu.candidate, 0.0)
-    own = menu.candidate == ads[:, None, None]
-    worth = (jnp.where(own, 0.0, shown) + levers.kappa) * menu.pctr
-    return jnp.where(menu.where, worth.sum(-1), 0.0)
+    own = menu.candidate[None] == ads[:, None, None]
+    worth = (jnp.where(own, 0.0, menu.bid[None]) + levers.kappa) * menu.pctr[None]
+    return jnp.where(menu.where[None], worth.sum(-1), 0.0)
 
 
-def best_value_without(menu: Menu, bid: jax.Array, levers: Levers, ads: jax.Array) -> jax.Array:
+def best_value_without(menu: Menu, levers: Levers, ads: jax.Array) -> jax.Array:
     """Value of the menu's best slate if one of the ads bids 0.
 
     For a menu that does not depend on bids, this is exactly the term that Clarke's price needs.
 
     Args:
       menu: the slates.
-      bid: `[N]` float32 currency per click.
       levers: run-time settings.
       ads: `[A]` int32 candidates, -1 for none.
 
     Returns:
       `[A]` float32 currency.
     """
-    return value_to_others(menu, bid, levers, ads).max(-1)
+    return value_to_others(menu, levers, ads).max(-1)
 
 
-def externality(
-    menu: Menu, bid: jax.Array, levers: Levers, ads: jax.Array, without: jax.Array
-) -> jax.Array:
+def externality(menu: Menu, levers: Levers, ads: jax.Array, without: jax.Array) -> jax.Array:
     """Externality per click of the chosen slate's ads (Clarke).
 
     An ad's externality is the value that the others lose because the ad is present.
 
     Args:
       menu: the slates.
-      bid: `[N]` float32 currency per click.
       levers: run-time settings.
       ads: `[K]` int32 candidates in the slots of the chosen slate, -1 in empty slots.
       without: `[K]` value of the best slate without each ad.
@@ -179,7 +172,7 @@ def externality(
       `[2, K]` float32 currency per click, at least 0. Row 0 compares the chosen slate with the
       menu's best slate for the others; row 1 with the better of that slate and `without`.
     """
-    of_others = value_to_others(menu, bid, levers, ads)
+    of_others = value_to_others(menu, levers, ads)
     best = jnp.argmax(menu.value)
     menus_best = of_others.max(-1)
     lost = jnp.stack([menus_best, jnp.maximum(menus_best, without)]) - of_others[:, best]

@@ -5,9 +5,8 @@ Bids enter in two places: the token weights of the search (21) and the values of
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -16,6 +15,7 @@ from ega_jax.auction.contributions import contributions
 from ega_jax.auction.settings import SearchSettings
 from ega_jax.auction.system import (
     Allocation,
+    Bidders,
     Levers,
     Menu,
     PreparedRequest,
@@ -23,22 +23,25 @@ from ega_jax.auction.system import (
     SystemConfig,
     Tokens,
     allocation_of,
-    pick,
     slate_value,
-    visible_bids,
 )
 from ega_jax.generation.beam_search import Beams, beam_search
 from ega_jax.generation.bidding import log_weights
-from ega_jax.generation.candidates import RequestCandidates, request_candidates
+from ega_jax.generation.candidates import (
+    Candidates,
+    Report,
+    book_candidates,
+    list_candidates,
+    organic_queue,
+)
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.compaction import map_distinct
 from ega_jax.generation.creatives import choose_creatives
 from ega_jax.generation.decoder import Decoder
 from ega_jax.generation.joint_search import joint_search
-from ega_jax.generation.slate_policy import slate_path
-from ega_jax.reward import model as reward_model
+from ega_jax.generation.slate_policy import Path, slate_path
 from ega_jax.reward.model import Predictions
-from ega_jax.types import IMPOSSIBLE, Request
+from ega_jax.types import IMPOSSIBLE, AnyRequest, BookRequest, Request
 
 _WINNERS_AT_ONCE = 4  # Chunk of distinct winning slates; there are few, as most variants share one.
 
@@ -46,6 +49,26 @@ _WINNERS_AT_ONCE = 4  # Chunk of distinct winning slates; there are few, as most
 @dataclasses.dataclass(frozen=True)
 class EGAConfig(SearchSettings, SystemConfig):
     """Static configuration of EGA; for run-time settings see `Levers`."""
+
+
+@struct.dataclass
+class Slates:
+    """Slates of one request; creative and quality are those of an item alone in a slate."""
+
+    item: jax.Array  # [..., K] int32 POI ids, -1 in empty slots.
+    is_ad: jax.Array  # [..., K] bool.
+    creative: jax.Array  # [..., K] int32.
+    quality: jax.Array  # [..., K] float32 click probability.
+
+
+@struct.dataclass
+class EGAMemory:
+    """One request encoded for the search."""
+
+    history_poi: jax.Array  # [T] int32.
+    history_creative: jax.Array  # [T] int32.
+    encoded: Any  # The history encoded by the decoder.
+    candidates: Candidates  # Without book if the request names one; see `EGA.candidates`.
 
 
 @struct.dataclass
@@ -57,77 +80,60 @@ class EGA(System[EGAConfig]):
     weighs_tokens: ClassVar[bool] = True
     judged_truthful: ClassVar[bool] = True
 
-    def encode(self, request: Request) -> PreparedRequest:
-        """Encodes the history and chooses each candidate's creative in a slate of its own."""
-        memory = self.encode_history(request)
-        alone = request.item[:, None]
-        codes = codes_of(self.items.catalogue.poi_codes, alone)
-        states = self.decoder.poi_states(memory, codes)[:, :, -1]
-        creative = choose_creatives(self.decoder, memory, states, alone, self.items.catalogue)
-        return self.prepared_with(request, memory, creative[:, 0])
-
-    def encode_history(self, request: Request):
-        """Encodes the history of one request for the decoder."""
+    def prepare(self, request: AnyRequest, levers: Levers) -> PreparedRequest:
+        """Encodes the history, and finds the request's ads and organic items in their book."""
         history = request.history_poi, request.history_creative
-        return self.decoder.encode(*history, self.items.catalogue)
-
-    def prepared_with(self, request: Request, memory, creative: jax.Array) -> PreparedRequest:
-        """Prepares one request, given the history and the creatives of candidates on their own.
-
-        Args:
-          request: one request.
-          memory: its encoded history.
-          creative: `[N]` int32 creative of each candidate when it is alone in a slate.
-        """
-        reward_memory = self.encode_for_reward(request)
-        alone = request.item[:, None], creative[:, None], request.is_ad[:, None]
-        prediction = reward_model.predict(
-            self.reward, self.config.reward, self.items, reward_memory, *alone
-        )
+        if isinstance(request, BookRequest):
+            candidates = self._of_book(request, levers)
+        else:
+            candidates = self._of_list(request, levers)
         return PreparedRequest(
-            memory=memory,
-            reward_memory=reward_memory,
-            item=request.item,
-            is_ad=request.is_ad & (request.item >= 0),
-            creative=creative,
-            quality=prediction.click_poi[:, 0],
+            memory=EGAMemory(
+                *history,
+                encoded=self.decoder.encode(*history, self.items.catalogue),
+                candidates=candidates,
+            ),
+            reward_memory=self.encode_for_reward(request),
+            levers=levers,
         )
 
-    def candidates(
-        self,
-        codes: jax.Array,
-        is_ad: jax.Array,
-        bid: jax.Array,
-        levers: Levers,
-        where: jax.Array,
-    ) -> RequestCandidates:
-        """The candidates of one request for the search, under its limits, reserve and bids.
-
-        Args:
-          codes: `[N, C]` int32 codes of the candidates.
-          is_ad: `[N]` bool.
-          bid: `[N]` float32 currency per click.
-          levers: run-time settings.
-          where: `[N]` bool, whether the candidate may be shown.
-        """
-        return request_candidates(
-            codes,
-            is_ad,
-            visible_bids(bid, levers),
-            where & (~is_ad | (bid >= levers.reserve)),
-            max_ads=levers.max_ads,
-            min_gap=levers.min_gap,
-            token_bid=self.config.token_bid,
-            scope=self.config.scope,
+    def _of_list(self, request: Request, levers: Levers) -> Candidates:
+        """Candidates of a request with a list of its own."""
+        return list_candidates(
+            codes_of(self.items.catalogue.poi_codes, request.item),
+            request.item,
+            request.is_ad,
+            request.bid,
+            request.item >= 0,
+            num_slots=self.decoder.config.num_slots,
+            num_codes=self.config.reward.num_codes,
+            follows_bids=~jnp.asarray(levers.bid_free, bool),
+            **self._rules(levers),
         )
 
-    def find_menu(
-        self,
-        prepared: PreparedRequest,
-        bid: jax.Array,
-        levers: Levers,
-        banned: chex.Numeric = -1,
-    ) -> Menu:
+    def _of_book(self, request: BookRequest, levers: Levers) -> Candidates:
+        """Candidates of a request to a book; the book stays with the system."""
+        assert self.book is not None, "a request names a book, and the system has none"
+        number = self.book.num_ads + jnp.arange(request.organic.size, dtype=jnp.int32)
+        number = jnp.where(request.organic >= 0, number, -1)
+        codes = codes_of(self.items.catalogue.poi_codes, request.organic)
+        queue = organic_queue(self.book, request.book, number, request.organic, codes)
+        candidates = book_candidates(self.book, request.book, queue, **self._rules(levers))
+        return dataclasses.replace(candidates, book=None)
+
+    def _rules(self, levers: Levers) -> dict[str, Any]:
+        """The rules of a slate and of token bids, as `Candidates` takes them."""
+        limits = {name: getattr(levers, name) for name in ("reserve", "max_ads", "min_gap")}
+        return limits | {"token_bid": self.config.token_bid, "scope": self.config.scope}
+
+    def candidates(self, prepared: PreparedRequest) -> Candidates:
+        """The items that a request may show."""
+        candidates = prepared.memory.candidates
+        if candidates.book is not None:
+            return candidates
+        return dataclasses.replace(candidates, book=self.book)
+
+    def find_menu(self, prepared: PreparedRequest, report: Report | None = None) -> Menu:
         """Searches for slates and scores them with the reward model (23)-(24).
 
         A slate's value is `sum b_i * pctr_i + kappa * sum pctr`. It is computed with the creative
@@ -135,142 +141,137 @@ class EGA(System[EGAConfig]):
 
         Args:
           prepared: the request.
-          bid: `[N]` float32 currency per click, 0 for organic items.
-          levers: run-time settings.
-          banned: a candidate that must not be shown, -1 for none.
+          report: another bid of one ad, or its absence; default: none.
 
         Returns:
           The menu, in the order of the search.
         """
-        codes = codes_of(self.items.catalogue.poi_codes, prepared.item)
-        where = (prepared.item >= 0) & (jnp.arange(bid.shape[0]) != banned)
+        candidates = self.candidates(prepared)
+        if report is not None:
+            candidates = candidates.reporting(report)
         beams = beam_search(
             self.decoder,
-            prepared.memory,
-            self.candidates(codes, prepared.is_ad, bid, levers, where),
+            prepared.memory.encoded,
+            candidates,
             num_beams=self.config.num_beams,
-            alpha=levers.alpha,
-            beta=levers.beta,
+            alpha=prepared.levers.alpha,
+            beta=prepared.levers.beta,
         )
-        creative = pick(prepared.creative, beams.items, -1)
-        pctr = self.predict(prepared, beams.items, creative).click_poi
-        return _menu(beams, pctr, bid, levers)
+        slates = self._slates(prepared, candidates, beams.items)
+        pctr = self.predict(prepared, slates.item, slates.creative, slates.is_ad).click_poi
+        return _menu(beams, slates, candidates.bid(beams.items), pctr, prepared.levers)
 
-    def find_menus(
-        self,
-        prepared: PreparedRequest,
-        bid: jax.Array,
-        levers: Levers,
-        banned: jax.Array | None = None,
-    ) -> Menu:
-        """Returns the result of `find_menu` for `R` variants of a request, sharing common work.
-
-        Args:
-          prepared: the request.
-          bid: `[R, N]` float32 currency per click, 0 for organic items.
-          levers: run-time settings.
-          banned: `[R]` int32 candidate that must not be shown in a variant; none by default.
-
-        Returns:
-          The menus; all fields have a leading axis `R`.
-        """
-        beams = self._search_jointly(prepared, bid, levers, banned)
-        slates = beams.items.reshape(-1, beams.items.shape[-1])
-
-        def predicted(rows: jax.Array) -> jax.Array:
-            creative = pick(prepared.creative, slates[rows], -1)
-            return self.predict(prepared, slates[rows], creative).click_poi
-
-        pctr = map_distinct(predicted, slates, beams.where.reshape(-1), chunk=self.config.num_beams)
-        menu = jax.vmap(_menu, in_axes=(0, 0, 0, None))
-        return menu(beams, pctr.reshape(beams.items.shape), bid, levers)
-
-    def _search_jointly(self, prepared, bid, levers, banned) -> Beams:
-        """The beams of each variant; all fields have a leading axis `R`."""
-        codes = codes_of(self.items.catalogue.poi_codes, prepared.item)
-        where = jnp.broadcast_to(prepared.item >= 0, bid.shape)
-        if banned is not None:
-            where &= jnp.arange(prepared.item.shape[0]) != banned[:, None]
-        index = lambda b, w: self.candidates(codes, prepared.is_ad, b, levers, w)
-        return joint_search(
+    def menus(self, prepared: PreparedRequest, reports: Report) -> Menu:
+        """Returns the result of `find_menu` for `R` reports of a request, sharing common work."""
+        candidates = self.candidates(prepared)
+        beams = joint_search(
             self.decoder,
-            prepared.memory,
-            jax.vmap(index)(bid, where),
+            prepared.memory.encoded,
+            candidates,
+            reports,
             num_beams=self.config.num_beams,
-            alpha=levers.alpha,
-            beta=levers.beta,
+            alpha=prepared.levers.alpha,
+            beta=prepared.levers.beta,
         )
+        slates = self._slates(prepared, candidates, beams.items)
+        rows = beams.items.reshape(-1, beams.items.shape[-1])
+        shown = [x.reshape(rows.shape) for x in (slates.item, slates.creative, slates.is_ad)]
 
-    def allocate(
-        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers
-    ) -> tuple[Allocation, Menu]:
+        def predicted(row: jax.Array) -> jax.Array:
+            return self.predict(prepared, *(x[row] for x in shown)).click_poi
+
+        pctr = map_distinct(predicted, rows, beams.where.reshape(-1), chunk=self.config.num_beams)
+        bid = jax.vmap(lambda report, c: candidates.reporting(report).bid(c))(reports, beams.items)
+        menu = jax.vmap(_menu, in_axes=(0, 0, 0, 0, None))
+        return menu(beams, slates, bid, pctr.reshape(beams.items.shape), prepared.levers)
+
+    def _slates(self, prepared, candidates: Candidates, chosen: jax.Array) -> Slates:
+        """The items of slates `[..., K]` of candidates; each distinct item is looked at once."""
+        item, is_ad = candidates.poi(chosen), candidates.is_ad(chosen)
+        rows = jnp.stack([item.reshape(-1), is_ad.reshape(-1).astype(jnp.int32)], axis=1)
+        alone = lambda row: self.alone(prepared, rows[row, 0], rows[row, 1] > 0)
+        found = map_distinct(alone, rows, rows[:, 0] >= 0, chunk=self.config.num_beams)
+        creative, quality = (x.reshape(chosen.shape) for x in found)
+        return Slates(item, is_ad, creative, quality)
+
+    def alone(
+        self, prepared: PreparedRequest, item: jax.Array, is_ad: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Creatives and click probabilities of POIs `[X]`, each alone in a slate, both `[X]`."""
+        creative = self.creative_alone(prepared, item)
+        slate = item[:, None], creative[:, None], is_ad[:, None]
+        return creative, self.predict(prepared, *slate).click_poi[:, 0]
+
+    def creative_alone(self, prepared: PreparedRequest, item: jax.Array) -> jax.Array:
+        """The creative `[X]` of each POI `[X]` that is alone in a slate."""
+        catalogue, history = self.items.catalogue, prepared.memory.encoded
+        codes = codes_of(catalogue.poi_codes, item[:, None])
+        states = self.decoder.poi_states(history, codes)[:, :, -1]
+        return choose_creatives(self.decoder, history, states, item[:, None], catalogue)[:, 0]
+
+    def allocate(self, prepared: PreparedRequest) -> tuple[Allocation, Menu]:
         """Chooses the slate of the menu with the highest value (24); see `System.allocate`."""
-        menu = self.find_menu(prepared, bid, levers)
+        menu = self.find_menu(prepared)
         best = jnp.argmax(menu.value)
-        shown = self._dress(prepared, levers, menu.candidate[best], menu.states[best])
-        return allocation_of(prepared, bid, menu, best, *shown), menu
+        slate = (x[best] for x in (menu.item, menu.creative, menu.is_ad, menu.states))
+        return allocation_of(menu, best, *self._dress(prepared, *slate)), menu
 
-    def allocate_each(
-        self,
-        prepared: PreparedRequest,
-        bid: jax.Array,
-        levers: Levers,
-        banned: jax.Array | None = None,
-    ) -> tuple[Allocation, Menu]:
+    def allocate_each(self, prepared: PreparedRequest, reports: Report) -> tuple[Allocation, Menu]:
         """Runs one joint search; chooses creatives once per distinct winning slate."""
-        menu = self.find_menus(prepared, bid, levers, banned)
+        menu = self.menus(prepared, reports)
         best = jnp.argmax(menu.value, axis=-1)
-        variant = jnp.arange(bid.shape[0])
-        slates, states = menu.candidate[variant, best], menu.states[variant, best]
-        dress = jax.vmap(lambda row: self._dress(prepared, levers, slates[row], states[row]))
-        everywhere = jnp.ones(bid.shape[0], bool)
-        shown = map_distinct(dress, slates, everywhere, chunk=_WINNERS_AT_ONCE)
-        allocation = jax.vmap(lambda *x: allocation_of(prepared, *x))(bid, menu, best, *shown)
-        return allocation, menu
+        variant = jnp.arange(best.shape[0])
+        slates = [x[variant, best] for x in (menu.item, menu.creative, menu.is_ad, menu.states)]
+        dress = jax.vmap(lambda row: self._dress(prepared, *(x[row] for x in slates)))
+        everywhere = jnp.ones(best.shape[0], bool)
+        rows = menu.candidate[variant, best]
+        shown = map_distinct(dress, rows, everywhere, chunk=_WINNERS_AT_ONCE)
+        return jax.vmap(allocation_of)(menu, best, *shown), menu
 
-    def _dress(self, prepared, levers, candidate, states) -> tuple[jax.Array, Predictions]:
+    def _dress(self, prepared, item, alone, is_ad, states) -> tuple[jax.Array, Predictions]:
         """Chooses the creatives `[K]` of a winning slate and predicts the responses to it."""
-        item = pick(prepared.item, candidate, -1)
         in_context = choose_creatives(
-            self.decoder, prepared.memory, states, item, self.items.catalogue
+            self.decoder, prepared.memory.encoded, states, item, self.items.catalogue
         )
-        alone = pick(prepared.creative, candidate, -1)
-        creative = jnp.where(levers.bid_free, alone, in_context)
-        return creative, self.predict(prepared, candidate, creative)
+        creative = jnp.where(prepared.levers.bid_free, alone, in_context)
+        return creative, self.predict(prepared, item, creative, is_ad)
 
-    def contributions(
-        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, candidate: jax.Array
-    ) -> jax.Array:
+    def contributions(self, prepared: PreparedRequest, shown: Allocation) -> jax.Array:
         """Marginal contributions (31); searches without an item only if the whole menu has it."""
-        del candidate  # `contributions` finds the same winning slate.
+        del shown  # `contributions` finds the same winning slate.
         batch = jax.tree.map(lambda x: x[None], prepared)
-        _, found = contributions(self, batch, bid[None], levers)
-        return found[0]
+        return contributions(self, batch)[1][0]
 
-    def tokens(
-        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, candidate: jax.Array
-    ) -> Tokens:
+    def path(self, prepared: PreparedRequest, candidate: jax.Array) -> Path:
+        """The decoding steps of a slate `[K]` of candidates, -1 in empty slots."""
+        return slate_path(self.candidates(prepared), candidate)
+
+    def tokens(self, prepared: PreparedRequest, shown: Allocation) -> Tokens:
         """Codes of the slate's items with their logits, bids and weights, each `[K, C]`."""
-        codes = codes_of(self.items.catalogue.poi_codes, prepared.item)
-        where = prepared.item >= 0
-        path = slate_path(self.candidates(codes, prepared.is_ad, bid, levers, where), candidate)
-        logits = self.decoder.slate_logits(prepared.memory, path.codes)
-        token_bid = jnp.max(path.options.bid, axis=-1, where=path.is_taken, initial=0.0)
+        path = self.path(prepared, shown.candidate)
+        logits = self.decoder.slate_logits(prepared.memory.encoded, path.codes)
+        token_bid = path.token_bids
         return Tokens(
             codes=path.codes,
             logit=jnp.take_along_axis(logits, path.codes[..., None], axis=-1)[..., 0],
             token_bid=token_bid,
-            weight=jnp.exp(log_weights(token_bid, levers.alpha, levers.beta)),
+            weight=jnp.exp(log_weights(token_bid, prepared.levers.alpha, prepared.levers.beta)),
         )
 
 
-def _menu(beams: Beams, pctr: jax.Array, bid: jax.Array, levers: Levers) -> Menu:
-    value = slate_value(pick(bid, beams.items, 0.0), pctr, levers.kappa)
+def _menu(beams: Beams, slates: Slates, bid: jax.Array, pctr: jax.Array, levers: Levers) -> Menu:
+    """The menu of one search."""
+    value = slate_value(bid, pctr, levers.kappa)
+    ad = jnp.where(slates.is_ad & beams.where[:, None], beams.items, -1)
+    rivals = Bidders(ad=ad, bid=bid, quality=slates.quality)
     return Menu(
         candidate=beams.items,
+        **vars(slates),
+        bid=bid,
         pctr=pctr,
         value=jnp.where(beams.where, value, IMPOSSIBLE),
         where=beams.where,
         log_z=beams.log_z.sum(-1),
         states=beams.states,
+        rivals=jax.tree.map(lambda x: x.reshape(-1), rivals),
     )

@@ -6,15 +6,16 @@ import jax.numpy as jnp
 
 from ega_jax.auction.counterfactuals import clicks_of, counterfactuals, for_every_slot
 from ega_jax.auction.pricing import PricingConfig, context_of
-from ega_jax.auction.system import Levers, PreparedRequest, System
+from ega_jax.auction.system import Levers, System
+from ega_jax.generation.candidates import Report
 from ega_jax.payment.regret import Outcome, Table, tabulate
-from ega_jax.types import Request
+from ega_jax.types import AnyRequest
 
 
 def tabulate_request(
     system: System,
     pricing: PricingConfig,
-    request: Request,
+    request: AnyRequest,
     levers: Levers,
     key: chex.PRNGKey,
     num_reports: int,
@@ -33,31 +34,29 @@ def tabulate_request(
     Returns:
       The table, `[K]` and `[K, J]`.
     """
-    prepared = system.prepare(request)
-    truthful, menu = system.allocate(prepared, request.bid, levers)
-    ads = jnp.where(truthful.is_ad, truthful.candidate, -1)
-    spread = jnp.arange(num_reports) + jax.random.uniform(key, (ads.size, num_reports))
-    reports = truthful.bid[:, None] * spread * (2.0 / num_reports)
-    bid, each = request.bid, num_reports + 1
+    prepared = system.prepare(request, levers)
+    truthful, menu = system.allocate(prepared)
+    ads, each = truthful.ads, num_reports + 1
+    spread = jnp.arange(num_reports)[None] + jax.random.uniform(key, (ads.ad.size, num_reports))
+    reports = ads.bid[:, None] * spread * (2.0 / num_reports)
 
-    def outcomes_of(bids: jax.Array, reporting: jax.Array) -> Outcome:
-        known, shown, menus = counterfactuals(
-            system, pricing.probes, prepared, bid, levers, ads, menu, beside=bids
-        )
+    def outcomes_of(reporting: jax.Array, bids: jax.Array) -> Outcome:
+        beside = Report(reporting, bids)
+        known, shown, menus = counterfactuals(system, pricing.probes, prepared, ads, menu, beside)
         of_each = jax.tree.map(lambda x: jnp.repeat(x, each, axis=0), known)
-        outcome = lambda *x: _outcome(prepared, levers, *x)
+        outcome = lambda *x: _outcome(levers, *x)
         return jax.vmap(outcome)(shown, menus, bids, reporting, of_each)
 
-    return tabulate(outcomes_of, bid, ads, reports)
+    return tabulate(outcomes_of, ads.ad, ads.bid, reports)
 
 
-def _outcome(prepared: PreparedRequest, levers: Levers, allocation, menu, bid, ad, known):
+def _outcome(levers: Levers, allocation, menu, bid, ad, known) -> Outcome:
     """The outcome of an allocation for one ad."""
     slot = jnp.argmax(allocation.candidate == ad)
     at_every_slot = for_every_slot(known, allocation.candidate.shape[0])
-    context = context_of(prepared, bid, levers, allocation, menu, at_every_slot)
+    context = context_of(levers, allocation, menu, at_every_slot)
     return Outcome(
-        bid=bid[ad],
+        bid=bid,
         clicks=clicks_of(allocation, ad),
         context=jax.tree.map(lambda x: x[slot], context),
     )

@@ -16,12 +16,11 @@ from flax import struct
 from ega_jax.auction.counterfactuals import (
     Counterfactuals,
     externality,
-    matching_bids,
     price_scale,
     probed_myerson_price,
     value_to_others,
 )
-from ega_jax.auction.system import Allocation, Levers, Menu, PreparedRequest
+from ega_jax.auction.system import Allocation, Levers, Menu
 from ega_jax.payment import network, rules
 from ega_jax.payment.network import Context, PaymentConfig
 from ega_jax.setting import same_as, setting
@@ -47,7 +46,7 @@ class PricedSlate:
     bid: jax.Array  # [K] float32 currency per click, 0 for organic items and in empty slots.
     quality: jax.Array  # [K] float32 click probability of the candidate alone in the first slot.
     clicks: jax.Array  # [K] float32 click probability in this slate.
-    losing_score: jax.Array  # [] float32 highest bid times quality of an ad not shown, 0 if none.
+    losing_score: jax.Array  # [] float32 highest bid times quality of a losing ad of the menu.
     cost: jax.Array  # [K] float32 externality of the ad, currency per impression.
     context: Context  # [K] inputs of payment networks.
     networks: dict[str, Params]  # Rule -> parameters of its payment network.
@@ -138,8 +137,6 @@ class PricingConfig(PricingSettings):
 def prices(
     networks: dict[str, Params],
     pricing: PricingConfig,
-    prepared: PreparedRequest,
-    bid: jax.Array,
     levers: Levers,
     allocation: Allocation,
     menu: Menu,
@@ -150,8 +147,6 @@ def prices(
     Args:
       networks: parameters of the payment networks, by head.
       pricing: heads and sizes of the payment networks.
-      prepared: the request.
-      bid: `[N]` float32 currency per click.
       levers: run-time settings.
       allocation: the slate.
       menu: the menu from which the slate was chosen.
@@ -160,7 +155,7 @@ def prices(
     Returns:
       Rule -> `[K]` float32 currency per click, from 0 to the bid; 0 for organic items.
     """
-    slate = priced_slate(networks, pricing, prepared, bid, levers, allocation, menu, known)
+    slate = priced_slate(networks, pricing, levers, allocation, menu, known)
     return {
         name: rules.with_reserve(RULES[name].price(slate), slate.bid, slate.is_ad, levers.reserve)
         for name in pricing.rules
@@ -170,39 +165,31 @@ def prices(
 def priced_slate(
     networks: dict[str, Params],
     pricing: PricingConfig,
-    prepared: PreparedRequest,
-    bid: jax.Array,
     levers: Levers,
     allocation: Allocation,
     menu: Menu,
     known: Counterfactuals,
 ) -> PricedSlate:
     """Builds the inputs of payment rules for a slate; arguments as in `prices`."""
-    places = jnp.arange(prepared.item.shape[0])
-    shown = jnp.isin(places, allocation.candidate)
-    losing = prepared.is_ad & ~shown & (bid >= levers.reserve)
-    best = jnp.argmax(menu.value)
-    left = value_to_others(menu, bid, levers, allocation.candidate)[:, best]
+    rivals, best = menu.rivals, jnp.argmax(menu.value)
+    is_shown = jnp.any(rivals.ad[:, None] == allocation.candidate[None], axis=1)
+    losing = (rivals.ad >= 0) & ~is_shown & (rivals.bid >= levers.reserve)
+    left = value_to_others(menu, levers, allocation.candidate)[:, best]
     return PricedSlate(
         is_ad=allocation.is_ad,
         bid=jnp.where(allocation.is_ad, allocation.bid, 0.0),
-        quality=prepared.quality[jnp.maximum(allocation.candidate, 0)],
+        quality=allocation.quality,
         clicks=menu.pctr[best],
-        losing_score=jnp.max(bid * prepared.quality, where=losing, initial=0.0),
+        losing_score=jnp.max(rivals.score, where=losing, initial=0.0),
         cost=known.without - left,
-        context=context_of(prepared, bid, levers, allocation, menu, known),
+        context=context_of(levers, allocation, menu, known),
         networks=networks,
         hidden=pricing.hidden,
     )
 
 
 def context_of(
-    prepared: PreparedRequest,
-    bid: jax.Array,
-    levers: Levers,
-    allocation: Allocation,
-    menu: Menu,
-    known: Counterfactuals,
+    levers: Levers, allocation: Allocation, menu: Menu, known: Counterfactuals
 ) -> Context:
     """The payment network's inputs for each slot's ad (25).
 
@@ -211,8 +198,6 @@ def context_of(
     scale. All inputs depend on the ad's own bid only through slate, menu and exposure.
 
     Args:
-      prepared: the request.
-      bid: `[N]` float32 currency per click, 0 for organic items.
       levers: run-time settings.
       allocation: the slate.
       menu: the menu from which the slate was chosen.
@@ -221,15 +206,14 @@ def context_of(
     Returns:
       The contexts, all `[K, ...]`; undefined for organic items and empty slots.
     """
-    matching = matching_bids(prepared, bid, allocation.candidate)
     clicks = allocation.prediction.click_poi
-    costs = externality(menu, bid, levers, allocation.candidate, known.without)
+    costs = externality(menu, levers, allocation.candidate, known.without)
     owed = jnp.stack([*costs, probed_myerson_price(known, clicks)], axis=-1)
     reach = known.clicks / jnp.maximum(clicks, _NO_CLICKS)[:, None]
     return Context(
         slate=allocation.prediction.states,
-        others=jnp.concatenate([matching, owed], axis=-1),
+        others=jnp.concatenate([known.matching, owed], axis=-1),
         reach=jnp.minimum(reach, _FAR),
         exposure=jnp.exp(allocation.log_z) * clicks,
-        scale=price_scale(matching),
+        scale=price_scale(known.matching),
     )

@@ -2,11 +2,11 @@
 
 A system is a frozen struct with methods; EGA, GR and MCA are systems. The same code prices, saves,
 explains and evaluates every system and trains its payment networks. `prepare` computes everything
-that does not depend on bids, once per request. The many re-allocations for regret then only repeat
-the search.
+that all allocations of a request share. The many re-allocations for regret then only repeat the
+search, each under a `Report`: one ad bids another amount, or is absent.
 
-Arguments always have the order: system, request, bids, levers. All methods take one request;
-`vmap` them over a batch.
+All methods take one request; `vmap` them over a batch. The book of ads belongs to the system, so a
+batch of requests shares it.
 """
 
 import abc
@@ -23,9 +23,11 @@ from flax import struct
 
 from ega_jax.auction.settings import LeverSettings
 from ega_jax.errors import UserError
+from ega_jax.generation.ad_book import AdBook
+from ega_jax.generation.candidates import Report, absent
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, Predictions, RewardConfig
-from ega_jax.types import LARGEST, Params, Request, is_amount, repeats_an_ad
+from ega_jax.types import LARGEST, AnyRequest, Params, is_amount, organic_pois
 
 
 @struct.dataclass
@@ -81,14 +83,25 @@ def _is_number(value: Any) -> bool:
 
 @struct.dataclass
 class PreparedRequest:
-    """The bid-independent state of one request."""
+    """A request as one system reads it under given levers; no field depends on a `Report`."""
 
-    memory: Any  # The request encoded for the system's search; for EGA the encoded history.
+    memory: Any  # The request encoded for the system's search.
     reward_memory: reward_model.Memory
-    item: jax.Array  # [N] int32 POI ids, -1 padding; organic items in upstream order.
-    is_ad: jax.Array  # [N] bool.
-    creative: jax.Array  # [N] int32 creative of a candidate that is alone in the slate.
-    quality: jax.Array  # [N] float32 click probability of a candidate alone in the first slot.
+    levers: Levers
+
+
+@struct.dataclass
+class Bidders:
+    """Ads that take part in an auction."""
+
+    ad: jax.Array  # [...] int32 candidates, -1 for none; in a menu an ad may occur several times.
+    bid: jax.Array  # [...] float32 currency per click.
+    quality: jax.Array  # [...] float32 click probability of the ad alone in the first slot.
+
+    @property
+    def score(self) -> jax.Array:
+        """Bid times quality, `[...]`; 0 for none."""
+        return jnp.where(self.ad >= 0, self.bid * self.quality, 0.0)
 
 
 @struct.dataclass
@@ -96,11 +109,17 @@ class Menu:
     """The slates found by the search, with their values; the best slate is shown."""
 
     candidate: jax.Array  # [S, K] int32 candidates, -1 in empty slots.
+    item: jax.Array  # [S, K] int32 POI ids, -1 in empty slots.
+    creative: jax.Array  # [S, K] int32 creatives with which the slates are valued.
+    is_ad: jax.Array  # [S, K] bool.
+    bid: jax.Array  # [S, K] float32 currency per click, 0 for organic items.
+    quality: jax.Array  # [S, K] float32 click probability of the item alone in the first slot.
     pctr: jax.Array  # [S, K] float32 click probabilities, 0 in empty slots.
     value: jax.Array  # [S] float32 expected value in currency, -1e30 if there is no slate.
     where: jax.Array  # [S] bool, whether there is a slate.
     log_z: jax.Array  # [S, K] float32 log allocation probability of an item, summed over its codes.
     states: jax.Array  # [S, K, D] decoder states, from which the winner's creatives are chosen.
+    rivals: Bidders  # [V] the ads that compete for the slate, shown or not.
 
 
 @struct.dataclass
@@ -112,8 +131,14 @@ class Allocation:
     creative: jax.Array  # [K] int32, -1 without creative.
     is_ad: jax.Array  # [K] bool.
     bid: jax.Array  # [K] float32 currency per click, 0 for organic items.
+    quality: jax.Array  # [K] float32, as in the menu.
     log_z: jax.Array  # [K] float32, as in the menu.
     prediction: Predictions  # Predicted responses to the slate with these creatives, [K].
+
+    @property
+    def ads(self) -> Bidders:
+        """The slots' ads `[K]`, -1 in slots without ad."""
+        return Bidders(jnp.where(self.is_ad, self.candidate, -1), self.bid, self.quality)
 
 
 @struct.dataclass
@@ -130,8 +155,8 @@ class Tokens:
 class Funnel:
     """The ads that pass the stages of a cascade."""
 
-    recalled: jax.Array  # [N] bool, whether recall keeps the ad.
-    listed: jax.Array  # [L] int32 ads listed by the auction, best first, -1 padding.
+    recalled: jax.Array  # [N] bool, whether recall keeps the candidate of the request's list.
+    listed: jax.Array  # [L] int32 candidates that the auction lists, best first, -1 padding.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,30 +173,30 @@ Config = TypeVar("Config", bound=SystemConfig)
 class System(abc.ABC, Generic[Config]):
     """A trained allocation: parameters and items are leaves, sizes are static.
 
-    A new system implements `encode`, `allocate` and `allocate_each`.
+    A new system implements `prepare`, `allocate` and `allocate_each`.
     """
 
     reward: Params  # Parameters of the reward model that scores slates.
     items: Items  # Codes and embeddings of the items.
     config: Config = struct.field(pytree_node=False)
+    # The ads for sale, for requests to a book; requests with a list of their own do not read it.
+    book: AdBook | None = struct.field(default=None, kw_only=True)
 
     weighs_tokens: ClassVar[bool] = False  # The search uses token bids (21): alpha, beta, beams.
     judged_truthful: ClassVar[bool] = False  # Evaluation also covers the exactly truthful mode.
 
     @abc.abstractmethod
-    def encode(self, request: Request) -> PreparedRequest:
-        """Implements `prepare`, for a request without organic candidates that are also ads."""
-
-    @abc.abstractmethod
-    def allocate(
-        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers
-    ) -> tuple[Allocation, Menu]:
-        """Chooses the slate shown for one request.
+    def prepare(self, request: AnyRequest, levers: Levers) -> PreparedRequest:
+        """Computes what all allocations of one request share: encoded history, indexed ads.
 
         Args:
-          prepared: the request, from `prepare`.
-          bid: `[N]` float32 currency per click, at least 0, 0 for organic items.
-          levers: run-time settings.
+          request: one request, without a batch axis.
+          levers: run-time settings of the allocations.
+        """
+
+    @abc.abstractmethod
+    def allocate(self, prepared: PreparedRequest) -> tuple[Allocation, Menu]:
+        """Chooses the slate shown for one request, from `prepare`.
 
         Returns:
           The slate with its creatives, and the menu from which it was chosen. With `bid_free`, the
@@ -180,91 +205,64 @@ class System(abc.ABC, Generic[Config]):
         """
 
     @abc.abstractmethod
-    def allocate_each(
-        self,
-        prepared: PreparedRequest,
-        bid: jax.Array,
-        levers: Levers,
-        banned: jax.Array | None = None,
-    ) -> tuple[Allocation, Menu]:
-        """Chooses a slate for each of `R` bid vectors of one request, sharing common work.
+    def allocate_each(self, prepared: PreparedRequest, reports: Report) -> tuple[Allocation, Menu]:
+        """Chooses a slate for each of `R` reports of single ads, sharing common work.
 
         Args:
           prepared: the request, from `prepare`.
-          bid: `[R, N]` float32 currency per click, 0 for organic items.
-          levers: run-time settings.
-          banned: `[R]` int32 candidate that must not be shown, -1 for none; none by default.
+          reports: `[R]` one ad's bid, or its absence, in each variant of the request.
 
         Returns:
           The allocations and menus; all fields have a leading axis `R`.
         """
 
-    def prepare(self, request: Request) -> PreparedRequest:
-        """Computes the bid-independent state: encoded history, creative and quality of candidates.
+    def menus(self, prepared: PreparedRequest, reports: Report) -> Menu:
+        """The menus of `allocate_each` alone."""
+        return self.allocate_each(prepared, reports)[1]
 
-        Args:
-          request: one request, without a batch axis; its bids are not read. Organic candidates
-            whose POI is also an ad are dropped.
-        """
-        repeated = repeats_an_ad(request.item, request.is_ad)
-        return self.encode(dataclasses.replace(request, item=jnp.where(repeated, -1, request.item)))
-
-    def encode_for_reward(self, request: Request) -> reward_model.Memory:
+    def encode_for_reward(self, request: AnyRequest) -> reward_model.Memory:
         """Encodes one request for the reward model."""
         history = request.history_poi, request.history_creative
         return reward_model.encode(
-            self.reward, self.config.reward, self.items, *history, request.item
+            self.reward, self.config.reward, self.items, *history, organic_pois(vars(request))
         )
 
     def predict(
-        self, prepared: PreparedRequest, candidate: jax.Array, creative: jax.Array
+        self, prepared: PreparedRequest, item: jax.Array, creative: jax.Array, is_ad: jax.Array
     ) -> Predictions:
-        """The reward model's predictions for slates: candidates and creatives, both `[..., K]`."""
+        """The reward model's predictions for slates of POIs, all `[..., K]`."""
+        memory = prepared.reward_memory
         return reward_model.predict(
-            self.reward,
-            self.config.reward,
-            self.items,
-            prepared.reward_memory,
-            pick(prepared.item, candidate, -1),
-            creative,
-            pick(prepared.is_ad, candidate, False),
+            self.reward, self.config.reward, self.items, memory, item, creative, is_ad
         )
 
-    def contributions(
-        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, candidate: jax.Array
-    ) -> jax.Array:
+    def contributions(self, prepared: PreparedRequest, shown: Allocation) -> jax.Array:
         """Marginal contributions (31) of the items of the slate shown.
 
         An item's contribution is the slate's value minus the value of the best slate without it.
 
         Args:
           prepared: the request.
-          bid: `[N]` float32 currency per click.
-          levers: run-time settings.
-          candidate: `[K]` int32 candidates of the slate shown, -1 in empty slots.
+          shown: its slate.
 
         Returns:
           `[K]` float32 currency, 0 in empty slots.
         """
-        slots = candidate.shape[0]
-        bids = jnp.broadcast_to(bid, (1 + slots, bid.size))
-        banned = jnp.concatenate([jnp.full(1, -1), candidate])
-        _, menus = self.allocate_each(prepared, bids, levers, banned)
+        nothing = jnp.full(1, -1, jnp.int32)
+        menus = self.menus(prepared, absent(jnp.concatenate([nothing, shown.candidate])))
         best = menus.value.max(-1)
-        return jnp.where(candidate >= 0, best[0] - best[1:], 0.0)
+        return jnp.where(shown.candidate >= 0, best[0] - best[1:], 0.0)
 
-    def funnel(self, prepared: PreparedRequest, bid: jax.Array, levers: Levers) -> Funnel | None:
+    def funnel(self, prepared: PreparedRequest) -> Funnel | None:
         """The ads that pass the stages of a cascade; None for a system without stages."""
         return None
 
-    def tokens(
-        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, candidate: jax.Array
-    ) -> Tokens:
+    def tokens(self, prepared: PreparedRequest, shown: Allocation) -> Tokens:
         """Codes of the slate shown, with logits, bids and weights; empty in a system without codes.
 
         Arguments as in `contributions`.
         """
-        none = jnp.zeros((candidate.shape[0], 0))
+        none = jnp.zeros((shown.candidate.shape[0], 0))
         return Tokens(codes=none.astype(jnp.int32), logit=none, token_bid=none, weight=none)
 
 
@@ -279,21 +277,16 @@ def slate_value(bid: jax.Array, pctr: jax.Array, kappa: chex.Numeric) -> jax.Arr
 
 
 def allocation_of(
-    prepared: PreparedRequest,
-    bid: jax.Array,
-    menu: Menu,
-    best: chex.Numeric,
-    creative: jax.Array,
-    prediction: Predictions,
+    menu: Menu, best: chex.Numeric, creative: jax.Array, prediction: Predictions
 ) -> Allocation:
     """The allocation of slate `best []` of a menu, with given creatives and predictions."""
-    candidate = menu.candidate[best]
     return Allocation(
-        candidate=candidate,
-        item=pick(prepared.item, candidate, -1),
+        candidate=menu.candidate[best],
+        item=menu.item[best],
         creative=creative,
-        is_ad=pick(prepared.is_ad, candidate, False),
-        bid=pick(bid, candidate, 0.0),
+        is_ad=menu.is_ad[best],
+        bid=menu.bid[best],
+        quality=menu.quality[best],
         log_z=menu.log_z[best],
         prediction=prediction,
     )

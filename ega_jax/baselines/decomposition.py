@@ -87,7 +87,7 @@ def _funnels(system: System, request: Request, levers: Levers) -> Funnel | None:
     """Returns the recalled and listed ads of each request, `[D, ...]`; `None` if not a cascade."""
 
     def one(request: Request) -> Funnel | None:
-        return system.funnel(system.prepare(request), request.bid, levers)
+        return system.funnel(system.prepare(request, levers))
 
     return jax.vmap(one)(request)
 

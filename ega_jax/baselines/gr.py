@@ -24,14 +24,13 @@ from ega_jax.baselines.cascade.peri_cr import PeriCRConfig
 from ega_jax.baselines.cascade.stages import Stages
 from ega_jax.baselines.settings import check_stages, whole
 from ega_jax.errors import UserError
-from ega_jax.generation.codes import codes_of
 from ega_jax.generation.decoder import Decoder
 from ega_jax.generation.pretraining import weighted_mean
-from ega_jax.generation.slate_policy import Path, path_log_probs, slate_path, taken
+from ega_jax.generation.slate_policy import Path, path_log_probs, taken
 from ega_jax.phases.auction import AuctionTraining, request_of
 from ega_jax.phases.ega import align, ega_with
 from ega_jax.phases.settings import PhaseSettings
-from ega_jax.types import LossFn, Params, Request
+from ega_jax.types import AnyRequest, LossFn, Params
 
 
 @struct.dataclass
@@ -44,13 +43,10 @@ class GR(EGA):
     weighs_tokens: ClassVar[bool] = False
     judged_truthful: ClassVar[bool] = False
 
-    def encode(self, request: Request) -> PreparedRequest:
-        """Encodes a request as EGA does, with the creatives that Peri-CR chooses."""
-        history = request.history_poi, request.history_creative
-        creative = peri_cr.choose(
-            self.peri_cr, self.peri_cr_config, self.items, *history, request.item
-        )
-        return self.prepared_with(request, self.encode_history(request), creative)
+    def creative_alone(self, prepared: PreparedRequest, item: jax.Array) -> jax.Array:
+        """The creative `[X]` that Peri-CR chooses for each POI `[X]`."""
+        history = prepared.memory.history_poi, prepared.memory.history_creative
+        return peri_cr.choose(self.peri_cr, self.peri_cr_config, self.items, *history, item)
 
 
 def dpo_loss(log_ratio: jax.Array, strength: float) -> jax.Array:
@@ -68,18 +64,17 @@ def dpo_loss(log_ratio: jax.Array, strength: float) -> jax.Array:
     return -jax.nn.log_sigmoid(strength * (log_ratio[..., 0] - log_ratio[..., 1]))
 
 
-def best_and_worst(system: EGA, request: Request, levers: Levers) -> tuple[jax.Array, jax.Array]:
+def best_and_worst(system: EGA, prepared: PreparedRequest) -> tuple[jax.Array, jax.Array]:
     """Returns the sessions of highest and lowest expected revenue in one request's menu.
 
     Args:
       system: searches for the sessions.
-      request: one request.
-      levers: run-time settings, bid-free.
+      prepared: one request, prepared for a bid-free search.
 
     Returns:
       Candidates `[2, K]`, -1 where a slot is empty, and whether their values differ, `[]` bool.
     """
-    menu = system.find_menu(system.prepare(request), request.bid, levers)
+    menu = system.find_menu(prepared)
     best = jnp.argmax(menu.value)
     worst = jnp.argmin(jnp.where(menu.where, menu.value, jnp.inf))
     pair = jnp.stack([menu.candidate[best], menu.candidate[worst]])
@@ -106,28 +101,22 @@ def preference_loss(system: EGA, strength: float, levers: Levers) -> LossFn:
         own = lambda path: taken(path_log_probs(decoder, memory, path, 1.0, 1.0), path)
         return jax.vmap(own, in_axes=1, out_axes=1)(paths).sum((-2, -1))
 
-    def sessions_of(decoder: Decoder, batch) -> tuple[jax.Array, jax.Array]:
-        """Returns preferred and rejected sessions `[B, 2, K]`, and whether they differ `[B]`."""
+    def sessions_of(decoder: Decoder, batch) -> tuple[Path, jax.Array]:
+        """Returns the paths `[B, 2]` of both sessions, and whether they differ `[B]`."""
         current = dataclasses.replace(system, decoder=lax.stop_gradient(decoder))
-        return jax.vmap(lambda request: best_and_worst(current, request, levers))(request_of(batch))
 
-    def paths_of(batch, sessions: jax.Array) -> Path:
-        """Returns the decoding steps of the sessions `[B, 2, K]`."""
-        index = lambda codes, is_ad, bid, where: system.candidates(codes, is_ad, bid, levers, where)
-        candidates = jax.vmap(index)(
-            codes_of(catalogue.poi_codes, batch["item"]),
-            batch["is_ad"],
-            batch["bid"],
-            batch["item"] >= 0,
-        )
-        return jax.vmap(jax.vmap(slate_path, in_axes=(None, 0)))(candidates, sessions)
+        def one(request: AnyRequest) -> tuple[Path, jax.Array]:
+            prepared = current.prepare(request, levers)
+            pair, differ = best_and_worst(current, prepared)
+            return jax.vmap(lambda session: current.path(prepared, session))(pair), differ
+
+        return jax.vmap(one)(request_of(batch))
 
     def loss(trained: Params, pretrained: Params, batch: dict[str, jax.Array], key: jax.Array):
         del key  # Nothing is sampled.
         reference = system.decoder.with_parameters(pretrained)
         policy = reference.with_parameters(trained)
-        sessions, where = sessions_of(policy, batch)
-        paths = paths_of(batch, sessions)
+        paths, where = sessions_of(policy, batch)
         ratio = log_prob(policy, batch, paths) - log_prob(reference, batch, paths)
         weight = where.astype(jnp.float32)
         metrics = {

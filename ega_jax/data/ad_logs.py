@@ -1,4 +1,7 @@
-"""Ad logs: requests with candidates, slates and feedback, streamed from `sessions/`."""
+"""Ad logs: requests with candidates, slates and feedback, streamed from `sessions/`.
+
+Ad books are in memory: a session of a log with books refers to one by its number.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -7,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ega_jax.data.book_rules import book_numbers
+from ega_jax.data.books import Books
 from ega_jax.data.columns import to_numpy
 from ega_jax.data.item_rules import open_creatives, open_pois
 from ega_jax.data.ragged import Ragged
@@ -15,7 +20,6 @@ from ega_jax.data.schema import Summary
 from ega_jax.data.session_rules import open_sessions, require_shown
 from ega_jax.data.tables import Table
 from ega_jax.errors import UserError
-from ega_jax.types import repeats_an_ad
 
 Batch = dict[str, np.ndarray]
 
@@ -24,8 +28,6 @@ SPLITS = ("pretrain", "align", "test")
 _LISTS = {
     "history_poi": np.int32,
     "history_creative": np.int32,
-    "ad_poi": np.int32,
-    "ad_bid": np.float32,
     "organic_poi": np.int32,
     "shown_poi": np.int32,
     "shown_creative": np.int32,
@@ -34,6 +36,7 @@ _LISTS = {
     "click_image": bool,
     "convert": bool,
 }
+_ADS = {"ad_poi": np.int32, "ad_bid": np.float32}  # Of a session that names no book.
 _SLOTS = {  # Column with one value a slot -> the value of an empty slot.
     "shown_poi": -1,
     "shown_creative": -1,
@@ -60,11 +63,12 @@ class SessionPool:
 
     lists: dict[str, Ragged]
     session: np.ndarray  # [rows] int32 session ids.
+    book: np.ndarray | None  # [rows] int32 numbers of their books, in a log with books.
 
 
 @dataclasses.dataclass(frozen=True)
 class AdLogDataset:
-    """A folder in the ad-log format: the catalogue in memory, the sessions on disk."""
+    """A folder in the ad-log format: catalogue and books in memory, the sessions on disk."""
 
     summary: Summary
     item_embedding: np.ndarray  # [P, E] float32.
@@ -72,6 +76,7 @@ class AdLogDataset:
     creative_poi: np.ndarray  # [R] int32, the POI that owns each creative.
     row_groups: tuple[RowGroup, ...]  # all sessions, in time order.
     fractions: tuple[float, float]  # shares of "pretrain" and "align"; "test" is the rest.
+    books: Books | None = None  # none if every session holds its ads itself.
 
     @classmethod
     def load(
@@ -96,6 +101,7 @@ class AdLogDataset:
             creative_poi=read_numbers(creatives, "poi_id", np.int32),
             row_groups=tuple(_row_groups(sessions)),
             fractions=fractions,
+            books=Books.load(Path(folder)) if summary.num_books else None,
         )
 
     def split(self, name: str) -> tuple[RowGroup, ...]:
@@ -126,8 +132,9 @@ class LoggedSessions:
     row_groups: tuple[RowGroup, ...]
     history_length: int  # T
     num_slots: int  # K
-    num_candidates: int  # N
+    num_candidates: int  # N, or M, the most organic items, in a log with books.
     exposure_weight: float  # weight of what was shown but not clicked; a click has 1.
+    books: Books | None = None  # none if every session holds its ads itself.
 
     @property
     def group_sizes(self) -> tuple[int, ...]:
@@ -136,13 +143,23 @@ class LoggedSessions:
 
     def load(self, groups: tuple[int, ...]) -> SessionPool:
         """Reads and joins some row groups."""
-        tables = [_read(self.row_groups[group]) for group in groups]  # Types may differ by file.
+        kinds = _LISTS | _ADS if self.books is None else _LISTS
+        columns = [*kinds, "session_id", *(["book_id"] if self.books is not None else [])]
+        # Types may differ by file.
+        tables = [_read(self.row_groups[group], columns) for group in groups]
         lists = lambda name, dtype: Ragged.joined(
             [Ragged.from_arrow(table[name], dtype) for table in tables]
         )
+        numbers = lambda name, dtype: np.concatenate(
+            [to_numpy(table[name], dtype) for table in tables]
+        )
+        book = None
+        if self.books is not None:
+            book = book_numbers(self.books.book_id, numbers("book_id", np.int64))
         return SessionPool(
-            lists={name: lists(name, dtype) for name, dtype in _LISTS.items()},
-            session=np.concatenate([to_numpy(table["session_id"], np.int32) for table in tables]),
+            lists={name: lists(name, dtype) for name, dtype in kinds.items()},
+            session=numbers("session_id", np.int32),
+            book=book,
         )
 
     def examples(self, pool: SessionPool, rows: np.ndarray, epoch: int) -> Batch:
@@ -151,7 +168,11 @@ class LoggedSessions:
             name: pool.lists[name].last(rows, self.history_length, -1)
             for name in ("history_poi", "history_creative")
         }
-        batch |= _candidates(pool.lists, rows, self.num_candidates)
+        if pool.book is None:
+            batch |= _candidates(pool.lists, rows, self.num_candidates)
+        else:
+            batch["organic"] = pool.lists["organic_poi"].first(rows, self.num_candidates, -1)
+            batch["book"] = pool.book[rows]
         for name, empty in _SLOTS.items():
             batch[name] = pool.lists[name].first(rows, self.num_slots, empty)
         batch["session"] = pool.session[rows]
@@ -163,7 +184,7 @@ class LoggedSessions:
 
 
 def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int) -> Batch:
-    """Ads, then organic items in upstream order, `[B, N]`; -1 for an item that is an ad too."""
+    """Ads, then organic items in upstream order, `[B, N]`, padded with -1."""
     ads, organic = lists["ad_poi"], lists["organic_poi"]
     places = np.broadcast_to(np.arange(num_candidates), (len(rows), num_candidates))
     num_ads = ads.lengths[rows][:, None]
@@ -171,7 +192,7 @@ def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int)
     paid = ads.gather(rows, places, -1)
     item = np.where(is_ad, paid, organic.gather(rows, places - num_ads, -1))
     return {
-        "item": np.where(repeats_an_ad(item, is_ad), -1, item),
+        "item": item,
         "is_ad": is_ad,
         "bid": lists["ad_bid"].gather(rows, places, 0.0),
     }
@@ -186,7 +207,7 @@ def _row_groups(sessions: Table) -> list[RowGroup]:
     return groups
 
 
-def _read(group: RowGroup) -> pa.Table:
+def _read(group: RowGroup, columns: list[str]) -> pa.Table:
     with pq.ParquetFile(group.path) as file:
-        table = file.read_row_group(group.index, columns=[*_LISTS, "session_id"])
+        table = file.read_row_group(group.index, columns=columns)
     return table.slice(group.start, group.stop - group.start)

@@ -1,5 +1,6 @@
 """A stretch of rows of a Parquet file that is decoded and held to rules, vectorised."""
 
+import collections
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from ega_jax.data.ragged import Ragged
 from ega_jax.data.tables import DataError, Table, TableFile, is_blank
 
 _ROWS_AT_A_TIME = 16_384
+_VALUES_AT_A_TIME = 2**22  # of the column with the longest lists, if rows are alike.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +148,19 @@ def _parts_of_file(file: TableFile, rows_before: int, columns: list[str]) -> Ite
     row = 0
     try:
         with pq.ParquetFile(file.path) as opened:
-            for batch in opened.iter_batches(batch_size=_ROWS_AT_A_TIME, columns=columns):
+            size = _rows_at_a_time(opened.metadata, columns)
+            for batch in opened.iter_batches(batch_size=size, columns=columns):
                 yield Part(file.path, row, pa.Table.from_batches([batch]), rows_before)
                 row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise DataError(file.path, f"unreadable from row {row} on ({error})") from error
+
+
+def _rows_at_a_time(metadata: pq.FileMetaData, columns: list[str]) -> int:
+    """How many rows are read together: fewer where lists are long."""
+    values = collections.Counter()
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            values[chunk.path_in_schema.partition(".")[0]] += chunk.num_values
+    longest = max((values[column] for column in columns), default=0)
+    return min(_ROWS_AT_A_TIME, max(_VALUES_AT_A_TIME * metadata.num_rows // max(longest, 1), 1))

@@ -11,6 +11,7 @@ from ega_jax.data import item_rules, log_statistics
 from ega_jax.data.ad_logs import SPLITS, split_bounds
 from ega_jax.data.checks import parts
 from ega_jax.data.counts import Histogram
+from ega_jax.data.offers import BookAds, OwnAds
 from ega_jax.data.reading import holds_dates
 from ega_jax.data.schema import Progress, Summary
 from ega_jax.data.sequence_rules import SHORTEST, open_sequences, training_lengths
@@ -56,7 +57,8 @@ def _describe_log(
     pois, creatives = item_rules.open_pois(folder), item_rules.open_creatives(folder)
     sessions, bounds = open_sessions(folder), split_bounds(fractions, summary.num_rows)
     require_shown(sessions, bounds[1])
-    found = log_statistics.count_sessions(sessions, bounds, progress)
+    offers = BookAds.of(folder) if summary.num_books else OwnAds()
+    found = log_statistics.count_sessions(sessions, offers, bounds, progress)
     owned = Histogram().add(_owned(creatives, summary.num_items))
     facts = {
         "format": "ad log",

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from ega_jax.data.checks import Part, parts
-from ega_jax.data.counts import Distinct, Histogram, Sample
+from ega_jax.data.counts import Distinct, Histogram
+from ega_jax.data.offers import BookAds, OwnAds
 from ega_jax.data.tables import Table
 
 READ = (
-    *("user_id", "timestamp", "history_poi", "ad_poi", "ad_bid", "organic_poi", "shown_poi"),
+    *("user_id", "timestamp", "history_poi", "shown_poi"),
     *("shown_is_ad", "click_poi", "click_image", "convert"),
 )
 EMPTY = Histogram()
@@ -22,13 +23,11 @@ SHARES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)  # of the quantiles of bids.
 class LogStatistics:
     """Counts over some sessions; a histogram of places counts slots."""
 
+    offers: OwnAds | BookAds  # what was for sale.
     users: Distinct = dataclasses.field(default_factory=Distinct)
     first_time: int | None = None
     last_time: int | None = None
-    bids: Sample = dataclasses.field(default_factory=Sample)
     history: Histogram = EMPTY  # lengths.
-    ads: Histogram = EMPTY  # per request.
-    candidates: Histogram = EMPTY  # per request.
     shown: Histogram = EMPTY  # items per slate.
     ads_shown: Histogram = EMPTY  # ads per slate.
     slots: Histogram = EMPTY  # places of items shown.
@@ -44,7 +43,6 @@ class LogStatistics:
           part: their rows.
           bounds: `[4]` row at which each split begins, as `ad_logs.split_bounds`.
         """
-        lists = {name: part.lists(name, np.int64) for name in ("ad_poi", "organic_poi")}
         shown = part.lists("shown_poi", np.int64)
         row = shown.row_of_value()
         place = np.arange(len(row)) - shown.offsets[row]
@@ -57,13 +55,11 @@ class LogStatistics:
         time = part.numbers("timestamp", np.int64)
         ads_shown = np.bincount(row[flags["shown_is_ad"]], minlength=shown.num_rows)
         return LogStatistics(
+            offers=self.offers.add(part),
             users=self.users.add(part.numbers("user_id", np.int64)),
             first_time=int(time[0]) if self.first_time is None else self.first_time,
             last_time=int(time[-1]),
-            bids=self.bids.add(part.lists("ad_bid", np.float64).values),
             history=self.history.add(part.lists("history_poi", np.int64).lengths),
-            ads=self.ads.add(lists["ad_poi"].lengths),
-            candidates=self.candidates.add(lists["ad_poi"].lengths + lists["organic_poi"].lengths),
             shown=self.shown.add(shown.lengths),
             ads_shown=self.ads_shown.add(ads_shown),
             slots=self.slots.add(place),
@@ -80,17 +76,21 @@ class LogStatistics:
 
 
 def count_sessions(
-    table: Table, bounds: np.ndarray, progress: Callable[[int, int], None]
+    table: Table,
+    offers: OwnAds | BookAds,
+    bounds: np.ndarray,
+    progress: Callable[[int, int], None],
 ) -> LogStatistics:
     """Reads all sessions of a valid log once.
 
     Args:
       table: the sessions.
+      offers: what is counted of what was for sale, before the first session.
       bounds: as in `LogStatistics.add`.
       progress: called with (rows read, rows in all).
     """
-    statistics, done = LogStatistics(), 0
-    for part in parts(table, list(READ)):
+    statistics, done = LogStatistics(offers), 0
+    for part in parts(table, [*READ, *offers.columns]):
         statistics = statistics.add(part, bounds)
         done += len(part.rows)
         progress(done, table.num_rows)
@@ -100,12 +100,11 @@ def count_sessions(
 def session_facts(found: LogStatistics) -> dict[str, Any]:
     """The figures of a log, by name."""
     shown, clicks = found.slots.total, found.clicks.total
-    quantiles = zip(SHARES, found.bids.quantiles(SHARES), strict=False)
+    quantiles = zip(SHARES, found.offers.bids.quantiles(SHARES), strict=False)
     return {
         "users": found.users.total,
         "history length (T)": found.history.describe(),
-        "candidates per request": found.candidates.describe(),
-        "ads per request": found.ads.describe(),
+        **found.offers.facts(),
         "items per slate": found.shown.describe(),
         "ads per slate": found.ads_shown.describe(),
         "ad share of slots": found.ads_shown.sum / max(shown, 1),
@@ -129,7 +128,7 @@ def session_warnings(
       bounds: `[4]` as in `LogStatistics.add`.
       splits: names of the splits.
     """
-    warnings = []
+    warnings = found.offers.warnings()
     clicks = found.clicks_of_split.padded(len(splits))
     for name, size, clicked in zip(splits, np.diff(bounds), clicks, strict=True):
         if not size:
@@ -143,7 +142,7 @@ def session_warnings(
         (found.conversions.total == 0, "there is no conversion"),
         (found.clicks.total == found.slots.total, "everything shown was clicked"),
         (found.ads_shown.quantile(1.0) == 0, "no ad was ever shown"),
-        (found.bids.quantiles((1.0,)) == [0.0], "every bid is 0"),
+        (found.offers.bids.quantiles((1.0,)) == [0.0], "every bid is 0"),
         (found.first_time == found.last_time, "all timestamps are equal: splits go by file name"),
     )
     warnings += [text for holds, text in checks if holds]

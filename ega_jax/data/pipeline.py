@@ -59,11 +59,14 @@ def train_batches(
 
     Sequences give `history_poi`, `history_creative` `[B, T]` int32 (most recent last, -1 padding
     on the left), `target_poi`, `target_creative` `[B, K]` int32 (-1 padding on the right) and
-    `target_weight` `[B, K]` float32. Ad logs also give `item` `[B, N]` int32 (ads, then organic
-    items in upstream order, -1 padding on the right), `is_ad` `[B, N]` bool, `bid` `[B, N]`
-    float32, `shown_poi`, `shown_creative` `[B, K]` int32 (which are the targets), `shown_is_ad`,
-    `click_poi`, `click_image`, `convert` `[B, K]` bool and `session` `[B]` int32. Creatives
-    are -1 where the dataset has none.
+    `target_weight` `[B, K]` float32. Ad logs also give `shown_poi`, `shown_creative` `[B, K]` int32
+    (which are the targets), `shown_is_ad`, `click_poi`, `click_image`, `convert` `[B, K]` bool and
+    `session` `[B]` int32. Creatives are -1 where the dataset has none.
+
+    The candidates of an ad log without books are `item` `[B, N]` int32 (ads, then organic items in
+    upstream order, -1 padding on the right), `is_ad` `[B, N]` bool and `bid` `[B, N]` float32.
+    With books they are `organic` `[B, M]` int32 (in upstream order, -1 padding on the right) and
+    `book` `[B]` int32, the number of the book in the dataset's `books`.
 
     Args:
       dataset: what `open_dataset` returned.
@@ -189,6 +192,7 @@ def _sessions(
         num_slots,
         dataset.summary.num_candidates,
         exposure_weight,
+        dataset.books,
     )
 
 

@@ -2,7 +2,8 @@
 
 *Sequences*: `items.parquet` and `sequences.parquet`, what users did, item by item.
 *Ad logs*: `pois.parquet`, `creatives.parquet` and the files below `sessions/`, one row per request;
-`dataset.json` may hold `{"num_slots": K}`. Each table is one file or a folder of parts.
+`dataset.json` may hold `{"num_slots": K}`. A session holds its ads itself or names a book of those
+below `books/`. Each table is one file or a folder of parts.
 Ids are row numbers. Sessions are in time order: their files are read in the order of their
 timestamps, streamed, a row group at a time.
 """
@@ -12,7 +13,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ega_jax.data import item_rules, sequence_rules, session_rules
+from ega_jax.data import book_rules, item_rules, sequence_rules, session_rules
 from ega_jax.data.folders import detect_format
 from ega_jax.data.tables import DataError
 
@@ -31,8 +32,11 @@ class Summary:
     num_rows: int  # sequences, or sessions.
     num_actions: int  # items in all sequences, or items shown.
     num_slots: int  # K; 1 for sequences.
-    num_candidates: int  # N, the most a request has; 0 for sequences.
+    num_candidates: int  # N, the most a session holds itself: with books, of organic items alone.
     longest_history: int  # items; of a whole sequence for sequences.
+    num_books: int = 0  # 0 if sessions hold their ads themselves, and for sequences.
+    most_ads: int = 0  # of a book, or of a session without books; 0 for sequences.
+    most_organic: int = 0  # organic items of a session; 0 for sequences.
 
     def __str__(self) -> str:
         return "\n".join(f"{name:>16}: {value}" for name, value in vars(self).items())
@@ -51,7 +55,7 @@ def validate(
       num_slots: K of an ad log; default: that of `dataset.json`, else the most items shown.
       progress: called with (rows checked, rows in all).
       for_training: also refuse what nothing can be learned from: embeddings that are all alike,
-        sequences that are all too short, a log without anything shown or without ads.
+        sequences that are all too short, a log without anything shown or without ads for sale.
 
     Returns:
       Counts and widths.
@@ -97,12 +101,15 @@ def _validate_ad_log(
     if for_training:
         item_rules.require_variety(poi_table, pois)
         item_rules.require_variety(creative_table, creatives)
-    sessions = session_rules.open_sessions(folder)
+    has_books, sessions = session_rules.names_books(folder), session_rules.open_sessions(folder)
+    books = _check_books(folder, pois.num_rows, for_training) if has_books else None
     totals = session_rules.check_sessions(
-        sessions, pois.num_rows, creative_poi, num_slots, progress
+        sessions, pois.num_rows, creative_poi, books, num_slots, progress
     )
     if for_training:
-        session_rules.require_examples(sessions, totals)
+        session_rules.require_impressions(sessions, totals)
+    if for_training and books is None:
+        session_rules.require_own_ads(sessions, totals)
     return Summary(
         format="ad_log",
         num_items=pois.num_rows,
@@ -114,7 +121,18 @@ def _validate_ad_log(
         num_slots=num_slots or totals.most_shown,
         num_candidates=totals.most_candidates,
         longest_history=totals.longest_history,
+        num_books=0 if books is None else len(books.book_id),
+        most_ads=totals.most_ads if books is None else int(books.num_ads.max()),
+        most_organic=totals.most_organic,
     )
+
+
+def _check_books(folder: Path, num_pois: int, for_training: bool) -> book_rules.BookIndex:
+    table = book_rules.open_books(folder)
+    books = book_rules.check_books(table, num_pois)
+    if for_training:
+        book_rules.require_ads(table, books)
+    return books
 
 
 def _declared_slots(folder: Path) -> int | None:

@@ -1,4 +1,7 @@
-"""The rules for `sessions/` of an ad log: one row per request, in time order."""
+"""The rules for `sessions/` of an ad log: one row per request, in time order.
+
+A session holds its own ads, the columns `book_rules.ADS`, or names a book.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ega_jax.data import slate_rules
+from ega_jax.data.book_rules import ADS, BOOK_ID, BookIndex
 from ega_jax.data.checks import Part, parts
-from ega_jax.data.columns import is_list, to_numpy
 from ega_jax.data.ragged import Ragged
-from ega_jax.data.tables import DataError, Table, open_table
-from ega_jax.types import LARGEST, is_amount
+from ega_jax.data.tables import DataError, Table, column_names, open_table
 
 REQUIRED = {
     "session_id": "an integer",
@@ -18,8 +21,6 @@ REQUIRED = {
     "timestamp": "an integer or a timestamp",
     "history_poi": "a list of integers",
     "history_creative": "a list of integers",
-    "ad_poi": "a list of integers",
-    "ad_bid": "a list of floats",
     "organic_poi": "a list of integers",
     "shown_poi": "a list of integers",
     "shown_creative": "a list of integers",
@@ -29,6 +30,10 @@ REQUIRED = {
     "convert": "a list of booleans",
 }
 OPTIONAL = {"propensity": "a float, or a list of floats"}
+OWN_ADS_OR_BOOKS = (
+    "all sessions of a log hold their own ads or all name books, not both: leave out 'ad_poi' and "
+    "'ad_bid', or 'book_id' and the folder books/"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,37 +42,56 @@ class SessionTotals:
 
     rows: int = 0
     shown: int = 0
-    ads: int = 0
     most_shown: int = 0
-    most_candidates: int = 0
+    most_ads: int = 0  # that a session holds itself; 0 if it names a book.
+    most_organic: int = 0
+    most_candidates: int = 0  # ads and organic items of a session.
     longest_history: int = 0
 
-    def add(self, history: Ragged, shown: Ragged, ads: Ragged, organic: Ragged) -> "SessionTotals":
-        """Counts some more sessions."""
-        candidates = ads.lengths + organic.lengths
+    def add(
+        self, history: Ragged, shown: Ragged, num_ads: np.ndarray, organic: Ragged
+    ) -> "SessionTotals":
+        """Counts some more sessions; `num_ads` `[rows]` are the ads that each holds itself."""
         return SessionTotals(
             self.rows + shown.num_rows,
             self.shown + len(shown.values),
-            self.ads + len(ads.values),
             max(self.most_shown, int(shown.lengths.max())),
-            max(self.most_candidates, int(candidates.max())),
+            max(self.most_ads, int(num_ads.max())),
+            max(self.most_organic, int(organic.lengths.max())),
+            max(self.most_candidates, int((num_ads + organic.lengths).max())),
             max(self.longest_history, int(history.lengths.max())),
         )
+
+
+def names_books(folder: Path) -> bool:
+    """Whether the sessions of a log name books, instead of each holding ads of its own."""
+    columns = column_names(folder / "sessions")
+    return (folder / "books").exists() or ("book_id" in columns and not columns & ADS.keys())
 
 
 def open_sessions(folder: Path) -> Table:
     """Finds the files below `sessions/`, in the order of their timestamps.
 
     Raises:
-      DataError: there are none, or a column is missing or of another type.
+      DataError: there are none, a column is missing or of another type, or sessions have both ads
+        of their own and books.
     """
-    return open_table(folder / "sessions", REQUIRED, OPTIONAL, order_by="timestamp")
+    offered, other = (BOOK_ID, ADS) if names_books(folder) else (ADS, BOOK_ID)
+    table = open_table(
+        folder / "sessions", REQUIRED | offered, OPTIONAL | other, order_by="timestamp"
+    )
+    for file in table.files:
+        for column in other:
+            if column in file.usable or column in file.unknown:
+                raise DataError(file.path, OWN_ADS_OR_BOOKS, column)
+    return table
 
 
 def check_sessions(
     table: Table,
     num_pois: int,
     creative_poi: np.ndarray,
+    books: BookIndex | None,
     num_slots: int | None,
     progress: Callable[[int, int], None],
 ) -> SessionTotals:
@@ -77,6 +101,7 @@ def check_sessions(
       table: the sessions.
       num_pois: P.
       creative_poi: `[R]` POI of each creative.
+      books: those that sessions name; none if each session holds ads of its own.
       num_slots: K, the most items that may be shown; none for no bound.
       progress: called with (rows checked, rows in all).
 
@@ -85,29 +110,39 @@ def check_sessions(
     """
     if not table.num_rows:
         raise DataError(table.path, "there are no sessions")
-    columns = [*REQUIRED, *(name for name in OPTIONAL if table.has(name))]
+    optional = (name for name in OPTIONAL if table.has(name))
+    columns = [*REQUIRED, *(ADS if books is None else BOOK_ID), *optional]
     totals = SessionTotals()
     before = None
     for part in parts(table, columns):
         _check_time(part, before)
         history = _check_history(part, num_pois, creative_poi)
-        shown, ads, organic = _check_slate(part, num_pois, creative_poi, num_slots)
-        _check_feedback(part, shown)
-        totals = totals.add(history, shown, ads, organic)
+        shown = slate_rules.check_shown(part, num_pois, creative_poi, num_slots)
+        num_ads, organic = slate_rules.check_candidates(part, shown, num_pois, books)
+        slate_rules.check_feedback(part, shown)
+        totals = totals.add(history, shown, num_ads, organic)
         before = part
         progress(totals.rows, table.num_rows)
     return totals
 
 
-def require_examples(table: Table, totals: SessionTotals):
-    """Refuses a log in which nothing was shown, or nothing was for sale.
+def require_impressions(table: Table, totals: SessionTotals):
+    """Refuses a log in which nothing was shown.
 
     Raises:
       DataError: names the column and the rule.
     """
     if not totals.shown:
         raise DataError(table.path, "nothing was shown in any session", "shown_poi")
-    if not totals.ads:
+
+
+def require_own_ads(table: Table, totals: SessionTotals):
+    """Refuses a log without books in which nothing was for sale.
+
+    Raises:
+      DataError: names the column and the rule.
+    """
+    if not totals.most_ads:
         raise DataError(table.path, "no session has an ad", "ad_poi")
 
 
@@ -149,92 +184,5 @@ def _check_time(part: Part, before: Part | None):
 
 def _check_history(part: Part, num_pois: int, creative_poi: np.ndarray) -> Ragged:
     history = part.ids("history_poi", num_pois, "POI")
-    _check_creatives(part, "history_creative", "history_poi", history, creative_poi)
+    slate_rules.check_creatives(part, "history_creative", "history_poi", history, creative_poi)
     return history
-
-
-def _check_creatives(
-    part: Part, column: str, poi_column: str, pois: Ragged, creative_poi: np.ndarray
-):
-    """Each creative must exist and belong to the POI at its side."""
-    creatives = part.ids(column, len(creative_poi), "creative")
-    part.require_equal_lengths(creatives, column, pois, poi_column)
-    ok = creative_poi[creatives.values] == pois.values
-    part.require_values(ok, creatives, column, f"a creative must belong to its '{poi_column}'")
-
-
-def _check_slate(
-    part: Part, num_pois: int, creative_poi: np.ndarray, num_slots: int | None
-) -> tuple[Ragged, Ragged, Ragged]:
-    """The candidates and what was shown of them; returns what was shown, the ads, the others."""
-    ads, organic = (part.ids(name, num_pois, "POI") for name in ("ad_poi", "organic_poi"))
-    for candidates, column in ((ads, "ad_poi"), (organic, "organic_poi")):
-        ok = _is_first(candidates, num_pois)
-        part.require_values(ok, candidates, column, "a candidate must come once")
-    bids = part.lists("ad_bid", np.float64)
-    part.require_equal_lengths(bids, "ad_bid", ads, "ad_poi")
-    part.require_values(
-        is_amount(bids.values), bids, "ad_bid", f"bids must be from 0 to {LARGEST:g}"
-    )
-
-    shown = part.ids("shown_poi", num_pois, "POI")
-    _check_creatives(part, "shown_creative", "shown_poi", shown, creative_poi)
-    if num_slots is not None:
-        rule = f"at most {num_slots} items fit the slots"
-        part.require(shown.lengths <= num_slots, "shown_poi", rule, shown.lengths)
-    part.require_values(_is_first(shown, num_pois), shown, "shown_poi", "an item is shown once")
-    is_ad = part.flags("shown_is_ad")
-    part.require_equal_lengths(is_ad, "shown_is_ad", shown, "shown_poi")
-    for kind, candidates, column in ((True, ads, "ad_poi"), (False, organic, "organic_poi")):
-        ok = (is_ad.values != kind) | _among(shown, candidates, num_pois)
-        part.require_values(ok, shown, "shown_poi", f"a shown item must be in its '{column}'")
-    return shown, ads, organic
-
-
-def _keys(lists: Ragged, bound: int) -> np.ndarray:
-    """`[V]` numbers that are the same for values in [0, bound) that are, in the same row."""
-    return lists.row_of_value() * bound + lists.values
-
-
-def _among(lists: Ragged, others: Ragged, bound: int) -> np.ndarray:
-    """`[V]` whether each value of `lists`, in [0, bound), is in the same row of `others`."""
-    keys, other_keys = _keys(lists, bound), _keys(others, bound)
-    other_keys = np.append(np.sort(other_keys), -1)
-    return other_keys[np.searchsorted(other_keys[:-1], keys)] == keys
-
-
-def _is_first(lists: Ragged, bound: int) -> np.ndarray:
-    """`[V]` whether no value before it in its row equals a value of `lists`, in [0, bound)."""
-    keys = _keys(lists, bound)
-    is_first = np.zeros(keys.shape, bool)
-    is_first[np.unique(keys, return_index=True)[1]] = True
-    return is_first
-
-
-def _check_feedback(part: Part, shown: Ragged):
-    flags = {name: part.flags(name) for name in ("click_poi", "click_image", "convert")}
-    for column, lists in flags.items():
-        part.require_equal_lengths(lists, column, shown, "shown_poi")
-    click = flags["click_poi"].values | flags["click_image"].values
-    convert = flags["convert"]
-    part.require_values(~convert.values | click, convert, "convert", "a conversion needs a click")
-    if "propensity" in part.table.column_names:
-        _check_propensity(part, shown)
-
-
-def _check_propensity(part: Part, shown: Ragged):
-    """Propensities of a slate, or of each item shown; a null is one that is not known."""
-    rule = "propensities must be in (0, 1]"
-    column, known = "propensity", part.known("propensity")
-    if is_list(part.table[column].type):
-        lists = part.lists(column, np.float64, null_is_empty=True)
-        same = ~known | (lists.lengths == shown.lengths)
-        part.require(same, column, "a list must be as long as that of 'shown_poi'", lists.lengths)
-        part.require_values(_is_propensity(lists.values), lists, column, rule)
-    else:
-        propensity = to_numpy(part.table[column], np.float64)
-        part.require(~known | _is_propensity(propensity), column, rule, propensity)
-
-
-def _is_propensity(values: np.ndarray) -> np.ndarray:
-    return (values > 0) & (values <= 1 + 1e-6)

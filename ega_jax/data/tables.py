@@ -95,6 +95,20 @@ def _is_parquet(path: Path) -> bool:
         return file.read(4) == b"PAR1"
 
 
+def column_names(path: Path) -> set[str]:
+    """The names of the columns of a table: of its first file that holds rows.
+
+    Raises:
+      DataError: a file is missing or unreadable.
+    """
+    for file in table_files(path):
+        with _explained(file, "not a readable Parquet file"):
+            metadata = pq.read_metadata(file)
+        if metadata.num_rows:
+            return set(metadata.schema.to_arrow_schema().names)
+    return set()
+
+
 def open_table(
     path: Path,
     required: Mapping[str, str],

@@ -10,13 +10,15 @@ enumerate all slates, the two are equal in nearly all cases.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ega_jax.data.market.clicks import Truth
+from ega_jax.errors import UserError
 from ega_jax.evaluation.slate_rules import Array, SlateRules, picked
 from ega_jax.phases.auction import real_rows, request_of
-from ega_jax.types import Request
+from ega_jax.types import Request, repeats_an_ad
 
 _ROWS = 4096  # Slates per call of the truth; a fixed size, so that it compiles once.
 _GAIN = 1e-6  # Least relative gain of a change; less is rounding.
@@ -32,7 +34,7 @@ class Sample:
 
     truth: Truth
     session: np.ndarray  # [D] int32.
-    request: Request  # Numpy arrays, [D, ...].
+    request: Any  # A `Request` of NumPy arrays, [D, ...].
     poi_creatives: np.ndarray  # [P, M] int32, -1 where none.
 
     @functools.cached_property
@@ -68,10 +70,21 @@ class Sample:
 def samples_of(
     batches: Iterable[Mapping[str, np.ndarray]], truth: Truth, poi_creatives: Array
 ) -> Iterator[Sample]:
-    """Yields a sample per batch with the fields of `Request` and `session`; drops blank rows."""
+    """Yields a sample per batch with the fields of `Request` and `session`; drops blank rows.
+
+    Organic items whose POI is also an ad are left out.
+
+    Raises:
+      UserError: the requests name books.
+    """
     for batch in batches:
         real = real_rows(batch)
         kept = {name: np.asarray(x)[real] for name, x in batch.items()}
+        request = request_of(kept)
+        if not isinstance(request, Request):
+            raise UserError("the best slates are searched in requests with lists of their own")
+        repeated = repeats_an_ad(request.item, request.is_ad)
+        kept["item"] = np.where(repeated, -1, request.item)
         yield Sample(truth, kept["session"], request_of(kept), np.asarray(poi_creatives))
 
 

@@ -84,9 +84,9 @@ def judge(
     rules, done = mechanism.pricing.rules, 0
     for batch in fill_devices(batches):
         request = request_of(batch)
-        prepared = prepare_batch(mechanism.system, request)
-        fair = truthful(mechanism, prepared, request.bid, levers, num_losing)
-        tried = explore(mechanism, prepared, request.bid, levers, fair)
+        prepared = prepare_batch(mechanism.system, request, levers)
+        fair = truthful(mechanism, prepared, num_losing)
+        tried = explore(mechanism, prepared, fair)
         real = real_rows(batch)
         rows = lambda tree, real=real: jax.tree.map(lambda x: np.asarray(x)[real], tree)
         fair, tried, session = rows(fair), rows(tried), batch["session"][real]

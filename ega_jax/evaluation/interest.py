@@ -11,9 +11,15 @@ import numpy as np
 from jax import lax
 
 from ega_jax.evaluation.retrieval import recall_ndcg, without_seen
+from ega_jax.generation.ad_book import AdBook
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import request_candidates
-from ega_jax.generation.catalogue_candidates import CatalogueCandidates, catalogue_candidates
+from ega_jax.generation.book_ledger import BookLedger
+from ega_jax.generation.candidates import (
+    Candidates,
+    book_candidates,
+    list_candidates,
+    organic_queue,
+)
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.creatives import creative_log_probs
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
@@ -33,7 +39,7 @@ class InterestEvaluator:
     Attributes:
       config: the generator's config.
       catalogue: the items' codes.
-      everything: the whole catalogue as candidates; `None`: each request has its own candidates.
+      everything: the whole catalogue as a book; `None`: each request has its own candidates.
       num_beams: `S` of the search, at least 10.
       tree: the codes over which likelihoods are normalised, as in training; see `item_nll`.
       creative_unigram: `[C, W]` log-probabilities of creative codes regardless of context, the
@@ -42,7 +48,7 @@ class InterestEvaluator:
 
     config: GeneratorConfig
     catalogue: Catalogue
-    everything: CatalogueCandidates | None
+    everything: AdBook | None
     num_beams: int
     tree: CodeTree | None = None
     creative_unigram: jax.Array | None = None
@@ -101,18 +107,30 @@ class InterestEvaluator:
 
         def one(history_poi, history_creative, item):
             memory = decoder.encode(history_poi, history_creative, self.catalogue)
-            candidates = self.everything
-            if candidates is None:
-                codes, no_bids = codes_of(self.catalogue.poi_codes, item), jnp.zeros(item.shape)
-                everyone = jnp.ones(item.shape, bool)
-                candidates = request_candidates(codes, everyone, no_bids, item >= 0)
+            candidates = self._candidates(item)
             beams = beam_search(decoder, memory, candidates, num_beams=self.num_beams, num_slots=1)
-            found = jnp.where(beams.where, beams.items[:, 0], -1)
-            return found if self.everything is not None else jnp.where(found >= 0, item[found], -1)
+            return jnp.where(beams.where, candidates.poi(beams.items[:, 0]), -1)
 
         history = batch["history_poi"]
         item = batch["item"] if self.everything is None else history
         return jax.vmap(one)(history, batch["history_creative"], item)
+
+    def _candidates(self, item: jax.Array) -> Candidates:
+        """All items of the catalogue, or those of one request `[N]`, as ads that bid 0."""
+        if self.everything is not None:
+            nothing = jnp.full(1, -1, jnp.int32)
+            codes = codes_of(self.catalogue.poi_codes, nothing)
+            queue = organic_queue(self.everything, 0, nothing, nothing, codes)
+            return book_candidates(self.everything, 0, queue)
+        return list_candidates(
+            codes_of(self.catalogue.poi_codes, item),
+            item,
+            jnp.ones(item.shape, bool),
+            jnp.zeros(item.shape),
+            item >= 0,
+            num_slots=1,
+            num_codes=self.config.num_codes,
+        )
 
     def _creative_ranks(self, params: Params, sessions) -> jax.Array:
         """Returns the rank `[B, K]`, from 0, of each slot's true creative among its POI's.
@@ -152,10 +170,19 @@ def evaluator_of(run: Pretraining) -> InterestEvaluator:
     On sequences, whose requests have no candidates, retrieval searches the whole catalogue.
     """
     config = run.generator_config
-    everything = None if run.is_ad_log else catalogue_candidates(run.tree.index)
+    own_lists = run.is_ad_log and run.ad_log.books is None
+    codes = run.tokens["poi"].codes
+    everything = None if own_lists else catalogue_book(codes, config.num_codes)
     num_beams = run.settings.evaluation.num_beams
     unigram = creative_unigram(run) if config.creatives else None
     return InterestEvaluator(config, run.catalogue, everything, num_beams, run.loss_tree, unigram)
+
+
+def catalogue_book(codes: np.ndarray, num_codes: int) -> AdBook:
+    """Returns all items, with codes `[P, C]`, as a book for slates of one item, without bids."""
+    item = np.arange(len(codes), dtype=np.int32)
+    books = np.array([0, item.size])
+    return BookLedger(item, np.zeros(item.size), books, codes, num_codes, num_slots=1).book
 
 
 def creative_unigram(run: Pretraining) -> jax.Array:

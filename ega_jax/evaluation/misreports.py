@@ -1,5 +1,6 @@
 """Outcomes of misreports: for each report of an advertiser, the allocation runs again."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,12 +15,14 @@ from ega_jax.auction.counterfactuals import (
     for_every_slot,
 )
 from ega_jax.auction.pricing import prices
-from ega_jax.auction.system import Allocation, Levers, PreparedRequest, System
+from ega_jax.auction.system import Allocation, Bidders, Levers, Menu, PreparedRequest, System
 from ega_jax.evaluation.incentives import jump_brackets
+from ega_jax.generation.candidates import Report
+from ega_jax.generation.compaction import first_equal
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.regret import rerun
 from ega_jax.training.mesh import map_rows
-from ega_jax.types import Request
+from ega_jax.types import AnyRequest
 
 MULTIPLES = np.arange(81) / 40.0  # Reports as multiples of the value: 0 and 80 in (0, 2].
 NUM_JUMPS = 4  # Number of an ad's largest click jumps that are bisected.
@@ -51,76 +54,74 @@ class Reported:
 
 
 @jax.jit
-def prepare_batch(system: System, request: Request) -> PreparedRequest:
-    """Prepares a batch of requests; the result does not depend on bids and serves all reports."""
-    return jax.vmap(system.prepare)(request)
+def prepare_batch(system: System, request: AnyRequest, levers: Levers) -> PreparedRequest:
+    """Prepares a batch of requests, once for all reports."""
+    return jax.vmap(lambda request: system.prepare(request, levers))(request)
 
 
-def truthful(
-    mechanism: Mechanism,
-    prepared: PreparedRequest,
-    bid: jax.Array,
-    levers: Levers,
-    num_losing: int,
-) -> Truthful:
+def truthful(mechanism: Mechanism, prepared: PreparedRequest, num_losing: int) -> Truthful:
     """Allocates and prices a batch of requests, and picks the ads whose reports are tried.
 
     Args:
       mechanism: the mechanism to measure.
       prepared: the batch, from `prepare_batch`.
-      bid: `[B, N]` float32 currency per click, the true values.
-      levers: its run-time settings.
-      num_losing: the largest number of ads outside the slate that misreport; those of the highest
-        score, bid times quality, are taken.
+      num_losing: the largest number of ads outside the slate that misreport; those of the menu's
+        ads with the highest score, bid times quality, are taken.
     """
-    m = mechanism
-    return _truthful(m.system, m.networks, m.pricing, prepared, bid, levers, num_losing)
+    return _truthful(mechanism.system, mechanism.networks, mechanism.pricing, prepared, num_losing)
 
 
 @functools.partial(jax.jit, static_argnames=("pricing", "num_losing"))
-def _truthful(system, networks, pricing, prepared, bid, levers, num_losing) -> Truthful:
-    def one(x: tuple[PreparedRequest, jax.Array]) -> Truthful:
-        prepared, bid = x
-        allocation, menu = system.allocate(prepared, bid, levers)
-        shown = jnp.isin(jnp.arange(bid.shape[0]), allocation.candidate)
-        score = jnp.where(prepared.is_ad & ~shown, bid * prepared.quality, -1.0)
-        best, losing = jax.lax.top_k(score, min(num_losing, score.size))
-        winning = jnp.where(allocation.is_ad, allocation.candidate, -1)
-        ad = jnp.concatenate([winning, jnp.where(best >= 0, losing, -1)])
-        known, _, _ = counterfactuals(system, pricing.probes, prepared, bid, levers, ad, menu)
-        of_slots = jax.tree.map(lambda x: x[: winning.size], known)
+def _truthful(system, networks, pricing, prepared, num_losing) -> Truthful:
+    def one(prepared: PreparedRequest) -> Truthful:
+        allocation, menu = system.allocate(prepared)
+        winning = allocation.ads
+        ads = jax.tree.map(
+            lambda *x: jnp.concatenate(x), winning, _losing(menu, winning, num_losing)
+        )
+        known, _, _ = counterfactuals(system, pricing.probes, prepared, ads, menu)
+        of_slots = jax.tree.map(lambda x: x[: winning.ad.size], known)
         return Truthful(
             allocation=allocation,
-            prices=prices(networks, pricing, prepared, bid, levers, allocation, menu, of_slots),
-            ad=ad,
-            value=jnp.where(ad >= 0, bid[ad], 0.0),
+            prices=prices(networks, pricing, prepared.levers, allocation, menu, of_slots),
+            ad=ads.ad,
+            value=jnp.where(ads.ad >= 0, ads.bid, 0.0),
             known=known,
         )
 
-    return map_rows(one, (prepared, bid))
+    return map_rows(one, prepared)
+
+
+def _losing(menu: Menu, winning: Bidders, number: int) -> Bidders:
+    """The menu's ads of the highest scores that are not shown, `[A]`, -1 after the last."""
+    rivals = menu.rivals
+    is_first = first_equal(rivals.ad[:, None]) == jnp.arange(rivals.ad.size)
+    is_shown = jnp.any(rivals.ad[:, None] == winning.ad[None], axis=1)
+    score = jnp.where((rivals.ad >= 0) & is_first & ~is_shown, rivals.score, -1.0)
+    best, place = jax.lax.top_k(score, min(number, score.size))
+    found = jax.tree.map(lambda x: x[place], rivals)
+    return dataclasses.replace(found, ad=jnp.where(best >= 0, found.ad, -1))
 
 
 @functools.partial(jax.jit, static_argnames="pricing")
-def _report(system, networks, pricing, prepared, bid, levers, fair, reports) -> Reported:
+def _report(system, networks, pricing, prepared, fair, reports) -> Reported:
     """Returns outcomes `[B, A, J]` of reports `[B, A, J]` in currency."""
 
     def one(x) -> Reported:
-        prepared, bid, ads, known, reports = x
+        prepared, ads, known, reports = x
         of_each = jax.tree.map(lambda x: jnp.repeat(x, reports.shape[1], axis=0), known)
 
-        def outcomes_of(bids: jax.Array, ads: jax.Array) -> Reported:
-            allocations, menus = system.allocate_each(prepared, bids, levers)
+        def outcomes_of(ads: jax.Array, bids: jax.Array) -> Reported:
+            allocations, menus = system.allocate_each(prepared, Report(ads, bids))
             return jax.vmap(outcome)(bids, ads, allocations, menus, of_each)
 
         def outcome(bid, ad, allocation, menu, known) -> Reported:
             at_every_slot = for_every_slot(known, allocation.candidate.shape[0])
-            every = prices(
-                networks, pricing, prepared, bid, levers, allocation, menu, at_every_slot
-            )
+            every = prices(networks, pricing, prepared.levers, allocation, menu, at_every_slot)
             slot = jnp.argmax(allocation.candidate == ad)
-            shown = allocation.candidate[slot] == ad
+            shown = (allocation.candidate[slot] == ad) & (ad >= 0)
             return Reported(
-                bid=bid[ad],
+                bid=bid,
                 clicks=clicks_of(allocation, ad),
                 price={rule: price[slot] for rule, price in every.items()},
                 slot=jnp.where(shown, slot, -1),
@@ -129,25 +130,17 @@ def _report(system, networks, pricing, prepared, bid, levers, fair, reports) -> 
                 is_ad=allocation.is_ad,
             )
 
-        return rerun(outcomes_of, bid, ads, reports)
+        return rerun(outcomes_of, ads, reports)
 
-    return map_rows(one, (prepared, bid, fair.ad, fair.known, reports))
+    return map_rows(one, (prepared, fair.ad, fair.known, reports))
 
 
-def explore(
-    mechanism: Mechanism,
-    prepared: PreparedRequest,
-    bid: jax.Array,
-    levers: Levers,
-    fair: Truthful,
-) -> Reported:
+def explore(mechanism: Mechanism, prepared: PreparedRequest, fair: Truthful) -> Reported:
     """Tries each ad's reports: 81 multiples of its value, then bisections of its largest jumps.
 
     Args:
       mechanism: the mechanism to measure.
       prepared: a batch, from `prepare_batch`.
-      bid: `[B, N]` float32 currency per click, the true values.
-      levers: its run-time settings.
       fair: the outcome of truthful reports, from `truthful`.
 
     Returns:
@@ -156,7 +149,7 @@ def explore(
     m = mechanism
 
     def run(reports: np.ndarray) -> Reported:
-        asked = prepared, bid, levers, fair, np.float32(reports)
+        asked = prepared, fair, np.float32(reports)
         return jax.device_get(_report(m.system, m.networks, m.pricing, *asked))
 
     tried = run(MULTIPLES * np.asarray(fair.value)[..., None])

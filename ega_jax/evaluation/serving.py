@@ -9,7 +9,7 @@ from ega_jax.data.market.clicks import Truth
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import real_rows, request_of
 from ega_jax.training.mesh import fill_devices
-from ega_jax.types import Request, Slate
+from ega_jax.types import Slate
 
 
 def served(
@@ -44,15 +44,13 @@ def served(
             responses = truth.responses(batch["session"][real], *shown)
             clicks["truth"] = np.asarray(responses.click_poi), np.asarray(responses.click_image)
         for judge, (poi, image) in clicks.items():
-            seen.setdefault(judge, []).append(_sums(slate, request, poi, image))
+            seen.setdefault(judge, []).append(_sums(slate, poi, image))
     return {judge: _figures(*np.sum(parts, axis=0)) for judge, parts in seen.items()}
 
 
-def _sums(slate: Slate, request: Request, click: np.ndarray, image: np.ndarray) -> np.ndarray:
+def _sums(slate: Slate, click: np.ndarray, image: np.ndarray) -> np.ndarray:
     """Sums payments, bids of clicks, POI and image clicks, ads and impressions over slates."""
-    is_own = (slate.items[:, :, None] == request.item[:, None]) & slate.is_ad[:, :, None]
-    bid = np.max(np.where(is_own, request.bid[:, None], 0.0), axis=-1)
-    money = click * slate.price_per_click, click * bid
+    money = click * slate.price_per_click, click * slate.bid
     parts = *money, click, image, slate.is_ad, slate.items >= 0
     return np.array([part.sum(dtype=np.float64) for part in parts])
 

@@ -74,8 +74,8 @@ class AdBook:
         return self.best[0].shape[1] if self.best else 1
 
     def path(self, ad: jax.Array) -> jax.Array:
-        """Nodes `[..., C]` int32 of depths 1 to C that hold ads `[...]`; -1 for ad -1."""
-        node = jnp.where(ad >= 0, self.leaf[ad], -1)
+        """Nodes `[..., C]` int32 of depths 1 to C that hold ads `[...]`; -1 for what is no ad."""
+        node = jnp.where((ad >= 0) & (ad < self.num_ads), self.leaf[ad], -1)
         nodes = [node]
         for first_child in self.first_child[:0:-1]:
             parent = jnp.searchsorted(first_child, node, side="right").astype(jnp.int32) - 1
@@ -98,7 +98,8 @@ class AdBook:
         there = (node >= 0)[..., None]
         if depth < self.num_layers:
             return jnp.where(there, self.best[depth - 1][node, :number], -1)
-        place = self.leaf_start[node][..., None] + jnp.arange(number, dtype=jnp.int32)
+        offset = jnp.arange(number, dtype=jnp.int32).reshape(*(1,) * node.ndim, number)
+        place = self.leaf_start[node][..., None] + offset
         there &= place < self.leaf_start[node + 1][..., None]
         return jnp.where(there, self.ranked[jnp.where(there, place, 0)], -1)
 
@@ -176,50 +177,73 @@ def inline_book(
     search_bid = jnp.where(follows_bids, bid, 0.0).astype(jnp.float32)
     search_bid = jnp.where(where & eligible, search_bid, UNAVAILABLE)
     n, c = codes.shape
-    number, end = jnp.arange(n, dtype=jnp.int32), where.sum(dtype=jnp.int32)
-    num_keys = codes.max() + 1
-    start = jnp.stack([jnp.int32(0), end])  # First entries of the nodes of the depth above.
-    node = jnp.zeros(n, jnp.int32)
-    first_child, code, best_bid, best, total = [], [], [], [], []
-    ranked = leaf_start = number
+    end = where.sum(dtype=jnp.int32)
+    node, start = jnp.zeros(n, jnp.int32), jnp.stack([jnp.int32(0), end])
+    levels = []
     for d in range(c):
-        key = jnp.where(where, node * num_keys + codes[:, d], jnp.iinfo(jnp.int32).max)
-        key, _, ranked = lax.sort((key, -search_bid, number), num_keys=2, is_stable=True)
-        is_start = (number < end) & jnp.append(True, key[1:] != key[:-1])
-        sorted_node = jnp.cumsum(is_start, dtype=jnp.int32) - 1
-        node = jnp.zeros(n, jnp.int32).at[ranked].set(sorted_node)
-        num_nodes = is_start.sum(dtype=jnp.int32)
-        above = jnp.where(start < end, sorted_node[jnp.minimum(start, n - 1)], num_nodes)
-        first_child.append(above.astype(jnp.int32))
-        start = jnp.nonzero(is_start, size=n, fill_value=n)[0].astype(jnp.int32)
-        start = jnp.minimum(jnp.append(start, n), end)
-        place = start[:-1, None] + jnp.arange(num_listed, dtype=jnp.int32)
-        there = place < start[1:, None]
-        lists = jnp.where(there, ranked[jnp.minimum(place, n - 1)], -1)
-        code.append(codes[jnp.maximum(lists[:, 0], 0), d].astype(jnp.int32))
-        best_bid.append(jnp.where(there[:, 0], search_bid[lists[:, 0]], UNAVAILABLE))
-        best.append(lists)
-        total.append(_totals(search_bid, node, where))
-        leaf_start = start
+        level = _level(codes[:, d], search_bid, where, node, start, num_listed)
+        node, start = level.node, level.start
+        levels.append(level)
     by_poi = jnp.argsort(jnp.where(where, item, jnp.iinfo(jnp.int32).max), stable=True)
-    is_mean = token_bid == "mean"
+    has_totals = token_bid == "mean" and scope == "prefix"
+    totals = (_totals(search_bid, level.node, where) for level in levels)
     return AdBook(
         poi=item,
         bid=jnp.where(where, bid, 0.0).astype(jnp.float32),
         search_bid=search_bid,
         leaf=jnp.where(where, node, -1),
-        ranked=ranked,
-        leaf_start=leaf_start,
-        first_child=tuple(first_child),
-        code=tuple(code),
-        best_bid=tuple(best_bid),
-        best=tuple(best[:-1]),
+        ranked=levels[-1].ranked,
+        leaf_start=start,
+        first_child=tuple(level.first_child for level in levels),
+        code=tuple(level.code for level in levels),
+        best_bid=tuple(level.best_bid for level in levels),
+        best=tuple(level.best for level in levels[:-1]),
         by_poi=by_poi.astype(jnp.int32),
         book_start=jnp.stack([jnp.int32(0), end]),
-        total=tuple(total) if is_mean and scope == "prefix" else None,
+        total=tuple(totals) if has_totals else None,
         layer=_layer_bids(codes, search_bid, num_codes) if scope == "layer" else None,
         follows_bids=jnp.asarray(follows_bids, bool),
         widths=(n,) * c,
+    )
+
+
+@struct.dataclass
+class _Level:
+    """The nodes of one depth above 0; names as in `AdBook`."""
+
+    ranked: jax.Array  # [N] int32 ads by node of this depth, then by falling search bid.
+    node: jax.Array  # [N] int32 node of each ad.
+    start: jax.Array  # [N + 1] int32 node v holds `ranked[start[v]:start[v + 1]]`.
+    first_child: jax.Array  # Of the nodes of the depth above.
+    code: jax.Array  # [N]
+    best: jax.Array  # [N, L]
+    best_bid: jax.Array  # [N]
+
+
+def _level(code, search_bid, where, parent, parent_start, num_listed) -> _Level:
+    """Splits the nodes of a depth by the codes `[N]` of their ads."""
+    n, end = code.size, parent_start[-1]
+    number = jnp.arange(n, dtype=jnp.int32)
+    key = jnp.where(where, parent * (code.max() + 1) + code, jnp.iinfo(jnp.int32).max)
+    key, _, ranked = lax.sort((key, -search_bid, number), num_keys=2, is_stable=True)
+    is_start = (number < end) & jnp.append(True, key[1:] != key[:-1])
+    sorted_node = jnp.cumsum(is_start, dtype=jnp.int32) - 1
+    # Nodes of both depths are ranges of the same order, so a node's first child starts with it.
+    first_child = sorted_node[jnp.minimum(parent_start, n - 1)]
+    first_child = jnp.where(parent_start < end, first_child, is_start.sum(dtype=jnp.int32))
+    start = jnp.nonzero(is_start, size=n, fill_value=n)[0].astype(jnp.int32)
+    start = jnp.minimum(jnp.append(start, n), end)
+    place = start[:-1, None] + jnp.arange(num_listed, dtype=jnp.int32)[None]
+    there = place < start[1:, None]
+    best = jnp.where(there, ranked[jnp.minimum(place, n - 1)], -1)
+    return _Level(
+        ranked=ranked,
+        node=jnp.zeros(n, jnp.int32).at[ranked].set(sorted_node),
+        start=start,
+        first_child=first_child,
+        code=code[jnp.maximum(best[:, 0], 0)].astype(jnp.int32),
+        best=best,
+        best_bid=jnp.where(there[:, 0], search_bid[best[:, 0]], UNAVAILABLE),
     )
 
 

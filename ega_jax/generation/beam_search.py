@@ -21,7 +21,7 @@ from flax import struct
 from jax import lax
 
 from ega_jax.generation.bidding import allocation_log_probs
-from ega_jax.generation.candidates import Candidates, Options
+from ega_jax.generation.candidates import Options, Prefix, SlateSpace
 from ega_jax.generation.decoder import Decoder, DecoderSizes
 from ega_jax.types import IMPOSSIBLE
 
@@ -35,9 +35,9 @@ class Search:
     """`S` partial slates; `L = K * C` decoding steps. Row `s` of every array is beam `s`."""
 
     log_prob: jax.Array  # [S] float32, below -1e29 for an unused beam.
-    node: jax.Array  # [S] int32 node of the prefix in the candidates' index, -1 for none.
     chosen: jax.Array  # [S, K] int32 items so far, -1 in slots without item.
     codes: jax.Array  # [S, L] int32 codes so far.
+    nodes: jax.Array  # [S, L] int32 the candidates' node of each code, -1 for none.
     log_z: jax.Array  # [S, L] float32 log allocation probability of each code.
 
 
@@ -77,7 +77,7 @@ class Beams:
 def beam_search(
     decoder: Decoder,
     memory: Any,
-    candidates: Candidates,
+    candidates: SlateSpace,
     *,
     num_beams: int,
     num_slots: int | None = None,
@@ -109,18 +109,17 @@ def beam_search(
     def fill_slot(carry: tuple[Search, Past], slot) -> tuple[tuple[Search, Past], None]:
         search, past = carry
         t, position = slot
-        ended = (t > 0) & (search.chosen[:, t - 1] < 0)
-        search = dataclasses.replace(search, node=jnp.where(ended, -1, 0))
         for layer in range(config.num_layers):
             step = t * config.num_layers + layer
             hidden, past = _decode(decoder, memory, past, position[layer], step, t)
-            options = candidates.options(layer, search.node, search.chosen)
+            options = candidates.options(layer, prefix_of(search, candidates.root, t, layer))
             log_z, options = score(decoder.poi_logits(hidden, layer), options, alpha, beta)
             search, parent = advance(search, log_z, options, step, num_beams)
             past = dataclasses.replace(
                 _rows(past, parent), x=decoder.code_input(search.codes[:, step], layer)
             )
-        chosen = _write(search.chosen, candidates.item(search.node), t)
+        item = candidates.item(prefix_of(search, candidates.root, t, config.num_layers))
+        chosen = _write(search.chosen, item, t)
         return (dataclasses.replace(search, chosen=chosen), past), None
 
     carry = start(config, num_slots), _no_past(decoder, num_slots)
@@ -130,7 +129,7 @@ def beam_search(
         carry = search, _with_room(past, last * config.num_layers)
         slots = jnp.arange(first, last), positions[first:last]
         (search, past), _ = lax.scan(fill_slot, carry, slots)
-    return finish(search, past.states)
+    return finish(search, past.states, candidates)
 
 
 def start(config: DecoderSizes, num_slots: int) -> Search:
@@ -138,10 +137,27 @@ def start(config: DecoderSizes, num_slots: int) -> Search:
     length = num_slots * config.num_layers
     return Search(
         log_prob=jnp.zeros(1),
-        node=jnp.zeros(1, jnp.int32),
         chosen=jnp.full((1, num_slots), -1, jnp.int32),
         codes=jnp.zeros((1, length), jnp.int32),
+        nodes=jnp.full((1, length), -1, jnp.int32),
         log_z=jnp.zeros((1, length)),
+    )
+
+
+def prefix_of(search: Search, root: jax.Array, t: chex.Numeric, depth: int) -> Prefix:
+    """The prefixes of the beams at a static depth of slot `t`."""
+    beams, slots = search.chosen.shape
+    by_slot = lambda x: x.reshape(beams, slots, -1)
+    codes, nodes = by_slot(search.codes), by_slot(search.nodes)
+    live = search.log_prob > IMPOSSIBLE / 2
+    live &= (t == 0) | (search.chosen[:, t - 1] >= 0)
+    node = nodes[:, t, depth - 1] if depth else jnp.broadcast_to(root, beams)
+    return Prefix(
+        node=jnp.where(live, node, -1),
+        codes=codes[:, t],
+        chosen=search.chosen,
+        nodes=nodes,
+        live=live,
     )
 
 
@@ -239,18 +255,18 @@ def advance(
     search = dataclasses.replace(
         search,
         log_prob=jnp.maximum(log_prob, IMPOSSIBLE),
-        node=pick(options.node, -1),
         codes=_write(search.codes, pick(options.code, 0), step),
+        nodes=_write(search.nodes, pick(options.node, -1), step),
         log_z=_write(search.log_z, pick(log_z, 0.0), step),
     )
     return search, parent
 
 
-def finish(search: Search, states: jax.Array) -> Beams:
+def finish(search: Search, states: jax.Array, candidates: SlateSpace) -> Beams:
     """Reshapes the finished beams by slot and adds the decoder's states `[S, K, D]`."""
     by_slot = (*search.chosen.shape, -1)
     return Beams(
-        items=search.chosen,
+        items=candidates.ids(search.chosen),
         log_prob=search.log_prob,
         log_z=search.log_z.reshape(by_slot),
         codes=search.codes.reshape(by_slot),

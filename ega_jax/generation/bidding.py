@@ -3,7 +3,7 @@
 A token's bid is the highest bid among the items that carry the token, or their mean bid (the
 ablation "EGA-bid"). The scope selects these items: with "prefix", the available items under the
 prefix decoded so far; with "layer", all items of the request with that code at that layer, the
-literal reading of the paper.
+literal reading of the paper. `candidates.Candidates` computes both.
 """
 
 import chex
@@ -14,49 +14,6 @@ from ega_jax.types import IMPOSSIBLE
 
 TOKEN_BIDS = ("max", "mean")
 SCOPES = ("prefix", "layer")
-
-
-def code_bids(codes: jax.Array, bids: jax.Array, where: jax.Array, token_bid: str) -> jax.Array:
-    """Token bids with scope "layer": one per code and layer, independent of the prefix.
-
-    Args:
-      codes: `[N, C]` int32 codes of a request's items.
-      bids: `[N]` bids in currency per click, 0 for organic items.
-      where: `[N]` bool, whether the item exists.
-      token_bid: one of `TOKEN_BIDS`.
-
-    Returns:
-      `[C, N]` float32 bid of each item's code at each layer.
-    """
-
-    def layer(code: jax.Array) -> jax.Array:
-        carries = (code[:, None] == code) & where
-        carried = jnp.where(carries, bids, 0.0)
-        if token_bid == "max":
-            return carried.max(-1)
-        return carried.sum(-1) / jnp.maximum(carries.sum(-1), 1)
-
-    return jax.vmap(layer, in_axes=1)(codes)
-
-
-def run_means(values: jax.Array, where: jax.Array, low: jax.Array) -> jax.Array:
-    """Masked means over runs of consecutive rows, the nodes of a prefix index.
-
-    Each run is summed on its own by a matrix product with zeros outside the run. Differences of
-    cumulative sums would lose small bids that follow a large one to rounding.
-
-    Args:
-      values: `[N]` float32 by row, finite.
-      where: `[S, N]` bool, the rows that count.
-      low: `[N]` int32 first row of the run that holds each row.
-
-    Returns:
-      `[S, N]` float32 mean of the run that holds each row, 0 if no row of the run counts.
-    """
-    same = (low[:, None] == low).astype(jnp.float32)
-    add_up = lambda x: jnp.matmul(x, same, precision="highest")
-    counted = where.astype(jnp.float32)
-    return add_up(counted * values) / jnp.maximum(add_up(counted), 1)
 
 
 def log_weights(token_bids: jax.Array, alpha: chex.Numeric, beta: chex.Numeric) -> jax.Array:

@@ -1,180 +1,437 @@
 """The possible next codes of a partial slate, with their token bids.
 
 A search needs two functions: the codes that may follow a prefix, with their token bids, given the
-items already in the beam (sec. 4.3.1), and the item that a full code represents. There are two
-implementations. `RequestCandidates` handles up to a few thousand items under the slate rules: an
-item is used once, organic items keep their upstream order.
-`catalogue_candidates.CatalogueCandidates` handles millions of items but only slates of one item.
+items already in the beam (sec. 4.3.1), and the item that a full code represents. `Candidates`
+answers both for one request: the ads of a book under the rules of a slate, and a queue of organic
+items that keep their upstream order. An item is used once. Ads are limited in number, by a reserve
+and by a least gap between two of them.
 """
 
-from typing import Protocol
+import dataclasses
+from typing import Any, Protocol
 
 import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS, code_bids, run_means
-from ega_jax.quantization.prefix_index import RequestIndex, request_index
+from ega_jax.generation.ad_book import AdBook, inline_book
+from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS
+
+ABSENT = -1.0  # The bid in a `Report` of an ad that is absent.
 
 
 @struct.dataclass
 class Options:
     """The codes that may follow the prefixes of `S` beams, padded to `F` per beam."""
 
-    node: jax.Array  # [S, F] int32 child node that the code leads to.
+    node: jax.Array  # [S, F] int32 child node that the code leads to, -1 outside of the book.
     code: jax.Array  # [S, F] int32.
     bid: jax.Array  # [S, F] float32 the token's bid, currency per click.
     where: jax.Array  # [S, F] bool, whether the entry is a valid option.
 
 
-class Candidates(Protocol):
-    """The candidates interface of the beam search."""
+@struct.dataclass
+class Prefix:
+    """`S` partial slates, and the codes of their current slot so far."""
 
-    def options(self, depth: int, node: jax.Array, chosen: jax.Array) -> Options:
-        """Possible next codes at nodes `[S]` of a static depth, for beams with `chosen [S, K]`."""
+    node: jax.Array  # [S] int32 node of the current slot's codes, -1 outside of the book.
+    codes: jax.Array  # [S, C] int32 codes of the current slot; undefined from the depth on.
+    chosen: jax.Array  # [S, K] int32 items of the slots before, -1 in slots without item.
+    nodes: jax.Array  # [S, K, C] int32 nodes of depths 1 to C on the way to each of them.
+    live: jax.Array  # [S] bool, whether the slate has not ended.
+
+
+class SlateSpace(Protocol):
+    """What a beam search needs to know about the slates of one request."""
+
+    @property
+    def root(self) -> jax.Array:
+        """The node of depth 0, `[]` int32."""
         ...
 
-    def item(self, leaf: jax.Array) -> jax.Array:
-        """Items `[S]` int32 that the nodes `[S]` of depth `C` represent, -1 for node -1."""
+    def options(self, depth: int, prefix: Prefix) -> Options:
+        """Possible next codes at a static depth."""
+        ...
+
+    def item(self, prefix: Prefix) -> jax.Array:
+        """Items `[S]` int32 that full codes represent, as `chosen` holds them; -1 for none."""
+        ...
+
+    def ids(self, chosen: jax.Array) -> jax.Array:
+        """Candidates `[...]` of the request, from items as `chosen` holds them."""
         ...
 
 
 @struct.dataclass
-class RequestCandidates:
-    """The candidates of one request, indexed for a search under the rules of a slate.
+class Report:
+    """A counterfactual: one ad bids another amount, or one candidate is absent.
 
-    Each child of a prefix is represented by its best available item: the unused ad with the highest
-    bid, else the next organic item. The representative's bid is the highest available bid in the
-    child; at the last depth the representative is the item that the code selects. Rows of the
-    index are sorted so that within a child ads come first, by decreasing bid.
+    It is laid over a book, which stays as it is.
     """
 
-    index: RequestIndex
-    is_ad: jax.Array  # [N] bool by candidate.
-    bid: jax.Array  # [N] float32 by candidate, 0 for organic items.
-    token_bid: jax.Array  # [C, N] float32 by row, the token bid if the row represents its child.
-    organic: jax.Array  # [N + 1] int32 organic candidates in upstream order, padded with -1.
-    num_ads: jax.Array  # [C, N] int32 by row, the number of ads in the child that holds the row.
+    candidate: jax.Array  # [...] int32, -1 for no change; with a bid an ad.
+    bid: jax.Array  # [...] float32 currency per click; `ABSENT`: the candidate may not be shown.
+
+    @classmethod
+    def none(cls, *shape: int) -> "Report":
+        """Reports of any shape that change nothing."""
+        return cls(jnp.full(shape, -1, jnp.int32), jnp.full(shape, ABSENT, jnp.float32))
+
+
+def absent(candidates: jax.Array) -> Report:
+    """Reports `[...]` that each of the candidates is absent; -1 changes nothing."""
+    return Report(candidates, jnp.full(candidates.shape, ABSENT, jnp.float32))
+
+
+@struct.dataclass
+class Overlay:
+    """A report with its place in a book."""
+
+    candidate: jax.Array  # [...] int32, as in `Report`.
+    bid: jax.Array  # [...] float32, as in `Report`.
+    path: jax.Array  # [..., C] int32 nodes of depths 1 to C that hold the ad, -1 if it is none.
+
+
+@struct.dataclass
+class OrganicQueue:
+    """The organic items of a request, in upstream order, with their places in a book."""
+
+    id: jax.Array  # [M] int32 candidates, -1 padding.
+    poi: jax.Array  # [M] int32, -1 padding.
+    codes: jax.Array  # [M, C] int32.
+    path: jax.Array  # [M, C] int32 nodes of depths 1 to C, -1 where the prefix is not in the book.
+    place: jax.Array  # [M, C] int32 place that the code has or would have among its siblings.
+    ad: jax.Array  # [M] int32 ad of the same POI in the book, -1 for none.
+    ad_path: jax.Array  # [M, C] int32 its nodes.
+
+
+def listed_organic(item: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Numbers and POIs `[N]` int32 of the list's organic items in order, padded with -1.
+
+    Args:
+      item: `[N]` int32 POIs of a request's list.
+      where: `[N]` bool, whether the entry is an organic item that may be shown.
+    """
+    order = jnp.argsort(~where, stable=True).astype(jnp.int32)
+    return jnp.where(where[order], order, -1), jnp.where(where[order], item[order], -1)
+
+
+def organic_queue(
+    book: AdBook, root: chex.Numeric, id: jax.Array, poi: jax.Array, codes: jax.Array
+) -> OrganicQueue:
+    """Finds organic items `[M]` with codes `[M, C]` in one book of a forest."""
+    node = jnp.broadcast_to(jnp.asarray(root, jnp.int32), poi.shape)
+    path, places = [], []
+    for depth in range(codes.shape[-1]):
+        place, exists = book.find_child(depth, node, codes[:, depth])
+        node = jnp.where(exists, book.children(depth, node)[0] + place, -1)
+        path.append(node)
+        places.append(place)
+    ad = book.ads_of(poi, root)
+    stack = lambda columns: jnp.stack(columns, axis=-1)
+    return OrganicQueue(id, poi, codes, stack(path), stack(places), ad, book.path(ad))
+
+
+@struct.dataclass
+class Used:
+    """What `S` partial slates have used, and what may follow."""
+
+    ads: jax.Array  # [S, U] int32 ads that a child no longer stands for, -1 for none.
+    path: jax.Array  # [S, U, C] int32 their nodes.
+    organic: jax.Array  # [S] int32 number in the queue of the next organic item, -1 for none.
+    ads_allowed: jax.Array  # [S] bool, whether `max_ads` and `min_gap` permit an ad.
+    offered: jax.Array  # [S] bool, whether the ad of the report may be used at its reported bid.
+
+
+@struct.dataclass
+class Candidates:
+    """The items that one request may show: ads of one book, and organic items.
+
+    A child of a node stands for its best available item: the first unused ad by search bid, else
+    the next organic item. Its bid is that ad's (token bid "max"), and at the last depth that ad is
+    the item that the code selects. An item is numbered as in its list (`ids`); in a beam, an
+    organic item is `num_ads` plus its number in the queue.
+    """
+
+    book: Any  # AdBook.
+    root: jax.Array  # [] int32 number of the book in the forest.
+    organic: OrganicQueue
+    overlay: Overlay  # A report, [].
+    reserve: jax.Array  # [] float32 least bid of an ad that is shown, currency per click.
     max_ads: jax.Array  # [] int32 maximum number of ads in a slate.
     min_gap: jax.Array  # [] int32 minimum number of organic items between two ads.
-    prefix_means: bool = struct.field(pytree_node=False)  # Token bids are means; see `_mean_bids`.
+    token_bid: str = struct.field(pytree_node=False)
+    scope: str = struct.field(pytree_node=False)
 
-    def options(self, depth: chex.Numeric, node: jax.Array, chosen: jax.Array) -> Options:
-        """Possible next codes, `F = N` at every depth; see `Candidates`."""
-        # Each child is offered through the row of its representative. All other rows of the node
-        # are masked, so no code is offered twice.
-        row = self._all_rows()
-        low, high = self.index.span(depth, node)
-        within = (row >= low[:, None]) & (row < high[:, None])
-        best = self._best_ads(depth, chosen) | (row == self._best_organic(depth, chosen)[:, None])
-        bid = self._mean_bids(depth, chosen) if self.prefix_means else self.token_bid[depth]
+    def reporting(self, report: Report) -> "Candidates":
+        """The candidates under a report of one ad."""
+        return dataclasses.replace(self, overlay=self.overlay_of(report))
+
+    def overlay_of(self, report: Report) -> Overlay:
+        """Finds the ads of reports `[...]` in the book."""
+        return Overlay(report.candidate, report.bid, self.book.path(report.candidate))
+
+    def poi(self, candidate: jax.Array) -> jax.Array:
+        """POIs `[...]` int32 of candidates, -1 for none."""
+        return self._listed(candidate, self.book.poi, self.organic.poi, -1)
+
+    def is_ad(self, candidate: jax.Array) -> jax.Array:
+        """Whether candidates `[...]` are ads."""
+        return self._listed(candidate, self.book.leaf, -1, -1) >= 0
+
+    def bid(self, candidate: jax.Array) -> jax.Array:
+        """Bids `[...]` of candidates, with the report, currency per click; 0 if organic."""
+        listed = jnp.where(self.is_ad(candidate), self._listed(candidate, self.book.bid, 0.0, 0), 0)
+        reports = (candidate == self.overlay.candidate) & (candidate >= 0)
+        return jnp.where(reports, jnp.maximum(self.overlay.bid, 0.0), listed)
+
+    def _listed(self, candidate, of_list: jax.Array, of_queue: Any, empty: chex.Numeric):
+        n = self.book.num_ads
+        queued = of_queue[jnp.maximum(candidate - n, 0)] if jnp.ndim(of_queue) else of_queue
+        found = jnp.where(candidate < n, of_list[jnp.clip(candidate, 0, n - 1)], queued)
+        return jnp.where(candidate >= 0, found, empty)
+
+    def ids(self, chosen: jax.Array) -> jax.Array:
+        """Candidates of the request; see `SlateSpace`."""
+        n = self.book.num_ads
+        return jnp.where(chosen < n, chosen, self.organic.id[jnp.maximum(chosen - n, 0)])
+
+    def chosen(self, candidate: jax.Array) -> jax.Array:
+        """The inverse of `ids`."""
+        queue = self.organic.id.reshape(*(1,) * candidate.ndim, -1)
+        same = (candidate[..., None] == queue) & (candidate >= 0)[..., None]
+        queued = self.book.num_ads + jnp.argmax(same, axis=-1).astype(jnp.int32)
+        return jnp.where(same.any(-1), queued, candidate)
+
+    def nodes(self, chosen: jax.Array) -> jax.Array:
+        """Nodes `[..., C]` of depths 1 to C of items as `chosen` holds them."""
+        n = self.book.num_ads
+        of_ads = self.book.path(jnp.where(chosen < n, chosen, -1))
+        queued = self.organic.path[jnp.maximum(chosen - n, 0)]
+        return jnp.where((chosen < n)[..., None], of_ads, queued)
+
+    def codes(self, chosen: jax.Array) -> jax.Array:
+        """Codes `[..., C]` of items as `chosen` holds them, 0 for none."""
+        n, nodes = self.book.num_ads, self.nodes(chosen)
+        of_ads = [code[nodes[..., d]].astype(jnp.int32) for d, code in enumerate(self.book.code)]
+        queued = self.organic.codes[jnp.maximum(chosen - n, 0)]
+        codes = jnp.where((chosen < n)[..., None], jnp.stack(of_ads, axis=-1), queued)
+        return jnp.where((chosen >= 0)[..., None], codes, 0)
+
+    def options(self, depth: int, prefix: Prefix) -> Options:
+        """Possible next codes in rising order; see `SlateSpace`.
+
+        `F` is the most children of a node at that depth, plus 1 for the next organic item. If that
+        item's code is also a child's, there is one option: the ad's while the child has one
+        available, else the organic item's.
+        """
+        used = self.used(prefix)
+        first, count = self.book.children(depth, prefix.node)
+        place, is_inserted = self._organic_place(depth, prefix, used)
+        column = jnp.arange(self.book.widths[depth] + 1, dtype=jnp.int32)[None]
+        # An organic code that is no child's is inserted at its place, so later children shift.
+        shift = is_inserted[:, None] & (column > place[:, None])
+        child = first[:, None] + column - shift
+        is_organic = column == place[:, None]
+        is_child = (child < (first + count)[:, None]) & ~(is_inserted[:, None] & is_organic)
+        child = jnp.where(is_child, child, 0)
+        column_of = self._columns(depth, used, first, count, place, is_inserted)
+        bid = self._best_bids(depth, used, child, column_of)
+        is_available = is_child & used.ads_allowed[:, None] & (bid >= self._least_bid)
+        is_organic &= ~is_available
+        code = self.book.code[depth][child].astype(jnp.int32)
+        next_code = self.organic.codes[used.organic, depth]
+        code = jnp.where(is_organic, next_code[:, None], code)
+        if self.scope == "layer":
+            bid = self._layer_bids(depth, code)
+        elif self.token_bid == "mean":
+            shared = ~is_inserted[:, None] & (column == place[:, None])
+            bid = self._mean_bids(depth, used, child, column_of, shared)
+            bid = jnp.where(is_organic, 0.0, bid)
+        else:
+            bid = jnp.where(is_organic, 0.0, bid)
+        where = is_available | is_organic
         return Options(
-            node=jnp.broadcast_to(row, within.shape),
-            code=jnp.broadcast_to(self.index.code[depth], within.shape),
-            bid=jnp.broadcast_to(bid, within.shape),
-            where=within & best,
+            node=jnp.where(is_available, child, -1),
+            code=jnp.where(where, code, 0),
+            bid=jnp.where(where, bid, 0.0),
+            where=where,
         )
 
-    def item(self, leaf: jax.Array) -> jax.Array:
-        """Candidate that a node of depth `C` represents; see `Candidates`."""
-        return jnp.where(leaf >= 0, self.index.order[-1][leaf], -1)
+    def item(self, prefix: Prefix) -> jax.Array:
+        """Item that each full code represents; see `SlateSpace`."""
+        used = self.used(prefix)
+        ad, bid = self._first_unused(self.book.num_layers, prefix.node[:, None], used)
+        is_ad = used.ads_allowed & (bid[:, 0] >= self._least_bid)
+        queued = jnp.where(used.organic >= 0, self.book.num_ads + used.organic, -1)
+        return jnp.where(is_ad, ad[:, 0], jnp.where(prefix.node < 0, queued, -1))
 
-    def node(self, depth: int, items: jax.Array) -> jax.Array:
-        """Nodes `[...]` int32 of a static depth that hold candidates `[...]`, -1 for none."""
-        node = jnp.zeros_like(items) if depth == 0 else self.index.row[depth - 1][items]
-        return jnp.where(items >= 0, node, -1)
+    def used(self, prefix: Prefix) -> Used:
+        """What the partial slates have used, and what may follow."""
+        chosen, n = prefix.chosen, self.book.num_ads
+        is_organic, is_ad = chosen >= n, (chosen >= 0) & (chosen < n)
+        queued = jnp.where(is_organic, chosen - n, 0)
+        # A POI that was shown as an organic item uses its ad, too.
+        ads = jnp.where(is_organic, self.organic.ad[queued], chosen)
+        path = jnp.where(is_organic[..., None], self.organic.ad_path[queued], prefix.nodes)
+        report = self.overlay
+        offered = (self.overlay.path[0] >= 0) & (report.bid >= 0) & (report.bid >= self.reserve)
+        beams = chosen.shape[0]
+        is_shown = jnp.any(ads == report.candidate, axis=1, keepdims=True)
+        reporting = jnp.where(is_shown, -1, jnp.broadcast_to(report.candidate, (beams, 1)))
+        report_path = jnp.broadcast_to(self.overlay.path, (beams, 1, path.shape[-1]))
+        return Used(
+            ads=jnp.concatenate([ads, reporting], axis=1),
+            path=jnp.concatenate([path, report_path], axis=1),
+            organic=self._next_organic(prefix, jnp.where(is_ad, chosen, -1)),
+            ads_allowed=prefix.live & self._ads_allowed(chosen, is_ad),
+            offered=offered & ~is_shown[:, 0],
+        )
 
-    def codes(self, items: jax.Array) -> jax.Array:
-        """Codes `[..., C]` of candidates `[...]`, 0 for none."""
-        layers = zip(self.index.code, self.index.row, strict=True)
-        codes = jnp.stack([code[row[items]] for code, row in layers], axis=-1)
-        return jnp.where(items[..., None] >= 0, codes, 0)
+    def _next_organic(self, prefix: Prefix, shown_ads: jax.Array) -> jax.Array:
+        """Number in the queue `[S]` of the next organic item, -1 if none is left."""
+        # The queue skips an item whose POI the slate shows as an ad.
+        same = self.organic.ad[None, :, None] == shown_ads[:, None]  # [S, M, K]
+        is_skipped = jnp.any(same & (shown_ads >= 0)[:, None], axis=-1)
+        last = jnp.max(prefix.chosen, axis=-1, keepdims=True) - self.book.num_ads
+        number = jnp.arange(self.organic.id.shape[0], dtype=jnp.int32)[None]
+        is_there = (self.organic.id >= 0) & ~self._is_banned
+        is_left = is_there[None] & (number > last) & ~is_skipped & prefix.live[:, None]
+        first = jnp.argmax(is_left, axis=-1).astype(jnp.int32)
+        return jnp.where(is_left.any(-1), first, -1)
 
-    def _all_rows(self) -> jax.Array:
-        """All row numbers, `[N]` int32."""
-        return jnp.arange(self.is_ad.shape[0], dtype=jnp.int32)
+    @property
+    def _is_banned(self) -> jax.Array:
+        """Whether each organic item is absent by the report, `[M]` bool."""
+        return (self.organic.id == self.overlay.candidate) & (self.overlay.bid < 0)
 
-    def _ads(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
-        """`[S, N]` bool by row: whether it is an ad that the beam may still use."""
-        row = self._all_rows()
-        is_taken = jnp.any(self._rows(depth, chosen)[:, :, None] == row, axis=1)
-        is_ad = self.is_ad[self.index.order[depth]] & (row < self.index.num_items)
-        return is_ad & ~is_taken & self._ads_allowed(chosen)[:, None]
-
-    def _best_ads(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
-        """`[S, N]` bool by row: whether it is its child's best ad that the beam may still use."""
-        # A child's ads occupy rows from `low` on, by decreasing bid. The best unused ad is the one
-        # for which all rows in [low, row) are taken.
-        row, low = self._all_rows(), self.index.low[depth]
-        taken = self._rows(depth, chosen)[:, :, None]
-        above = jnp.sum((taken >= low) & (taken < row), axis=1)
-        return self._ads(depth, chosen) & (above == row - low)
-
-    def _next_organic(self, depth: chex.Numeric, chosen: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The next organic candidate `[S]`, -1 if none is left, and its row."""
-        # Organic items keep their order, so the number already shown indexes the next one. The
-        # queue has N + 1 entries, so it ends in -1 even if all candidates are organic.
-        shown = (chosen >= 0) & ~self.is_ad[chosen]
-        candidate = self.organic[shown.sum(-1)]
-        return candidate, self.index.row[depth][candidate]
-
-    def _best_organic(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
-        """Row `[S]` of the next organic item if its child has no usable ad, else -1."""
-        # Two rows are in the same child if their children start at the same row. A child has
-        # unused ads if fewer of its ads are taken than it holds.
-        candidate, row = self._next_organic(depth, chosen)
-        low = self.index.low[depth]
-        taken = self._rows(depth, chosen)
-        same = (taken >= 0) & self.is_ad[chosen] & (low[taken] == low[row][:, None])
-        ads_left = self._ads_allowed(chosen) & (same.sum(-1) < self.num_ads[depth][row])
-        return jnp.where((candidate >= 0) & ~ads_left, row, -1)
-
-    def _mean_bids(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
-        """`[S, N]` by row: the mean bid of the available items in the row's child."""
-        candidate, row = self._next_organic(depth, chosen)
-        is_next = self._all_rows() == jnp.where(candidate >= 0, row, -1)[:, None]
-        bid = self.bid[self.index.order[depth]]
-        available = self._ads(depth, chosen) | is_next
-        return run_means(bid, available, self.index.low[depth])
-
-    def _rows(self, depth: chex.Numeric, chosen: jax.Array) -> jax.Array:
-        """Rows `[S, K]` of the chosen candidates, -1 for none."""
-        return jnp.where(chosen >= 0, self.index.row[depth][chosen], -1)
-
-    def _ads_allowed(self, chosen: jax.Array) -> jax.Array:
-        """`[S]` bool, whether `max_ads` and `min_gap` permit an ad in the beam's next slot."""
-        is_ad = (chosen >= 0) & self.is_ad[chosen]
-        slot = jnp.arange(chosen.shape[1], dtype=jnp.int32)
+    def _ads_allowed(self, chosen: jax.Array, is_ad: jax.Array) -> jax.Array:
+        slot = jnp.arange(chosen.shape[1], dtype=jnp.int32)[None]
         last = jnp.max(jnp.where(is_ad, slot, -1), axis=-1)
         gap = (chosen >= 0).sum(-1) - last - 1
         return (is_ad.sum(-1) < self.max_ads) & ((last < 0) | (gap >= self.min_gap))
 
+    @property
+    def _least_bid(self) -> jax.Array:
+        """The least search bid of an ad that is shown; ads of a node stand by falling bid."""
+        return jnp.where(self.book.follows_bids, jnp.maximum(self.reserve, 0.0), 0.0)
 
-def organic_queue(is_organic: jax.Array) -> jax.Array:
-    """Organic candidates `[N]` int32 in upstream order, padded with -1, from a mask `[N]` bool."""
-    order = jnp.argsort(~is_organic, stable=True).astype(jnp.int32)
-    return jnp.where(is_organic[order], order, -1)
+    def _organic_place(self, depth: int, prefix: Prefix, used: Used) -> tuple[jax.Array, jax.Array]:
+        """Column of the next organic item among the options `[S]`, and whether it is inserted.
+
+        The column is -1 if the item's codes differ from the prefix.
+        """
+        queue, number = self.organic, used.organic
+        same = queue.codes[number, :depth] == prefix.codes[:, :depth]
+        follows = (number >= 0) & jnp.all(same, axis=-1)
+        in_book = prefix.node >= 0
+        place = jnp.where(in_book, queue.place[number, depth], 0)
+        is_child = in_book & (queue.path[number, depth] >= 0)
+        return jnp.where(follows, place, -1), follows & ~is_child
+
+    def _columns(self, depth, used: Used, first, count, place, is_inserted) -> jax.Array:
+        """Columns `[S, U]` of the children that hold used ads; out of range for other nodes."""
+        number = used.path[:, :, depth] - first[:, None]
+        is_child = (used.path[:, :, depth] >= 0) & (number >= 0) & (number < count[:, None])
+        column = number + (is_inserted[:, None] & (number >= place[:, None]))
+        return jnp.where(is_child, column, self.book.widths[depth] + 1)
+
+    def _best_bids(self, depth: int, used: Used, child: jax.Array, column_of) -> jax.Array:
+        """Search bids `[S, F]` of the children's first unused ads, -1 for none."""
+        _, bid = self._first_unused(depth + 1, used.path[:, :, depth], used)
+        beam = jnp.arange(child.shape[0])[:, None]
+        return self.book.best_bid[depth][child].at[beam, column_of].set(bid, mode="drop")
+
+    def _first_unused(self, depth: int, node: jax.Array, used: Used) -> tuple[jax.Array, jax.Array]:
+        """First unused ad of nodes `[S, V]` of a depth above 0, and its search bid; -1 for none."""
+        ads = self.book.listed(depth, node, used.ads.shape[1])  # [S, V, L]
+        is_used = jnp.any(ads[..., None] == used.ads[:, None, None], axis=-1)
+        is_free = (ads >= 0) & ~is_used
+        place = jnp.argmax(is_free, axis=-1)[..., None]
+        ad = jnp.where(is_free.any(-1), jnp.take_along_axis(ads, place, axis=-1)[..., 0], -1)
+        bid = jnp.where(ad >= 0, self.book.search_bid[ad], -1.0)
+        # The ad of the report counts as used, and is offered apart, in its order of the list.
+        reported, here = self._reported_bid, node == self.overlay.path[depth - 1]
+        is_first = (reported > bid) | ((reported == bid) & (self.overlay.candidate < ad))
+        is_reported = used.offered[:, None] & here & is_first
+        ad = jnp.where(is_reported, self.overlay.candidate, ad)
+        return ad, jnp.where(is_reported, reported, bid)
+
+    @property
+    def _reported_bid(self) -> jax.Array:
+        """The search bid of the ad that reports; a search without live bids does not see it."""
+        listed = jnp.maximum(self.book.search_bid[self.overlay.candidate], 0.0)
+        return jnp.where(self.book.follows_bids, self.overlay.bid, listed)
+
+    def _mean_bids(self, depth: int, used: Used, child, column_of, shared) -> jax.Array:
+        """Mean search bids `[S, F]` of the available items below each child, 0 for none.
+
+        `shared [S, F]` marks the child that holds the next organic item.
+        """
+        assert self.book.total is not None
+        bid = jnp.where(used.ads >= 0, self.book.search_bid[used.ads], -1.0)
+        each = jnp.stack([jnp.maximum(bid, 0.0), (bid >= 0).astype(jnp.float32)], axis=-1)
+        beam = jnp.arange(child.shape[0])
+        total = self.book.total[depth][child].at[beam[:, None], column_of].add(-each, mode="drop")
+        added = jnp.where(used.offered[:, None], jnp.stack([self._reported_bid, 1.0]), 0.0)
+        total = total.at[beam, column_of[:, -1]].add(added, mode="drop")
+        count = jnp.maximum(total[..., 1] + shared, 1.0)
+        return jnp.maximum(total[..., 0], 0.0) / count
+
+    def _layer_bids(self, depth: int, code: jax.Array) -> jax.Array:
+        """Bids `[S, F]` of codes by all items of the request with the code at this layer."""
+        assert self.book.layer is not None
+        layer = jax.tree.map(lambda x: x[self.root, depth], self.book.layer)  # [W]
+        ad, own_code = self.overlay.candidate, self._report_code(depth)
+        reports = (own_code >= 0) & (self.overlay.bid >= 0) & (self.overlay.bid >= self.reserve)
+        offered = jnp.where(reports, self._reported_bid, 0.0)
+        at_own = jnp.arange(layer.best.shape[0]) == own_code
+        if self.token_bid == "max":
+            others = jnp.where(layer.best_ad == ad, layer.second, layer.best)
+            return jnp.where(at_own, jnp.maximum(others, offered), others)[code]
+        own = jnp.where(ad >= 0, self.book.search_bid[ad], -1.0)
+        total = layer.total + at_own * (offered - jnp.maximum(own, 0.0))
+        ones = reports.astype(jnp.float32) - (own >= 0)
+        is_there = (self.organic.id >= 0) & ~self._is_banned
+        queued = jnp.where(is_there, self.organic.codes[:, depth], layer.best.shape[0])
+        count = (layer.count + at_own * ones).at[queued].add(1.0, mode="drop")
+        return (total / jnp.maximum(count, 1.0))[code]
+
+    def _report_code(self, depth: int) -> jax.Array:
+        """Code of the ad that reports in a layer, -1 without report."""
+        node = self.overlay.path[depth]
+        return jnp.where(node >= 0, self.book.code[depth][node].astype(jnp.int32), -1)
 
 
-def request_candidates(
+def list_candidates(
     codes: jax.Array,
+    item: jax.Array,
     is_ad: jax.Array,
     bid: jax.Array,
     where: jax.Array,
     *,
+    num_slots: int,
+    num_codes: int,
+    follows_bids: chex.Numeric = True,
+    reserve: chex.Numeric = 0.0,
     max_ads: chex.Numeric | None = None,
     min_gap: chex.Numeric = 0,
     token_bid: str = "max",
     scope: str = "prefix",
-) -> RequestCandidates:
-    """Indexes the candidates of one request on device; `vmap` it over requests.
+) -> Candidates:
+    """Indexes one request's own list of candidates, on device; `vmap` it over requests.
 
     Args:
       codes: `[N, C]` int32 codes of the candidates.
+      item: `[N]` int32 their POIs; organic items are in upstream order.
       is_ad: `[N]` bool.
       bid: `[N]` float32 bids in currency per click, at least 0; ignored for organic items.
       where: `[N]` bool, whether the candidate exists and may be shown.
+      num_slots: `K`, static, the most slots of a slate.
+      num_codes: `W`, static.
+      follows_bids: whether the search sees bids; otherwise it sees 0 for every ad.
+      reserve: least bid of an ad that is shown.
       max_ads: maximum number of ads in a slate; no limit by default.
       min_gap: minimum number of organic items between two ads.
       token_bid: "max" or "mean", how item bids are combined to a token's bid; static.
@@ -183,37 +440,63 @@ def request_candidates(
         layer.
 
     Returns:
-      The indexed candidates; shapes depend only on `N` and `C`.
+      The indexed candidates; shapes depend only on `N`, `C`, `K` and `W`.
 
     Raises:
       ValueError: `token_bid` or `scope` is not one of these choices.
     """
     _check_choice("token_bid", token_bid, TOKEN_BIDS)
     _check_choice("scope", scope, SCOPES)
-    n, c = codes.shape
-    bid = jnp.where(is_ad, bid, 0.0).astype(jnp.float32)
-    index = request_index(codes, where, priority=jnp.where(is_ad, bid, -1.0))
-    # Number of ads in a child, per layer: ads before its end minus ads before its first row.
-    ads_before = jnp.cumsum((is_ad & where)[index.order], axis=1, dtype=jnp.int32)
-    ads_before = jnp.concatenate([jnp.zeros((c, 1), jnp.int32), ads_before], axis=1)
-    num_ads = jnp.take_along_axis(ads_before, index.end, axis=1) - jnp.take_along_axis(
-        ads_before, index.low, axis=1
+    book = inline_book(
+        codes,
+        item,
+        bid,
+        where & is_ad,
+        eligible=bid >= reserve,
+        follows_bids=follows_bids,
+        num_listed=num_slots + 1,
+        token_bid=token_bid,
+        scope=scope,
+        num_codes=num_codes,
     )
-    by_candidate = (
-        code_bids(codes, bid, where, token_bid)
-        if scope == "layer"
-        else jnp.broadcast_to(bid, (c, n))
+    number, poi = listed_organic(item, where & ~is_ad)
+    return book_candidates(
+        book,
+        0,
+        organic_queue(book, 0, number, poi, codes[jnp.maximum(number, 0)]),
+        reserve=reserve,
+        max_ads=max_ads,
+        min_gap=min_gap,
+        token_bid=token_bid,
+        scope=scope,
     )
-    return RequestCandidates(
-        index=index,
-        is_ad=is_ad,
-        bid=bid,
-        token_bid=jnp.take_along_axis(by_candidate, index.order, axis=1),
-        organic=jnp.append(organic_queue(where & ~is_ad), -1),
-        num_ads=num_ads,
-        max_ads=jnp.asarray(n if max_ads is None else max_ads, jnp.int32),
+
+
+def book_candidates(
+    book: AdBook,
+    root: chex.Numeric,
+    organic: OrganicQueue,
+    *,
+    reserve: chex.Numeric = 0.0,
+    max_ads: chex.Numeric | None = None,
+    min_gap: chex.Numeric = 0,
+    token_bid: str = "max",
+    scope: str = "prefix",
+) -> Candidates:
+    """The candidates of a request: the ads of book `root` and organic items, without a report.
+
+    Other arguments as in `list_candidates`.
+    """
+    return Candidates(
+        book=book,
+        root=jnp.asarray(root, jnp.int32),
+        organic=organic,
+        overlay=Overlay(jnp.int32(-1), jnp.float32(ABSENT), book.path(jnp.int32(-1))),
+        reserve=jnp.asarray(reserve, jnp.float32),
+        max_ads=jnp.asarray(2**30 if max_ads is None else max_ads, jnp.int32),
         min_gap=jnp.asarray(min_gap, jnp.int32),
-        prefix_means=scope == "prefix" and token_bid == "mean",
+        token_bid=token_bid,
+        scope=scope,
     )
 
 

@@ -1,14 +1,15 @@
-"""Joint beam search over many variants of one request, such as different bids.
+"""Joint beam search over many variants of one request: other bids of single ads.
 
 Regret needs the slate of a request under many other bids of each advertiser. The beams of these
 searches largely coincide, and the decoder's output for a prefix does not depend on bids. So each
 distinct prefix is decoded once for all variants. The decoder's past is stored by step and distinct
 prefix; a beam's `trail` gives the row of each of its prefixes.
 
-One step of the scan decodes one code: `RequestCandidates` has `N` options at every layer.
+One step of the scan decodes one code. The decoder is compiled once, the options once per layer.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import chex
@@ -17,8 +18,16 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from ega_jax.generation.beam_search import Beams, Search, advance, finish, score, start
-from ega_jax.generation.candidates import RequestCandidates
+from ega_jax.generation.beam_search import (
+    Beams,
+    Search,
+    advance,
+    finish,
+    prefix_of,
+    score,
+    start,
+)
+from ega_jax.generation.candidates import Candidates, Overlay, Report
 from ega_jax.generation.compaction import first_equal, map_where
 from ega_jax.generation.decoder import Decoder, DecoderSizes
 from ega_jax.generation.transformer import KeysValues
@@ -46,7 +55,8 @@ class Decoded:
 def joint_search(
     decoder: Decoder,
     memory: Any,
-    candidates: RequestCandidates,
+    candidates: Candidates,
+    reports: Report,
     *,
     num_beams: int,
     alpha: chex.Numeric = 1.0,
@@ -57,7 +67,8 @@ def joint_search(
     Args:
       decoder: the generator.
       memory: the encoded history of the request, without a batch axis.
-      candidates: the items that may be shown in each variant; all fields have a leading axis `R`.
+      candidates: the items that may be shown.
+      reports: `[R]` the report that makes each variant.
       num_beams: `S`, static.
       alpha: exponent of token bids (21).
       beta: floor of token weights (21).
@@ -66,33 +77,31 @@ def joint_search(
       The slates of each variant; all fields have a leading axis `R`.
     """
     config = decoder.config
-    num_variants = candidates.bid.shape[0]
+    num_variants = reports.bid.shape[0]
+    overlays = candidates.overlay_of(reports)
     positions = decoder.positions(config.num_slots)
+    layers = [
+        functools.partial(_next_code, candidates, overlays, layer, config.num_layers, alpha, beta)
+        for layer in range(config.num_layers)
+    ]
 
     def next_code(carry: tuple[Search, Past], position) -> tuple[tuple[Search, Past], None]:
         search, past = carry
         step, embedding = position
-        t, layer = step // config.num_layers, step % config.num_layers
-        ended = (t > 0) & (search.chosen[:, :, t - 1] < 0)
-        node = jnp.where(layer > 0, search.node, jnp.where(ended, -1, 0))
-        search = dataclasses.replace(search, node=node)
+        layer = step % config.num_layers
         logits, past = _decode(decoder, memory, search, past, embedding, step, layer)
-        search, parent = jax.vmap(
-            lambda c, s, logits: _continue(c, s, logits, step, layer, alpha, beta)
-        )(candidates, search, logits)
+        search, parent = lax.switch(layer, layers, search, logits, step)
         rows = (jnp.arange(num_variants)[:, None] * num_beams + parent).reshape(-1)
         past = dataclasses.replace(past, trail=past.trail[rows])
-        item = jax.vmap(lambda c, node: c.item(node))(candidates, search.node)
-        item = jnp.where(layer == config.num_layers - 1, item, -1)
-        chosen = lax.dynamic_update_index_in_dim(search.chosen, item, t, 2)
-        return (dataclasses.replace(search, chosen=chosen), past), None
+        return (search, past), None
 
     carry = _start(config, num_variants, num_beams), _no_past(config, num_variants * num_beams)
     steps = jnp.arange(positions.shape[0])
     (search, past), _ = lax.scan(next_code, carry, (steps, positions))
     last = steps[config.num_layers - 1 :: config.num_layers]  # The last step of each slot.
     states = past.states[last, past.trail[:, last]]
-    return jax.vmap(finish)(search, states.reshape(num_variants, num_beams, *states.shape[1:]))
+    states = states.reshape(num_variants, num_beams, *states.shape[1:])
+    return jax.vmap(finish, in_axes=(0, 0, None))(search, states, candidates)
 
 
 def _start(config: DecoderSizes, num_variants: int, num_beams: int) -> Search:
@@ -163,8 +172,19 @@ def _step(decoder, memory, past, x, trail, step, layer) -> Decoded:
     return Decoded(x, decoder.poi_logits(x, layer), tuple(new))
 
 
-def _continue(candidates, search, logits, step, layer, alpha, beta):
-    """Extends one variant's beams by one code; returns the beams and their parents `[S]`."""
-    options = candidates.options(layer, search.node, search.chosen)
-    log_z, options = score(logits, options, alpha, beta)
-    return advance(search, log_z, options, step, search.log_prob.shape[0])
+def _next_code(candidates, overlays, layer, num_layers, alpha, beta, search, logits, step):
+    """Extends all beams by the code of a static layer; returns them and their parents `[R, S]`."""
+
+    def one(overlay: Overlay, search: Search, logits: jax.Array):
+        t = step // num_layers
+        variant = dataclasses.replace(candidates, overlay=overlay)
+        options = variant.options(layer, prefix_of(search, variant.root, t, layer))
+        log_z, options = score(logits, options, alpha, beta)
+        search, parent = advance(search, log_z, options, step, search.log_prob.shape[0])
+        if layer == num_layers - 1:
+            item = variant.item(prefix_of(search, variant.root, t, num_layers))
+            chosen = lax.dynamic_update_index_in_dim(search.chosen, item, t, 1)
+            search = dataclasses.replace(search, chosen=chosen)
+        return search, parent
+
+    return jax.vmap(one)(overlays, search, logits)

@@ -13,26 +13,37 @@ from flax import struct
 from jax import lax
 
 from ega_jax.generation.bidding import allocation_log_probs
-from ega_jax.generation.candidates import Options, RequestCandidates
+from ega_jax.generation.candidates import Candidates, Options, Prefix
 from ega_jax.generation.decoder import Decoder
 from ega_jax.types import IMPOSSIBLE
+
+LogProbs = tuple[jax.Array, ...]  # One array a layer, as the options have different widths.
 
 
 @struct.dataclass
 class Path:
     """The decoding steps of a slate: the options at each step and the code taken."""
 
-    codes: jax.Array  # [K, C] int32, 0 in empty slots.
-    where: jax.Array  # [K] bool, whether the slot is filled.
-    options: Options  # Fields [K, C, N]; no valid option in empty slots.
+    codes: jax.Array  # [..., K, C] int32, 0 in empty slots.
+    where: jax.Array  # [..., K] bool, whether the slot is filled.
+    options: tuple[Options, ...]  # By layer, fields [..., K, F]; no valid option in empty slots.
+
+    def is_taken(self, layer: int) -> jax.Array:
+        """`[..., K, F]` bool, whether the slate took the option."""
+        options = self.options[layer]
+        return options.where & (options.code == self.codes[..., layer, None])
 
     @property
-    def is_taken(self) -> jax.Array:
-        """`[K, C, N]` bool, whether the slate took the option."""
-        return self.options.where & (self.options.code == self.codes[..., None])
+    def token_bids(self) -> jax.Array:
+        """`[..., K, C]` float32 token bids of the slate's codes, 0 in empty slots."""
+        bids = [
+            jnp.max(options.bid, axis=-1, where=self.is_taken(layer), initial=0.0)
+            for layer, options in enumerate(self.options)
+        ]
+        return jnp.stack(bids, axis=-1)
 
 
-def slate_path(candidates: RequestCandidates, items: jax.Array) -> Path:
+def slate_path(candidates: Candidates, items: jax.Array) -> Path:
     """Computes the options at each step of a slate, as the beam search would see them.
 
     Args:
@@ -42,15 +53,26 @@ def slate_path(candidates: RequestCandidates, items: jax.Array) -> Path:
     Returns:
       The path; the options of a slot are those of a beam that holds the preceding slots.
     """
-    codes = candidates.codes(items)
-    before = jnp.tril(jnp.ones((items.size, items.size), bool), -1)
-    chosen = jnp.where(before, items, -1)
-    layers = [
-        candidates.options(layer, candidates.node(layer, items), chosen)
-        for layer in range(codes.shape[-1])
-    ]
-    options = jax.tree.map(lambda *x: jnp.stack(x, axis=1), *layers)
-    return Path(codes=codes, where=items >= 0, options=options)
+    chosen = candidates.chosen(items)
+    nodes = candidates.nodes(chosen)
+    item_codes = candidates.codes(chosen)
+    slots = items.size
+    before = jnp.tril(jnp.ones((slots, slots), bool), -1)
+    ended = jnp.append(False, items[:-1] < 0)
+
+    def options(layer: int) -> Options:
+        above = nodes[:, layer - 1] if layer else jnp.broadcast_to(candidates.root, slots)
+        prefix = Prefix(
+            node=jnp.where(ended, -1, above),
+            codes=item_codes,
+            chosen=jnp.where(before, chosen[None], -1),
+            nodes=jnp.where(before[..., None], nodes[None], -1),
+            live=~ended,
+        )
+        return candidates.options(layer, prefix)
+
+    layers = tuple(options(layer) for layer in range(item_codes.shape[-1]))
+    return Path(codes=item_codes, where=items >= 0, options=layers)
 
 
 def path_log_probs(
@@ -59,7 +81,7 @@ def path_log_probs(
     path: Path,
     alpha: chex.Numeric,
     beta: chex.Numeric,
-) -> jax.Array:
+) -> LogProbs:
     """Log allocation probability (22) of every option along paths.
 
     Args:
@@ -70,24 +92,29 @@ def path_log_probs(
       beta: floor of token weights (21).
 
     Returns:
-      `[..., K, C, N]` float32, -1e30 for invalid options.
+      By layer `[..., K, F]` float32, -1e30 for invalid options.
     """
-    options = path.options
     logits = decoder.slate_logits(memory, path.codes)
-    logits = jnp.take_along_axis(logits, options.code, axis=-1)
-    return allocation_log_probs(logits, options.bid, options.where, alpha, beta)
+    found = []
+    for layer, options in enumerate(path.options):
+        of_codes = jnp.take_along_axis(logits[..., layer, :], options.code, axis=-1)
+        found.append(allocation_log_probs(of_codes, options.bid, options.where, alpha, beta))
+    return tuple(found)
 
 
-def taken(log_probs: jax.Array, path: Path) -> jax.Array:
-    """Selects from `log_probs [..., K, C, N]` the taken codes: `[..., K, C]`, 0 in empty slots."""
-    log_z = jnp.max(jnp.where(path.is_taken, log_probs, IMPOSSIBLE), axis=-1)
-    return jnp.where(path.where[..., None], log_z, 0.0)
+def taken(log_probs: LogProbs, path: Path) -> jax.Array:
+    """Selects the taken codes from `path_log_probs`: `[..., K, C]`, 0 in empty slots."""
+    by_layer = [
+        jnp.max(jnp.where(path.is_taken(layer), log_prob, IMPOSSIBLE), axis=-1)
+        for layer, log_prob in enumerate(log_probs)
+    ]
+    return jnp.where(path.where[..., None], jnp.stack(by_layer, axis=-1), 0.0)
 
 
 def slate_log_probs(
     decoder: Decoder,
     memory: Any,
-    candidates: RequestCandidates,
+    candidates: Candidates,
     items: jax.Array,
     alpha: chex.Numeric,
     beta: chex.Numeric,
@@ -110,16 +137,19 @@ def slate_log_probs(
     return taken(path_log_probs(decoder, memory, path, alpha, beta), path)
 
 
-def kl_to(reference: jax.Array, log_probs: jax.Array, where: jax.Array) -> jax.Array:
-    """KL divergence of the policy from a reference along a slate, summed over its steps.
+def kl_to(reference: LogProbs, log_probs: LogProbs, path: Path) -> jax.Array:
+    """KL divergence of the policy from a reference along slates, summed over their steps.
 
     Args:
-      reference: `[..., K, C, N]` log-probabilities under the reference; no gradient flows to it.
-      log_probs: `[..., K, C, N]` log-probabilities under the policy.
-      where: `[..., K, C, N]` bool, the valid options.
+      reference: log-probabilities under the reference; no gradient flows to them.
+      log_probs: log-probabilities under the policy; both from `path_log_probs`.
+      path: the slates' paths.
 
     Returns:
       `[...]` in nats: the sum over steps of `sum p * (log p - log q)`, p the policy.
     """
-    difference = jnp.where(where, log_probs - lax.stop_gradient(reference), 0.0)
-    return jnp.sum(jnp.exp(log_probs) * difference, axis=(-3, -2, -1))
+    total = jnp.zeros(path.where.shape[:-1])
+    for options, log_p, log_q in zip(path.options, log_probs, reference, strict=True):
+        difference = jnp.where(options.where, log_p - lax.stop_gradient(log_q), 0.0)
+        total += jnp.sum(jnp.exp(log_p) * difference, axis=(-2, -1))
+    return total

@@ -38,56 +38,43 @@ class Table:
     where: jax.Array  # [..., K] bool, whether the slot holds an ad.
 
 
-def rerun(
-    outcomes_of: Callable[[jax.Array, jax.Array], Any],
-    bids: jax.Array,
-    ads: jax.Array,
-    reports: jax.Array,
-) -> Any:
+Rerun = Callable[[jax.Array, jax.Array], Any]
+"""Runs the allocation once per report: `(ads [R], bids [R]) -> Outcome [R]` of the ads that report.
+
+It may return another struct with `clicks`.
+"""
+
+
+def rerun(outcomes_of: Rerun, ads: jax.Array, reports: jax.Array) -> Any:
     """Runs the allocation of one request again for each report of each ad.
 
     Args:
-      outcomes_of: runs the allocation for a batch of bid vectors and returns the outcome of one ad
-        for each: `(bids [R, N], ads [R]) -> Outcome [R]`, or another struct with `clicks`.
-      bids: `[N]` bids of all candidates, currency per click.
+      outcomes_of: runs the allocation for reports of single ads.
       ads: `[A]` int32 candidates that report, -1 for none.
       reports: `[A, J]` their reports, one at a time, currency per click.
 
     Returns:
       Outcomes `[A, J]`; `clicks` is 0 for ad -1.
     """
-    reporting = jnp.repeat(jnp.maximum(ads, 0), reports.shape[1])
-    found = outcomes_of(with_reports(bids, ads, reports), reporting)
+    found = outcomes_of(jnp.repeat(ads, reports.shape[1]), reports.reshape(-1))
     outcome = jax.tree.map(lambda x: x.reshape(*reports.shape, *x.shape[1:]), found)
     there = (ads >= 0)[:, None]
     return dataclasses.replace(outcome, clicks=jnp.where(there, outcome.clicks, 0.0))
 
 
-def with_reports(bids: jax.Array, ads: jax.Array, reports: jax.Array) -> jax.Array:
-    """Bid vectors `[A * J, N]`: in each, one report `[A, J]` replaces its ad's bid in `bids`."""
-    reporting = jnp.repeat(jnp.maximum(ads, 0), reports.shape[1])
-    return jax.vmap(lambda ad, report: bids.at[ad].set(report))(reporting, reports.reshape(-1))
-
-
-def tabulate(
-    outcomes_of: Callable[[jax.Array, jax.Array], Outcome],
-    bids: jax.Array,
-    ads: jax.Array,
-    reports: jax.Array,
-) -> Table:
+def tabulate(outcomes_of: Rerun, ads: jax.Array, values: jax.Array, reports: jax.Array) -> Table:
     """Tabulates the outcomes of one request's ads at their true values and at misreports.
 
     Args:
-      outcomes_of: as in `rerun`.
-      bids: `[N]` truthful bids of all candidates.
+      outcomes_of: runs the allocation for reports of single ads.
       ads: `[K]` int32 candidates in the slots of the truthful slate, -1 in slots without ad.
+      values: `[K]` their true values of a click, in currency.
       reports: `[K, J]` misreports.
 
     Returns:
       The table, without batch axes.
     """
-    truth = bids[jnp.maximum(ads, 0)][:, None]
-    outcomes = rerun(outcomes_of, bids, ads, jnp.concatenate([truth, reports], axis=1))
+    outcomes = rerun(outcomes_of, ads, jnp.concatenate([values[:, None], reports], axis=1))
     return Table(
         truth=jax.tree.map(lambda x: x[:, 0], outcomes),
         misreports=jax.tree.map(lambda x: x[:, 1:], outcomes),

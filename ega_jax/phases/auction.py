@@ -23,6 +23,8 @@ from ega_jax.auction.settings import LeverSettings
 from ega_jax.auction.system import Levers, System, check_levers
 from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.generation.ad_book import AdBook
+from ega_jax.generation.book_ledger import BookLedger
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment import lagrangian, network, regret
 from ega_jax.payment.network import PaymentConfig
@@ -38,7 +40,7 @@ from ega_jax.training.mesh import map_rows, unbound
 from ega_jax.training.settings import LoggedSettings
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.training.tabulation import tabulated
-from ega_jax.types import Params, Request
+from ega_jax.types import AnyRequest, BookRequest, Params, Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +125,25 @@ class AuctionTraining:
         given["max_ads"] = given["max_ads"] or Levers.max_ads
         return check_levers(Levers(), given)
 
+    def book(self, levers: Levers) -> AdBook | None:
+        """The books of the log as the search sees them under given levers; None without books."""
+        books, settings = self.dataset.books, self.settings.allocation
+        if books is None:
+            return None
+        ledger = BookLedger(
+            books.poi,
+            books.bid,
+            books.book_start,
+            self.pretraining.tokens["poi"].codes,
+            self.pretraining.generator_config.num_codes,
+            num_slots=self.dataset.summary.num_slots,
+            search_bid=np.zeros_like(books.bid) if bool(levers.bid_free) else None,
+            eligible=books.bid >= float(levers.reserve),
+            token_bid=settings.token_bid,
+            scope=settings.scope,
+        )
+        return ledger.book
+
     @functools.cached_property
     def items(self):
         """The item features that the reward model and the allocation read."""
@@ -203,7 +224,7 @@ class AuctionTraining:
 
         @jax.jit
         def tabulate(system: System, batch: dict[str, jax.Array], keys: jax.Array):
-            def one(x: tuple[Request, jax.Array]):
+            def one(x: tuple[AnyRequest, jax.Array]):
                 request, key = x
                 return tabulate_request(system, pricing, request, levers, key, num_reports)
 
@@ -250,9 +271,12 @@ class AuctionTraining:
 
 def real_rows(batch: Mapping[str, Any]) -> np.ndarray:
     """Returns which rows of a batch hold a request, `[B]` bool; a last batch may be padded."""
+    if "book" in batch:
+        return np.asarray(batch["book"]) >= 0
     return np.any(np.asarray(batch["item"]) >= 0, axis=-1)
 
 
-def request_of(batch: Mapping[str, Any]) -> Request:
-    """Picks the fields of `Request` from a batch that may hold more."""
-    return Request(**{name: batch[name] for name in Request.__dataclass_fields__})
+def request_of(batch: Mapping[str, Any]) -> AnyRequest:
+    """Picks the fields of a request from a batch that may hold more."""
+    kind = BookRequest if "book" in batch else Request
+    return kind(**{name: batch[name] for name in kind.__dataclass_fields__})

@@ -40,7 +40,13 @@ def ega_with(run: AuctionTraining, params: Params) -> EGA:
     search = part_of(run.settings.allocation, SearchSettings)
     config = EGAConfig(reward=run.reward_config, **search)
     decoder = GeneratorDecoder(params, run.pretraining.generator_config)
-    return EGA(reward=run.reward, items=run.items, config=config, decoder=decoder)
+    return EGA(
+        reward=run.reward,
+        items=run.items,
+        config=config,
+        book=run.book(run.levers),
+        decoder=decoder,
+    )
 
 
 def align(run: AuctionTraining, system: S, loss: LossFn) -> S:
@@ -118,12 +124,8 @@ def auction_loss(system: EGA, settings: AlignmentConfig, levers: Levers) -> Loss
 
     def choose(decoder: Decoder, batch: dict[str, jax.Array]):
         current = dataclasses.replace(system, decoder=decoder)
-        requests = request_of(batch)
-        prepared = jax.vmap(current.prepare)(requests)
-        return contributions(current, prepared, requests.bid, levers)
+        prepared = jax.vmap(lambda request: current.prepare(request, levers))(request_of(batch))
+        items, contribution = contributions(current, prepared)
+        return jax.vmap(current.path)(prepared, items), contribution
 
-    def index(codes, is_ad, bid, where):
-        return system.candidates(codes, is_ad, bid, levers, where)
-
-    catalogue = system.items.catalogue
-    return alignment.alignment_loss(system.decoder, settings, catalogue, choose, index)
+    return alignment.alignment_loss(system.decoder, settings, system.items.catalogue, choose)

@@ -13,7 +13,7 @@ from ega_jax.reward.losses import reward_loss
 from ega_jax.reward.model import Items, Predictions, RewardConfig
 from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
-from ega_jax.types import Catalogue, Params
+from ega_jax.types import Catalogue, Params, organic_pois
 
 
 def items_of(
@@ -83,7 +83,7 @@ def batch_predictor(config: RewardConfig, items: Items) -> Callable[[Params, Bat
 
     @jax.jit
     def predict(params: Params, batch: Batch) -> Predictions:
-        request = batch["history_poi"], batch["history_creative"], batch["item"]
+        request = batch["history_poi"], batch["history_creative"], organic_pois(batch)
         memory = model.encode(params, config, items, *request)
         shown = batch["shown_poi"], batch["shown_creative"], batch["shown_is_ad"]
         return model.predict(params, config, items, memory, *shown)

@@ -1,11 +1,9 @@
-"""The tree of semantic codes as sorted integer arrays.
+"""The tree of a catalogue's semantic codes as sorted integer arrays.
 
 When items are sorted by their codes, items with a common prefix are adjacent. A node of the tree is
 then a contiguous range of sorted items, and its children and valid codes follow from gathers and
-comparisons with static shapes (secs. 4.1.2 and 4.3.1). Two builders share one interface:
-
-- `request_index`: the candidates of one request, on device, under `jit` and `vmap`;
-- `catalogue_index`: millions of items, once on the host.
+comparisons with static shapes (secs. 4.1.2 and 4.3.1). It serves training and reports; the search
+uses the tree of an ad book (`generation.ad_book`).
 
 The root has depth 0 and node id 0; an item's full code has depth `C`. Node `-1` means no node: it
 has no children and an empty span. The children of a node are padded to `F` entries.
@@ -13,12 +11,10 @@ has no children and an empty span. The children of a node are padded to `F` entr
 
 from collections.abc import Sequence
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax import lax
 
 DENSE_DEPTHS = 2
 DENSE_ENTRIES = 1 << 22
@@ -31,93 +27,6 @@ class Children:
     node: jax.Array  # [S, F] int32 node id one level deeper, -1 at padding.
     code: jax.Array  # [S, F] int32 the code that leads to the child; undefined at padding.
     where: jax.Array  # [S, F] bool, whether the entry is a child.
-
-
-@struct.dataclass
-class RequestIndex:
-    """The tree over one request's candidates.
-
-    Each depth has its own order: rows are sorted by the codes down to that depth, and by decreasing
-    priority among equal codes. So each node is the same range of rows in every order of its own
-    depth or deeper, and in order d the first row of a node of depth d + 1 is its item of highest
-    priority. Any row of a node serves as the node's id.
-    """
-
-    order: jax.Array  # [C, N] int32 row -> candidate; masked candidates come last.
-    row: jax.Array  # [C, N] int32 candidate -> row.
-    code: jax.Array  # [C, N] int32 code of the row's item in layer d.
-    low: jax.Array  # [C, N] int32 first row of the node of depth d + 1 that holds the row.
-    end: jax.Array  # [C, N] int32 end (exclusive) of that node.
-    num_items: jax.Array  # [] int32 number of candidates that are not masked.
-
-    def expand(self, depth: int, node: jax.Array) -> Children:
-        """Children of nodes.
-
-        Args:
-          depth: depth of the nodes, static, below `C`.
-          node: [S] int32 node ids of that depth.
-
-        Returns:
-          The children, with `F = N`; a child's id is its first row.
-        """
-        row = jnp.arange(self.order.shape[1], dtype=jnp.int32)[None]
-        low, high = self.span(depth, node)
-        within = (row >= low[:, None]) & (row < high[:, None])
-        where = within & (self.low[depth][None] == row)
-        code = jnp.broadcast_to(self.code[depth], where.shape)
-        return Children(node=jnp.where(where, row, -1), code=code, where=where)
-
-    def span(self, depth: chex.Numeric, node: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Range `[low, high)` of the rows of nodes of one depth; `node` may have any shape."""
-        low = jnp.where(depth > 0, self.low[depth - 1][node], 0)
-        end = jnp.where(depth > 0, self.end[depth - 1][node], self.num_items)
-        return jnp.where(node >= 0, low, 0), jnp.where(node >= 0, end, 0)
-
-
-def request_index(
-    codes: jax.Array, where: jax.Array, priority: jax.Array | None = None
-) -> RequestIndex:
-    """Builds the tree over one request's candidates, on device; `vmap` it over requests.
-
-    Args:
-      codes: [N, C] int32 codes of the candidates.
-      where: [N] bool, whether the candidate exists.
-      priority: [N] float32, orders items with equal codes, highest first; ties and the default
-        follow the candidates' order.
-
-    Returns:
-      The index; its shapes depend only on `N` and `C`.
-    """
-    chex.assert_rank([codes, where], [2, 1])
-    n, c = codes.shape
-    priority = jnp.zeros(n) if priority is None else priority
-    candidate = jnp.arange(n, dtype=jnp.int32)
-    num_items = where.sum(dtype=jnp.int32)
-    num_codes = codes.max() + 1
-    prefix = jnp.zeros(n, jnp.int32)  # First row of the node that holds each candidate.
-    depths = []
-    for d in range(c):
-        child = jnp.where(where, prefix * num_codes + codes[:, d], jnp.iinfo(jnp.int32).max)
-        child, _, order = lax.sort((child, -priority, candidate), num_keys=2, is_stable=True)
-        row = jnp.zeros(n, jnp.int32).at[order].set(candidate)
-        low, end = _runs(child, num_items)
-        depths.append((order, row, codes[order, d].astype(jnp.int32), low, end))
-        prefix = low[row]
-    order, row, code, low, end = map(jnp.stack, zip(*depths, strict=True))
-    return RequestIndex(order=order, row=row, code=code, low=low, end=end, num_items=num_items)
-
-
-def _runs(values: jax.Array, num_items: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Start and end `[N]` of the run of equal values that holds each row of sorted `values`.
-
-    Each row from `num_items` on starts its own run.
-    """
-    row = jnp.arange(values.shape[0], dtype=jnp.int32)
-    differs = jnp.concatenate([jnp.ones(1, bool), values[1:] != values[:-1]])
-    is_start = differs | (row >= num_items)
-    low = lax.cummax(jnp.where(is_start, row, 0))
-    next_start = lax.cummin(jnp.where(is_start, row, num_items), reverse=True)
-    return low, jnp.append(next_start[1:], num_items)
 
 
 @struct.dataclass
@@ -191,9 +100,6 @@ class CatalogueIndex:
         return nodes
 
 
-PrefixIndex = RequestIndex | CatalogueIndex
-
-
 def catalogue_index(codes: np.ndarray, num_codes: int) -> CatalogueIndex:
     """Builds the tree over a catalogue, on the host.
 
@@ -252,6 +158,6 @@ def _level(
     )
 
 
-def size_in_bytes(index: PrefixIndex) -> int:
+def size_in_bytes(index: CatalogueIndex) -> int:
     """The memory that an index uses, in bytes."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves(index))

@@ -10,7 +10,7 @@ import optax
 from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.reward.model import apply
 from ega_jax.reward.network import Items, RewardConfig, RewardModel
-from ega_jax.types import LossFn, Metrics, Params
+from ega_jax.types import LossFn, Metrics, Params, organic_pois
 
 RESPONSES = ("click_poi", "click_image", "convert")
 
@@ -57,7 +57,7 @@ def reward_loss(config: RewardConfig, items: Items) -> LossFn:
 
     def loss(params: Params, variables, batch: Mapping[str, jax.Array], key: chex.PRNGKey):
         def forward(model: RewardModel):
-            request = batch["history_poi"], batch["history_creative"], batch["item"]
+            request = batch["history_poi"], batch["history_creative"], organic_pois(batch)
             shown = batch["shown_poi"], batch["shown_creative"], batch["shown_is_ad"]
             memory = model.encode(items, *request)
             return model(items, memory, *shown, deterministic=False)

@@ -1,5 +1,6 @@
 """Steps shared by several commands: pre-training, and training, finding and measuring systems."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -161,9 +162,10 @@ def measure_systems(
         modes[f"{name}-{TRUTHFUL}"] = (bid_free, "clarke")
     results: dict[str, Any] = {}
     for mode, (levers, rule) in modes.items():
+        system = dataclasses.replace(mechanism.system, book=run.book(levers))
         with ProgressReport(f"judging {mode}", 0, settings.num_sessions) as progress:
             judged = judge(
-                mechanism,
+                dataclasses.replace(mechanism, system=system),
                 levers,
                 run.sessions(split, settings.num_sessions, settings.batch_size),
                 truth,

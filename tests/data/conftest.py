@@ -28,6 +28,7 @@ SESSION_TYPES = {
     "convert": FLAGS,
     "propensity": pa.float32(),
 }
+BOOK_TYPES = {"book_id": pa.int64(), "ad_poi": IDS, "ad_bid": pa.list_(pa.float32())}
 TYPES = {
     "poi_id": pa.int32(),
     "creative_id": pa.int32(),
@@ -39,6 +40,7 @@ TYPES = {
     "items": IDS,
     "timestamps": pa.list_(pa.int64()),
     **SESSION_TYPES,
+    **BOOK_TYPES,
 }
 
 
@@ -105,6 +107,45 @@ class AdLog:
         return folder
 
 
+class BookLog(AdLog):
+    """Columns of an ad log whose sessions name one of three ad books."""
+
+    def __init__(self, num_sessions=40, seed=0):
+        super().__init__(num_sessions, seed)
+        rng = np.random.default_rng(seed)
+        pois = [rng.permutation(NUM_POIS)[:size].tolist() for size in (5, 4, 6)]
+        self.books = {
+            "book_id": [7, 3, 2**40],
+            "ad_poi": pois,
+            "ad_bid": [np.float32(rng.random(len(ads))).tolist() for ads in pois],
+        }
+        del self.sessions["ad_poi"], self.sessions["ad_bid"]
+        self.sessions["book_id"] = [self.books["book_id"][row % 3] for row in range(num_sessions)]
+        for row in range(num_sessions):
+            shown = self.sessions["shown_poi"][row]
+            shown[0] = next(poi for poi in pois[row % 3] if poi not in shown[1:])
+            self.sessions["shown_creative"][row][0] = 2 * shown[0]
+
+    def with_own_ads(self):
+        """The same log without books."""
+        log = AdLog()
+        log.pois, log.creatives = self.pois, self.creatives
+        number = {book_id: number for number, book_id in enumerate(self.books["book_id"])}
+        books = [number[book_id] for book_id in self.sessions["book_id"]]
+        ads = {name: [self.books[name][book] for book in books] for name in ("ad_poi", "ad_bid")}
+        log.sessions = {name: (self.sessions | ads)[name] for name in SESSION_TYPES}
+        return log
+
+    def write(self, folder, books_per_file=2, **options):
+        super().write(folder, **options)
+        (folder / "books").mkdir()
+        table = _table(self.books, self.types)
+        for number, start in enumerate(range(0, table.num_rows, books_per_file)):
+            path = folder / "books" / f"part-{number}.parquet"
+            pq.write_table(table.slice(start, books_per_file), path)
+        return folder
+
+
 class Sequences:
     """Columns of a sequences dataset; `write` puts them into a folder."""
 
@@ -144,3 +185,8 @@ def make_sequences():
 @pytest.fixture
 def make_ad_log():
     return AdLog
+
+
+@pytest.fixture
+def book_log():
+    return BookLog()

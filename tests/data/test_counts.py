@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ega_jax.data import counts
-from ega_jax.data.counts import Distinct, Histogram, Sample
+from ega_jax.data.counts import Distinct, Histogram, Sample, describe_values
 
 VALUES = np.random.default_rng(0).integers(0, 30, 500)
 
@@ -42,3 +42,9 @@ def test_a_sample_holds_all_or_every_so_many(monkeypatch):
     found = added(Sample(), VALUES)
     assert found.stride == 8
     np.testing.assert_array_equal(found.values, VALUES[::8])
+
+
+def test_values_are_described_as_their_histogram_is():
+    values = np.random.default_rng(3).integers(0, 40, size=101)
+    assert describe_values(values) == pytest.approx(Histogram().add(values).describe())
+    assert describe_values(np.array([10**12]))["most"] == 10**12

@@ -413,6 +413,9 @@ def test_summary_of_an_ad_log(ad_log, tmp_path):
             for ads, organic in zip(sessions["ad_poi"], sessions["organic_poi"], strict=True)
         ),
         longest_history=max(map(len, sessions["history_poi"])),
+        num_books=0,
+        most_ads=max(map(len, sessions["ad_poi"])),
+        most_organic=max(map(len, sessions["organic_poi"])),
     )
     assert calls[-1] == (40, 40)
     assert "num_candidates: " in str(summary)
@@ -422,6 +425,7 @@ def test_summary_of_sequences(make_sequences, tmp_path):
     summary = schema.validate(make_sequences(images=False).write(tmp_path / "sequences"))
     assert (summary.format, summary.num_items, summary.num_creatives) == ("sequences", 15, 0)
     assert (summary.num_rows, summary.num_actions, summary.longest_history) == (8, 33, 9)
+    assert (summary.num_books, summary.most_ads, summary.most_organic) == (0, 0, 0)
 
 
 def test_a_page_that_cannot_be_read_is_named(ad_log, tmp_path):

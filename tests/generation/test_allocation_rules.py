@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from listed import listed
 from slates import all_slates, random_request, slate_log_prob
 from tiny_generator import CATALOGUE, C, K, T, W, init_params
 from tiny_generator import CONFIG as WITH_CREATIVES
 
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import request_candidates
 from ega_jax.generation.generator import Generator, GeneratorDecoder
 
 CONFIG = dataclasses.replace(WITH_CREATIVES, creatives=False)
@@ -44,13 +44,18 @@ class AnyBid:
     candidates: tuple
     choice: jax.Array
 
-    def options(self, depth, node, chosen):
-        options = [c.options(depth, node, chosen) for c in self.candidates]
+    root = 0
+
+    def options(self, depth, prefix):
+        options = [c.options(depth, prefix) for c in self.candidates]
         bid = jnp.stack([o.bid for o in options])[self.choice]
         return dataclasses.replace(options[0], bid=bid)
 
-    def item(self, leaf):
-        return self.candidates[0].item(leaf)
+    def item(self, prefix):
+        return self.candidates[0].item(prefix)
+
+    def ids(self, chosen):
+        return self.candidates[0].ids(chosen)
 
 
 @functools.partial(jax.jit, static_argnames="num_beams")
@@ -58,9 +63,12 @@ def search(params, memory, requests, choice, num_beams):
     """Beams of many requests of one user; `requests` are stacked `FIELDS`."""
 
     def one(codes, is_ad, bid, where, max_ads, min_gap):
-        index = functools.partial(request_candidates, max_ads=max_ads, min_gap=min_gap)
+        limits = {"max_ads": max_ads, "min_gap": min_gap}
         candidates = AnyBid(
-            tuple(index(codes, is_ad, bid, where, token_bid=b, scope=s) for b, s in CHOICES),
+            tuple(
+                listed(codes, is_ad, bid, where, K, W, token_bid=b, scope=s, **limits)
+                for b, s in CHOICES
+            ),
             choice,
         )
         decoder = GeneratorDecoder(params, CONFIG)

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from listed import listed
 from slates import all_slates, random_request, slate_log_prob
 
 from ega_jax.generation import generator
 from ega_jax.generation.beam_search import GROWTH, beam_search
-from ega_jax.generation.candidates import request_candidates
-from ega_jax.generation.catalogue_candidates import catalogue_candidates
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.generator import Generator, GeneratorConfig, GeneratorDecoder
-from ega_jax.quantization.prefix_index import catalogue_index
 from ega_jax.types import Catalogue
 
 N, W, C, K = 5, 3, 2, 3
@@ -61,7 +59,7 @@ def teacher_forced(params, memory, codes):
 @functools.partial(jax.jit, static_argnames=("num_beams", "num_slots"))
 def search(params, memory, codes, is_ad, bid, where, max_ads, min_gap, alpha, beta, num_beams,
            num_slots=None):  # fmt: skip
-    candidates = request_candidates(codes, is_ad, bid, where, max_ads=max_ads, min_gap=min_gap)
+    candidates = listed(codes, is_ad, bid, where, K, W, max_ads=max_ads, min_gap=min_gap)
     return beam_search(
         GeneratorDecoder(params, CONFIG), memory, candidates,
         num_beams=num_beams, num_slots=num_slots, alpha=alpha, beta=beta,
@@ -160,7 +158,7 @@ def test_long_slates_are_those_of_the_full_pass():
         model = Generator(config).bind({"params": params})
         history = jnp.array([0, 3, -1, 2])
         memory = model.encode(history, history, CATALOGUE)
-        candidates = request_candidates(codes, ads, ads * 1.0, ads)
+        candidates = listed(codes, ads, ads * 1.0, ads, config.num_slots, W)
         beams = beam_search(GeneratorDecoder(params, config), memory, candidates, num_beams=FEW)
         return beams, jax.vmap(functools.partial(model.poi_states, memory))(beams.codes)
 
@@ -215,33 +213,6 @@ def assert_valid(items, live, is_ad, where, max_ads, min_gap):
     left = (where & ~is_ad).sum(1)[:, None] - organic.sum(-1)
     empty = ~filled[..., -1] & live
     assert (left[empty] == 0).all(), "a slot is empty though an organic item is left"
-
-
-def test_one_item_from_a_catalogue(params):
-    """The most probable item of a whole catalogue, by enumeration; bids and masks count."""
-    rng = np.random.default_rng(2)
-    codes = np.unique(rng.integers(0, W, (30, C)), axis=0).astype(np.int32)
-    bid = rng.lognormal(size=len(codes)).astype(np.float32)
-    available = np.arange(len(codes)) != 1
-    memory = encode(params, np.array([0, 3, 1, 2]))
-    index = catalogue_index(codes, W)
-    candidates = catalogue_candidates(index, bid, available)
-    search_all = jax.jit(
-        functools.partial(beam_search, num_beams=9, num_slots=1, alpha=1.2, beta=2.0)
-    )
-    from_all = search_all(GeneratorDecoder(params, CONFIG), memory, candidates)
-    ads = np.ones(len(codes), bool)
-    same = search(params, memory, codes, ads, bid, available, 9, 0, 1.2, 2.0, 9, num_slots=1)
-    live = np.asarray(same.where)
-    np.testing.assert_array_equal(from_all.items[live], same.items[live])
-    np.testing.assert_allclose(from_all.log_prob[live], same.log_prob[live], atol=1e-5)
-
-
-def test_a_catalogue_gives_no_slates(params):
-    candidates = catalogue_candidates(catalogue_index(np.zeros((2, C), int), W))
-    memory = encode(params, np.full(4, -1))
-    with pytest.raises(ValueError, match="searched for 1 item, not for slates of 3"):
-        beam_search(GeneratorDecoder(params, CONFIG), memory, candidates, num_beams=2)
 
 
 def test_a_shared_code_stands_for_its_highest_bidder(params):

@@ -6,52 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ega_jax.generation.bidding import (
-    allocation_log_probs,
-    code_bids,
-    log_weights,
-    run_means,
-)
+from ega_jax.generation.bidding import allocation_log_probs, log_weights
 
 LOGITS = np.array([0.5, -1.0, 2.0, 0.0], np.float32)
 BIDS = np.array([3.0, 0.0, 0.5, 1.0], np.float32)
 ALL = np.ones(4, bool)
 SCORE = jax.jit(allocation_log_probs)
-
-
-@pytest.mark.parametrize("token_bid", ["max", "mean"])
-def test_a_code_of_a_layer_bids_for_all_items_that_carry_it(token_bid):
-    rng = np.random.default_rng(0)
-    codes = rng.integers(0, 4, (12, 3)).astype(np.int32)
-    bids, where = rng.lognormal(size=12).astype(np.float32), rng.random(12) < 0.7
-    found = jax.jit(code_bids, static_argnames="token_bid")(codes, bids, where, token_bid)
-    for item, layer in np.ndindex(12, 3):
-        carried = [
-            b
-            for b, c, w in zip(bids, codes, where, strict=True)
-            if w and c[layer] == codes[item, layer]
-        ]
-        expected = (max(carried) if token_bid == "max" else np.mean(carried)) if carried else 0.0
-        np.testing.assert_allclose(found[layer, item], expected, rtol=1e-6)
-
-
-def test_means_of_runs_by_loop():
-    rng = np.random.default_rng(1)
-    values = rng.lognormal(size=11).astype(np.float32)
-    starts = [0, 1, 4, 5, 11]
-    low = np.repeat(starts[:-1], np.diff(starts))
-    end = np.repeat(starts[1:], np.diff(starts))
-    where = rng.random((6, 11)) < 0.4
-    found = jax.jit(run_means)(values, where, low)
-    for s, row in np.ndindex(6, 11):
-        counted = [values[i] for i in range(low[row], end[row]) if where[s, i]]
-        np.testing.assert_allclose(found[s, row], np.mean(counted) if counted else 0, rtol=1e-6)
-
-
-def test_a_large_bid_of_another_run_does_not_swallow_a_small_one():
-    values = np.array([1e9, 1e9, 1e-3, 2e-3], np.float32)
-    found = run_means(values, np.ones((1, 4), bool), np.array([0, 0, 2, 2]))
-    np.testing.assert_allclose(found[0], [1e9, 1e9, 1.5e-3, 1.5e-3], rtol=1e-6)
 
 
 def test_weight_is_a_power_of_the_bid_over_a_floor():

@@ -1,36 +1,43 @@
 """Which codes may follow, what they are worth, and which items they stand for."""
 
-import dataclasses
+import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from listed import listed
 
-from ega_jax.generation.candidates import request_candidates
-from ega_jax.generation.catalogue_candidates import catalogue_candidates
-from ega_jax.quantization.prefix_index import catalogue_index
+from ega_jax.generation.candidates import Prefix, list_candidates
 
 K, C = 3, 2
 CODES = np.array([[0, 0], [0, 1], [0, 0], [1, 0], [1, 0], [2, 1]], np.int32)
 IS_AD = np.array([True, True, False, True, False, True])
 BID = np.array([2.0, 5.0, 7.0, 1.0, 0.0, 5.0], np.float32)  # organic item 2 cannot bid.
 ALL = np.ones(6, bool)
-PREPARE = jax.jit(request_candidates, static_argnames=("token_bid", "scope"))
+PREPARE = jax.jit(
+    functools.partial(listed, num_slots=K, num_codes=3), static_argnames=("token_bid", "scope")
+)
 
 
 def paths(candidates, chosen):
     """`{(code, code): (bids on the way, item)}` that a beam holding `chosen` may take next."""
     padded = np.full((1, K), -1, np.int32)
     padded[0, : len(chosen)] = chosen
+    held = candidates.chosen(jnp.asarray(padded))
+    nodes = candidates.nodes(held)
     found = {}
+
+    def prefix(node, codes):
+        own = jnp.zeros((1, C), jnp.int32).at[0, : len(codes)].set(np.array(codes, np.int32))
+        return Prefix(jnp.array([node]), own, held, nodes, jnp.array([True]))
 
     def walk(depth, node, codes, bids):
         if depth == C:
-            item = int(candidates.item(jnp.array([node]))[0])
-            found[codes] = (bids, item)
+            found[codes] = (bids, int(candidates.ids(candidates.item(prefix(node, codes)))[0]))
             return
-        options = candidates.options(depth, jnp.array([node]), jnp.asarray(padded))
+        options = candidates.options(depth, prefix(node, codes))
         for place in np.flatnonzero(options.where[0]):
             code, bid = int(options.code[0, place]), float(options.bid[0, place])
             walk(depth + 1, int(options.node[0, place]), (*codes, code), (*bids, bid))
@@ -149,22 +156,23 @@ def test_padding_counts_in_no_mean(scope):
 )
 def test_unknown_ways_to_bid_are_refused(choice, message):
     with pytest.raises(ValueError, match=message):
-        request_candidates(CODES, IS_AD, BID, ALL, **choice)
+        listed(CODES, IS_AD, BID, ALL, K, 3, **choice)
 
 
 def test_candidates_know_their_codes_and_nodes():
     candidates = PREPARE(CODES, IS_AD, BID, ALL)
-    chosen = jnp.array([5, -1, 0, 3])
-    np.testing.assert_array_equal(candidates.codes(chosen), [[2, 1], [0, 0], [0, 0], [1, 0]])
-    for depth in range(C + 1):
-        nodes = candidates.node(depth, chosen)
-        assert nodes[1] == -1
-        for item, node in zip(chosen.tolist(), nodes.tolist(), strict=True):
-            if item >= 0:
-                low, end = (int(x) for x in candidates.index.span(depth, jnp.array(node)))
-                under = np.asarray(candidates.index.order[depth - 1 if depth else 0][low:end])
-                same = (CODES[:, :depth] == CODES[item, :depth]).all(-1)
-                assert sorted(under.tolist()) == np.flatnonzero(same).tolist()
+    held = candidates.chosen(jnp.array([5, -1, 0, 3, 2, 4]))
+    np.testing.assert_array_equal(candidates.ids(held), [5, -1, 0, 3, 2, 4])
+    np.testing.assert_array_equal(
+        np.asarray(candidates.codes(held))[[0, 2, 3, 4, 5]], CODES[[5, 0, 3, 2, 4]]
+    )
+    nodes = np.asarray(candidates.nodes(held))
+    assert (nodes[1] == -1).all()
+    for a, b in itertools.combinations([0, 2, 3, 4, 5], 2):
+        for depth in range(C):
+            codes = np.asarray(candidates.codes(held))
+            same = (codes[a, : depth + 1] == codes[b, : depth + 1]).all()
+            assert (nodes[a, depth] == nodes[b, depth]) == same
 
 
 def test_organic_items_come_in_upstream_order():
@@ -209,7 +217,6 @@ def test_padding_is_as_if_it_were_not_there(hidden):
 def test_nobody_there_offers_nothing():
     candidates = PREPARE(CODES, IS_AD, BID, ~ALL)
     assert items(candidates, []) == []
-    assert candidates.item(jnp.array([-1])).tolist() == [-1]
 
 
 def test_equal_bids_fall_to_the_first_candidate():
@@ -228,67 +235,28 @@ def test_an_unpaid_ad_goes_before_the_organic_item_it_shares_a_code_with():
     assert items(candidates, [1]) == [0]
 
 
-def test_a_dead_beam_has_no_options():
+def test_an_ended_slate_has_no_options():
     candidates = PREPARE(CODES, IS_AD, BID, ALL)
+    nothing = jnp.full((1, K), -1, jnp.int32)
+    ended = Prefix(
+        node=jnp.array([-1]), codes=jnp.zeros((1, C), jnp.int32), chosen=nothing,
+        nodes=jnp.full((1, K, C), -1), live=jnp.array([False]),
+    )  # fmt: skip
     for depth in range(C):
-        options = candidates.options(depth, jnp.array([-1]), jnp.full((1, K), -1))
-        assert not options.where.any()
+        assert not candidates.options(depth, ended).where.any()
 
 
-def catalogue(seed=0, size=40):
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(0, 4, (size, C)).astype(np.int32)
-    bid = rng.choice([0.0, 1.0, 2.5], size).astype(np.float32)
-    return codes, bid, rng.random(size) < 0.5
-
-
-def best_by_loop(codes, bid, available):
-    """`{codes: (bids on the way, item)}`: maxima over items, ties to the lowest id."""
-    live = np.flatnonzero(available)
-    below = lambda prefix: [i for i in live if tuple(codes[i, : len(prefix)]) == prefix]
-    best = {}
-    for i in live:
-        prefixes = [tuple(codes[i, : d + 1].tolist()) for d in range(C)]
-        bids = tuple(float(max(bid[j] for j in below(p))) for p in prefixes)
-        best[prefixes[-1]] = bids, int(max(below(prefixes[-1]), key=lambda j: (bid[j], -j)))
-    return best
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_catalogue_bids_and_items_are_maxima_over_what_is_available(seed):
-    codes, bid, available = catalogue(seed)
-    candidates = catalogue_candidates(catalogue_index(codes, 4), bid, available)
-    assert one_item_paths(candidates) == best_by_loop(codes, bid, available)
-
-
-def test_a_catalogue_without_bids_offers_the_first_item_of_each_leaf():
-    codes, _, _ = catalogue()
-    found = one_item_paths(catalogue_candidates(catalogue_index(codes, 4)))
-    assert found == best_by_loop(codes, np.zeros(len(codes)), np.ones(len(codes), bool))
-
-
-def one_item_paths(candidates):
-    """As `paths`, for the one slot that a catalogue is searched for."""
-    narrow = dataclasses.make_dataclass("OneSlot", ["options", "item"])
-    return paths(narrow(lambda d, n, c: candidates.options(d, n, c[:, :1]), candidates.item), [])
-
-
-@pytest.mark.parametrize("bid", [np.nan, np.inf, -1.0])
-def test_a_bid_of_a_catalogue_that_is_none_is_refused(bid):
-    index = catalogue_index(np.zeros((3, 2), int), 4)
-    with pytest.raises(ValueError, match=r"item 1: .* is not a bid from 0 to"):
-        catalogue_candidates(index, np.array([1.0, bid, 2.0]))
-
-
-def test_new_bids_keep_the_shapes_of_a_catalogue():
-    codes, bid, available = catalogue()
-    index = catalogue_index(codes, 4)
-    first, second = (catalogue_candidates(index, b, available) for b in (bid, bid[::-1]))
-    assert jax.tree.structure(first) == jax.tree.structure(second)
-    assert jax.tree.map(jnp.shape, first) == jax.tree.map(jnp.shape, second)
-
-
-def test_a_slate_from_a_catalogue_is_refused():
-    candidates = catalogue_candidates(catalogue_index(CODES, 3))
-    with pytest.raises(ValueError, match="searched for 1 item, not for slates of 3"):
-        candidates.options(0, jnp.zeros(1, jnp.int32), jnp.full((1, 3), -1))
+def test_an_organic_item_waits_for_the_ads_of_its_code_and_is_skipped_once_its_ad_is_shown():
+    """POI 7 is ad 0 and organic item 2; POI 8 is organic item 3 and no ad."""
+    codes = jnp.array([[0, 0], [1, 1], [0, 0], [2, 2]], jnp.int32)
+    item, is_ad = jnp.array([7, 5, 7, 8]), jnp.array([True, True, False, False])
+    make = lambda **rules: list_candidates(
+        codes, item, is_ad, jnp.array([2.0, 1, 0, 0]), jnp.ones(4, bool),
+        num_slots=K, num_codes=3, **rules,
+    )  # fmt: skip
+    assert items(make(), []) == [0, 1]  # Item 2 waits behind the ad of its leaf.
+    assert items(make(), [0]) == [1, 3]  # The ad is shown, so the queue goes on with item 3.
+    assert items(make(), [1]) == [0]
+    assert items(make(max_ads=1), [1]) == [2]  # No ad may follow: its turn.
+    assert items(make(max_ads=2), [2]) == [1, 3]  # POI 7 is shown, so its ad is used.
+    assert items(make(min_gap=1), [1, 2]) == [3]

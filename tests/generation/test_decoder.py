@@ -7,17 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
+from listed import listed
 from slates import all_slates, random_request, slate_log_prob
+from toy_decoder import Sizes, Summing, random_decoder
 
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import request_candidates
+from ega_jax.generation.candidates import Report
 from ega_jax.generation.creatives import choose_creatives
 from ega_jax.generation.decoder import Decoder, DecoderSizes
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
 from ega_jax.generation.joint_search import joint_search
 from ega_jax.generation.slate_policy import slate_log_probs
-from ega_jax.generation.transformer import KeysValues
 from ega_jax.types import Catalogue
 
 N, W, C, K, D, P, R = 5, 3, 2, 3, 4, 6, 9
@@ -25,83 +25,8 @@ ALL, VARIANTS = 90, 3  # Beams for every slate; variants of a request that are s
 ALPHA, BETA = 1.2, 0.5
 
 
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """What loops and caches depend on."""
-
-    num_slots: int = K
-    num_layers: int = C
-    width: int = D
-    num_heads: int = 2
-    decoder_blocks: int = 1
-    dtype: str = "float32"
-
-
-@struct.dataclass
-class Summing:
-    """A state is the sum of the history and of all inputs so far; logits are read off it."""
-
-    table: jax.Array  # [C, W, D] inputs of codes.
-    place: jax.Array  # [K * C, D]
-    head: jax.Array  # [C, D, W]
-    config: Sizes = struct.field(pytree_node=False, default=Sizes())
-
-    def encode(self, history_poi, history_creative, catalogue):
-        seen = self.table[0, catalogue.poi_codes[history_poi, 0]]
-        return jnp.where(history_poi[..., None] >= 0, seen, 0.0).sum(-2)
-
-    def positions(self, slots):
-        return self.place[: slots * C]
-
-    def begin_input(self):
-        return jnp.ones(D)
-
-    def code_input(self, codes, layer):
-        return self.table[layer, codes]
-
-    def block_keys_values(self, block, x):
-        return KeysValues(x.reshape(-1, 2, D // 2), 3 * x.reshape(-1, 2, D // 2))
-
-    def block_step(self, block, x, keys, values, where, memory):
-        """Keys are the inputs and values three times these: a quarter of both is their sum."""
-        inputs = jnp.moveaxis(keys, -1, 1) + values
-        past = jnp.where(where[:, None, None], inputs, 0.0).sum(1) / 4
-        return past.reshape(x.shape) + memory
-
-    def poi_logits(self, states, layer):
-        return states @ self.head[layer]
-
-    def poi_states(self, memory, poi_codes):
-        slots = poi_codes.shape[-2]
-        x = self.table[jnp.arange(C), poi_codes].reshape(*poi_codes.shape[:-2], slots * C, D)
-        x = jnp.concatenate([jnp.ones_like(x[..., :1, :]), x[..., :-1, :]], axis=-2)
-        states = jnp.cumsum(x + self.positions(slots), axis=-2) + memory[..., None, :]
-        return states.reshape(*poi_codes.shape, D)
-
-    def slate_logits(self, memory, poi_codes):
-        return jnp.einsum("...cd,cdw->...cw", self.poi_states(memory, poi_codes), self.head)
-
-    def creative_slots(self, memory, states, poi_codes):
-        return states + self.table[0, poi_codes[..., 0]]
-
-    def creative_logits(self, slots, creative_codes):
-        x = self.table[jnp.arange(C), creative_codes]
-        before = jnp.cumsum(x, axis=-2) - x
-        return jnp.einsum("...cd,cdw->...cw", slots[..., None, :] + before, self.head)
-
-    def trainable(self, part):
-        return {"head": self.head}
-
-    def with_parameters(self, params):
-        return dataclasses.replace(self, **params)
-
-
 _random = np.random.default_rng(0)
-DECODER = Summing(
-    table=jnp.asarray(_random.normal(size=(C, W, D)), jnp.float32),
-    place=jnp.asarray(_random.normal(size=(K * C, D)), jnp.float32),
-    head=jnp.asarray(0.5 * _random.normal(size=(C, D, W)), jnp.float32),
-)
+DECODER = random_decoder(0, K, C, W, D)
 CATALOGUE = Catalogue(  # POI 5 owns no creative.
     poi_codes=jnp.asarray(_random.integers(0, W, (P, C)), jnp.int32),
     creative_codes=jnp.asarray(_random.integers(0, W, (R, C)), jnp.int32),
@@ -156,22 +81,21 @@ def exhaustive(request):
     return found
 
 
-def candidates_of(request, where):
-    return request_candidates(
-        request["codes"], request["is_ad"], request["bid"], where,
+def candidates_of(request):
+    return listed(
+        request["codes"], request["is_ad"], request["bid"], request["where"], K, W,
         max_ads=request["max_ads"], min_gap=request["min_gap"],
     )  # fmt: skip
 
 
 @jax.jit
-def searched(decoder, request, where):
+def searched(decoder, request, reports):
     """The beams of a request, those of its variants, and the policy's word on the former."""
     memory = decoder.encode(HISTORY, HISTORY, CATALOGUE)
     settings = {"num_beams": ALL, "alpha": ALPHA, "beta": BETA}
-    candidates = candidates_of(request, where[0])
+    candidates = candidates_of(request)
     beams = beam_search(decoder, memory, candidates, **settings)
-    variants = jax.vmap(lambda where: candidates_of(request, where))(where)
-    together = joint_search(decoder, memory, variants, **settings)
+    together = joint_search(decoder, memory, candidates, reports, **settings)
     log_z = jax.vmap(
         lambda items: slate_log_probs(decoder, memory, candidates, items, ALPHA, BETA)
     )(beams.items)
@@ -193,13 +117,18 @@ def assert_is(beams, expected):
 def test_both_searches_and_the_policy_are_exhaustive_enumeration(seed):
     rng = np.random.default_rng(seed)
     request = random_request(rng, N, C, W)
-    where = np.stack([request.where, *(request.where & (rng.random((2, N)) < 0.8))])
     fields = {name: jnp.asarray(x) for name, x in vars(request).items()}
-    beams, together, log_z = jax.device_get(searched(DECODER, fields, where))
+    ads = np.flatnonzero(request.is_ad & request.where)
+    ad = rng.choice(ads) if ads.size else -1
+    reports = Report(jnp.array([-1, ad, ad]), jnp.array([-1.0, -1.0, 2.0]))
+    beams, together, log_z = jax.device_get(searched(DECODER, fields, reports))
     assert_is(beams, exhaustive(request))
     np.testing.assert_allclose(log_z[beams.where], beams.log_z[beams.where], atol=1e-4)
     for variant in range(VARIANTS):
-        expected = exhaustive(dataclasses.replace(request, where=where[variant]))
+        own = (np.arange(N) == ad) & (variant > 0)
+        where = request.where & ~(own & (variant == 1))
+        bid = np.where(own, 2.0, request.bid).astype(np.float32)
+        expected = exhaustive(dataclasses.replace(request, where=where, bid=bid))
         assert_is(jax.tree.map(lambda x, v=variant: x[v], together), expected)
 
 

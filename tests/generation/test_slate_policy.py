@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from listed import listed
 from slates import random_request
 from tiny_generator import CATALOGUE, C, K, W, init_params
 from tiny_generator import CONFIG as WITH_CREATIVES
 
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import request_candidates
+from ega_jax.generation.candidates import Options
 from ega_jax.generation.generator import GeneratorDecoder
 from ega_jax.generation.slate_policy import (
+    Path,
     kl_to,
     path_log_probs,
     slate_log_probs,
@@ -56,8 +58,8 @@ def searched(decoder, memory, request, token_bid, scope):
     """All slates of many requests, and what the policy says of each."""
 
     def one(codes, is_ad, bid, where, max_ads, min_gap):
-        candidates = request_candidates(
-            codes, is_ad, bid, where,
+        candidates = listed(
+            codes, is_ad, bid, where, K, W,
             max_ads=max_ads, min_gap=min_gap, token_bid=token_bid, scope=scope,
         )  # fmt: skip
         beams = beam_search(decoder, memory, candidates, num_beams=ALL, alpha=ALPHA, beta=BETA)
@@ -81,7 +83,7 @@ def test_log_z_is_that_of_the_search(decoder, memory, token_bid, scope):
 
 @pytest.fixture(scope="module")
 def candidates():
-    return jax.jit(request_candidates)(CODES, IS_AD, BID, np.ones(N, bool))
+    return jax.jit(lambda: listed(CODES, IS_AD, BID, np.ones(N, bool), K, W))()
 
 
 @pytest.mark.parametrize("slate", [[4, 0, -1], [3, 0, 3], [2, 4, 2]])
@@ -95,10 +97,9 @@ def test_what_the_rules_forbid_is_impossible(decoder, memory, candidates, slate)
 def test_what_is_on_offer_first_in_each_slot(candidates):
     """Codes 0, 3 compete first, with bids 3 and .5; code 4 only after item 2 is shown."""
     path = jax.jit(slate_path)(candidates, jnp.array(SLATES[0]))
-    where, code, bid = (np.asarray(x) for x in (path.options.where, path.options.code,
-                                                path.options.bid))  # fmt: skip
-    on_offer = [dict(zip(code[t, 0, w], bid[t, 0, w], strict=True)) for t, w in
-                enumerate(where[:, 0])]  # fmt: skip
+    first = path.options[0]
+    where, code, bid = (np.asarray(x) for x in (first.where, first.code, first.bid))
+    on_offer = [dict(zip(code[t, w], bid[t, w], strict=True)) for t, w in enumerate(where)]
     assert on_offer == [{0: 3.0, 3: 0.5}, {0: 1.0, 3: 0.5}, {0: 1.0, 3: 0.5, 4: 0.0}]
     np.testing.assert_array_equal(path.codes, CODES[[1, 2, 4]])
 
@@ -150,6 +151,17 @@ def random_policies(rng, shape):
     return *np.where(where, scores - total, -1e30).astype(np.float32), where
 
 
+def as_path(where):
+    """A path with given valid options `[B, K, C, N]`, and log-probabilities by layer."""
+    empty = np.zeros(where.shape)
+    options = [Options(*(empty[:, :, c] for _ in range(3)), where[:, :, c]) for c in range(C)]
+    return Path(codes=None, where=where.any((-2, -1)), options=tuple(options))
+
+
+def by_layer(log_probs):
+    return tuple(log_probs[:, :, c] for c in range(C))
+
+
 def test_kl_by_hand():
     rng = np.random.default_rng(1)
     p, q, where = random_policies(rng, (4, K, C, N))
@@ -157,15 +169,20 @@ def test_kl_by_hand():
     for b, *step in np.argwhere(where):
         at = (b, *step)
         expected[b] += np.exp(np.float64(p[at])) * (np.float64(p[at]) - q[at])
-    np.testing.assert_allclose(kl_to(q, p, where), expected, rtol=1e-5)
+    found = kl_to(by_layer(q), by_layer(p), as_path(where))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert (expected > 0.1).all()
-    np.testing.assert_array_equal(kl_to(p, p, where), np.zeros(4))
+    nothing = kl_to(by_layer(p), by_layer(p), as_path(where))
+    np.testing.assert_array_equal(nothing, np.zeros(4))
 
 
 def test_kl_moves_the_policy_and_not_its_reference():
     p, q, where = random_policies(np.random.default_rng(2), (1, K, C, N))
     of_reference, of_policy = jax.grad(
-        lambda reference, policy: kl_to(reference, policy, where).sum(), argnums=(0, 1)
+        lambda reference, policy: kl_to(
+            by_layer(reference), by_layer(policy), as_path(where)
+        ).sum(),
+        argnums=(0, 1),
     )(q, p)
     assert (np.asarray(of_reference) == 0).all()
     assert np.isfinite(of_policy).all()

@@ -1,4 +1,4 @@
-"""Both indices against a trie of Python dictionaries."""
+"""The index against a trie of Python dictionaries."""
 
 import functools
 
@@ -36,23 +36,13 @@ def trie(codes, items):
 @functools.partial(jax.jit, static_argnums=1)
 def look(index, depth, ids):
     """Span and children of the nodes `ids` of one depth, and of no node, whatever their number."""
-    children = index.expand(depth, ids) if depth < index_depth(index) else None
+    children = index.expand(depth, ids) if depth < len(index.levels) else None
     return index.span(depth, ids), children
-
-
-def index_depth(index):
-    """C."""
-    return len(index.levels) if hasattr(index, "levels") else index.order.shape[0]
-
-
-def sorted_items(index):
-    """Items by the order that all depths share but for ties."""
-    return np.asarray(index.order if index.order.ndim == 1 else index.order[-1])
 
 
 def walk(index, num_layers):
     """The same dictionary, read through `expand` and `span`."""
-    order = sorted_items(index)
+    order = np.asarray(index.order)
     frontier, nodes = {(): 0}, {}
     for d in range(num_layers + 1):
         ids = np.full(order.shape, -1, np.int32)
@@ -71,21 +61,6 @@ def walk(index, num_layers):
                     deeper[(*prefix, code)] = node
         frontier = deeper
     return nodes
-
-
-build_request = jax.jit(prefix_index.request_index)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 4), st.lists(st.booleans(), min_size=N, max_size=N))
-def test_request_index_is_the_trie(seed, num_layers, where):
-    codes = random_case(seed, num_layers, N)
-    index = build_request(jnp.asarray(codes), jnp.asarray(where))
-    expected = trie(codes, np.flatnonzero(where).tolist())
-    expected.setdefault((), (set(), set()))
-    assert walk(index, num_layers) == expected
-    assert index.num_items == sum(where)
-    assert sorted(sorted_items(index).tolist()) == list(range(N))
 
 
 @settings(max_examples=25, deadline=None)
@@ -109,55 +84,17 @@ def test_large_tables_become_sparse(monkeypatch):
 
 def test_equal_codes_keep_their_order():
     codes = np.tile(np.int32([[1, 2]]), (4, 1))
-    where = jnp.array([True, False, True, True])
-    request = prefix_index.request_index(jnp.asarray(codes), where)
-    np.testing.assert_array_equal(request.order[-1], [0, 2, 3, 1])
     np.testing.assert_array_equal(prefix_index.catalogue_index(codes, 3).order, [0, 1, 2, 3])
 
 
-def test_rows_of_a_node_stand_by_falling_priority():
-    codes = jnp.array([[0, 0], [1, 0], [0, 1], [0, 0], [0, 1]], jnp.int32)
-    priority = jnp.array([1.0, 9.0, 5.0, 2.0, 3.0])
-    index = prefix_index.request_index(codes, jnp.ones(5, bool), priority)
-    np.testing.assert_array_equal(index.order, [[2, 4, 3, 0, 1], [3, 0, 2, 4, 1]])
-    np.testing.assert_array_equal(index.low, [[0, 0, 0, 0, 4], [0, 0, 2, 2, 4]])
-    np.testing.assert_array_equal(index.end, [[4, 4, 4, 4, 5], [2, 2, 4, 4, 5]])
-    np.testing.assert_array_equal(index.row[0][index.order[0]], np.arange(5))
-
-
-@pytest.mark.parametrize("kind", ["request", "catalogue"])
-def test_no_node_has_no_children(kind):
-    codes = random_case(1, 3, N)
-    index = (
-        prefix_index.request_index(jnp.asarray(codes), jnp.ones(N, bool))
-        if kind == "request"
-        else prefix_index.catalogue_index(codes, W)
-    )
+def test_no_node_has_no_children():
+    index = prefix_index.catalogue_index(random_case(1, 3, N), W)
     for depth in range(3):
         children = index.expand(depth, jnp.array([-1]))
         assert not children.where.any()
         assert (children.node == -1).all()
         low, high = index.span(depth, jnp.array([-1]))
         assert low == high
-
-
-def test_request_index_without_candidates():
-    index = build_request(jnp.zeros((N, 2), jnp.int32), jnp.zeros(N, bool))
-    assert index.num_items == 0
-    assert not index.expand(0, jnp.array([0])).where.any()
-    low, high = index.span(0, jnp.array([0]))
-    assert low == high == 0
-
-
-def test_vmap_over_requests():
-    codes = jnp.stack([random_case(seed, 3, N) for seed in range(4)])
-    where = jax.random.bernoulli(jax.random.key(0), 0.7, (4, N))
-    batch = jax.vmap(prefix_index.request_index)(codes, where)
-    node = jnp.zeros((4, 1), jnp.int32)
-    children = jax.vmap(lambda index, node: index.expand(0, node))(batch, node)
-    for b in range(4):
-        one = prefix_index.request_index(codes[b], where[b]).expand(0, node[b])
-        jax.tree.map(lambda x, y, b=b: np.testing.assert_array_equal(x[b], y), children, one)
 
 
 def test_expand_under_jit():

@@ -14,6 +14,7 @@ from flax import struct
 
 from ega_jax.auction.system import (
     Allocation,
+    Bidders,
     Funnel,
     Levers,
     Menu,
@@ -31,11 +32,12 @@ from ega_jax.baselines.cascade.cga import Ads, CGAConfig
 from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig
 from ega_jax.baselines.cascade.hstu import HSTUConfig
 from ega_jax.baselines.cascade.peri_cr import PeriCRConfig
-from ega_jax.generation.candidates import organic_queue
+from ega_jax.errors import UserError
+from ega_jax.generation.candidates import Report, listed_organic
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.generation.pretraining import CodeTree
 from ega_jax.reward.model import Items
-from ega_jax.types import Params, Request
+from ega_jax.types import AnyRequest, Params, Request, repeats_an_ad
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +80,12 @@ def rank(models: Upstream, config: MCAConfig, items: Items, request: Request) ->
       models: the parameters of these stages.
       config: the configs of all stages.
       items: the item features.
-      request: one request without a batch axis; its bids are not read.
+      request: one request without a batch axis; its bids are not read. Organic candidates whose
+        POI is also an ad are dropped.
     """
-    history, item = (request.history_poi, request.history_creative), request.item
+    history = request.history_poi, request.history_creative
+    repeated = repeats_an_ad(request.item, request.is_ad)
+    item = jnp.where(repeated, -1, request.item)
     creative = peri_cr.choose(models.peri_cr, config.peri_cr, items, *history, item)
     first = jnp.zeros_like(item)
     ranking = hstu.rank(
@@ -91,7 +96,7 @@ def rank(models: Upstream, config: MCAConfig, items: Items, request: Request) ->
     )
     is_ad, there = request.is_ad, item >= 0
     recalled = tiger.recall(likely, is_ad & there, config.num_recalled)
-    organic = organic_queue(there & ~is_ad)
+    organic, _ = listed_organic(item, there & ~is_ad)
     return Ranked(ranking.state, ranking.click, creative, recalled, organic)
 
 
@@ -124,6 +129,15 @@ def queues_of(ranked: Ranked, bid: jax.Array, levers: Levers, listed: jax.Array)
 
 
 @struct.dataclass
+class MCAMemory:
+    """One request after the stages before the auction, with its bids."""
+
+    ranked: Ranked
+    item: jax.Array  # [N] int32 POI ids, -1 padding.
+    bid: jax.Array  # [N] float32 currency per click, 0 for organic items.
+
+
+@struct.dataclass
 class MCA(System[MCAConfig]):
     """The cascade as a system: all stages, and the reward model that values its slates."""
 
@@ -131,62 +145,66 @@ class MCA(System[MCAConfig]):
     cga: Params
     cross_dqn: Params
 
-    def encode(self, request: Request) -> PreparedRequest:
-        """Runs the stages before the auction."""
-        ranked = rank(self.upstream, self.config, self.items, request)
+    def prepare(self, request: AnyRequest, levers: Levers) -> PreparedRequest:
+        """Runs the stages before the auction.
+
+        Raises:
+          UserError: the request names a book; the stages read a request's own list.
+        """
+        if not isinstance(request, Request):
+            raise UserError("the cascade (mca) reads a request's own list of ads, not a book")
         return PreparedRequest(
-            memory=ranked,
+            memory=MCAMemory(
+                ranked=rank(self.upstream, self.config, self.items, request),
+                item=request.item,
+                bid=request.bid,
+            ),
             reward_memory=self.encode_for_reward(request),
-            item=request.item,
-            is_ad=ranked.is_ad,
-            creative=ranked.creative,
-            quality=ranked.click,
+            levers=levers,
         )
 
-    def allocate(
-        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers
-    ) -> tuple[Allocation, Menu]:
+    def allocate(self, prepared: PreparedRequest) -> tuple[Allocation, Menu]:
         """Runs CGA and CrossDQN; the menu holds their one slate."""
-        return self._allocate(prepared, bid, levers, -1)
+        return self._allocate(prepared, Report.none())
 
-    def allocate_each(
-        self,
-        prepared: PreparedRequest,
-        bid: jax.Array,
-        levers: Levers,
-        banned: jax.Array | None = None,
-    ) -> tuple[Allocation, Menu]:
-        """Runs `allocate` for each bid vector; ranking is shared."""
-        banned = jnp.full(bid.shape[0], -1) if banned is None else banned
-        return jax.vmap(lambda b, out: self._allocate(prepared, b, levers, out))(bid, banned)
+    def allocate_each(self, prepared: PreparedRequest, reports: Report) -> tuple[Allocation, Menu]:
+        """Runs `allocate` for each report; ranking is shared."""
+        return jax.vmap(lambda report: self._allocate(prepared, report))(reports)
 
-    def funnel(self, prepared: PreparedRequest, bid: jax.Array, levers: Levers) -> Funnel:
+    def funnel(self, prepared: PreparedRequest) -> Funnel:
         """Returns the recalled ads and CGA's list of them."""
-        ranked = prepared.memory
-        listed, _ = list_ads(self.cga, self.config.cga, ranked, bid, levers)
+        ranked, bid = prepared.memory.ranked, prepared.memory.bid
+        listed, _ = list_ads(self.cga, self.config.cga, ranked, bid, prepared.levers)
         return Funnel(recalled=ranked.is_ad, listed=listed)
 
-    def _allocate(
-        self, prepared: PreparedRequest, bid: jax.Array, levers: Levers, banned: chex.Numeric
-    ) -> tuple[Allocation, Menu]:
-        """Allocates a slate under one bid vector without the candidate `banned`; -1: none."""
-        ranked = without(prepared.memory, banned)
+    def _allocate(self, prepared: PreparedRequest, report: Report) -> tuple[Allocation, Menu]:
+        """Allocates a slate under one report."""
+        levers, memory = prepared.levers, prepared.memory
+        number = jnp.arange(memory.item.size)
+        bid = jnp.where(number == report.candidate, jnp.maximum(report.bid, 0.0), memory.bid)
+        ranked = without(memory.ranked, jnp.where(report.bid < 0, report.candidate, -1))
         listed, log_prob = list_ads(self.cga, self.config.cga, ranked, bid, levers)
         queues = queues_of(ranked, bid, levers, listed)
         slate = cross_dqn.place(
             self.cross_dqn, self.config.cross_dqn, queues, levers.max_ads, levers.min_gap
         )
-        creative = pick(prepared.creative, slate, -1)
-        prediction = self.predict(prepared, slate, creative)
-        of_ad = jnp.where(slate[:, None] == listed, log_prob, 0.0).sum(-1)
-        log_z = jnp.where(pick(prepared.is_ad, slate, False), of_ad, 0.0)
-        value = slate_value(pick(bid, slate, 0.0), prediction.click_poi, levers.kappa)
-        menu = Menu(
-            candidate=slate[None],
-            pctr=prediction.click_poi[None],
-            value=value[None],
-            where=jnp.ones(1, bool),
-            log_z=log_z[None],
-            states=jnp.zeros((1, slate.size, 0)),
-        )
-        return allocation_of(prepared, bid, menu, 0, creative, prediction), menu
+        item, creative = pick(memory.item, slate, -1), pick(ranked.creative, slate, -1)
+        is_ad, bids = pick(ranked.is_ad, slate, False), pick(bid, slate, 0.0)
+        prediction = self.predict(prepared, item, creative, is_ad)
+        of_ad = jnp.where(slate[:, None] == listed[None], log_prob[None], 0.0).sum(-1)
+        only = {
+            "candidate": slate,
+            "item": item,
+            "creative": creative,
+            "is_ad": is_ad,
+            "bid": bids,
+            "quality": pick(ranked.click, slate, 0.0),
+            "pctr": prediction.click_poi,
+            "value": slate_value(bids, prediction.click_poi, levers.kappa),
+            "where": jnp.bool_(True),
+            "log_z": jnp.where(is_ad, of_ad, 0.0),
+            "states": jnp.zeros((slate.size, 0)),
+        }
+        rivals = Bidders(jnp.where(ranked.is_ad, number, -1), bid, ranked.click)
+        menu = Menu(**jax.tree.map(lambda x: x[None], only), rivals=rivals)
+        return allocation_of(menu, 0, creative, prediction), menu

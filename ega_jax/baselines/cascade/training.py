@@ -30,11 +30,17 @@ from ega_jax.phases.auction import AuctionTraining, request_of
 from ega_jax.phases.settings import PhaseSettings
 from ega_jax.reward import model as reward_model
 from ega_jax.setting import part_of
-from ega_jax.types import Params
+from ega_jax.types import Params, organic_pois
 
 
 def train_mca(run: AuctionTraining) -> MCA:
-    """Trains all stages of the cascade and returns it."""
+    """Trains all stages of the cascade and returns it.
+
+    Raises:
+      UserError: the log's sessions name books; the stages read a request's own list of ads.
+    """
+    if run.dataset.books is not None:
+        raise UserError("auction.system=mca reads 'ad_poi' of sessions, and this log has books")
     return Cascade(run).system
 
 
@@ -149,8 +155,8 @@ class Cascade:
         run, ranked = self.run, self._ranked
         model = run.reward, run.reward_config, run.items
 
-        def one(history_poi, history_creative, item, *shown):
-            memory = reward_model.encode(*model, history_poi, history_creative, item)
+        def one(history_poi, history_creative, organic, *shown):
+            memory = reward_model.encode(*model, history_poi, history_creative, organic)
             return reward_model.predict(*model, memory, *shown).click_poi
 
         def clicks(batch: Mapping[str, Any], lists: jax.Array) -> jax.Array:
@@ -159,7 +165,7 @@ class Cascade:
                 pick_each(ranked(batch).creative, lists, -1),
                 pick_each(batch["is_ad"], lists, False),
             )
-            request = batch["history_poi"], batch["history_creative"], batch["item"]
+            request = batch["history_poi"], batch["history_creative"], organic_pois(batch)
             return jax.vmap(one)(*request, *shown)
 
         return clicks

@@ -1,0 +1,225 @@
+"""The host's record of a forest of ad books, which builds the `AdBook` and refreshes its bids."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ega_jax.generation import book_checks, book_sums
+from ega_jax.generation.ad_book import UNAVAILABLE, AdBook
+from ega_jax.generation.book_lists import BookLists
+from ega_jax.generation.book_tree import build_tree, padded
+
+LEAST_CHANGES = 256  # Fewer changes are padded to it, so that fewer sizes are compiled.
+
+
+class BookLedger:
+    """Builds a forest of ad books and keeps it up to date when bids change.
+
+    What no bid changes is built once: the tree of codes, the codes and the POIs. The host keeps its
+    own copy of what bids change, about 10 bytes per ad. On a CPU, it shares the rest with the
+    device.
+
+    Ads are numbered as listed. Capacities are padded to a multiple of an eighth of the next power
+    of two, and widths to a power of two, so that the book of a new listing of about the same size
+    has the same shapes. Only the number of books is exact.
+
+    Examples:
+      >>> ledger = BookLedger(  # Two books: of the POIs 2 and 0, and of the POI 2.
+      ...     poi=[2, 0, 2],
+      ...     bid=[1.0, 3.0, 2.0],
+      ...     book_start=[0, 2, 3],
+      ...     poi_codes=[[0, 1], [1, 0], [0, 1]],
+      ...     num_codes=2,
+      ...     num_slots=1,
+      ... )
+      >>> ledger.book.ranked.tolist()
+      [1, 0, 2]
+      >>> ledger.update(ads=[0], bid=[4.0])
+      >>> ledger.book.ranked.tolist()
+      [0, 1, 2]
+    """
+
+    def __init__(
+        self,
+        poi: ArrayLike,
+        bid: ArrayLike,
+        book_start: ArrayLike,
+        poi_codes: ArrayLike,
+        num_codes: int,
+        *,
+        num_slots: int,
+        search_bid: ArrayLike | None = None,
+        eligible: ArrayLike | None = None,
+        token_bid: str = "max",
+        scope: str = "prefix",
+    ):
+        """Builds the forest.
+
+        Args:
+          poi: `[n]` integer POIs; those of a book are consecutive, and no book has a POI twice.
+          bid: `[n]` live bids, currency per click.
+          book_start: `[books + 1]` integers; book v has the ads `book_start[v]` to
+            `book_start[v + 1]`, which may be none.
+          poi_codes: `[P, C]` integer codes of the POIs.
+          num_codes: `W`.
+          num_slots: `K`; lists above the leaves hold `K + 1` ads.
+          search_bid: `[n]` bids that the search sees; by default it sees the live bids.
+          eligible: `[n]` bool, whether the ad may be shown; by default all may.
+          token_bid: "max" or "mean".
+          scope: "prefix" or "layer".
+
+        Raises:
+          UserError: there is no ad, lengths do not match, a bid is no amount, or a POI or code is
+            out of range or repeated; names the first such ad.
+        """
+        poi, book_start = book_checks.listing(poi, book_start, poi_codes, num_codes)
+        bid = book_checks.amounts("bid", bid, poi.size)
+        self._given = None
+        if search_bid is not None:
+            self._given = book_checks.amounts("search bid", search_bid, poi.size)
+        shown = np.ones(poi.size, bool)
+        if eligible is not None:
+            shown = book_checks.marks(eligible, poi.size)
+        tree, order = build_tree(poi, book_start, np.asarray(poi_codes), num_codes)
+        device = jax.tree.map(jnp.array, tree)
+        tree = jax.tree.map(np.asarray, device)  # On a CPU, views and no copies.
+        self._num_ads, self._num_codes = poi.size, num_codes
+        self._token_bid, self._scope = token_bid, scope
+        seen = bid if self._given is None else self._given
+        search_bids = np.where(shown, seen, np.float32(UNAVAILABLE))
+        self._lists = BookLists(tree, order, search_bids, num_slots + 1)
+        self._book = self._new_book(device, bid)
+
+    @property
+    def book(self) -> AdBook:
+        """The forest with the present bids, on device.
+
+        `update` reuses its memory: take the book again after it. A NumPy view of the book's bids or
+        lists that is still held makes the next update on a CPU copy them, which is slower.
+        """
+        return self._book
+
+    def replace(self, bid: ArrayLike, *, eligible: ArrayLike | None = None) -> None:
+        """Replaces all live bids. The former book stays valid until the next `update`.
+
+        Args:
+          bid: `[n]` live bids.
+          eligible: `[n]` bool, whether the ad may be shown; by default as before.
+
+        Raises:
+          UserError: as for the constructor; then nothing has changed.
+        """
+        bid = book_checks.amounts("bid", bid, self._num_ads)
+        if eligible is not None:
+            eligible = book_checks.marks(eligible, self._num_ads)
+        search_bid = self._search_bids(slice(self._num_ads), bid, eligible)
+        live = self._live(bid)
+        if np.array_equal(search_bid, self._lists.search_bid[: self._num_ads]):
+            self._book = dataclasses.replace(self._book, bid=live)
+            return
+        self._lists.reset(search_bid)
+        self._book = dataclasses.replace(self._book, bid=live, **self._orders(), **self._sums())
+
+    def update(self, ads: ArrayLike, bid: ArrayLike, *, eligible: ArrayLike | None = None) -> None:
+        """Changes some live bids. The former book must not be used any more.
+
+        The device changes its arrays in place. Numbers of changes are padded to powers of two, so
+        an update compiles only for the first of about as many changes.
+
+        Args:
+          ads: `[m]` integer ads, no ad twice.
+          bid: `[m]` their live bids.
+          eligible: `[m]` bool, whether they may be shown; by default as before.
+
+        Raises:
+          UserError: an ad is out of range or repeated, a bid is no amount, or lengths do not match;
+            names the first such ad. Then nothing has changed.
+        """
+        ads = book_checks.ads(ads, self._num_ads)
+        bid = book_checks.amounts("bid", bid, ads.size, ads)
+        if eligible is not None:
+            eligible = book_checks.marks(eligible, ads.size)
+        search_bid = self._search_bids(ads, bid, eligible)
+        changes = self._lists.change(ads, search_bid)
+        *inner, leaves = changes.nodes
+        lists, book = self._lists, self._book
+        best = zip(book.best, inner, lists.best, strict=True)
+        self._book = dataclasses.replace(
+            book,
+            bid=_scattered(book.bid, ads, bid),
+            search_bid=_scattered(book.search_bid, ads, search_bid),
+            ranked=_scattered(book.ranked, changes.places, lists.ranked[changes.places]),
+            best=tuple(_scattered(b, nodes, host[nodes]) for b, nodes, host in best),
+            best_bid=tuple(
+                _scattered(highest, nodes, lists.highest(depth, nodes))
+                for depth, (highest, nodes) in enumerate(
+                    zip(book.best_bid, changes.nodes, strict=True), 1
+                )
+            ),
+        )
+        if leaves.size:
+            self._book = dataclasses.replace(self._book, **self._sums())
+
+    def _search_bids(
+        self, ads: np.ndarray | slice, bid: np.ndarray, eligible: np.ndarray | None
+    ) -> np.ndarray:
+        """Search bids of ads with new live bids, float32."""
+        if eligible is None:
+            eligible = self._lists.search_bid[ads] >= 0
+        seen = bid if self._given is None else self._given[ads]
+        return np.where(eligible, seen, np.float32(UNAVAILABLE))
+
+    def _new_book(self, tree: Any, bid: np.ndarray) -> AdBook:
+        """The book of the present lists and live bids, given the `BookTree` on device."""
+        return AdBook(
+            **{field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)},
+            bid=self._live(bid),
+            follows_bids=jnp.array(self._given is None),
+            **self._orders(),
+            **self._sums(),
+        )
+
+    def _live(self, bid: np.ndarray) -> jax.Array:
+        """All live bids on device; 0 for unused entries."""
+        return jnp.array(padded(bid, self._lists.search_bid.size, 0.0))
+
+    def _orders(self) -> dict[str, Any]:
+        """Copies on device of the search bids, the order of ads and the lists."""
+        lists = self._lists
+        depths = range(1, lists.tree.num_layers + 1)
+        return {
+            "search_bid": jnp.array(lists.search_bid),
+            "ranked": jnp.array(lists.ranked),
+            "best": tuple(jnp.array(best) for best in lists.best),
+            "best_bid": tuple(jnp.array(lists.all_highest(depth)) for depth in depths),
+        }
+
+    def _sums(self) -> dict[str, Any]:
+        """The sums that the token bid needs, on device."""
+        is_layer, is_mean = self._scope == "layer", self._token_bid == "mean"
+        totals = book_sums.node_totals(self._lists) if is_mean and not is_layer else None
+        return {
+            "total": jax.tree.map(jnp.array, totals),
+            "layer": book_sums.layer_bids(self._lists, self._num_codes) if is_layer else None,
+        }
+
+
+def _scattered(array: jax.Array, index: np.ndarray, values: np.ndarray) -> jax.Array:
+    """Sets rows of a device array in place."""
+    if not index.size:
+        return array
+    size = max(LEAST_CHANGES, 1 << (index.size - 1).bit_length())
+    # JAX drops what is set beyond the last row.
+    index = padded(index.astype(np.int32), size, array.shape[0])
+    return _set_rows(array, index, padded(values, size, 0))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _set_rows(array: jax.Array, index: jax.Array, values: jax.Array) -> jax.Array:
+    """Sets `array[index]`, in the array's own memory."""
+    return array.at[index].set(values, mode="drop")

@@ -1,0 +1,384 @@
+"""The ledger's books against loops over dicts, `inline_book` and fresh builds."""
+
+import collections
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ega_jax.errors import UserError
+from ega_jax.generation import book_ledger
+from ega_jax.generation.ad_book import inline_book
+from ega_jax.generation.book_ledger import BookLedger
+from ega_jax.types import LARGEST
+
+NUM_POIS = 40
+LAYER_FIELDS = "best", "best_ad", "second", "total", "count"
+SIZES = (1, 6, 24, 40)  # Few, so that few shapes are compiled.
+
+
+def random_listing(rng, num_layers=None, num_codes=None):
+    """Arguments of a ledger: an uneven forest with equal bids, ads not shown and empty books."""
+    n, num_books = rng.choice(SIZES), rng.integers(1, 5)
+    cuts = np.sort(rng.integers(0, n + 1, num_books - 1))
+    book_start = np.concatenate([[0], cuts, [n]])
+    poi = [rng.permutation(NUM_POIS)[:size] for size in np.diff(book_start)]
+    num_layers, num_codes = num_layers or rng.integers(1, 5), num_codes or rng.integers(1, 6)
+    # A power of a uniform number is uneven: code 0 has most POIs.
+    codes = num_codes * rng.random((NUM_POIS, num_layers)) ** rng.integers(1, 4)
+    token_bid, scope = [("max", "prefix"), ("mean", "prefix"), ("max", "layer")][rng.integers(3)]
+    return {
+        "poi": np.concatenate(poi),
+        "bid": random_bids(rng, n),
+        "book_start": book_start,
+        "poi_codes": codes.astype(int),
+        "num_codes": int(num_codes),
+        "num_slots": int(rng.integers(1, 3)),
+        "search_bid": random_bids(rng, n) if rng.random() < 0.3 else None,
+        "eligible": rng.random(n) < 0.8 if rng.random() < 0.5 else None,
+        "token_bid": token_bid,
+        "scope": scope,
+    }
+
+
+def random_bids(rng, n):
+    """Bids of which many are equal, or few."""
+    return rng.integers(0, 4, n).astype(float) if rng.random() < 0.5 else rng.random(n)
+
+
+class Oracle:
+    """A forest as dicts: nodes are tuples of the book and the codes."""
+
+    def __init__(self, listing):
+        n = len(listing["poi"])
+        self.listing, self.depths = listing, listing["poi_codes"].shape[1] + 1
+        seen = listing["bid"] if listing["search_bid"] is None else listing["search_bid"]
+        shown = np.ones(n, bool) if listing["eligible"] is None else listing["eligible"]
+        self.search_bid = [np.float32(b) if e else -1.0 for b, e in zip(seen, shown, strict=True)]
+        start = listing["book_start"]
+        self.book = [b for b in range(len(start) - 1) for _ in range(start[b], start[b + 1])]
+        self.ads = collections.defaultdict(list)
+        self.by_bid = sorted(range(n), key=lambda ad: (-self.search_bid[ad], ad))
+        for ad in self.by_bid:
+            for depth in range(self.depths):
+                self.ads[self.node(ad, depth)].append(ad)
+        books = [(b,) for b in range(len(start) - 1)]
+        self.nodes = [books] + [
+            sorted(node for node in self.ads if len(node) == depth + 1)
+            for depth in range(1, self.depths)
+        ]
+
+    def node(self, ad, depth):
+        codes = self.listing["poi_codes"][self.listing["poi"][ad]]
+        return (self.book[ad], *codes[:depth].tolist())
+
+    def children(self, node):
+        return [v for v in self.nodes[len(node)] if v[:-1] == node]
+
+
+def check(book, listing):
+    """Compares every field of a book with the oracle, and what is unused with the documentation."""
+    book, oracle, n = jax.tree.map(np.asarray, book), Oracle(listing), len(listing["poi"])
+    assert book.poi[:n].tolist() == listing["poi"].tolist()
+    assert set(book.poi[n:]) | set(book.leaf[n:]) | set(book.search_bid[n:]) <= {-1}
+    np.testing.assert_array_equal(book.bid[:n], listing["bid"].astype(np.float32))
+    assert book.search_bid[:n].tolist() == oracle.search_bid
+    leaves = oracle.nodes[-1]
+    assert book.leaf[:n].tolist() == [
+        leaves.index(oracle.node(a, oracle.depths - 1)) for a in range(n)
+    ]
+    ranked = list(itertools.chain(*(oracle.ads[leaf] for leaf in leaves)))
+    assert book.ranked[:n].tolist() == ranked
+    starts = np.cumsum([0] + [len(oracle.ads[leaf]) for leaf in leaves])
+    check_padded(book.leaf_start, starts, n)
+    by_poi = sorted(range(n), key=lambda ad: (oracle.book[ad], listing["poi"][ad]))
+    assert book.by_poi[:n].tolist() == by_poi
+    assert sorted(book.by_poi) == sorted(book.ranked) == list(range(book.num_ads))
+    assert book.book_start.tolist() == listing["book_start"].tolist()
+    assert book.follows_bids == (listing["search_bid"] is None)
+    for depth in range(oracle.depths - 1):
+        check_depth(book, oracle, depth)
+    check_layer(book, oracle)
+
+
+def check_padded(values, used, fill):
+    assert values[: len(used)].tolist() == list(used)
+    assert set(values[len(used) :].ravel().tolist()) <= {fill}
+
+
+def check_depth(book, oracle, depth):
+    """Compares what leads from a depth to the next."""
+    nodes, length = oracle.nodes[depth + 1], oracle.listing["num_slots"] + 1
+    ads = [oracle.ads[node] for node in nodes]
+    counts = [len(oracle.children(node)) for node in oracle.nodes[depth]]
+    check_padded(book.first_child[depth], np.cumsum([0, *counts]), len(nodes))
+    assert max(counts) <= book.widths[depth] < 2 * max(counts)
+    assert book.code[depth].dtype == np.int16
+    check_padded(book.code[depth], [node[-1] for node in nodes], 0)
+    check_padded(book.best_bid[depth], [oracle.search_bid[a[0]] for a in ads], -1)
+    assert len(book.best) == oracle.depths - 2
+    if depth < len(book.best):
+        lists = [(a + [-1] * length)[:length] for a in ads]
+        check_padded(book.best[depth], lists, -1)
+    if oracle.listing["token_bid"] == "mean":
+        shown = [[b for a in group if (b := oracle.search_bid[a]) >= 0] for group in ads]
+        expected = [[sum(bids), len(bids)] for bids in shown]
+        np.testing.assert_allclose(book.total[depth][: len(nodes)], expected, rtol=1e-6)
+        assert not book.total[depth][len(nodes) :].any()
+    else:
+        assert book.total is None
+
+
+def check_layer(book, oracle):
+    if oracle.listing["scope"] == "prefix":
+        assert book.layer is None
+        return
+    bids = collections.defaultdict(list)
+    for ad in (ad for ad in oracle.by_bid if oracle.search_bid[ad] >= 0):
+        for depth, code in enumerate(oracle.node(ad, oracle.depths - 1)[1:]):
+            bids[oracle.book[ad], depth, code].append((oracle.search_bid[ad], ad))
+    expected = {name: np.zeros(book.layer.best.shape) for name in LAYER_FIELDS}
+    expected["best_ad"] -= 1
+    for place, found in bids.items():
+        values = [bid for bid, _ in found]
+        expected["best"][place], expected["best_ad"][place] = found[0]
+        expected["second"][place] = values[1] if len(found) > 1 else 0
+        expected["total"][place], expected["count"][place] = sum(values), len(found)
+    for name, values in expected.items():
+        np.testing.assert_allclose(getattr(book.layer, name), values, rtol=1e-6, err_msg=name)
+
+
+def assert_same(book, other):
+    """Compares two books field by field, with their shapes, types and widths."""
+    assert jax.tree.structure(book) == jax.tree.structure(other)
+    for (path, x), y in zip(jax.tree.leaves_with_path(book), jax.tree.leaves(other), strict=True):
+        assert x.dtype == y.dtype, path
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def copied(book):
+    return jax.tree.map(np.array, book)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_every_field_equals_loops_over_dicts(seed):
+    listing = random_listing(np.random.default_rng(seed))
+    check(BookLedger(**listing).book, listing)
+
+
+@pytest.mark.parametrize(("num_layers", "num_codes"), [(30, 1024), (3, 1), (1, 1), (30, 2)])
+def test_long_codes_and_books_of_one_leaf(num_layers, num_codes):
+    for seed in range(5):
+        listing = random_listing(np.random.default_rng(seed), num_layers, num_codes)
+        check(BookLedger(**listing).book, listing)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_changes_equal_a_fresh_build(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(20):
+        listing = random_listing(rng)
+        ledger, n = BookLedger(**listing), len(listing["poi"])
+        shown = np.ones(n, bool) if listing["eligible"] is None else listing["eligible"]
+        listing |= {"eligible": shown.copy(), "bid": listing["bid"].copy()}
+        for _ in range(4):
+            size = n if rng.random() < 0.2 else rng.integers(0, min(n, 6) + 1)
+            ads, bid = rng.permutation(n)[:size], random_bids(rng, size)
+            eligible = rng.random(size) < 0.7 if rng.random() < 0.3 else None
+            if eligible is not None:
+                listing["eligible"][ads] = eligible
+            listing["bid"][ads] = bid
+            if size == n and rng.random() < 0.5:
+                ledger.replace(
+                    listing["bid"], eligible=eligible if eligible is None else listing["eligible"]
+                )
+            else:
+                ledger.update(ads, bid, eligible=eligible)
+            assert_same(ledger.book, BookLedger(**listing).book)
+        check(ledger.book, listing)
+
+
+@pytest.mark.parametrize("follows_bids", [True, False])
+@pytest.mark.parametrize(
+    ("token_bid", "scope"), [("max", "prefix"), ("mean", "prefix"), ("mean", "layer")]
+)
+def test_one_book_equals_the_book_of_a_request(follows_bids, token_bid, scope):
+    rng, n = np.random.default_rng(0), 24
+    codes, poi = rng.integers(0, 3, (NUM_POIS, 3)), rng.permutation(NUM_POIS)[:n]
+    bid, eligible = random_bids(rng, n), rng.random(n) < 0.8
+    options = {"num_codes": 3, "token_bid": token_bid, "scope": scope}
+    search_bid = None if follows_bids else np.zeros(n)
+    book = BookLedger(
+        poi, bid, [0, n], codes, num_slots=2, search_bid=search_bid, eligible=eligible, **options
+    ).book
+    expected = inline_book(
+        jnp.array(codes[poi]),
+        jnp.array(poi),
+        jnp.array(bid, jnp.float32),
+        jnp.ones(n, bool),
+        eligible=jnp.array(eligible),
+        follows_bids=follows_bids,
+        num_listed=3,
+        **options,
+    )
+    pairs = zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(book), strict=True)
+    for (path, x), y in pairs:
+        both = tuple(slice(min(sizes)) for sizes in zip(x.shape, y.shape, strict=True))
+        np.testing.assert_allclose(x[both], y[both], rtol=1e-6, err_msg=jax.tree_util.keystr(path))
+
+
+def test_the_book_finds_its_ads_and_nodes():
+    """The methods of `AdBook` look only at what is used."""
+    listing = random_listing(np.random.default_rng(3), num_layers=3, num_codes=3)
+    book, oracle = BookLedger(**listing).book, Oracle(listing)
+    ads = range(len(listing["poi"]))
+    nodes = np.array([[oracle.nodes[d].index(oracle.node(a, d)) for d in range(4)] for a in ads])
+    np.testing.assert_array_equal(book.path(jnp.array(ads)), nodes[:, 1:])
+    find = jax.vmap(lambda poi, root: book.ads_of(poi[None], root)[0])
+    assert find(jnp.array(listing["poi"]), jnp.array(oracle.book)).tolist() == list(ads)
+    for depth in range(3):
+        code, node = [oracle.node(a, 3)[depth + 1] for a in ads], jnp.array(nodes[:, depth])
+        place, exists = book.find_child(depth, node, jnp.array(code))
+        assert exists.all()
+        np.testing.assert_array_equal(book.children(depth, node)[0] + place, nodes[:, depth + 1])
+
+
+def test_a_refreshed_listing_of_similar_size_has_the_same_shapes():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 4, (1000, 3))
+    books = [
+        BookLedger(
+            rng.permutation(1000)[:n], np.ones(n), [0, n // 3, n], codes, 4, num_slots=2
+        ).book
+        for n in (900, 950, 1000)
+    ]
+    for book in books[1:]:
+        assert jax.tree.structure(book) == jax.tree.structure(books[0])
+        assert jax.tree.map(jnp.shape, book) == jax.tree.map(jnp.shape, books[0])
+    assert books[0].num_ads == 1024
+    assert books[0].widths == (4, 4, 4)
+
+
+@pytest.mark.parametrize(("num_codes", "dtype"), [(1 << 15, jnp.int16), ((1 << 15) + 1, jnp.int32)])
+def test_codes_use_16_bits_where_they_fit(num_codes, dtype):
+    codes = [[num_codes - 1, 0], [0, 1]]
+    book = BookLedger([0, 1], [1.0, 2.0], [0, 2], codes, num_codes, num_slots=1).book
+    assert [code.dtype for code in book.code] == [dtype, dtype]
+    assert book.code[0].tolist() == [0, num_codes - 1]
+
+
+def an_ledger(**changes):
+    listing = {
+        "poi": np.array([2, 0, 1, 0]),
+        "bid": np.array([1.0, 4.0, 2.0, 3.0]),
+        "book_start": np.array([0, 3, 3, 4]),
+        "poi_codes": np.array([[0, 1], [0, 0], [1, 1]]),
+        "num_codes": 2,
+        "num_slots": 1,
+    }
+    return BookLedger(**(listing | changes))
+
+
+def test_an_update_changes_the_arrays_in_place():
+    ledger = an_ledger()
+    before = ledger.book
+    names = "bid", "search_bid", "ranked"
+    places = [getattr(before, name).unsafe_buffer_pointer() for name in names]
+    ledger.update([0], [9.0])
+    after = ledger.book
+    assert places[:2] == [getattr(after, name).unsafe_buffer_pointer() for name in names[:2]]
+    assert before.bid.is_deleted()
+    assert before.best[0].is_deleted()
+    assert after.leaf is before.leaf
+    assert after.first_child is before.first_child
+
+
+def test_numbers_of_changes_are_compiled_once_per_power_of_two():
+    ledger = an_ledger()
+    ledger.update([0], [9.0])
+    compiled = book_ledger._set_rows._cache_size()
+    ledger.update([0, 1, 2], [3.0, 2.0, 1.0])
+    ledger.update([2], [8.0])
+    assert book_ledger._set_rows._cache_size() == compiled
+
+
+def test_a_replaced_book_stays_valid_and_shares_no_memory_with_its_input():
+    bid = np.array([1.0, 4.0, 2.0, 3.0], np.float32)
+    ledger = an_ledger(bid=bid)
+    before, values = ledger.book, copied(ledger.book)
+    bid[:] = 0
+    ledger.replace([5.0, 6.0, 7.0, 8.0])
+    assert_same(before, values)
+    assert ledger.book.bid[:4].tolist() == [5, 6, 7, 8]
+
+
+def test_a_held_view_of_the_bids_keeps_its_values():
+    ledger = an_ledger()
+    view = np.asarray(ledger.book.bid)
+    ledger.update([0], [9.0])
+    assert view[:4].tolist() == [1, 4, 2, 3]
+    assert ledger.book.bid[:4].tolist() == [9, 4, 2, 3]
+
+
+def test_live_bids_do_not_change_what_another_search_bid_orders():
+    ledger = an_ledger(search_bid=np.zeros(4))
+    before = copied(ledger.book)
+    ledger.update([1, 3], [7.0, 0.0])
+    assert_same(ledger.book.replace(bid=before.bid), before)
+    ledger.replace([9.0, 8.0, 7.0, 6.0])
+    assert_same(ledger.book.replace(bid=before.bid), before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"poi": []}, "no ad"),
+        ({"poi": [2, 0, 3, 0]}, "ad 2 is of POI 3, which is not one of the 3"),
+        ({"poi": [2, 0, -1, 0]}, "ad 2 is of POI -1"),
+        ({"poi": [2, 0, 2, 0]}, "book 0 lists POI 2 twice: as ad 0 and as ad 2"),
+        ({"poi": [2.0, 0.0, 1.0, 0.0]}, "poi has the shape"),
+        ({"bid": [1.0, -1.0, 2.0, -3.0]}, "bid of ad 1 is -1"),
+        ({"bid": [1.0, 2.0, np.nan, 3.0]}, "bid of ad 2 is nan"),
+        ({"bid": [1.0, 2.0, 3.0, 2 * LARGEST]}, "bid of ad 3 is 2e"),
+        ({"bid": [1.0, 2.0]}, "4 ads have bids of shape"),
+        ({"search_bid": [1.0, 2.0, -1.0, 0.0]}, "search bid of ad 2 is -1"),
+        ({"search_bid": [1.0]}, "4 ads have search bids of shape"),
+        ({"eligible": [True]}, "`eligible` of 4 ads"),
+        ({"eligible": [1, 0, 1, 1]}, "`eligible` of 4 ads"),
+        ({"book_start": []}, "book_start"),
+        ({"book_start": [0, 3]}, "book_start goes from 0 to the number of ads, 4"),
+        ({"book_start": [0, 3, 2, 4]}, "book 1 ends at ad 2, before it starts"),
+        ({"poi_codes": [[0, 1], [0, 2], [1, 1]]}, "POI 1 has the codes"),
+        ({"poi_codes": [0, 1, 1]}, "poi_codes has the shape"),
+    ],
+)
+def test_a_wrong_listing_is_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        an_ledger(**changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.update([0, 4], [1.0, 2.0]), "ad 4 is not one of the 4 ads"),
+        (lambda x: x.update([-1], [1.0]), "ad -1 is not"),
+        (lambda x: x.update([1, 3, 1], [1.0, 2.0, 3.0]), "ad 1 is given twice"),
+        (lambda x: x.update([3, 2], [1.0, np.nan]), "bid of ad 2 is nan"),
+        (lambda x: x.update([3, 2], [1.0]), "2 ads have bids"),
+        (lambda x: x.update([0.0], [1.0]), "ads has the shape"),
+        (lambda x: x.update([3], [1.0], eligible=[True, False]), "`eligible` of 1 ads"),
+        (lambda x: x.replace([1.0, 2.0, 3.0, -4.0]), "bid of ad 3 is -4"),
+        (lambda x: x.replace([1.0]), "4 ads have bids"),
+        (lambda x: x.replace(np.ones(4), eligible=[True]), "`eligible` of 4 ads"),
+    ],
+)
+def test_a_wrong_change_is_named_and_changes_nothing(change, message):
+    ledger = an_ledger()
+    before = copied(ledger.book)
+    with pytest.raises(UserError, match=message):
+        change(ledger)
+    assert_same(ledger.book, before)
+    ledger.update([0], [2.5])
+    assert_same(ledger.book, an_ledger(bid=np.array([2.5, 4.0, 2.0, 3.0])).book)
