@@ -75,7 +75,7 @@ def test_no_part_stops_the_others(tmp_path, capsys):
         Part("cannot", 1.0, cannot_run),
         Part("silent", 1.0, functools.partial(os._exit, 0)),
         Part("unsendable", 1.0, lambda: None),
-        Part("hangs", 0.025, functools.partial(hangs, started)),
+        Part("hangs", 0.04, functools.partial(hangs, started)),
         Part("last", 1.0, functools.partial(measures, 8)),
         Part("late", 0.0, functools.partial(measures, 9)),
     ]
