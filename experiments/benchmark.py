@@ -1,12 +1,14 @@
 """Measures speed and prints one JSON line per measurement.
 
 Parts: `train` and `search`, the generator's training step and beam search; `index`, the prefix
-index; `market`, the simulation; `auction`, serving and re-allocations; `phases`, a training step of
-each of the auction's phases; `compile`, seconds of compilation by function.
+index; `market`, the simulation; `book`, searching, building and changing large ad books; `auction`,
+serving and re-allocations; `phases`, a training step of each of the auction's phases; `compile`,
+seconds of compilation by function.
 
     python -m experiments.benchmark                          # All parts.
     python -m experiments.benchmark --parts=train,search
     python -m experiments.benchmark --parts=auction,phases,compile --auctions=tiny,small
+    python -m experiments.benchmark --parts=book --ads=10000,1000000
     python -m experiments.benchmark --peer="ENV/bin/python torch_tiger.py"
 
 Times are medians of at least `--rounds` runs. Building the index and making the market take longest
@@ -35,6 +37,8 @@ from ega_jax.errors import UserError
 from experiments.benchmarks import accelerator, suite
 from experiments.benchmarks.auction import SHAPES as AUCTIONS
 from experiments.benchmarks.auction import measure_phases, measure_serving
+from experiments.benchmarks.book_search import measure_book_search
+from experiments.benchmarks.books import measure_books
 from experiments.benchmarks.compilation import measure_compilation
 from experiments.benchmarks.data import measure_index, measure_market
 from experiments.benchmarks.generator import SHAPES, measure_generator
@@ -42,7 +46,7 @@ from experiments.benchmarks.sizes import SIZES
 from experiments.benchmarks.timing import emit
 from experiments.common import command
 
-PARTS = ("train", "search", "index", "market", "auction", "phases", "compile")
+PARTS = ("train", "search", "index", "market", "book", "auction", "phases", "compile")
 
 _PARTS = flags.DEFINE_list(
     "parts",
@@ -54,6 +58,7 @@ _BATCH = flags.DEFINE_integer("batch", 64, "Batch size of training.", 1)
 _DTYPE = flags.DEFINE_string("dtype", "float32", "Data type of the model's computation.")
 _ITEMS = flags.DEFINE_integer("items", 10_000_000, "Items in the large prefix index.", 10_000)
 _SESSIONS = flags.DEFINE_integer("market_sessions", 100_000, "Sessions of the market.", 1)
+_ADS = flags.DEFINE_list("ads", ["10000", "100000", "1000000", "10000000"], "Sizes of books.")
 _AUCTIONS = flags.DEFINE_list("auctions", list(AUCTIONS), "Shapes of the auction to time.")
 _PEER = flags.DEFINE_string("peer", None, "Command of another implementation to compare with.")
 _SUITE = flags.DEFINE_enum("suite", None, ["accelerator"], "Measures a whole machine.")
@@ -81,13 +86,21 @@ def main() -> None:
 
 
 def measure(parts: list[str]) -> None:
-    """Measures in this process."""
+    """Measures in this process.
+
+    Raises:
+      UserError: a size of a book is no number.
+    """
+    ads = book_sizes(_ADS.value)
     device = jax.devices()[0]
     emit({"part": "machine", "device": device.device_kind, "devices": jax.device_count()})
     if "index" in parts:
-        measure_index(_ITEMS.value, _ROUNDS.value)
+        measure_index(_ITEMS.value)
     if "market" in parts:
         measure_market(_SESSIONS.value)
+    if "book" in parts:
+        measure_book_search(ads, _ROUNDS.value)
+        measure_books(ads, _ROUNDS.value)
     by_shape = {"auction": measure_serving, "phases": measure_phases}
     for part, measure_shape in by_shape.items():
         for name in _AUCTIONS.value if part in parts else ():
@@ -105,6 +118,17 @@ def measure(parts: list[str]) -> None:
             rounds=_ROUNDS.value,
             peer=_PEER.value,
         )
+
+
+def book_sizes(named: list[str]) -> list[int]:
+    """Reads the sizes of books.
+
+    Raises:
+      UserError: one is no positive whole number.
+    """
+    if wrong := [size for size in named if not size.isdecimal() or int(size) < 1]:
+        raise UserError(f"--ads={','.join(wrong)}: sizes of books are positive whole numbers")
+    return [int(size) for size in named]
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """The suite `accelerator`: what a GPU or TPU does in a few minutes, the most valuable first."""
 
 import functools
-import importlib
 import os
 import statistics
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import jax
 
 from ega_jax.errors import UserError
 from experiments.benchmarks.auction import Auction
+from experiments.benchmarks.book_search import measure_book_search
+from experiments.benchmarks.books import measure_books
 from experiments.benchmarks.compilation import measure_compilation
 from experiments.benchmarks.devices import description, peak_flops
 from experiments.benchmarks.generator import SHAPES as PEER_SHAPES
@@ -23,7 +23,6 @@ from experiments.benchmarks.suite import Part
 from experiments.benchmarks.timing import emit, flops_of, latencies, matrix_product, percentiles
 
 RULES = ("gsp", "threshold")  # Without and with re-allocations.
-BOOKS = "experiments.benchmarks.books"
 STEPS, RUNS = 10, 3  # Training: runs of so many steps that do not wait for each other.
 
 
@@ -74,7 +73,7 @@ def measure_allocation(sizes: Sizes) -> None:
 def measure_search(sizes: Sizes) -> None:
     """Measures the search, history to slates, by batch size."""
     shape = sizes.auction
-    model = Model(Auction(shape).generator.config, shape.num_candidates)
+    model = Model(shape.generator, shape.num_candidates)
     for rows in sizes.serving_rows:
         search = model.search(shape.num_beams, None if rows == 1 else rows)
         _emit_latency({"part": "search"}, search, rows, sizes)
@@ -105,14 +104,9 @@ def _emit_latency(record: dict[str, Any], call: Callable[[], Any], rows: int, si
 
 
 def measure_book(sizes: Sizes) -> None:
-    """Measures the search in a large ad book.
-
-    Raises:
-      UserError: there is no benchmark of books.
-    """
-    if find_spec(BOOKS) is None:
-        raise UserError(f"there is no {BOOKS}")
-    importlib.import_module(BOOKS).measure_books([sizes.book], RUNS)
+    """Measures the search in a large ad book, building it and changing its bids."""
+    measure_book_search([sizes.book], RUNS, DTYPE)
+    measure_books([sizes.book], RUNS)
 
 
 def measure_peer(sizes: Sizes, peer: str | None) -> None:

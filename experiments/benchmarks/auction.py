@@ -16,6 +16,7 @@ from ega_jax.auction.pricing import PricingConfig
 from ega_jax.auction.system import Levers, check_levers
 from ega_jax.evaluation import misreports
 from ega_jax.generation import generator
+from ega_jax.generation.candidates import Report
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment import lagrangian, network, regret
@@ -29,7 +30,7 @@ from ega_jax.reward.model import Items, RewardConfig
 from ega_jax.training.mesh import map_rows
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
-from ega_jax.types import Catalogue, Request
+from ega_jax.types import AnyRequest, Catalogue
 from experiments.benchmarks.timing import emit, flops_of, matrix_product, timed
 
 NUM_POIS, CREATIVES = 1000, 4
@@ -56,6 +57,28 @@ class Shape:
     reward_width: int
     dtype: str = "float32"  # Of the generator's computation.
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Sizes that the generator and the reward model share."""
+        return {
+            "num_codes": self.num_codes,
+            "num_layers": NUM_LAYERS,
+            "num_slots": self.num_slots,
+            "history_length": self.history_length,
+        }
+
+    @property
+    def generator(self) -> GeneratorConfig:
+        """The generator's config."""
+        return GeneratorConfig(
+            **self.shared,
+            width=self.width,
+            hidden=self.hidden,
+            encoder_blocks=self.blocks,
+            decoder_blocks=self.blocks,
+            dtype=self.dtype,
+        )
+
 
 SHAPES = {
     "tiny": Shape(64, 5, 16, 32, 16, 64, 256, 2, 32),
@@ -71,18 +94,9 @@ class Auction:
         self.shape = shape
         self.rng = np.random.default_rng(0)
         items = self._items()
-        shared = {
-            "num_codes": shape.num_codes,
-            "num_layers": NUM_LAYERS,
-            "num_slots": shape.num_slots,
-            "history_length": shape.history_length,
-        }
-        blocks = {"encoder_blocks": shape.blocks, "decoder_blocks": shape.blocks}
-        widths = {"width": shape.width, "hidden": shape.hidden, "dtype": shape.dtype}
-        sizes = GeneratorConfig(**shared, **widths, **blocks)
-        config = EGAConfig(
-            reward=RewardConfig(**shared, width=shape.reward_width), num_beams=shape.num_beams
-        )
+        sizes = shape.generator
+        reward = RewardConfig(**shape.shared, width=shape.reward_width)
+        config = EGAConfig(reward=reward, num_beams=shape.num_beams)
         key = jax.random.key(0)
         make_generator = jax.jit(lambda k: generator.init(k, sizes, items.catalogue))
         make_reward = jax.jit(lambda k: reward_model.init(k, config.reward, items))
@@ -125,7 +139,7 @@ class Auction:
             "convert": flag(),
         }
 
-    def requests(self, rows: int) -> Request:
+    def requests(self, rows: int) -> AnyRequest:
         """Returns a batch of random requests."""
         return request_of(self.batch(rows))
 
@@ -161,8 +175,8 @@ class Auction:
         """Returns a function that tabulates a batch of sessions, as training does."""
 
         @jax.jit
-        def tabulate(system: EGA, requests: Request, keys: jax.Array):
-            def one(x: tuple[Request, jax.Array]):
+        def tabulate(system: EGA, requests: AnyRequest, keys: jax.Array):
+            def one(x: tuple[AnyRequest, jax.Array]):
                 return tabulate_request(system, PRICING, x[0], self.levers, x[1], NUM_REPORTS)
 
             return regret.batch_of(map_rows(one, (requests, keys)))
@@ -173,26 +187,24 @@ class Auction:
     def judging(self, rows: int) -> dict[str, Callable[[], Any]]:
         """Returns functions that judge a batch of sessions: truthful bids, and other reports."""
         mechanism, request = self.mechanism(), self.requests(rows)
-        prepared = misreports.prepare_batch(self.system, request)
-        given = mechanism, prepared, request.bid, self.levers
-        truthful = functools.partial(misreports.truthful, *given, NUM_LOSING)
+        prepared = misreports.prepare_batch(self.system, request, self.levers)
+        truthful = functools.partial(misreports.truthful, mechanism, prepared, NUM_LOSING)
         fair = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(truthful))
-        explore = functools.partial(misreports.explore, *given, fair)
+        explore = functools.partial(misreports.explore, mechanism, prepared, fair)
         return {"judging, truthful": truthful, "judging, reports": explore}
 
     def reallocations(self) -> tuple[Callable[[], Any], Callable[[], Any]]:
         """Returns functions that run one allocation and the re-allocations of all reports."""
-        request = jax.tree.map(lambda x: jnp.asarray(x[0]), request_of(self.batch(1)))
-        prepared = jax.jit(EGA.prepare)(self.system, request)
+        batch = jax.tree.map(lambda x: jnp.asarray(x[0]), self.batch(1))
+        prepared = jax.jit(EGA.prepare)(self.system, request_of(batch), self.levers)
         single, each = jax.jit(EGA.allocate), jax.jit(EGA.allocate_each)
-        slots, ads = self.shape.num_slots, np.flatnonzero(request.is_ad)
-        shown, _ = single(self.system, prepared, request.bid, self.levers)
-        ad = [int(c) if c in ads else int(ads[0]) for c in shown.candidate]
-        factors = np.linspace(0.2, 2.0, NUM_REPORTS)
-        bids = np.tile(request.bid, (slots * NUM_REPORTS, 1))
-        bids[np.arange(len(bids)), np.repeat(ad, NUM_REPORTS)] *= np.tile(factors, slots)
-        one = functools.partial(single, self.system, prepared, request.bid, self.levers)
-        return one, functools.partial(each, self.system, prepared, jnp.asarray(bids), self.levers)
+        shown, _ = single(self.system, prepared)
+        first = jnp.argmax(batch["is_ad"]).astype(jnp.int32)
+        ad = jnp.where(shown.is_ad, shown.candidate, first)
+        bid = batch["bid"][ad][:, None] * np.linspace(0.2, 2.0, NUM_REPORTS, dtype=np.float32)
+        reports = Report(jnp.repeat(ad, NUM_REPORTS), bid.reshape(-1))
+        one = functools.partial(single, self.system, prepared)
+        return one, functools.partial(each, self.system, prepared, reports)
 
     def steps(self) -> dict[str, tuple[int, tuple[jax.stages.Wrapped, tuple]]]:
         """Returns, for each phase, the batch size, the training step and its arguments."""

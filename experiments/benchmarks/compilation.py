@@ -110,8 +110,7 @@ def compiled(call: Callable[[], Any]) -> CompileTimes:
 
 def functions(shape: Shape) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yields calls of the functions that take longest to compile, with their names."""
-    auction = Auction(shape)
-    model = Model(auction.generator.config)
+    auction, model = Auction(shape), Model(shape.generator)
     request = auction.requests(AUCTION_ROWS)
     yield "serving", functools.partial(auction.mechanism().allocate, request)
     step, given = model.training(GENERATOR_ROWS)
@@ -133,7 +132,7 @@ def evaluation(auction: Auction) -> Callable[[], Any]:
         "target_creative": batch["shown_creative"],
         "target_weight": np.ones(batch["shown_poi"].shape, np.float32),
     }
-    sizes = auction.generator.config
+    sizes = auction.shape.generator
     evaluator = InterestEvaluator(
         config=sizes,
         catalogue=auction.system.items.catalogue,

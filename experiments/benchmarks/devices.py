@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -57,12 +56,13 @@ def description() -> dict[str, Any]:
 
 
 def driver() -> str | None:
-    """Returns the NVIDIA driver's version, `None` without one."""
-    if shutil.which("nvidia-smi") is None:
-        return None
+    """Returns the NVIDIA driver's version, `None` if `nvidia-smi` does not tell it."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    result = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
-    return result.stdout.strip().partition("\n")[0] or None
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.partition("\n")[0] or None
 
 
 def versions() -> dict[str, str]:

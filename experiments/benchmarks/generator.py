@@ -15,7 +15,7 @@ import numpy as np
 from ega_jax.errors import UserError
 from ega_jax.generation import generator
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import request_candidates
+from ega_jax.generation.candidates import list_candidates
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
 from ega_jax.generation.pretraining import pretraining_loss
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -92,7 +92,16 @@ class Model:
 
         def serve(decoder, catalogue, history, bid):
             memory = decoder.encode(history, history, catalogue)
-            candidates = request_candidates(catalogue.poi_codes, bid >= 0, bid, bid >= 0)
+            everyone = bid >= 0
+            candidates = list_candidates(
+                catalogue.poi_codes,
+                jnp.arange(bid.size, dtype=jnp.int32),
+                everyone,
+                bid,
+                everyone,
+                num_slots=self.config.num_slots,
+                num_codes=self.config.num_codes,
+            )
             return beam_search(decoder, memory, candidates, num_beams=num_beams)
 
         served = serve if rows is None else jax.vmap(serve, in_axes=(None, None, 0, None))

@@ -17,6 +17,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from ega_jax.errors import UserError
 from ega_jax.training.interrupt import Interrupted
 from ega_jax.training.mesh import split_cpu
@@ -102,7 +104,7 @@ def _run_part(part: Part, left_s: float, folder: Path, scratch: str) -> None:
         if not noted:
             noted = [{"part": part.name, "seconds": time.monotonic() - start} | ended]
             lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-            with _stdout_to(results):
+            with results.open("a") as file, contextlib.redirect_stdout(file):
                 emit(noted[0] | ({"output": lines} if lines else {}))
         print(_told(noted[0]), flush=True)
 
@@ -157,16 +159,18 @@ def _kill(process: BaseProcess) -> None:
 
 
 def _measure(part: Part, results: str, log: str, scratch: str) -> None:
-    """Runs a part in this process: measurements go to `results`, all other output to `log`."""
+    """Runs a part in this process: what it prints goes to `results`, its errors to `log`."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):
-        os.dup2(output, stream)
+    for stream, path in ((1, results), (2, log)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     tempfile.tempdir = scratch  # What a killed part leaves there goes with the suite.
+    if jax.config.values["jax_compilation_cache_dir"] is None:  # Parts prepare much the same.
+        jax.config.update("jax_compilation_cache_dir", f"{scratch}/compiled")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     split_cpu()
     start = time.perf_counter()
-    with _stdout_to(Path(results)), compile_times() as compiling:
+    with compile_times() as compiling:
         ended = {"status": "ok"}
         try:
             part.measure()
@@ -174,13 +178,6 @@ def _measure(part: Part, results: str, log: str, scratch: str) -> None:
             ended = {"status": "not run", "reason": str(error)}
         seconds = {"seconds": time.perf_counter() - start, "compile_seconds": compiling.seconds}
         emit({"part": part.name} | seconds | ended)
-
-
-@contextlib.contextmanager
-def _stdout_to(path: Path) -> Iterator[None]:
-    """Appends what is printed to a file."""
-    with path.open("a", buffering=1) as file, contextlib.redirect_stdout(file):
-        yield
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ def test_no_part_stops_the_others(tmp_path, capsys):
         Part("cannot", 1.0, cannot_run),
         Part("silent", 1.0, functools.partial(os._exit, 0)),
         Part("unsendable", 1.0, lambda: None),
-        Part("hangs", 0.025, functools.partial(hangs, started)),
+        Part("hangs", 0.04, functools.partial(hangs, started)),
         Part("last", 1.0, functools.partial(measures, 8)),
         Part("late", 0.0, functools.partial(measures, 9)),
     ]
@@ -161,7 +161,7 @@ def test_every_part_of_the_suite_runs(tmp_path):
     with flagsaver.flagsaver(suite="accelerator", sizes="tiny", **flags):
         benchmark.main()
     measured, ends = lines(tmp_path / "out")
-    assert {name for name, end in ends.items() if end["status"] != "ok"} <= {"book"}
+    assert {end["status"] for end in ends.values()} == {"ok"}, ends
     both = [line for line in measured if line.get("command") == "both"]
     assert both[0]["seconds"] > both[0]["compile_seconds"] > 0
     assert all(line["times_faster"] > 1 for line in measured if "times_faster" in line)
