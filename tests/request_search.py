@@ -149,7 +149,11 @@ class RequestCandidates:
 
     root = 0
 
-    def options(self, depth, prefix: Prefix) -> Options:
+    @property
+    def widths(self):
+        return (self.is_ad.shape[0],) * self.num_ads.shape[0]
+
+    def options(self, depth, prefix: Prefix, width: int) -> Options:
         """Possible next codes, `F = N` at every depth; see `SlateSpace`."""
         node = jnp.where(prefix.live, prefix.node, -1)
         chosen = prefix.chosen
@@ -160,11 +164,12 @@ class RequestCandidates:
         within = (row >= low[:, None]) & (row < high[:, None])
         best = self._best_ads(depth, chosen) | (row == self._best_organic(depth, chosen)[:, None])
         bid = self._mean_bids(depth, chosen) if self.prefix_means else self.token_bid[depth]
+        where = within & best
         return Options(
-            node=jnp.broadcast_to(row, within.shape),
-            code=jnp.broadcast_to(self.index.code[depth], within.shape),
+            node=jnp.where(where, row[None], -1),
+            code=jnp.where(where, self.index.code[depth][None], 0),
             bid=jnp.broadcast_to(bid, within.shape),
-            where=within & best,
+            where=where,
         )
 
     def item(self, prefix: Prefix) -> jax.Array:

@@ -1,9 +1,8 @@
 """Constrained beam search over slates (paper sec. 4.3.2, eq. 23).
 
-The search is a `lax.scan` over slots. Within a slot the `C` layers are unrolled, since each layer's
-options have their own static shape. Two measures avoid work on entries that are not filled yet: the
-first slot is decoded before the scan, because it starts from one beam instead of `S`, and caches
-grow with the slates. A beam's score is the sum of its log allocation probabilities. Ties go to the
+The search is a `lax.scan` over slots, and over layers whose options have the same static width, so
+that the step is compiled rarely. Caches grow with the slates. A beam's score is the sum of its log
+allocation probabilities. Ties go to the
 lower beam, then to the lower option, so results are deterministic. The search handles one request;
 `vmap` it over a batch.
 
@@ -12,6 +11,7 @@ and contiguous, so this gather costs less than looking up the past through back-
 """
 
 import dataclasses
+import itertools
 from typing import Any, TypeVar
 
 import chex
@@ -20,14 +20,16 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from ega_jax.generation.bidding import allocation_log_probs
+from ega_jax.generation.bidding import token_scores
 from ega_jax.generation.candidates import Options, Prefix, SlateSpace
 from ega_jax.generation.decoder import Decoder, DecoderSizes
 from ega_jax.types import IMPOSSIBLE
 
 T = TypeVar("T")
 
-GROWTH = 5  # Slots by which caches grow; the scan body is compiled once per cache size.
+GROWTH = 6  # Slots by which caches grow; the scan body is compiled once per cache size.
+
+Carry = tuple["Search", "Past"]
 
 
 @struct.dataclass
@@ -106,52 +108,72 @@ def beam_search(
     num_slots = config.num_slots if num_slots is None else num_slots
     positions = decoder.positions(num_slots).reshape(num_slots, config.num_layers, config.width)
 
-    def fill_slot(carry: tuple[Search, Past], slot) -> tuple[tuple[Search, Past], None]:
+    def next_code(carry: Carry, step: tuple[Any, Any, jax.Array], width: int) -> Carry:
+        """Extends the beams by the code of one layer of one slot."""
         search, past = carry
+        t, layer, position = step
+        number = t * config.num_layers + layer
+        hidden, past = _decode(decoder, memory, past, position, number, t)
+        options = candidates.options(layer, prefix_of(search, candidates.root, t, layer), width)
+        scores = option_scores(decoder.poi_logits(hidden, layer), options, alpha, beta)
+        best = best_continuations(search, log_probs_of(scores), num_beams)
+        node, code = (x[best.parent, best.place] for x in (options.node, options.code))
+        search = with_item(extended(search, best, node, code, number), candidates, t, layer)
+        x = decoder.code_input(search.codes[:, number], layer)
+        return search, dataclasses.replace(_rows(past, best.parent), x=x)
+
+    def fill_slot(carry: Carry, slot: tuple[Any, jax.Array]) -> tuple[Carry, None]:
         t, position = slot
-        for layer in range(config.num_layers):
-            step = t * config.num_layers + layer
-            hidden, past = _decode(decoder, memory, past, position[layer], step, t)
-            options = candidates.options(layer, prefix_of(search, candidates.root, t, layer))
-            log_z, options = score(decoder.poi_logits(hidden, layer), options, alpha, beta)
-            search, parent = advance(search, log_z, options, step, num_beams)
-            past = dataclasses.replace(
-                _rows(past, parent), x=decoder.code_input(search.codes[:, step], layer)
-            )
-        item = candidates.item(prefix_of(search, candidates.root, t, config.num_layers))
-        chosen = _write(search.chosen, item, t)
-        return (dataclasses.replace(search, chosen=chosen), past), None
+        for layers in _alike(candidates.widths):
+            width = candidates.widths[layers[0]]
+            if len(layers) == 1 or num_slots == 1:
+                for layer in layers:
+                    carry = next_code(carry, (t, layer, position[layer]), width)
+            else:
+                steps = (
+                    jnp.full(len(layers), t),
+                    jnp.array(layers),
+                    position[layers[0] :][: len(layers)],
+                )
+                carry, _ = lax.scan(lambda c, x, w=width: (next_code(c, x, w), None), carry, steps)
+        return carry, None
 
-    carry = start(config, num_slots), _no_past(decoder, num_slots)
-    (search, past), _ = fill_slot(carry, (0, positions[0]))
-    for first in range(1, num_slots, GROWTH):
+    beams = 1 if num_slots == 1 else num_beams
+    carry = start(config, num_slots, beams), _no_past(decoder, num_slots, beams)
+    if num_slots == 1:
+        carry, _ = fill_slot(carry, (0, positions[0]))
+    for first in range(0, num_slots if num_slots > 1 else 0, GROWTH):
         last = min(first + GROWTH, num_slots)
-        carry = search, _with_room(past, last * config.num_layers)
-        slots = jnp.arange(first, last), positions[first:last]
-        (search, past), _ = lax.scan(fill_slot, carry, slots)
-    return finish(search, past.states, candidates)
+        carry = carry[0], _with_room(carry[1], last * config.num_layers)
+        carry, _ = lax.scan(fill_slot, carry, (jnp.arange(first, last), positions[first:last]))
+    return finish(carry[0], carry[1].states, candidates)
 
 
-def start(config: DecoderSizes, num_slots: int) -> Search:
-    """The initial state: one beam with an empty slate."""
+def _alike(widths: tuple[int, ...]) -> list[list[int]]:
+    """Runs of layers whose options have the same width."""
+    layers = range(len(widths))
+    return [list(run) for _, run in itertools.groupby(layers, key=lambda layer: widths[layer])]
+
+
+def start(config: DecoderSizes, num_slots: int, num_beams: int) -> Search:
+    """The initial state: one beam with an empty slate, and unused beams."""
     length = num_slots * config.num_layers
     return Search(
-        log_prob=jnp.zeros(1),
-        chosen=jnp.full((1, num_slots), -1, jnp.int32),
-        codes=jnp.zeros((1, length), jnp.int32),
-        nodes=jnp.full((1, length), -1, jnp.int32),
-        log_z=jnp.zeros((1, length)),
+        log_prob=jnp.where(jnp.arange(num_beams) == 0, 0.0, IMPOSSIBLE),
+        chosen=jnp.full((num_beams, num_slots), -1, jnp.int32),
+        codes=jnp.zeros((num_beams, length), jnp.int32),
+        nodes=jnp.full((num_beams, length), -1, jnp.int32),
+        log_z=jnp.zeros((num_beams, length)),
     )
 
 
-def prefix_of(search: Search, root: jax.Array, t: chex.Numeric, depth: int) -> Prefix:
-    """The prefixes of the beams at a static depth of slot `t`."""
+def prefix_of(search: Search, root: jax.Array, t: chex.Numeric, depth: chex.Numeric) -> Prefix:
+    """The prefixes of the beams in slot `t`, with `depth` codes of it."""
     beams, slots = search.chosen.shape
-    by_slot = lambda x: x.reshape(beams, slots, -1)
-    codes, nodes = by_slot(search.codes), by_slot(search.nodes)
+    codes, nodes = (x.reshape(beams, slots, -1) for x in (search.codes, search.nodes))
     live = search.log_prob > IMPOSSIBLE / 2
     live &= (t == 0) | (search.chosen[:, t - 1] >= 0)
-    node = nodes[:, t, depth - 1] if depth else jnp.broadcast_to(root, beams)
+    node = jnp.where(depth > 0, nodes[:, t, depth - 1], root)
     return Prefix(
         node=jnp.where(live, node, -1),
         codes=codes[:, t],
@@ -161,18 +183,28 @@ def prefix_of(search: Search, root: jax.Array, t: chex.Numeric, depth: int) -> P
     )
 
 
-def _no_past(decoder: Decoder, num_slots: int) -> Past:
-    """The decoder's past for the initial beam, with caches for one slot."""
+def with_item(
+    search: Search, candidates: SlateSpace, t: chex.Numeric, layer: chex.Numeric
+) -> Search:
+    """Adds the items of full codes: those of slot `t` if `layer` is the last one."""
+    num_layers = search.codes.shape[1] // search.chosen.shape[1]
+    item = candidates.item(prefix_of(search, candidates.root, t, num_layers))
+    item = jnp.where(layer == num_layers - 1, item, -1)
+    return dataclasses.replace(search, chosen=_write(search.chosen, item, t))
+
+
+def _no_past(decoder: Decoder, num_slots: int, num_beams: int) -> Past:
+    """The decoder's past of the initial beams, with caches for one slot."""
     config = decoder.config
     heads = config.num_heads, config.width // config.num_heads
     cache = Cache(
-        keys=jnp.zeros((1, *heads, config.num_layers), config.dtype),
-        values=jnp.zeros((1, config.num_layers, *heads), config.dtype),
+        keys=jnp.zeros((num_beams, *heads, config.num_layers), config.dtype),
+        values=jnp.zeros((num_beams, config.num_layers, *heads), config.dtype),
     )
     return Past(
-        x=decoder.begin_input()[None],
+        x=jnp.broadcast_to(decoder.begin_input(), (num_beams, config.width)),
         cache=(cache,) * config.decoder_blocks,
-        states=jnp.zeros((1, num_slots, config.width), config.dtype),
+        states=jnp.zeros((num_beams, num_slots, config.width), config.dtype),
     )
 
 
@@ -212,42 +244,23 @@ def _decode(decoder, memory, past, position, step, t) -> tuple[jax.Array, Past]:
     return x, dataclasses.replace(past, cache=tuple(cache), states=_write(past.states, x, t))
 
 
-def score(
+def option_scores(
     logits: jax.Array, options: Options, alpha: chex.Numeric, beta: chex.Numeric
-) -> tuple[jax.Array, Options]:
-    """Log allocation probabilities `[S, F]` of options, from logits `[S, W]` of their layer.
+) -> jax.Array:
+    """Token scores `[S, F]` of options, from logits `[S, W]` of their layer."""
+    of_codes = jnp.take_along_axis(logits, options.code, axis=-1)
+    return token_scores(of_codes, options.bid, options.where, alpha, beta)
 
-    A beam without options gets one null option (node -1, code 0), so that it survives unchanged.
+
+def log_probs_of(scores: jax.Array) -> jax.Array:
+    """Log allocation probabilities (22) from token scores, both `[S, F]`.
+
+    A beam without options takes the first one for certain, which has no node and code 0. So it
+    survives unchanged.
     """
-    stuck = ~options.where.any(-1)
-    where = options.where.at[:, 0].set(options.where[:, 0] | stuck)
-    node = jnp.where(stuck[:, None], -1, options.node)
-    code = jnp.where(stuck[:, None], 0, options.code)
-    logits = jnp.take_along_axis(logits, code, axis=-1)
-    log_z = allocation_log_probs(logits, options.bid, where, alpha, beta)
-    return log_z, dataclasses.replace(options, node=node, code=code, where=where)
-
-
-def advance(
-    search: Search, log_z: jax.Array, options: Options, step: chex.Numeric, num_beams: int
-) -> tuple[Search, jax.Array]:
-    """Keeps the best `num_beams` continuations of all beams.
-
-    Args:
-      search: the beams; their number may differ from `num_beams`.
-      log_z: `[S, F]` log allocation probabilities of the options; see `score`.
-      options: the possible next codes.
-      step: decoding step at which the new codes are stored.
-      num_beams: number of beams to keep, static; beams beyond the number of continuations are
-        unused.
-
-    Returns:
-      The beams, best first, and the index of each beam's parent, `[num_beams]`.
-    """
-    log_z = jnp.where(options.where, log_z, IMPOSSIBLE)
-    best = best_continuations(search, log_z, num_beams)
-    node, code = (x[best.parent, best.place] for x in (options.node, options.code))
-    return extended(search, best, node, code, step), best.parent
+    where = scores > IMPOSSIBLE / 2
+    log_z = jnp.where(where, jax.nn.log_softmax(scores, axis=-1), IMPOSSIBLE)
+    return log_z.at[:, 0].set(jnp.where(where.any(-1), log_z[:, 0], 0.0))
 
 
 @struct.dataclass

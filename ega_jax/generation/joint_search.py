@@ -20,17 +20,21 @@ from jax import lax
 
 from ega_jax.generation.beam_search import (
     Beams,
+    Continuations,
     Search,
     best_continuations,
     extended,
     finish,
+    log_probs_of,
+    option_scores,
     prefix_of,
     start,
+    with_item,
 )
 from ega_jax.generation.bidding import token_scores
-from ega_jax.generation.candidates import Candidates, Overlay, Prefix, Report
+from ega_jax.generation.candidates import ABSENT, Candidates, Overlay, Prefix, Report
 from ega_jax.generation.compaction import first_equal, fold_where, map_where
-from ega_jax.generation.decoder import Decoder, DecoderSizes
+from ega_jax.generation.decoder import Decoder
 from ega_jax.generation.transformer import KeysValues
 from ega_jax.types import IMPOSSIBLE
 
@@ -72,46 +76,29 @@ def joint_search(
       The slates of each variant; all fields have a leading axis `R`.
     """
     config = decoder.config
-    num_variants = reports.bid.shape[0]
     variants = Variants(candidates, candidates.overlay_of(reports), alpha, beta)
-    positions = decoder.positions(config.num_slots)
-    branches = [
-        functools.partial(_next_code, variants, layer, width, config.num_layers)
-        for layer in range(config.num_layers)
-        for width in (min(NARROW, candidates.book.widths[layer]), candidates.book.widths[layer])
-    ]
+    num_variants = reports.bid.shape[0]
 
     def next_code(carry: tuple[Search, Past], position) -> tuple[tuple[Search, Past], None]:
         search, past = carry
         step, embedding = position
-        layer = step % config.num_layers
-        first, distinct = _distinct(candidates, variants.overlays, search, past, step, layer)
-        past = _decode(decoder, memory, search, past, (first, distinct), embedding, step)
-        is_wide = variants.most_children(search, step, config.num_layers) > NARROW
-        branch = 2 * layer + is_wide
-        search, parent = lax.switch(branch, branches, search, past.logits, first, distinct, step)
-        rows = (jnp.arange(num_variants)[:, None] * num_beams + parent).reshape(-1)
-        past = dataclasses.replace(past, trail=past.trail[rows])
+        rows = variants.distinct(search, past, step)
+        past = _decode(decoder, memory, search, past, rows, embedding, step)
+        search, parent = variants.extended(search, past.logits, rows, step)
+        of_rows = (jnp.arange(num_variants)[:, None] * num_beams + parent).reshape(-1)
+        past = dataclasses.replace(past, trail=past.trail[of_rows])
         return (search, past), None
 
-    carry = _start(config, num_variants, num_beams), _no_past(decoder, num_variants * num_beams)
+    begin = start(config, config.num_slots, num_beams)
+    search = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_variants, *x.shape)), begin)
+    carry = search, _no_past(decoder, num_variants * num_beams)
+    positions = decoder.positions(config.num_slots)
     steps = jnp.arange(positions.shape[0])
     (search, past), _ = lax.scan(next_code, carry, (steps, positions))
     last = steps[config.num_layers - 1 :: config.num_layers]  # The last step of each slot.
     states = past.states[last[None], past.trail[:, last]]
     states = states.reshape(num_variants, num_beams, *states.shape[1:])
     return jax.vmap(finish, in_axes=(0, 0, None))(search, states, candidates)
-
-
-def _start(config: DecoderSizes, num_variants: int, num_beams: int) -> Search:
-    """The initial state: per variant, one beam with an empty slate and `S - 1` unused beams."""
-    room = (num_variants, num_beams)
-    search = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (*room, *x.shape[1:])), start(config, config.num_slots)
-    )
-    first = jnp.arange(num_beams) == 0
-    log_prob = jnp.where(first, 0.0, IMPOSSIBLE)[None]
-    return dataclasses.replace(search, log_prob=jnp.broadcast_to(log_prob, room))
 
 
 def _no_past(decoder: Decoder, rows: int) -> Past:
@@ -129,28 +116,9 @@ def _no_past(decoder: Decoder, rows: int) -> Past:
     )
 
 
-def _distinct(candidates, overlays, search, past, step, layer) -> tuple[jax.Array, jax.Array]:
-    """The first beam with each beam's prefix `[R * S]`, and which beams are such.
-
-    Prefixes are equal if codes and items are, and if the same organic item is absent.
-    """
-    shape = search.log_prob.shape
-    code = jnp.where(step > 0, search.codes[:, :, step - 1].reshape(-1), 0)
-    live = search.log_prob.reshape(-1) > IMPOSSIBLE / 2
-    before = jnp.where(step > 0, past.trail[:, step - 1], 0)
-    num_layers = candidates.book.num_layers
-    item = search.chosen[:, :, jnp.maximum(step // num_layers - 1, 0)].reshape(-1)
-    banned = jnp.where(overlays.path[:, 0] < 0, overlays.candidate, -1)
-    banned = jnp.broadcast_to(banned[:, None], shape).reshape(-1)
-    key = jnp.stack([jnp.where(live, before, -1), code, item, banned], axis=1)
-    first = first_equal(key)
-    return first, live & (first == jnp.arange(first.shape[0]))
-
-
 def _decode(decoder, memory, search, past, rows, position, step) -> Past:
     """Runs the decoder at one position of all distinct prefixes, and writes their past."""
     config, chunk = decoder.config, search.log_prob.shape[1]
-    first, distinct = rows
     layer = step % config.num_layers
     code = search.codes[:, :, step - 1].reshape(-1)
 
@@ -167,8 +135,8 @@ def _decode(decoder, memory, search, past, rows, position, step) -> Past:
             logits=past.logits.at[rows].set(decoder.poi_logits(x, layer), mode="drop"),
         )
 
-    past = fold_where(decode, distinct, chunk, past)
-    trail = lax.dynamic_update_index_in_dim(past.trail, first, step, 1)
+    past = fold_where(decode, rows.where, chunk, past)
+    trail = lax.dynamic_update_index_in_dim(past.trail, rows.first, step, 1)
     return dataclasses.replace(past, trail=trail)
 
 
@@ -189,85 +157,101 @@ def _step(decoder, memory, past, x, trail, step) -> tuple[jax.Array, tuple[KeysV
 
 
 @struct.dataclass
+class Distinct:
+    """The distinct prefixes of `R * S` beams."""
+
+    first: jax.Array  # [R * S] int32 the first beam with each beam's prefix.
+    where: jax.Array  # [R * S] bool, whether a beam is such.
+
+
+@struct.dataclass
 class Variants:
-    """`R` variants of one request."""
+    """`R` variants of one request; a report changes at most one option of each prefix."""
 
     candidates: Candidates
     overlays: Overlay  # [R]
     alpha: chex.Numeric
     beta: chex.Numeric
 
-    def most_children(self, search: Search, step: jax.Array, num_layers: int) -> jax.Array:
-        """The most children of any beam's node."""
-        layer = step % num_layers
+    def distinct(self, search: Search, past: Past, step: jax.Array) -> Distinct:
+        """Finds the distinct prefixes before a step.
+
+        Prefixes are equal if codes, their nodes and items are, and if the same organic item is
+        absent.
+        """
+        t = step // self.candidates.book.num_layers
+        code, node = (
+            jnp.where(step > 0, x[:, :, step - 1], 0) for x in (search.codes, search.nodes)
+        )
+        item = search.chosen[:, :, jnp.maximum(t - 1, 0)]
+        before = jnp.where(step > 0, past.trail[:, step - 1], 0).reshape(code.shape)
         live = search.log_prob > IMPOSSIBLE / 2
-        node = jnp.where(layer > 0, search.nodes[:, :, step - 1], self.candidates.root)
-        count = [
-            lambda depth=depth: self.candidates.book.children(depth, node)[1]
-            for depth in range(num_layers)
-        ]
-        return jnp.max(jnp.where(live, lax.switch(layer, count), 0))
+        is_ad = self.overlays.path[:, 0] >= 0
+        absent = jnp.where(is_ad, -1, self.overlays.candidate)[:, None]
+        absent = jnp.broadcast_to(absent, code.shape)
+        key = [jnp.where(live, before, -1), code, node, item, absent]
+        first = first_equal(jnp.stack(key, axis=-1).reshape(-1, len(key)))
+        return Distinct(first, live.reshape(-1) & (first == jnp.arange(first.size)))
 
+    def extended(
+        self, search: Search, logits: jax.Array, rows: Distinct, step: jax.Array
+    ) -> tuple[Search, jax.Array]:
+        """Extends all beams by the code of a step; returns them and their parents `[R, S]`."""
+        t, layer = step // self.candidates.book.num_layers, step % self.candidates.book.num_layers
+        root = self.candidates.root
+        prefix = jax.vmap(lambda search: prefix_of(search, root, t, layer))(search)
+        own = rows.first.reshape(search.log_prob.shape)
+        changed = jax.vmap(lambda *x: self._changed(layer, logits, *x))(self.overlays, prefix, own)
+        best = self._best(layer, search, prefix, logits, rows, changed)
 
-def _next_code(variants, layer, width, num_layers, search, logits, first, distinct, step):
-    """Extends all beams by the code of a static layer; returns them and their parents `[R, S]`.
+        def extend(search: Search, prefix: Prefix, overlay: Overlay, best: Continuations):
+            variant = dataclasses.replace(self.candidates, overlay=overlay)
+            parents = jax.tree.map(lambda x: x[best.parent], prefix)
+            taken = variant.option(layer, parents, best.place)
+            search = extended(search, best, taken.node[:, 0], taken.code[:, 0], step)
+            return with_item(search, variant, t, layer)
 
-    The scores of a prefix's options are computed once for all variants. A report changes at most
-    one of them.
-    """
-    t = step // num_layers
-    num_variants, num_beams = search.log_prob.shape
-    root = variants.candidates.root
-    prefix = jax.vmap(lambda search: prefix_of(search, root, t, layer))(search)
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), prefix)
-    row_overlay = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=0), variants.overlays)
-    weigh = lambda logits, options: token_scores(
-        jnp.take_along_axis(logits, options.code, axis=-1),
-        options.bid, options.where, variants.alpha, variants.beta,
-    )  # fmt: skip
+        return jax.vmap(extend)(search, prefix, self.overlays, best), best.parent
 
-    def base(rows: jax.Array) -> jax.Array:
-        """Scores of all options without reports of ads; an organic item may be absent."""
-
-        def one(prefix: Prefix, overlay: Overlay, logits: jax.Array) -> jax.Array:
-            is_ad = overlay.path[0] >= 0
-            overlay = dataclasses.replace(
-                overlay,
-                candidate=jnp.where(is_ad, -1, overlay.candidate),
-                path=jnp.full_like(overlay.path, -1),
-            )
-            single = jax.tree.map(lambda x: x[None], prefix)
-            options = dataclasses.replace(variants.candidates, overlay=overlay).options(
-                layer, single, width
-            )
-            return weigh(logits[None], options)[0]
-
-        pick = lambda x: x[rows]
-        return jax.vmap(one)(*jax.tree.map(pick, (flat, row_overlay, logits)))
-
-    scores = map_where(base, distinct, chunk=num_beams)
-    own = first.reshape(num_variants, num_beams)
-
-    def extend(search: Search, prefix: Prefix, overlay: Overlay, own: jax.Array):
-        variant = dataclasses.replace(variants.candidates, overlay=overlay)
-        beam = jnp.arange(num_beams)
+    def _changed(self, layer, logits, overlay, prefix, own) -> tuple[jax.Array, jax.Array]:
+        """Column and score, both `[S]`, of the option that the report of a variant changes."""
+        variant = dataclasses.replace(self.candidates, overlay=overlay)
         column = variant.report_column(layer, prefix)
-        changed = variant.option(layer, prefix, column)
-        of_code = logits[own, changed.code[:, 0]][:, None]
-        new = token_scores(of_code, changed.bid, changed.where, variants.alpha, variants.beta)
-        score = scores[own].at[beam, column].set(new[:, 0], mode="drop")
-        valid = score > IMPOSSIBLE / 2
-        stuck = ~valid.any(-1)
-        log_z = jnp.where(valid, jax.nn.log_softmax(score, axis=-1), IMPOSSIBLE)
-        log_z = log_z.at[:, 0].set(jnp.where(stuck, 0.0, log_z[:, 0]))
-        best = best_continuations(search, log_z, num_beams)
-        parents = jax.tree.map(lambda x: x[best.parent], prefix)
-        taken = variant.option(layer, parents, best.place)
-        search = extended(search, best, taken.node[:, 0], taken.code[:, 0], step)
-        if layer == num_layers - 1:
-            item = variant.item(prefix_of(search, root, t, num_layers))
-            chosen = lax.dynamic_update_index_in_dim(search.chosen, item, t, 1)
-            search = dataclasses.replace(search, chosen=chosen)
-        return search, best.parent
+        option = variant.option(layer, prefix, column)
+        of_code = logits[own[:, None], option.code]
+        score = token_scores(of_code, option.bid, option.where, self.alpha, self.beta)
+        return column, score[:, 0]
 
-    return jax.vmap(extend)(search, prefix, variants.overlays, own)
+    def _best(self, layer, search, prefix, logits, rows, changed) -> Continuations:
+        """The best continuations of all variants, by options as wide as any node needs."""
+        widest = max(self.candidates.widths)
+        at = lambda width: functools.partial(self._best_of, width, layer, rows)
+        given = search, prefix, logits, changed
+        if widest <= NARROW:
+            return at(widest)(*given)
+        count = self.candidates.book.children(prefix.node)[1]
+        return lax.cond(count.max() > NARROW, at(widest), at(NARROW), *given)
+
+    def _best_of(self, width, layer, rows, search, prefix, logits, changed) -> Continuations:
+        """The best continuations, by options of a static width."""
+        num_variants, num_beams = search.log_prob.shape
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), prefix)
+        is_ad = self.overlays.path[:, 0] >= 0
+        absent = jnp.repeat(jnp.where(is_ad, -1, self.overlays.candidate), num_beams)
+
+        def unreported(prefix: Prefix, logits: jax.Array, absent: jax.Array) -> jax.Array:
+            """Scores `[F]` of one prefix's options without the reports of ads."""
+            overlay = Overlay(absent, jnp.float32(ABSENT), jnp.full(flat.codes.shape[1], -1))
+            variant = dataclasses.replace(self.candidates, overlay=overlay)
+            options = variant.options(layer, jax.tree.map(lambda x: x[None], prefix), width)
+            return option_scores(logits[None], options, self.alpha, self.beta)[0]
+
+        pick = lambda row: jax.tree.map(lambda x: x[row], (flat, logits, absent))
+        every = map_where(lambda row: jax.vmap(unreported)(*pick(row)), rows.where, num_beams)
+        beam = jnp.arange(num_beams)
+
+        def of_variant(search: Search, own: jax.Array, column: jax.Array, score: jax.Array):
+            scores = every[own].at[beam, column].set(score, mode="drop")
+            return best_continuations(search, log_probs_of(scores), num_beams)
+
+        return jax.vmap(of_variant)(search, rows.first.reshape(num_variants, -1), *changed)

@@ -10,7 +10,8 @@ from request_search import request_candidates
 from slates import RepeatingRequest, all_slates, random_request, slate_log_prob
 from toy_decoder import random_decoder
 
-from ega_jax.generation import beam_search as search_module
+from ega_jax.generation import beam_search as beam_module
+from ega_jax.generation import joint_search as joint_module
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.candidates import ABSENT, Report, list_candidates
 from ega_jax.generation.joint_search import joint_search
@@ -93,10 +94,16 @@ def exact(monkeypatch):
     """
 
     def whole(logits, token_bids, valid, alpha, beta):
-        total = jnp.where(valid.sum(-1, keepdims=True) > 1, logits + jnp.floor(4 * token_bids), 0.0)
-        return jnp.where(valid, total, IMPOSSIBLE)
+        return jnp.where(valid, logits + jnp.floor(4 * token_bids), IMPOSSIBLE)
 
-    monkeypatch.setattr(search_module, "allocation_log_probs", whole)
+    def unchanged(scores):
+        where = scores > IMPOSSIBLE / 2
+        scores = jnp.where(where.sum(-1, keepdims=True) > 1, scores, jnp.where(where, 0.0, scores))
+        return scores.at[:, 0].set(jnp.where(where.any(-1), scores[:, 0], 0.0))
+
+    for module in (beam_module, joint_module):
+        monkeypatch.setattr(module, "token_scores", whole)
+        monkeypatch.setattr(module, "log_probs_of", unchanged)
     jax.clear_caches()
     yield
     jax.clear_caches()

@@ -45,9 +45,10 @@ class AnyBid:
     choice: jax.Array
 
     root = 0
+    widths = (N,) * C
 
-    def options(self, depth, prefix):
-        options = [c.options(depth, prefix) for c in self.candidates]
+    def options(self, depth, prefix, width):
+        options = [c.options(depth, prefix, width) for c in self.candidates]
         bid = jnp.stack([o.bid for o in options])[self.choice]
         return dataclasses.replace(options[0], bid=bid)
 
