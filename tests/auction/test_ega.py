@@ -120,9 +120,10 @@ def prefers_organic(request, slate):
     return any(i >= 0 and not request.is_ad[i] and request.item[i] in ads for i in slate)
 
 
-def test_what_is_shown_agrees_with_the_request():
+@pytest.mark.parametrize("bid_free", [False, True])
+def test_what_is_shown_agrees_with_the_request(bid_free):
     system = tiny_ega()
-    prepared, shown, _ = serve(system, REQUESTS, levers())
+    prepared, shown, _ = serve(system, REQUESTS, levers(bid_free=bid_free))
     quality = alone(system, prepared, REQUESTS)[1]
     candidate = np.asarray(shown.candidate)
     owner = {c: p for p, cs in enumerate(system.items.catalogue.poi_creatives) for c in cs.tolist()}
