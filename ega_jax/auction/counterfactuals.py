@@ -63,7 +63,7 @@ def counterfactuals(
     reports = Report(jnp.repeat(ads.ad, len(probes)), probed.reshape(-1))
     if beside is not None:
         reports = jax.tree.map(lambda *x: jnp.concatenate(x), reports, beside)
-    clicks, shown = jnp.zeros(probed.size), (None, None)
+    clicks, shown = jnp.zeros(probed.size, jnp.float32), (None, None)
     if reports.bid.size:  # A search needs at least one report.
         shown = system.allocate_each(prepared, reports)
         clicks = clicks_of(shown[0], reports.candidate)[: probed.size]
@@ -86,7 +86,7 @@ def of_the_menu(menu: Menu, levers: Levers, ads: Bidders, num_probes: int) -> Co
       ads: `[A]` the ads.
       num_probes: `G`.
     """
-    nothing = jnp.zeros((ads.ad.size, num_probes))
+    nothing = jnp.zeros((ads.ad.size, num_probes), jnp.float32)
     return Counterfactuals(
         without=best_value_without(menu, levers, ads.ad),
         matching=jax.vmap(lambda ad: matching_bids(menu.rivals, ad))(ads),
