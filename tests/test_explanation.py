@@ -13,6 +13,7 @@ from tiny_models import C, K, N, P, R, T, W
 
 from ega_jax.auction.pricing import RULES
 from ega_jax.generation import generator
+from ega_jax.generation.candidates import absent
 from ega_jax.types import Request
 
 ALPHA, BETA, KAPPA = 1.5, 0.7, 0.3
@@ -127,11 +128,10 @@ def test_what_is_explained_is_what_is_served():
 
 
 @jax.jit
-def searched(system, levers, request, banned):
+def searched(system, levers, request, candidate):
     """The menu of a request, and that of a search without a candidate."""
-    prepared = system.prepare(request)
-    search = functools.partial(system.find_menu, prepared, request.bid, levers)
-    return search(), search(banned)
+    prepared = system.prepare(request, levers)
+    return system.find_menu(prepared), system.find_menu(prepared, absent(candidate))
 
 
 @pytest.mark.parametrize(("rule", "row"), [("threshold", 0), ("truthful", 1)])

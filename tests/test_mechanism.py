@@ -80,19 +80,40 @@ def test_levers_bids_and_rules_change_without_compiling_again():
     assert all((x != y).any() for x, y in itertools.combinations(prices, 2))
 
 
-@pytest.mark.parametrize("rule", ["clarke", TRUTHFUL])
-def test_an_organic_candidate_that_is_an_ad_too_is_left_out(rule):
-    m, request = tiny_mechanism(), random_requests(5, 6)  # Shaped as others are: compiled once.
-    item, last = request.item.copy(), np.arange(N) == N - 1
-    first_ad = np.where(request.is_ad[:, 0], item[:, 0], -1)
+def with_first_ads_as_organic_items():
+    """Requests whose last candidate is organic and has the POI of the first ad, if there is one."""
+    request = random_requests(5, 6)  # Shaped as others are: compiled once.
+    last = np.arange(N) == N - 1
     is_ad = request.is_ad & ~last
-    bid = np.where(is_ad, request.bid, 0.0).astype(np.float32)
-    item[:, -1] = -1
-    alone = request.replace(item=item, is_ad=is_ad, bid=bid)
-    item = np.where(last, first_ad[:, None], item)
-    both = alone.replace(item=item.astype(np.int32))
+    first_ad = np.where(is_ad[:, 0], request.item[:, 0], -1)
     assert (first_ad >= 0).any()
-    chex.assert_trees_all_equal(m.allocate(both, rule), m.allocate(alone, rule))
+    return request.replace(
+        item=np.where(last, first_ad[:, None], request.item).astype(np.int32),
+        is_ad=is_ad,
+        bid=np.where(is_ad, request.bid, 0.0).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("rule", ["clarke", TRUTHFUL])
+def test_a_poi_that_is_ad_and_organic_is_shown_once(rule):
+    slates = [
+        tiny_mechanism().allocate(with_first_ads_as_organic_items(), rule, beta=beta)
+        for beta in (0.1, 50.0)
+    ]
+    for slate in slates:
+        for row in np.asarray(slate.items):
+            shown = row[row >= 0].tolist()
+            assert len(set(shown)) == len(shown)
+
+
+def test_where_no_ad_may_be_shown_its_poi_is_shown_as_an_organic_item():
+    both = with_first_ads_as_organic_items()
+    item = np.where(both.is_ad, -1, both.item).astype(np.int32)
+    organic = both.replace(item=item, is_ad=np.zeros_like(both.is_ad), bid=0 * both.bid)
+    found, expected = (tiny_mechanism().allocate(x, "gsp", max_ads=0) for x in (both, organic))
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)
+    assert not found.is_ad.any()
+    assert (np.asarray(found.items)[both.is_ad[:, 0]] == both.item[both.is_ad[:, 0], :1]).any()
 
 
 def test_a_saved_mechanism_serves_the_same_slates(tmp_path):
@@ -283,6 +304,25 @@ def test_a_bid_beyond_all_others_pays_what_it_costs_them():
     assert owed.size == len(own)
     assert (owed > 0).any()
     np.testing.assert_allclose(np.asarray(after.price_per_click)[own], owed, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["clarke", TRUTHFUL])
+def test_while_the_slate_stays_an_ads_price_does_not_move_with_its_own_bid(rule):
+    before, compared = tiny_mechanism().allocate(REQUESTS, rule), 0
+    items, is_ad = np.asarray(before.items), np.asarray(before.is_ad)
+    price = np.asarray(before.price_per_click)
+    for slot in range(K):
+        own = (REQUESTS.item == items[:, slot, None]) & REQUESTS.is_ad & is_ad[:, slot, None]
+        for factor in (1.3, 10.0):
+            bid = np.where(own, REQUESTS.bid * factor, REQUESTS.bid).astype(np.float32)
+            after = tiny_mechanism().allocate(REQUESTS.replace(bid=bid), rule)
+            stays = is_ad[:, slot] & (np.asarray(after.items) == items).all(axis=1)
+            # A price that the lower bid limits may rise.
+            stays &= price[:, slot] < 0.999 * np.max(REQUESTS.bid * own, axis=1)
+            found = np.asarray(after.price_per_click)[stays, slot]
+            np.testing.assert_allclose(found, price[stays, slot], rtol=1e-4, atol=1e-5)
+            compared += stays.sum()
+    assert compared > 0
 
 
 def test_extreme_bids_neither_break_prices_nor_order():

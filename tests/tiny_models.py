@@ -97,7 +97,32 @@ def serve(system, requests, levers):
     """Prepared requests, allocations and menus of a batch."""
 
     def serve_one(request):
-        prepared = system.prepare(request)
-        return prepared, *system.allocate(prepared, request.bid, levers)
+        prepared = system.prepare(request, levers)
+        return prepared, *system.allocate(prepared)
 
     return jax.vmap(serve_one)(requests)
+
+
+@jax.jit
+def alone(system, prepared, requests):
+    """Creatives and click probabilities `[B, N]` of all candidates, each alone in a slate."""
+    of_one = lambda prepared, request: system.alone(prepared, request.item, request.is_ad)
+    return jax.vmap(of_one)(prepared, requests)
+
+
+def without(requests, row, candidate):
+    """A batch in which one candidate is not there; others keep their places."""
+    gone = np.zeros(requests.item.shape, bool)
+    gone[row, candidate] = candidate >= 0
+    return requests.replace(
+        item=np.where(gone, -1, requests.item),
+        is_ad=requests.is_ad & ~gone,
+        bid=np.where(gone, np.float32(0), requests.bid),
+    )
+
+
+def with_bid(requests, row, candidate, bid):
+    """A batch in which one ad bids another amount."""
+    bids = np.array(requests.bid, np.float32)
+    bids[row, candidate] = bid
+    return requests.replace(bid=bids)

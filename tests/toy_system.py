@@ -6,6 +6,7 @@ from flax import struct
 
 from ega_jax.auction.pricing import Rule
 from ega_jax.auction.system import (
+    Bidders,
     Menu,
     PreparedRequest,
     System,
@@ -14,56 +15,67 @@ from ega_jax.auction.system import (
     pick,
     slate_value,
 )
+from ega_jax.generation.candidates import Report
 from ega_jax.phases.auction import SystemKind
 from ega_jax.systems import UNPRICED
+
+
+@struct.dataclass
+class ToyMemory:
+    """The ads of one request."""
+
+    item: jax.Array  # [N] int32 POI ids.
+    is_ad: jax.Array  # [N] bool.
+    bid: jax.Array  # [N] float32 currency per click.
+    quality: jax.Array  # [N] float32 click probability alone in the first slot.
 
 
 @struct.dataclass
 class Toy(System[SystemConfig]):
     """Shows the ads of the highest bid times quality, without creatives."""
 
-    def encode(self, request):
-        """Predicts each candidate alone in the first slot."""
-        memory, alone = self.encode_for_reward(request), jnp.arange(request.item.size)[:, None]
-        nothing = jnp.full(request.item.shape, -1)
-        prepared = PreparedRequest(
-            memory=(),
-            reward_memory=memory,
-            item=request.item,
-            is_ad=request.is_ad & (request.item >= 0),
-            creative=nothing,
-            quality=jnp.zeros(request.item.size),
-        )
-        clicks = self.predict(prepared, alone, nothing[:, None]).click_poi[:, 0]
-        return prepared.replace(quality=jnp.where(prepared.is_ad, clicks, 0.0))
+    def prepare(self, request, levers):
+        """Predicts the clicks of each candidate alone in the first slot."""
+        item, is_ad = request.item, request.is_ad & (request.item >= 0)
+        prepared = PreparedRequest((), self.encode_for_reward(request), levers)
+        alone = item[:, None], jnp.full((item.size, 1), -1), is_ad[:, None]
+        quality = self.predict(prepared, *alone).click_poi[:, 0]
+        return prepared.replace(memory=ToyMemory(item, is_ad, request.bid, quality))
 
-    def allocate(self, prepared, bid, levers):
+    def allocate(self, prepared):
         """One slate is the whole menu."""
-        return self._ranked(prepared, bid, levers, -1)
+        return self._ranked(prepared, Report.none())
 
-    def allocate_each(self, prepared, bid, levers, banned=None):
-        """One slate for each bid vector."""
-        banned = jnp.full(bid.shape[0], -1) if banned is None else banned
-        return jax.vmap(lambda b, out: self._ranked(prepared, b, levers, out))(bid, banned)
+    def allocate_each(self, prepared, reports):
+        """One slate for each report."""
+        return jax.vmap(lambda report: self._ranked(prepared, report))(reports)
 
-    def _ranked(self, prepared, bid, levers, banned):
-        where = prepared.is_ad & (jnp.arange(bid.size) != banned)
-        score, slate = jax.lax.top_k(
-            jnp.where(where, bid * prepared.quality, -1.0), self.config.reward.num_slots
-        )
+    def _ranked(self, prepared, report):
+        ads, number = prepared.memory, jnp.arange(prepared.memory.item.size)
+        bid = jnp.where(number == report.candidate, report.bid, ads.bid)  # Below 0: absent.
+        there = ads.is_ad & (bid >= 0)
+        score = jnp.where(there, bid * ads.quality, -1.0)
+        score, slate = jax.lax.top_k(score, self.config.reward.num_slots)
         slate = jnp.where(score >= 0, slate, -1)
-        creative = pick(prepared.creative, slate, -1)
-        prediction = self.predict(prepared, slate, creative)
-        value = slate_value(pick(bid, slate, 0.0), prediction.click_poi, levers.kappa)
-        menu = Menu(
-            candidate=slate[None],
-            pctr=prediction.click_poi[None],
-            value=value[None],
-            where=jnp.ones(1, bool),
-            log_z=jnp.zeros((1, slate.size)),
-            states=jnp.zeros((1, slate.size, 0)),
-        )
-        return allocation_of(prepared, bid, menu, 0, creative, prediction), menu
+        item, is_ad, bids = pick(ads.item, slate, -1), slate >= 0, pick(bid, slate, 0.0)
+        nothing = jnp.full_like(slate, -1)
+        prediction = self.predict(prepared, item, nothing, is_ad)
+        only = {
+            "candidate": slate,
+            "item": item,
+            "creative": nothing,
+            "is_ad": is_ad,
+            "bid": bids,
+            "quality": pick(ads.quality, slate, 0.0),
+            "pctr": prediction.click_poi,
+            "value": slate_value(bids, prediction.click_poi, prepared.levers.kappa),
+            "where": jnp.bool_(True),
+            "log_z": jnp.zeros(slate.size),
+            "states": jnp.zeros((slate.size, 0)),
+        }
+        rivals = Bidders(jnp.where(there, number, -1), jnp.maximum(bid, 0.0), ads.quality)
+        menu = Menu(**jax.tree.map(lambda x: x[None], only), rivals=rivals)
+        return allocation_of(menu, 0, nothing, prediction), menu
 
 
 def train_toy(run) -> Toy:

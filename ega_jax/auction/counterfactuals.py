@@ -36,7 +36,7 @@ def counterfactuals(
     ads: Bidders,
     menu: Menu,
     beside: Report | None = None,
-) -> tuple[Counterfactuals, Allocation, Menu]:
+) -> tuple[Counterfactuals, Allocation | None, Menu | None]:
     """Runs the allocation again for ads of one request.
 
     A first joint search leaves out each ad. Its menus give the rivals and, unless the menu is
@@ -55,7 +55,7 @@ def counterfactuals(
 
     Returns:
       The counterfactuals of the ads, `[A]`, undefined for ad -1; and the allocations and menus of
-      `beside`, `[R]`, empty without `beside`.
+      `beside`, `[R]`, empty without `beside`; None if there are no probes either.
     """
     menus = system.menus(prepared, absent(ads.ad))
     matching = jax.vmap(matching_bids)(menus.rivals, ads)
@@ -63,9 +63,10 @@ def counterfactuals(
     reports = Report(jnp.repeat(ads.ad, len(probes)), probed.reshape(-1))
     if beside is not None:
         reports = jax.tree.map(lambda *x: jnp.concatenate(x), reports, beside)
-    found, of_reports = system.allocate_each(prepared, reports)
-
-    clicks = clicks_of(found, reports.candidate)[: probed.size]
+    clicks, shown = jnp.zeros(probed.size, jnp.float32), (None, None)
+    if reports.bid.size:  # A search needs at least one report.
+        shown = system.allocate_each(prepared, reports)
+        clicks = clicks_of(shown[0], reports.candidate)[: probed.size]
     of_menu = best_value_without(menu, prepared.levers, ads.ad)
     known = Counterfactuals(
         without=jnp.where(prepared.levers.bid_free, of_menu, menus.value.max(-1)),
@@ -73,7 +74,7 @@ def counterfactuals(
         bid=probed,
         clicks=clicks.reshape(probed.shape),
     )
-    return known, *jax.tree.map(lambda x: x[probed.size :], (found, of_reports))
+    return known, *jax.tree.map(lambda x: x[probed.size :], shown)
 
 
 def of_the_menu(menu: Menu, levers: Levers, ads: Bidders, num_probes: int) -> Counterfactuals:
@@ -85,7 +86,7 @@ def of_the_menu(menu: Menu, levers: Levers, ads: Bidders, num_probes: int) -> Co
       ads: `[A]` the ads.
       num_probes: `G`.
     """
-    nothing = jnp.zeros((ads.ad.size, num_probes))
+    nothing = jnp.zeros((ads.ad.size, num_probes), jnp.float32)
     return Counterfactuals(
         without=best_value_without(menu, levers, ads.ad),
         matching=jax.vmap(lambda ad: matching_bids(menu.rivals, ad))(ads),

@@ -57,8 +57,8 @@ class Slates:
 
     item: jax.Array  # [..., K] int32 POI ids, -1 in empty slots.
     is_ad: jax.Array  # [..., K] bool.
-    creative: jax.Array  # [..., K] int32.
-    quality: jax.Array  # [..., K] float32 click probability.
+    creative: jax.Array  # [..., K] int32, -1 in empty slots.
+    quality: jax.Array  # [..., K] float32 click probability, 0 in empty slots.
 
 
 @struct.dataclass
@@ -192,7 +192,7 @@ class EGA(System[EGAConfig]):
         alone = lambda row: self.alone(prepared, rows[row, 0], rows[row, 1] > 0)
         found = map_distinct(alone, rows, rows[:, 0] >= 0, chunk=self.config.num_beams)
         creative, quality = (x.reshape(chosen.shape) for x in found)
-        return Slates(item, is_ad, creative, quality)
+        return Slates(item, is_ad, jnp.where(item >= 0, creative, -1), quality)
 
     def alone(
         self, prepared: PreparedRequest, item: jax.Array, is_ad: jax.Array

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_generator import CATALOGUE, C, K, P, T, init_params
+from tiny_generator import CATALOGUE, C, K, P, T, W, init_params
 from tiny_generator import CONFIG as WITH_CREATIVES
 
 from ega_jax.auction.alignment import (
@@ -19,15 +19,14 @@ from ega_jax.auction.alignment import (
 )
 from ega_jax.auction.contributions import marginal_contributions
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import request_candidates
+from ega_jax.generation.candidates import list_candidates
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.generator import GeneratorDecoder
-from ega_jax.generation.slate_policy import slate_log_probs
+from ega_jax.generation.slate_policy import slate_log_probs, slate_path
 from ega_jax.training.state import TrainState, make_train_step
 
 CONFIG = dataclasses.replace(WITH_CREATIVES, creatives=False)
 B, N, ALL = 8, 4, 24  # Requests, candidates, slates of three of these at most.
-INDEX = functools.partial(request_candidates, max_ads=2)
 ALIGNMENT = AlignmentConfig(alpha=0.8, beta=1.0)
 LAST = f"decoder_{CONFIG.decoder_blocks - 1}"
 
@@ -118,10 +117,17 @@ def market(seed=0):
     }
 
 
+def candidates_of(request):
+    item = request["item"]
+    return list_candidates(
+        codes_of(CATALOGUE.poi_codes, item), item, request["is_ad"], request["bid"], item >= 0,
+        num_slots=K, num_codes=W, max_ads=2,
+    )  # fmt: skip
+
+
 def candidates_and_memory(decoder, request):
     memory = decoder.encode(request["history_poi"], request["history_creative"], CATALOGUE)
-    codes = codes_of(CATALOGUE.poi_codes, request["item"])
-    return INDEX(codes, request["is_ad"], request["bid"], request["item"] >= 0), memory
+    return candidates_of(request), memory
 
 
 @functools.partial(jax.vmap, in_axes=(None, 0))
@@ -145,7 +151,9 @@ def judge(decoder, request):
 
 
 def choose(decoder, batch):
-    return judge(decoder, batch)[:2]
+    items, contribution, _ = judge(decoder, batch)
+    path = lambda request, items: slate_path(candidates_of(request), items)
+    return jax.vmap(path)(batch, items), contribution
 
 
 JUDGE = jax.jit(judge)
@@ -154,7 +162,7 @@ JUDGE = jax.jit(judge)
 def train(decoder, part, kl_weight, batch, steps=1):
     """Aligns for some steps; returns the states and metrics before and after each."""
     settings = AlignmentConfig(ALIGNMENT.alpha, ALIGNMENT.beta, kl_weight, part)
-    loss = alignment_loss(decoder, settings, CATALOGUE, choose, INDEX)
+    loss = alignment_loss(decoder, settings, CATALOGUE, choose)
     optimizer = optax.adam(1e-2)
     step = jax.jit(make_train_step(loss, optimizer, jax.random.key(0)))
     state = TrainState.create(decoder.trainable(part), optimizer, decoder.params)

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import K, N, levers, one, random_requests, serve, tiny_ega, with_beams
+from tiny_models import K, N, alone, levers, one, random_requests, serve, tiny_ega, with_beams
 
 from ega_jax.auction.counterfactuals import (
     NUM_RIVALS,
     Counterfactuals,
     best_value_without,
     counterfactuals,
+    matching_bids,
 )
 from ega_jax.auction.outcomes import tabulate_request
 from ega_jax.auction.pricing import RULES, PricingConfig, context_of, prices
@@ -32,17 +33,15 @@ def few():
 def unknown(shape):
     """Counterfactuals of ads that no other report would show."""
     at_probes = jnp.zeros((*shape, len(PRICING.probes)))
-    return Counterfactuals(jnp.zeros(shape), at_probes, at_probes)
+    matching = jnp.zeros((*shape, NUM_RIVALS))
+    return Counterfactuals(jnp.zeros(shape), matching, at_probes, at_probes)
 
 
 @functools.cache
 def networks():
     """Fresh networks of both heads."""
-    prepared, *found = serve(few(), one(REQUESTS, slice(0, 1)), levers())
-    some = unknown((1, K))
-    context = jax.vmap(lambda prepared, bid, *x: context_of(prepared, bid, levers(), *x))(
-        prepared, REQUESTS.bid[:1], *found, some
-    )
+    _, *found = serve(few(), one(REQUESTS, slice(0, 1)), levers())
+    context = jax.vmap(lambda *x: context_of(levers(), *x))(*found, unknown((1, K)))
     key = jax.random.key(3)
     trees = {h: network.init(key, PaymentConfig(h, PRICING.hidden), context) for h in network.HEADS}
     shift = lambda x: x + 0.1 * jax.random.normal(key, x.shape)
@@ -52,13 +51,10 @@ def networks():
 @jax.jit
 def priced(system, networks, requests, levers):
     def one(request):
-        prepared, bid = system.prepare(request), request.bid
-        shown, menu = system.allocate(prepared, bid, levers)
-        known, _, _ = counterfactuals(
-            system, PRICING.probes, prepared, bid, levers, shown.candidate, menu
-        )
-        found = shown, menu, known
-        return shown, menu, prices(networks, PRICING, prepared, bid, levers, *found)
+        prepared = system.prepare(request, levers)
+        shown, menu = system.allocate(prepared)
+        known, _, _ = counterfactuals(system, PRICING.probes, prepared, shown.ads, menu)
+        return shown, menu, prices(networks, PRICING, levers, shown, menu, known)
 
     return jax.vmap(one)(requests)
 
@@ -79,23 +75,37 @@ def test_every_rule_charges_between_the_reserve_and_the_bid(reserve):
 
 def test_the_network_sees_the_rivals_and_not_the_own_bid():
     """Raising the own bid, with the slate as it was, changes nothing that the network sees."""
-    request = one(REQUESTS, 3)
-    prepared, shown, menu = one(serve(few(), one(REQUESTS, slice(3, 4)), levers()), 0)
+    request, served = one(REQUESTS, 3), serve(few(), one(REQUESTS, slice(3, 4)), levers())
+    quality = np.asarray(alone(few(), served[0], one(REQUESTS, slice(3, 4)))[1][0])
+    _, shown, menu = one(served, 0)
     slot = int(np.argmax(shown.is_ad))
     assert shown.is_ad[slot]
     own, bid = int(shown.candidate[slot]), jnp.asarray(request.bid)
     known = unknown((K,)).replace(without=jnp.full(K, 0.9 * menu.value.max()))
-    contexts = jax.jit(lambda bid: context_of(prepared, bid, levers(), shown, menu, known))
-    before, after = contexts(bid), contexts(bid.at[own].mul(9.0))
+
+    @jax.jit
+    def contexts(factor):
+        raised = lambda ad, bid: jnp.where(ad == own, factor * bid, bid)
+        rivals = menu.rivals.replace(bid=raised(menu.rivals.ad, menu.rivals.bid))
+        loud = menu.replace(bid=raised(menu.candidate, menu.bid), rivals=rivals)
+        slate = shown.replace(bid=raised(shown.candidate, shown.bid))
+        matching = jax.vmap(matching_bids, in_axes=(None, 0))(rivals, slate.ads)
+        return context_of(levers(), slate, loud, known.replace(matching=matching))
+
+    before, after = contexts(1.0), contexts(9.0)
     for name in network.Context.__dataclass_fields__:
         mine = getattr(before, name)[slot]
         np.testing.assert_allclose(mine, getattr(after, name)[slot], rtol=1e-5)
-    quality = np.asarray(prepared.quality)
+    found = np.asarray(menu.candidate)[np.asarray(menu.where)].ravel().tolist()
     rivals = [
-        float(bid[j]) * quality[j] / quality[own] for j in range(N) if j != own and request.is_ad[j]
+        float(bid[j]) * quality[j] / quality[own]
+        for j in set(found) - {own, -1}
+        if request.is_ad[j]
     ]
+    assert rivals
     *seen, cost, clarke, posted = np.asarray(before.others[slot])
     assert posted == 0
+    np.testing.assert_allclose(before.scale[slot], sum(seen) / NUM_RIVALS, rtol=1e-5)
     expected = sorted(rivals, reverse=True) + [0.0] * NUM_RIVALS
     np.testing.assert_allclose(seen, expected[: len(seen)], rtol=1e-5)
     to_others = [
@@ -125,12 +135,36 @@ def test_clarke_on_a_bid_free_menu_is_the_rule_on_its_click_rates():
         chosen, total = rules.clarke(np.append(bid, 0.7), clicks)
         best = int(jnp.argmax(menu.value))
         assert kept[int(chosen)] == best
-        without = jax.jit(best_value_without)(menu, bid, settings, menu.candidate[best])
+        without = jax.jit(best_value_without)(menu, settings, menu.candidate[best])
         for slot, item in enumerate(np.asarray(menu.candidate[best])):
             if item >= 0:
                 marginal = menu.value[best] - without[slot]
                 charged = bid[item] * menu.pctr[best, slot] - marginal
                 np.testing.assert_allclose(charged, total[item], atol=2e-6)
+
+
+@pytest.mark.parametrize("reserve", [0.0, 0.8])
+def test_the_best_loser_of_gsp_is_an_ad_of_the_menu(reserve):
+    """The shown ads in the order of scores, then the best ad of the menu that is not shown."""
+    settings = levers(reserve=reserve, max_ads=2)
+    prepared, _, menus = serve(few(), REQUESTS, settings)
+    quality = np.asarray(alone(few(), prepared, REQUESTS)[1])
+    shown, _, every = priced(few(), networks(), REQUESTS, settings)
+    last_pays = 0
+    for row in range(16):
+        score = np.float64(REQUESTS.bid[row]) * quality[row]
+        found = np.asarray(menus.candidate[row])[np.asarray(menus.where[row])].ravel().tolist()
+        slate = np.asarray(shown.candidate[row]).tolist()
+        ads = [c for c in slate if c >= 0 and REQUESTS.is_ad[row, c]]
+        losing = [score[c] for c in set(found) - {-1, *slate} if REQUESTS.is_ad[row, c]]
+        ads = sorted(ads, key=lambda c: -score[c])
+        last_pays += bool(ads) and max(losing, default=0.0) > 0
+        for c, below in zip(ads, [*score[ads[1:]], max(losing, default=0.0)], strict=False):
+            bid = float(REQUESTS.bid[row, c])
+            expected = np.clip(below / quality[row, c], min(reserve, bid), bid)
+            price = every["gsp"][row, slate.index(c)]
+            np.testing.assert_allclose(price, expected, rtol=1e-4, atol=1e-6)
+    assert last_pays > 0
 
 
 def test_a_table_holds_what_each_report_leads_to():

@@ -45,7 +45,8 @@ class Showing(Mechanism):
         at = lambda values: np.take_along_axis(np.asarray(values), candidate, 1)
         item, bid, nothing = at(request.item), at(request.bid), np.zeros(candidate.shape)
         creative = owned()[item, 0]
-        return Slate(item, creative, at(request.is_ad), PAID * bid, nothing, nothing)
+        is_ad = at(request.is_ad)
+        return Slate(item, creative, is_ad, bid, PAID * bid, nothing, nothing)
 
 
 def showing(system=None, **changes):
@@ -83,9 +84,9 @@ def traced(request):
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(None, 0))
 def _traced(system, request):
-    prepared = system.prepare(request)
-    ads = ads_of(prepared.memory, request.bid, Levers())
-    return prepared.is_ad, cga.generate(system.cga, CONFIG.cga, ads)[0]
+    ranked = system.prepare(request, Levers()).memory.ranked
+    ads = ads_of(ranked, request.bid, Levers())
+    return ranked.is_ad, cga.generate(system.cga, CONFIG.cga, ads)[0]
 
 
 def mean_of_best(ads, ordered=False):

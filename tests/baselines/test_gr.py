@@ -9,13 +9,14 @@ import optax
 import pytest
 from flax import struct
 from tiny_cascade import CASCADE, tiny_gr
-from tiny_models import K, N, levers, random_requests, tiny_ega
+from tiny_models import K, N, W, alone, levers, random_requests, serve, tiny_ega
 
 from ega_jax.auction.ega import EGA
-from ega_jax.auction.system import Menu
+from ega_jax.auction.system import Bidders, Menu
 from ega_jax.baselines import gr
 from ega_jax.baselines.cascade import peri_cr
 from ega_jax.baselines.gr import best_and_worst, dpo_loss, preference_loss
+from ega_jax.generation.candidates import list_candidates
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.slate_policy import slate_log_probs
 from ega_jax.training.state import TrainState, make_train_step
@@ -38,54 +39,76 @@ def test_dpo_loss_by_hand():
     np.testing.assert_allclose(grad, np.stack([-slope, slope], axis=1), rtol=1e-5)
 
 
-def test_candidates_show_peri_crs_creatives_and_are_else_egas():
-    @jax.jit
-    @functools.partial(jax.vmap, in_axes=(None, 0))
-    def prepared(system, request):
-        history, items = (request.history_poi, request.history_creative), system.items
-        memory = system.decoder.encode(*history, items.catalogue)
-        creative = peri_cr.choose(system.peri_cr, CASCADE.peri_cr, items, *history, request.item)
-        expected = tiny_ega().prepared_with(request, memory, creative)
-        return system.prepare(request), expected
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0))
+def prepared_by(system, request):
+    return system.prepare(request, LEVERS)
 
-    found, expected = jax.device_get(prepared(tiny_gr(), REQUESTS))
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0))
+def with_peri_crs_creatives(system, request):
+    """Creatives and click probabilities `[N]` of the candidates, each alone in a slate."""
+    history, items = (request.history_poi, request.history_creative), system.items
+    creative = peri_cr.choose(system.peri_cr, CASCADE.peri_cr, items, *history, request.item)
+    slate = request.item[:, None], creative[:, None], request.is_ad[:, None]
+    return creative, system.predict(system.prepare(request, LEVERS), *slate).click_poi[:, 0]
+
+
+def test_candidates_show_peri_crs_creatives_and_are_else_egas():
+    prepared = prepared_by(tiny_gr(), REQUESTS)
     same = functools.partial(np.testing.assert_allclose, atol=1e-6)
-    jax.tree.map(same, found, expected)
+    jax.tree.map(same, prepared, prepared_by(tiny_ega(), REQUESTS))
+    found = jax.device_get(alone(tiny_gr(), prepared, REQUESTS))
+    expected = jax.device_get(with_peri_crs_creatives(tiny_gr(), REQUESTS))
+    there = REQUESTS.item >= 0
+    jax.tree.map(lambda x, y: same(x[there], y[there]), found, expected)
     first = np.asarray(tiny_ega().items.catalogue.poi_creatives)[REQUESTS.item, 0]
-    assert (found.creative != first)[REQUESTS.item >= 0].any()
+    assert (found[0] != first)[there].any()
 
 
 def test_it_shows_peri_crs_creatives_and_bids_only_choose_among_what_it_generates():
-    @jax.jit
-    @functools.partial(jax.vmap, in_axes=(0, 0))
-    def shown(request, bid):
-        prepared = tiny_gr().prepare(request)
-        return prepared, *tiny_gr().allocate(prepared, bid, LEVERS)
-
-    prepared, found, menu = jax.device_get(shown(REQUESTS, REQUESTS.bid))
+    _, found, menu = jax.device_get(serve(tiny_gr(), REQUESTS, LEVERS))
+    creative, quality = jax.device_get(with_peri_crs_creatives(tiny_gr(), REQUESTS))
     filled = found.candidate >= 0
-    theirs = np.take_along_axis(prepared.creative, np.maximum(found.candidate, 0), axis=1)
+    of_slate = lambda values: np.take_along_axis(values, np.maximum(found.candidate, 0), axis=1)
     assert filled.any()
-    np.testing.assert_array_equal(found.creative, np.where(filled, theirs, -1))
+    np.testing.assert_array_equal(found.creative, np.where(filled, of_slate(creative), -1))
+    expected = np.where(filled, of_slate(quality), 0.0)
+    np.testing.assert_allclose(found.quality, expected, atol=1e-6)
     other = np.random.default_rng(0).permuted(REQUESTS.bid, axis=1) * REQUESTS.is_ad
-    _, again, same = jax.device_get(shown(REQUESTS, other))
+    _, again, same = jax.device_get(serve(tiny_gr(), REQUESTS.replace(bid=other), LEVERS))
     np.testing.assert_array_equal(same.candidate, menu.candidate)
     assert (again.candidate != found.candidate).any(), "the slate of the highest revenue"
+
+
+def menu_of(slates, value, where):
+    """A menu of slates `[S, K]` of candidates, of which nothing else matters."""
+    nothing = jnp.zeros(slates.shape)
+    return Menu(
+        candidate=slates,
+        item=slates,
+        creative=slates,
+        is_ad=slates >= 0,
+        bid=nothing,
+        quality=nothing,
+        pctr=nothing,
+        value=value,
+        where=where,
+        log_z=nothing,
+        states=nothing[..., None],
+        rivals=Bidders(slates.reshape(-1), nothing.reshape(-1), nothing.reshape(-1)),
+    )
 
 
 @struct.dataclass
 class MadeUp(EGA):
     """Its slate `s` is worth the policy's one parameter times `bid[s]`, if there is a slate."""
 
-    def prepare(self, request):
-        return request
-
-    def find_menu(self, prepared, bid, levers, banned=-1):
-        assert levers is LEVERS
+    def find_menu(self, prepared, report=None):
+        bid = prepared
         value = jnp.where(bid >= 0, self.decoder * bid, -1e30)
-        slates = jnp.broadcast_to(jnp.arange(N)[:, None], (N, K))
-        rest = jnp.zeros((N, K))
-        return Menu(slates, rest, value, bid >= 0, rest, rest[..., None])
+        return menu_of(jnp.broadcast_to(jnp.arange(N)[:, None], (N, K)), value, bid >= 0)
 
 
 def test_the_best_and_the_worst_of_the_current_policys_menu_by_a_loop():
@@ -94,8 +117,7 @@ def test_the_best_and_the_worst_of_the_current_policys_menu_by_a_loop():
 
     def choose(policy):
         system = MadeUp(**vars(tiny_ega()) | {"decoder": jnp.float32(policy)})
-        each = jax.vmap(lambda request: best_and_worst(system, request, LEVERS))
-        return jax.device_get(each(REQUESTS.replace(bid=bid)))
+        return jax.device_get(jax.vmap(lambda bid: best_and_worst(system, bid))(bid))
 
     for policy in (1.0, 0.5):
         pairs, where = choose(policy)
@@ -142,10 +164,11 @@ def margin(params, batch):
 
     def both(request, pair):
         memory = decoder.encode(request.history_poi, request.history_creative, catalogue)
-        codes = codes_of(catalogue.poi_codes, request.item)
-        bids, where = 0 * request.bid, request.item >= 0
-        index = tiny_ega().candidates(codes, request.is_ad, bids, LEVERS, where)
-        one = lambda slate: slate_log_probs(decoder, memory, index, slate, 1.0, 3.0)
+        candidates = list_candidates(
+            codes_of(catalogue.poi_codes, request.item), request.item, request.is_ad,
+            0 * request.bid, request.item >= 0, num_slots=K, num_codes=W,
+        )  # fmt: skip
+        one = lambda slate: slate_log_probs(decoder, memory, candidates, slate, 1.0, 3.0)
         return jax.vmap(one)(pair).sum((-2, -1))
 
     found = jax.vmap(both)(REQUESTS, batch["pair"])
@@ -160,17 +183,21 @@ class Preferring(EGA):
     pair: jax.Array  # [B, 2, K] candidates, by row of `REQUESTS`.
     where: jax.Array  # [B] bool, they differ in value.
 
-    def prepare(self, request):
-        """The row of the request."""
+    def prepare(self, request, levers):
+        """The row of the request, and what the search reads."""
+        assert levers is LEVERS
         same = [getattr(REQUESTS, name) == getattr(request, name) for name in ("item", "bid")]
         same.append(REQUESTS.history_poi == request.history_poi)
-        return jnp.argmax(jnp.concatenate(same, axis=1).all(-1))
+        row = jnp.argmax(jnp.concatenate(same, axis=1).all(-1))
+        return row, EGA.prepare(self, request, levers)
 
-    def find_menu(self, prepared, bid, levers, banned=-1):
-        value = jnp.array([1.0, 0.0]) * self.where[prepared]
-        rest = jnp.zeros((2, K))
-        found = jnp.ones(2, bool)
-        return Menu(self.pair[prepared], rest, value, found, rest, rest[..., None])
+    def find_menu(self, prepared, report=None):
+        row, _ = prepared
+        value = jnp.array([1.0, 0.0]) * self.where[row]
+        return menu_of(self.pair[row], value, jnp.ones(2, bool))
+
+    def path(self, prepared, candidate):
+        return EGA.path(self, prepared[1], candidate)
 
 
 def step(where):
@@ -253,8 +280,8 @@ def test_sessions_are_those_of_the_current_policy(monkeypatch):
     """Of the parameters of the step: those that train are not the pre-trained ones."""
     seen = []
 
-    def nothing_found(system, request, levers):
-        assert levers is LEVERS
+    def nothing_found(system, prepared):
+        assert prepared.levers is LEVERS
         seen.append(system.decoder)
         return jnp.full((2, K), -1), jnp.asarray(False)
 

@@ -216,7 +216,7 @@ def random_outcomes(rows, seed):
     draw = lambda *shape: rng.random((rows, *shape)).astype(np.float32)
     prediction = Predictions(draw(K), draw(K), draw(K), draw(K, 2))
     nothing = np.zeros((rows, K), np.float32)
-    shown = Allocation(item, item, creative, is_ad, nothing, nothing, prediction)
+    shown = Allocation(item, item, creative, is_ad, nothing, nothing, nothing, prediction)
     ad = np.where(np.concatenate([is_ad, draw(A - K) < 0.7], axis=1), 1, -1)
     value = np.where(ad >= 0, draw(A) + 0.1, 0.0)
     fair = Truthful(shown, {rule: draw(K) for rule in RULES}, ad, value, np.zeros((rows, A)))
@@ -283,12 +283,12 @@ def test_judging_joins_batches_and_skips_blank_rows(monkeypatch):
     left = iter(outcomes)
     fair_of = {}
 
-    def no_search(mechanism, prepared, bid, levers, num_losing):
+    def no_search(mechanism, prepared, num_losing):
         fair, tried = next(left)
         fair_of["tried"] = tried
         return fair
 
-    monkeypatch.setattr(auction, "prepare_batch", lambda system, request: None)
+    monkeypatch.setattr(auction, "prepare_batch", lambda *_: None)
     monkeypatch.setattr(auction, "truthful", no_search)
     monkeypatch.setattr(auction, "explore", lambda *_: fair_of["tried"])
     batches = []

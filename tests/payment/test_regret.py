@@ -13,8 +13,6 @@ QUALITY = np.array([0.3, 0.5, 0.2, 0.4], np.float32)
 CLICKS = np.array([1.0, 0.6], np.float32)  # Of two slots.
 BIDS = np.array([2.0, 1.0, 4.0, 1.6], np.float32)
 N = len(BIDS)
-TABULATE = jax.jit(regret.tabulate, static_argnums=0)
-RERUN = jax.jit(regret.rerun, static_argnums=0)
 
 
 def outcome_of(bids, ad):
@@ -28,7 +26,23 @@ def outcome_of(bids, ad):
     return Outcome(bids[ad], clicks, context)
 
 
-OUTCOMES_OF = jax.vmap(outcome_of)
+def outcomes_of(bids):
+    """Runs the auction for reports of single ads, each in place of the ad's bid."""
+
+    def one(ad, report):
+        return outcome_of(bids.at[ad].set(report), ad)
+
+    return lambda ads, reports: jax.vmap(one)(jnp.maximum(ads, 0), reports)
+
+
+@jax.jit
+def rerun(bids, ads, reports):
+    return regret.rerun(outcomes_of(bids), ads, reports)
+
+
+@jax.jit
+def tabulate(bids, ads, reports):
+    return regret.tabulate(outcomes_of(bids), ads, bids[ads], reports)
 
 
 def clicks_by_hand(bids, ad):
@@ -40,7 +54,7 @@ def clicks_by_hand(bids, ad):
 def test_every_report_runs_the_whole_allocation():
     ads = np.array([2, 3, -1], np.int32)
     reports = np.array([[4.0, 1.0, 0.0], [9.0, 1.6, 1.7], [5.0, 5.0, 5.0]], np.float32)
-    found = RERUN(OUTCOMES_OF, BIDS, ads, reports)
+    found = rerun(jnp.asarray(BIDS), ads, reports)
     for (a, j), report in np.ndenumerate(reports):
         bids = BIDS.copy()
         bids[ads[a]] = report
@@ -56,17 +70,17 @@ def test_every_report_runs_the_whole_allocation():
 def test_a_table_holds_the_truth_and_the_misreports():
     ads = jnp.array([0, 1, -1])
     reports = jnp.array([[0.1, 3.0], [0.2, 2.0], [1.0, 1.0]])
-    table = TABULATE(OUTCOMES_OF, jnp.asarray(BIDS), ads, reports)
+    table = tabulate(jnp.asarray(BIDS), ads, reports)
     np.testing.assert_array_equal(table.where, [True, True, False])
     np.testing.assert_allclose(table.truth.bid[:2], BIDS[:2])
     expected = [clicks_by_hand(BIDS, 0), clicks_by_hand(BIDS, 1), 0.0]
     np.testing.assert_allclose(table.truth.clicks, expected, rtol=1e-6)
-    again = RERUN(OUTCOMES_OF, jnp.asarray(BIDS), ads, reports)
+    again = rerun(jnp.asarray(BIDS), ads, reports)
     jax.tree.map(np.testing.assert_array_equal, table.misreports, again)
 
 
 def test_a_batch_is_a_flat_table():
-    each = lambda bids: TABULATE(OUTCOMES_OF, bids, jnp.arange(3), jnp.ones((3, 2)))
+    each = lambda bids: tabulate(bids, jnp.arange(3), jnp.ones((3, 2)))
     tables = jax.vmap(each)(jnp.stack([BIDS, BIDS[::-1]]))
     batch = regret.batch_of(tables)
     assert all(array.shape[0] == 2 for array in batch.values())
@@ -89,15 +103,15 @@ def test_with_the_slate_held_fixed_regret_would_be_something_else():
     """At half the bid each: the literal (6) says report 0; in truth that loses the slot."""
     bids, ads = jnp.asarray(BIDS), jnp.arange(N)
     reports = jnp.linspace(0.0, 2.0, 38)[None] * BIDS[:, None]
-    table = TABULATE(OUTCOMES_OF, bids, ads, reports)
+    table = tabulate(bids, ads, reports)
     value, truth, lies = table.truth.bid, table.truth, table.misreports
     truthful = regret.utility(value, truth.clicks, value / 2)
-    rerun = regret.regret(truthful, regret.utility(value[:, None], lies.clicks, lies.bid / 2))
+    again = regret.regret(truthful, regret.utility(value[:, None], lies.clicks, lies.bid / 2))
     held = lies.replace(clicks=jnp.broadcast_to(truth.clicks[:, None], lies.clicks.shape))
     fixed = regret.regret(truthful, regret.utility(value[:, None], held.clicks, lies.bid / 2))
     np.testing.assert_allclose(fixed, value / 2 * truth.clicks, rtol=1e-5)
     shown = np.asarray(truth.clicks) > 0
-    assert (np.asarray(rerun)[shown] < 0.9 * np.asarray(fixed)[shown]).all()
+    assert (np.asarray(again)[shown] < 0.9 * np.asarray(fixed)[shown]).all()
     for ad in range(N):  # The best report by search, the allocation run in numpy.
         gains = []
         for report in np.asarray(reports[ad]):
@@ -105,7 +119,7 @@ def test_with_the_slate_held_fixed_regret_would_be_something_else():
             lied[ad] = report
             gains.append(clicks_by_hand(lied, ad) * (BIDS[ad] - report / 2))
         best = max(0.0, max(gains) - clicks_by_hand(BIDS, ad) * BIDS[ad] / 2)
-        np.testing.assert_allclose(rerun[ad], best, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(again[ad], best, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["clicks", "exposure"])

@@ -31,6 +31,7 @@ def full_batch(seed=3):
     batch = random_batch(seed)
     batch["history_poi"] = rng.integers(0, P, (B, T)).astype(np.int32)
     batch["item"] = np.stack([rng.permutation(P)[:N] for _ in range(B)]).astype(np.int32)
+    batch["is_ad"] = np.broadcast_to(np.arange(N) < 2, (B, N))
     batch["shown_poi"] = batch["item"][:, :K]
     return batch
 
@@ -81,12 +82,17 @@ def test_the_order_of_the_slate_counts(params):
     assert gap.max() > 1e-3
 
 
-def test_the_request_matters_but_not_the_order_of_its_candidates(params):
-    batch = full_batch()
+def test_the_history_and_organic_items_matter_but_not_their_order_nor_the_ads(params):
+    batch, is_ad = full_batch(), full_batch()["is_ad"]
     for name in ("history_poi", "history_creative"):
         assert changed_slots(params, batch, {name: batch[name][:, ::-1]}).all(), name
-    assert not changed_slots(params, batch, {"item": batch["item"][:, ::-1]}).any()
-    assert changed_slots(params, batch, {"item": (batch["item"] + 1) % P}).all()
+    backwards = {name: batch[name][:, ::-1] for name in ("item", "is_ad")}
+    assert not changed_slots(params, batch, backwards).any()
+    others = (batch["item"] + 1) % P
+    of_organic = np.where(is_ad, batch["item"], others)
+    assert changed_slots(params, batch, {"item": of_organic}).all()
+    of_ads = np.where(is_ad, others, batch["item"])
+    assert not changed_slots(params, batch, {"item": of_ads}).any()
 
 
 def test_masked_is_removed(params):
@@ -96,12 +102,14 @@ def test_masked_is_removed(params):
         "history_poi": batch["history_poi"][:, 2:],
         "history_creative": batch["history_creative"][:, 2:],
         "item": batch["item"][:, :-1],
+        "is_ad": batch["is_ad"][:, :-1],
         **{name: batch[name][:, :-1] for name in batch if name.startswith("shown")},
     }
     masked = removed | {
         "history_poi": pad(removed["history_poi"], -1, (2, 0)),
         "history_creative": pad(removed["history_creative"], -1, (2, 0)),
         "item": pad(removed["item"], -1, (0, 1)),
+        "is_ad": batch["is_ad"],
         "shown_poi": pad(removed["shown_poi"], -1, (0, 1)),
         "shown_creative": batch["shown_creative"],
         "shown_is_ad": batch["shown_is_ad"],
@@ -123,7 +131,7 @@ def test_a_missing_creative_is_not_creative_0(params):
 def test_one_memory_serves_many_slates(params):
     """`[S, K]` slates of one request, whose memory has no axis for them."""
     batch = full_batch()
-    names = ("history_poi", "history_creative", "item")
+    names = ("history_poi", "history_creative", "item", "is_ad")
     rows = {name: batch[name][:1].repeat(B, 0) for name in names}
     found = PREDICT(params, batch | {name: batch[name][0] for name in names})
     jax.tree.map(same, found, PREDICT(params, batch | rows))

@@ -6,7 +6,7 @@ import numpy as np
 
 from ega_jax.reward import model
 from ega_jax.reward.model import Items, RewardConfig
-from ega_jax.types import Catalogue
+from ega_jax.types import Catalogue, organic_pois
 
 P, R, W, C, K, T, N, B = 9, 12, 5, 2, 3, 4, 6, 5
 CONFIG = RewardConfig(
@@ -34,7 +34,7 @@ def init_params(config=CONFIG):
 
 def predict(params, batch, config=CONFIG):
     """Predictions for a batch of logged slates."""
-    request = batch["history_poi"], batch["history_creative"], batch["item"]
+    request = batch["history_poi"], batch["history_creative"], organic_pois(batch)
     memory = model.encode(params, config, ITEMS, *request)
     shown = batch["shown_poi"], batch["shown_creative"], batch["shown_is_ad"]
     return model.predict(params, config, ITEMS, memory, *shown)

@@ -13,8 +13,11 @@ from ega_jax.auction.pricing import PricingConfig
 from ega_jax.baselines.cascade.arrangements import Queues
 from ega_jax.baselines.cascade.cga import Ads
 from ega_jax.baselines.cascade.mca import ads_of, cga, cross_dqn, hstu, peri_cr, queues_of, tiger
+from ega_jax.errors import UserError
+from ega_jax.generation.candidates import Report, absent
 from ega_jax.mechanism import Mechanism
 from ega_jax.reward import model as reward_model
+from ega_jax.types import BookRequest, organic_pois
 
 ROWS = 24
 REQUESTS = random_requests(1, ROWS)
@@ -29,9 +32,8 @@ KAPPA = 0.5
 @functools.partial(jax.vmap, in_axes=(None, 0, None))
 def allocated(system, request, changed):
     """Prepared requests, allocations and menus: with all candidates, then without each."""
-    prepared = system.prepare(request)
-    bids = jnp.broadcast_to(request.bid, (N + 1, N))
-    return prepared, *system.allocate_each(prepared, bids, changed, jnp.arange(-1, N))
+    prepared = system.prepare(request, changed)
+    return prepared, *system.allocate_each(prepared, absent(jnp.arange(-1, N)))
 
 
 @functools.cache
@@ -42,9 +44,9 @@ def everything(requests="quiet", **changes):
 
 
 def found(*requests, **changes):
-    """Prepared requests, allocations and menus with all candidates."""
+    """Ranked candidates, allocations and menus with all candidates."""
     prepared, *variants = everything(*requests, **changes)
-    return prepared, *jax.tree.map(lambda x: x[:, 0], variants)
+    return prepared.memory.ranked, *jax.tree.map(lambda x: x[:, 0], variants)
 
 
 @jax.jit
@@ -75,7 +77,7 @@ def downstream(models, ads, is_ad, organic):
 @functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
 def judged(models, request, *slate):
     """The reward model's view of slates: POIs, creatives, ad flags."""
-    reads = request.history_poi, request.history_creative, request.item
+    reads = request.history_poi, request.history_creative, organic_pois(vars(request))
     memory = reward_model.encode(models.reward, CASCADE.reward, models.items, *reads)
     return reward_model.predict(models.reward, CASCADE.reward, models.items, memory, *slate)
 
@@ -110,16 +112,18 @@ def real(slate):
 
 def test_stage_by_stage():
     models = tiny_cascade()
-    prepared, shown, menus = found(kappa=KAPPA)
+    ranked, shown, menus = found(kappa=KAPPA)
     creative, click, *_ = upstream(models, REQUESTS)
     is_ad = recalled()
     listed, log_prob, slates = jax.device_get(by_stages(models, is_ad))
     np.testing.assert_array_equal(shown.candidate, slates)
-    np.testing.assert_array_equal(prepared.is_ad, is_ad)
-    np.testing.assert_array_equal(prepared.creative, creative)
-    np.testing.assert_allclose(prepared.quality, click, atol=1e-6)
+    np.testing.assert_array_equal(ranked.is_ad, is_ad)
+    np.testing.assert_array_equal(ranked.creative, creative)
+    np.testing.assert_allclose(ranked.click, click, atol=1e-6)
     for b, k in np.ndindex(ROWS, K):
         n = slates[b, k]
+        expected = float(click[b, n]) if n >= 0 else 0.0
+        assert shown.quality[b, k] == pytest.approx(expected, abs=1e-6)
         if n >= 0 and is_ad[b, n]:
             place = listed[b].tolist().index(n)
             assert shown.log_z[b, k] == pytest.approx(log_prob[b, place], abs=1e-5)
@@ -130,12 +134,12 @@ def test_stage_by_stage():
 
 
 def test_what_is_shown_agrees_with_the_request_and_the_reward_model():
-    prepared, shown, menus = found(kappa=KAPPA)
+    ranked, shown, menus = found(kappa=KAPPA)
     for b, k in np.ndindex(ROWS, K):
         n = shown.candidate[b, k]
         row = lambda values, empty, b=b, n=n: values[b, n] if n >= 0 else empty
         assert shown.item[b, k] == row(REQUESTS.item, -1)
-        assert shown.creative[b, k] == row(prepared.creative, -1)
+        assert shown.creative[b, k] == row(ranked.creative, -1)
         assert shown.is_ad[b, k] == row(REQUESTS.is_ad, False)
         assert shown.bid[b, k] == row(REQUESTS.bid, 0)
     slate = shown.item, shown.creative, shown.is_ad
@@ -197,7 +201,7 @@ def test_bids_move_neither_what_is_prepared_nor_bid_free_slates():
 def test_stages_see_bids_as_the_levers_say():
     """What auction and allocation are trained on and served with alike."""
     row = np.argmax(recalled().sum(-1))
-    ranked, bid = one((found()[0].memory, REQUESTS.bid), row)
+    ranked, bid = one((found()[0], REQUESTS.bid), row)
     listed, reserve = np.flatnonzero(ranked.is_ad), np.median(bid[ranked.is_ad])
     stages = lambda levers: (ads_of(ranked, bid, levers), queues_of(ranked, bid, levers, listed))
     for stage in stages(levers(bid_free=True)):
@@ -234,19 +238,57 @@ def test_what_is_masked_is_removed():
 
 
 def test_what_is_banned_is_not_shown_and_recall_is_not_repeated():
-    prepared, shown, _ = everything()
-    unseen = REQUESTS.is_ad & ~prepared.is_ad
+    ranked, shown = found()[0], everything()[1]
+    unseen = REQUESTS.is_ad & ~ranked.is_ad
     assert unseen.any()
     for b, n in np.ndindex(ROWS, N):
         without, is_ad = real(shown.candidate[b, n + 1]), REQUESTS.is_ad[b]
         organic = [m for m in range(N) if REQUESTS.item[b, m] >= 0 and not is_ad[m] and m != n]
-        ads = [m for m in range(N) if prepared.is_ad[b, m] and m != n]
+        ads = [m for m in range(N) if ranked.is_ad[b, m] and m != n]
         kept = [m for m in without if not is_ad[m]]
         assert kept == organic[: len(kept)]
         assert {m for m in without if is_ad[m]} <= set(ads)
         assert len(without) == min(K, len(organic) + len(ads))
         if unseen[b, n]:
             assert without == real(shown.candidate[b, 0])
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0, 0, None))
+def reported(system, request, reports, changed):
+    return system.allocate_each(system.prepare(request, changed), reports)
+
+
+def test_reports_are_as_lists_of_these_bids():
+    """Bids of single ads, recalled or not, against a list of its own for each."""
+    rng = np.random.default_rng(5)
+    ad = np.argmax(rng.random((ROWS, N)) * (REQUESTS.is_ad + 0.01 * (REQUESTS.item >= 0)), axis=1)
+    bid = rng.choice([0.0, 0.7, 3.0, 9.0], ROWS).astype(np.float32)
+    own = (np.arange(N) == ad[:, None]) & REQUESTS.is_ad
+    ad = np.where(own.any(1), ad, -1).astype(np.int32)
+    louder = REQUESTS.replace(bid=np.where(own, bid[:, None], REQUESTS.bid))
+    for bid_free in (False, True):
+        settings = levers(bid_free=bid_free)
+        found_each = reported(tiny_cascade(), REQUESTS, Report(ad[:, None], bid[:, None]), settings)
+        lists = jax.tree.map(lambda x: x[:, :1], allocated(tiny_cascade(), louder, settings)[1:])
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found_each, lists)
+
+
+def test_the_rivals_of_its_menu_are_the_recalled_ads():
+    ranked, _, menus = found()
+    rivals = menus.rivals
+    for b in range(ROWS):
+        there = rivals.ad[b] >= 0
+        assert set(rivals.ad[b, there].tolist()) == set(np.flatnonzero(recalled()[b]).tolist())
+        ads = rivals.ad[b, there]
+        np.testing.assert_array_equal(rivals.bid[b, there], REQUESTS.bid[b, ads])
+        np.testing.assert_array_equal(rivals.quality[b, there], ranked.click[b, ads])
+
+
+def test_a_request_to_a_book_is_refused():
+    request = BookRequest(*(np.zeros(2, np.int32) for _ in range(3)), np.int32(0))
+    with pytest.raises(UserError, match=r"\(mca\) reads a request's own list of ads, not a book"):
+        tiny_cascade().prepare(request, LEVERS)
 
 
 @functools.cache
@@ -280,16 +322,16 @@ def test_its_mechanism_shows_the_same_and_prices_within_the_bid():
 
 def test_clarkes_price_is_what_an_ad_costs_the_others():
     """By running auction and placement again without the ad of a slot."""
-    models, (prepared, shown, menus) = tiny_cascade(), found()
+    models, (ranked, shown, menus) = tiny_cascade(), found()
     price = jax.device_get(mechanism().allocate(REQUESTS, "clarke")).price_per_click
     at = lambda values, slates, empty: np.where(
         slates >= 0, np.take_along_axis(np.asarray(values), slates, axis=1), empty
     )
     for k in range(K):
         gone = np.where(shown.is_ad[:, k], shown.candidate[:, k], -1)
-        is_ad = prepared.is_ad & (np.arange(N) != gone[:, None])
+        is_ad = ranked.is_ad & (np.arange(N) != gone[:, None])
         slates = np.asarray(by_stages(models, is_ad)[2])
-        slate = at(REQUESTS.item, slates, -1), at(prepared.creative, slates, -1)
+        slate = at(REQUESTS.item, slates, -1), at(ranked.creative, slates, -1)
         pctr = judged(models, REQUESTS, *slate, at(REQUESTS.is_ad, slates, False)).click_poi
         without = (at(REQUESTS.bid, slates, 0) * pctr).sum(-1)
         own, own_pctr = shown.bid[:, k], shown.prediction.click_poi[:, k]
