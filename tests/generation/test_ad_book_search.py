@@ -69,19 +69,24 @@ def in_book(request, token_bid, scope):
 
 @functools.partial(jax.jit, static_argnames=("token_bid", "scope"))
 def both(decoder, stacked, ads, bids, token_bid, scope):
-    """Beams of the oracle, of a single search and of a joint one, each under a report."""
+    """Pairs of beams: the oracle's and a book's, of single and joint searches, with reports."""
     settings = {"num_beams": S, "alpha": 1.2, "beta": 0.5}
 
     def one(request, ad, bid):
         # A report of an item that is no ad, or is not there, changes nothing.
-        ad = jnp.where(request["is_ad"][ad] & request["where"][ad] & (ad >= 0), ad, -1)
-        oracle = by_oracle(request, ad, bid, token_bid, scope)
+        is_ad = request["is_ad"][ad] & request["where"][ad] & (ad >= 0)
+        ad = jnp.where(is_ad, ad, -1)
+        oracle = lambda ad: beam_search(
+            decoder, MEMORY, by_oracle(request, ad, bid, token_bid, scope), **settings
+        )
         book = in_book(request, token_bid, scope)
         alone = beam_search(decoder, MEMORY, book.reporting(Report(ad, bid)), **settings)
-        all_of = Report(jnp.stack([ad, jnp.int32(-1), ad]), jnp.stack([bid, bid, bid]))
-        together = joint_search(decoder, MEMORY, book, all_of, **settings)
-        first, last = (jax.tree.map(lambda x, i=i: x[i], together) for i in (0, 2))
-        return beam_search(decoder, MEMORY, oracle, **settings), alone, first, last
+        nobody = jnp.int32(-1)
+        variants = Report(jnp.stack([nobody, ad, nobody]), jnp.stack([bid, bid, bid]))
+        together = joint_search(decoder, MEMORY, book, variants, **settings)
+        without, reported = (jax.tree.map(lambda x, i=i: x[i], together) for i in (0, 1))
+        expected = oracle(ad)
+        return (expected, alone), (expected, reported), (oracle(nobody), without)
 
     return jax.vmap(one)(stacked, ads, bids)
 
@@ -113,8 +118,7 @@ def exact(monkeypatch):
 def test_ties_are_broken_as_in_the_oracle(exact, token_bid):
     decoder = random_decoder(0, K, C, W, whole=True)
     found = jax.device_get(both(decoder, requests(0), *reports(0), token_bid, "prefix"))
-    oracle, *books = found
-    for beams in books:
+    for oracle, beams in found:
         np.testing.assert_array_equal(beams.where, oracle.where)
         live = oracle.where
         np.testing.assert_array_equal(beams.items[live], oracle.items[live])
@@ -125,10 +129,10 @@ def test_ties_are_broken_as_in_the_oracle(exact, token_bid):
 @each_choice
 def test_slates_and_scores_are_the_oracles(token_bid, scope):
     decoder = random_decoder(1, K, C, W)
-    oracle, *books = jax.device_get(both(decoder, requests(1), *reports(1), token_bid, scope))
-    live = oracle.where
-    assert live.mean() > 0.3
-    for beams in books:
+    found = jax.device_get(both(decoder, requests(1), *reports(1), token_bid, scope))
+    for oracle, beams in found:
+        live = oracle.where
+        assert live.mean() > 0.3
         np.testing.assert_array_equal(beams.where, live)
         np.testing.assert_allclose(beams.log_prob[live], oracle.log_prob[live], atol=1e-4)
         same = (beams.items == oracle.items).all(-1)[live]
