@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 from ega_jax.generation import book_checks, book_sums
 from ega_jax.generation.ad_book import UNAVAILABLE, AdBook
 from ega_jax.generation.book_lists import BookLists
-from ega_jax.generation.book_tree import build_tree, padded
+from ega_jax.generation.book_tree import BookTree, build_tree, padded
 
+FIELDS_OF_TREE = "poi", "leaf", "first_child", "code", "list_start", "by_poi", "book_start"
 LEAST_CHANGES = 256  # Fewer changes are padded to it, so that fewer sizes are compiled.
 
 
@@ -37,11 +38,11 @@ class BookLedger:
       ...     num_codes=2,
       ...     num_slots=1,
       ... )
-      >>> ledger.book.ranked.tolist()
-      [1, 0, 2]
+      >>> ledger.book.first_ads(ledger.book.leaf[0], 2).tolist()  # POIs 2 and 0 share codes.
+      [1, 0]
       >>> ledger.update(ads=[0], bid=[4.0])
-      >>> ledger.book.ranked.tolist()
-      [0, 1, 2]
+      >>> ledger.book.first_ads(ledger.book.leaf[0], 2).tolist()
+      [0, 1]
     """
 
     def __init__(
@@ -85,14 +86,14 @@ class BookLedger:
         shown = np.ones(poi.size, bool)
         if eligible is not None:
             shown = book_checks.marks(eligible, poi.size)
-        tree, order = build_tree(poi, book_start, np.asarray(poi_codes), num_codes)
+        tree, order = build_tree(poi, book_start, np.asarray(poi_codes), num_codes, num_slots + 1)
         device = jax.tree.map(jnp.array, tree)
         tree = jax.tree.map(np.asarray, device)  # On a CPU, views and no copies.
         self._num_ads, self._num_codes = poi.size, num_codes
         self._token_bid, self._scope = token_bid, scope
         seen = bid if self._given is None else self._given
         search_bids = np.where(shown, seen, np.float32(UNAVAILABLE))
-        self._lists = BookLists(tree, order, search_bids, num_slots + 1)
+        self._lists = BookLists(tree, order, search_bids)
         self._book = self._new_book(device, bid)
 
     @property
@@ -146,23 +147,16 @@ class BookLedger:
             eligible = book_checks.marks(eligible, ads.size)
         search_bid = self._search_bids(ads, bid, eligible)
         changes = self._lists.change(ads, search_bid)
-        *inner, leaves = changes.nodes
+        places, nodes = changes.places, changes.nodes
         lists, book = self._lists, self._book
-        best = zip(book.best, inner, lists.best, strict=True)
         self._book = dataclasses.replace(
             book,
             bid=_scattered(book.bid, ads, bid),
             search_bid=_scattered(book.search_bid, ads, search_bid),
-            ranked=_scattered(book.ranked, changes.places, lists.ranked[changes.places]),
-            best=tuple(_scattered(b, nodes, host[nodes]) for b, nodes, host in best),
-            best_bid=tuple(
-                _scattered(highest, nodes, lists.highest(depth, nodes))
-                for depth, (highest, nodes) in enumerate(
-                    zip(book.best_bid, changes.nodes, strict=True), 1
-                )
-            ),
+            listed=_scattered(book.listed, places, lists.listed[places]),
+            best_bid=_scattered(book.best_bid, nodes, lists.highest(nodes)),
         )
-        if leaves.size:
+        if nodes.size:
             self._book = dataclasses.replace(self._book, **self._sums())
 
     def _search_bids(
@@ -174,10 +168,11 @@ class BookLedger:
         seen = bid if self._given is None else self._given[ads]
         return np.where(eligible, seen, np.float32(UNAVAILABLE))
 
-    def _new_book(self, tree: Any, bid: np.ndarray) -> AdBook:
-        """The book of the present lists and live bids, given the `BookTree` on device."""
+    def _new_book(self, tree: BookTree, bid: np.ndarray) -> AdBook:
+        """The book of the present lists and live bids, given the tree on device."""
         return AdBook(
-            **{field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)},
+            **{name: getattr(tree, name) for name in FIELDS_OF_TREE},
+            widths=tree.widths,
             bid=self._live(bid),
             follows_bids=jnp.array(self._given is None),
             **self._orders(),
@@ -189,14 +184,11 @@ class BookLedger:
         return jnp.array(padded(bid, self._lists.search_bid.size, 0.0))
 
     def _orders(self) -> dict[str, Any]:
-        """Copies on device of the search bids, the order of ads and the lists."""
-        lists = self._lists
-        depths = range(1, lists.tree.num_layers + 1)
+        """Copies on device of what search bids change, but for the sums."""
         return {
-            "search_bid": jnp.array(lists.search_bid),
-            "ranked": jnp.array(lists.ranked),
-            "best": tuple(jnp.array(best) for best in lists.best),
-            "best_bid": tuple(jnp.array(lists.all_highest(depth)) for depth in depths),
+            "search_bid": jnp.array(self._lists.search_bid),
+            "listed": jnp.array(self._lists.listed),
+            "best_bid": jnp.array(self._lists.all_highest()),
         }
 
     def _sums(self) -> dict[str, Any]:
@@ -204,7 +196,7 @@ class BookLedger:
         is_layer, is_mean = self._scope == "layer", self._token_bid == "mean"
         totals = book_sums.node_totals(self._lists) if is_mean and not is_layer else None
         return {
-            "total": jax.tree.map(jnp.array, totals),
+            "total": None if totals is None else jnp.array(totals),
             "layer": book_sums.layer_bids(self._lists, self._num_codes) if is_layer else None,
         }
 

@@ -10,46 +10,47 @@ import dataclasses
 import numpy as np
 
 from ega_jax.generation.ad_book import UNAVAILABLE
-from ega_jax.generation.book_tree import BookTree, capacity, padded
+from ega_jax.generation.book_tree import BookTree
 
 CHANGED, FELL = 1, 2  # Marks of ads whose search bid rose, and of those whose search bid fell.
 
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What a change of search bids may have touched."""
+    """What a change of search bids may have touched; nothing appears twice."""
 
-    places: np.ndarray  # Places in `ranked`.
-    nodes: tuple[np.ndarray, ...]  # By depth from 1 to C: nodes whose first ads may differ.
+    places: np.ndarray  # Places in `listed`.
+    nodes: np.ndarray  # Nodes whose first ads may differ.
 
 
 class BookLists:
-    """Search bids, the order of ads in the leaves and the lists of first ads above the leaves."""
+    """Search bids, and the first ads of all nodes; all of a leaf."""
 
-    def __init__(self, tree: BookTree, order: np.ndarray, search_bid: np.ndarray, num_listed: int):
+    def __init__(self, tree: BookTree, order: np.ndarray, search_bid: np.ndarray):
         """Orders all ads.
 
         Args:
           tree: the tree, with NumPy arrays; must not change.
-          order: `[capacity]` int32 ads by leaf; the lists take it over.
+          order: `[n]` int32 ads by leaf.
           search_bid: `[n]` float32 search bids, -1 for ads that may not be shown.
-          num_listed: `L`.
         """
         self.tree = tree
-        self.ranked = order
-        self.search_bid = np.full(order.size, UNAVAILABLE, np.float32)
-        self.best = [np.full((c.size, num_listed), -1, np.int32) for c in tree.code[:-1]]
-        self.num_listed = num_listed
+        size, first = tree.poi.size, tree.first_place
+        self.search_bid = np.full(size, UNAVAILABLE, np.float32)
+        self.listed = np.full(first + size, -1, np.int32)
+        self.ranked = self.listed[first : first + order.size]  # A view: ads by leaf.
+        self.ranked[:] = order
+        self._lists = self.listed[:first].reshape(-1, tree.num_listed)  # A view of the other nodes.
         self.reset(search_bid)
 
     def reset(self, search_bid: np.ndarray) -> None:
         """Replaces all search bids, `[n]` float32."""
         self.search_bid[: search_bid.size] = search_bid
-        self._order_leaves(np.arange(self.tree.num_nodes(self.tree.num_layers), dtype=np.int32))
+        self._order_leaves(_all(self.tree.nodes(self.tree.num_layers)))
         for depth in range(self.tree.num_layers - 1, 0, -1):
-            nodes = np.arange(self.tree.num_nodes(depth), dtype=np.int32)
-            group, ads = self._listed_below(depth, nodes)
-            self.best[depth - 1][: nodes.size] = self._first(group, ads, nodes.size)
+            nodes = self.tree.nodes(depth)
+            group, ads = self._listed_below(_all(nodes))
+            self._lists[nodes] = self._first(group, ads, nodes.stop - nodes.start)
 
     def change(self, ads: np.ndarray, search_bid: np.ndarray) -> Changes:
         """Changes some search bids.
@@ -66,43 +67,48 @@ class BookLists:
         self.search_bid[ads] = search_bid
         ads = ads[np.argsort(self.tree.leaf[ads])]  # So nodes of all depths rise.
         node = self.tree.leaf[ads]
-        nodes = [_runs(node)[0]]
-        places = self._order_leaves(nodes[0])
-        for depth in range(self.tree.num_layers - 1, 0, -1):
-            node = self.tree.parents(depth, node)
-            touched, kept = self._update_lists(depth, ads, node, mark)
-            nodes.append(touched)
+        leaves = _runs(node)[0]
+        places, inner = self._order_leaves(leaves), []
+        for _ in range(self.tree.num_layers - 1):
+            node = self.tree.parents(node)
+            touched, kept = self._update_lists(ads, node, mark)
+            inner.append(touched)
             ads, node = ads[kept], node[kept]
-        return Changes(places=places, nodes=tuple(nodes[::-1]))
+        above = np.concatenate([*inner, leaves[:0]])
+        offset = np.arange(self.tree.num_listed, dtype=np.int32)
+        lists = self.tree.list_start[above][:, None] + offset
+        return Changes(
+            places=np.concatenate([lists.ravel(), places]), nodes=np.concatenate([above, leaves])
+        )
 
-    def highest(self, depth: int, nodes: np.ndarray) -> np.ndarray:
-        """Highest search bids of nodes of a depth above 0, float32; -1 if no ad may be shown."""
-        if depth < self.tree.num_layers:
-            return self.search_bid[self.best[depth - 1][nodes, 0]]
-        return self.search_bid[self.ranked[self.tree.leaf_start[nodes]]]
+    def highest(self, nodes: np.ndarray | slice) -> np.ndarray:
+        """Highest search bids of used nodes that are no books, float32; -1: no ad may be shown."""
+        return self.search_bid[self.listed[self.tree.list_start[nodes]]]
 
-    def all_highest(self, depth: int) -> np.ndarray:
-        """`best_bid` of a depth above 0, with its unused entries."""
-        nodes = np.arange(self.tree.num_nodes(depth), dtype=np.int32)
-        return padded(self.highest(depth, nodes), capacity(nodes.size), UNAVAILABLE)
+    def all_highest(self) -> np.ndarray:
+        """`AdBook.best_bid`."""
+        result = np.full(self.tree.list_start.size, UNAVAILABLE, np.float32)
+        for depth in range(1, self.tree.num_layers + 1):
+            nodes = self.tree.nodes(depth)
+            result[nodes] = self.highest(nodes)
+        return result
 
     def _order_leaves(self, leaves: np.ndarray) -> np.ndarray:
-        """Sorts the ads of leaves; returns the places in `ranked` of leaves with several ads."""
-        start = self.tree.leaf_start[leaves]
-        count = self.tree.leaf_start[leaves + 1] - start
+        """Sorts the ads of leaves; returns the places in `listed` of leaves with several ads."""
+        start = self.tree.list_start[leaves]
+        count = self.tree.list_start[leaves + 1] - start
         several = count > 1
         group, place = ragged(start[several], count[several])
-        ads = self.ranked[place]
-        self.ranked[place] = ads[self._order(group, ads)]
+        ads = self.listed[place]
+        self.listed[place] = ads[self._order(group, ads)]
         return place
 
     def _update_lists(
-        self, depth: int, ads: np.ndarray, node: np.ndarray, mark: np.ndarray
+        self, ads: np.ndarray, node: np.ndarray, mark: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Updates the lists of a depth, after those of the depth below.
 
         Args:
-          depth: from 1 to C - 1.
           ads: `[m]` changed ads that were or are in the list of a child, by node.
           node: `[m]` nodes of the depth that hold them, rising.
           mark: `[capacity]` `FELL`, `CHANGED` or 0 for each ad.
@@ -112,44 +118,42 @@ class BookLists:
           bool. The lists above do not depend on the others.
         """
         nodes, group = _runs(node)
-        old = self.best[depth - 1][nodes]
+        old = self._lists[nodes]
         marks = np.where(old >= 0, mark[old], 0)
         # A list that is not full holds all ads, and an ad whose bid rose does not leave its list.
         lost = (old[:, -1] >= 0) & (marks == FELL).any(axis=1)
         stays = (old >= 0) & (marks == 0) & ~lost[:, None]
         merged = ~lost[group]
-        again, below = self._listed_below(depth, nodes[lost])
+        again, below = self._listed_below(nodes[lost])
         groups = np.nonzero(stays)[0], group[merged], np.flatnonzero(lost)[again]
         group = np.concatenate(groups, dtype=np.int32)
         by_group = np.argsort(group, kind="stable")  # Merges three runs, in linear time.
         entries = np.concatenate([old[stays], ads[merged], below])
         new = self._first(group[by_group], entries[by_group], nodes.size)
-        self.best[depth - 1][nodes] = new
+        self._lists[nodes] = new
         listed = np.zeros(mark.size, bool)
         listed[old[marks > 0]] = True
         listed[new[new >= 0]] = True
         return nodes, listed[ads]
 
-    def _listed_below(self, depth: int, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _listed_below(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First ads of all children of nodes `[v]`: positions in `nodes`, rising, and the ads."""
-        first_child = self.tree.first_child[depth]
-        group, child = ragged(first_child[nodes], first_child[nodes + 1] - first_child[nodes])
-        if depth < self.tree.num_layers - 1:
-            lists = self.best[depth][child]
-            there = lists >= 0
-            return np.repeat(group, there.sum(axis=1)), lists[there]
-        start = self.tree.leaf_start[child]
-        count = np.minimum(self.tree.leaf_start[child + 1] - start, self.num_listed)
+        first_child = self.tree.first_child[nodes]
+        group, child = ragged(first_child, self.tree.first_child[nodes + 1] - first_child)
+        start = self.tree.list_start[child]
+        count = np.minimum(self.tree.list_start[child + 1] - start, self.tree.num_listed)
         owner, place = ragged(start, count)
-        return group[owner], self.ranked[place]
+        ads = self.listed[place]
+        there = ads >= 0
+        return group[owner[there]], ads[there]
 
     def _first(self, group: np.ndarray, ads: np.ndarray, num_groups: int) -> np.ndarray:
         """The first `L` ads of each group, rising, by falling search bid: `[num_groups, L]`."""
         ads = ads[self._order(group, ads)]
         start = np.searchsorted(group, np.arange(num_groups, dtype=np.int32)).astype(np.int32)
         rank = np.arange(ads.size, dtype=np.int32) - start[group]
-        listed = rank < self.num_listed
-        lists = np.full((num_groups, self.num_listed), -1, np.int32)
+        listed = rank < self.tree.num_listed
+        lists = np.full((num_groups, self.tree.num_listed), -1, np.int32)
         lists[group[listed], rank[listed]] = ads[listed]
         return lists
 
@@ -173,6 +177,11 @@ def ragged(start: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray
     entry = np.arange(end[-1] if end.size else 0, dtype=np.int32)
     entry += np.repeat((start - end + count).astype(np.int32), count)
     return np.repeat(np.arange(count.size, dtype=np.int32), count), entry
+
+
+def _all(nodes: slice) -> np.ndarray:
+    """The nodes of a depth, int32."""
+    return np.arange(nodes.start, nodes.stop, dtype=np.int32)
 
 
 def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,34 +7,31 @@ from ega_jax.generation.ad_book import LayerBids
 from ega_jax.generation.book_lists import BookLists
 
 
-def node_totals(lists: BookLists) -> tuple[np.ndarray, ...]:
+def node_totals(lists: BookLists) -> np.ndarray:
     """Sum and number of search bids by node: `AdBook.total`. Sums are formed in float64."""
-    starts = lists.tree.starts()
-    bid = lists.search_bid[lists.ranked[: starts[0][-1]]]
-    counted = bid >= 0
-    bid = bid[counted]
-    totals = []
-    for start in starts[1:]:
-        nodes = start.size - 1
-        node = np.repeat(np.arange(nodes, dtype=np.int32), np.diff(start))[counted]
-        both = np.bincount(node, bid, nodes), np.bincount(node, minlength=nodes)
-        totals.append(np.stack(both, axis=-1).astype(np.float32))
-    return tuple(totals)
+    tree, bid = lists.tree, lists.search_bid[lists.ranked]
+    both = [np.where(bid >= 0, bid, 0.0).astype(np.float64), (bid >= 0).astype(np.float64)]
+    totals = np.zeros((tree.code.size, 2), np.float32)
+    for depth, start in enumerate(tree.starts()[1:], 1):
+        for column, values in enumerate(both):
+            totals[tree.nodes(depth), column] = np.add.reduceat(values, start[:-1])
+    return totals
 
 
 def layer_bids(lists: BookLists, num_codes: int) -> LayerBids:
     """Bids by book, layer and code, on device: `AdBook.layer`."""
-    starts = lists.tree.starts()
+    tree, ads = lists.tree, lists.ranked
+    starts = tree.starts()
     books = starts[0].size - 1
-    ads = lists.ranked[: starts[0][-1]]
     shown = lists.search_bid[ads] >= 0
     ads = ads[shown]
     book = np.repeat(np.arange(books, dtype=np.int32), np.diff(starts[0]))[shown]
     order = np.lexsort((ads, -lists.search_bid[ads]))
     ads = ads[order]
     layers = []
-    for code, start in zip(lists.tree.code, starts[1:], strict=True):
-        group = book * np.int64(num_codes) + np.repeat(code, np.diff(start))[shown]
+    for depth, start in enumerate(starts[1:], 1):
+        code = np.repeat(tree.code[tree.nodes(depth)], np.diff(start))[shown]
+        group = book * np.int64(num_codes) + code
         layers.append(_layer(lists.search_bid, ads, group[order], books * num_codes))
     fields = zip(*layers, strict=True)
     return LayerBids(*(jnp.stack([x.reshape(books, -1) for x in f], axis=1) for f in fields))

@@ -12,6 +12,7 @@ from ega_jax.errors import UserError
 from ega_jax.generation import book_ledger
 from ega_jax.generation.ad_book import inline_book
 from ega_jax.generation.book_ledger import BookLedger
+from ega_jax.generation.book_tree import capacity
 from ega_jax.types import LARGEST
 
 NUM_POIS = 40
@@ -69,6 +70,12 @@ class Oracle:
             sorted(node for node in self.ads if len(node) == depth + 1)
             for depth in range(1, self.depths)
         ]
+        sizes = [len(books)] + [capacity(len(nodes)) for nodes in self.nodes[1:]]
+        self.first_node = [0, *itertools.accumulate(size + 1 for size in sizes)]
+
+    def number(self, node):
+        depth = len(node) - 1
+        return self.first_node[depth] + self.nodes[depth].index(node)
 
     def node(self, ad, depth):
         codes = self.listing["poi_codes"][self.listing["poi"][ad]]
@@ -85,50 +92,63 @@ def check(book, listing):
     assert set(book.poi[n:]) | set(book.leaf[n:]) | set(book.search_bid[n:]) <= {-1}
     np.testing.assert_array_equal(book.bid[:n], listing["bid"].astype(np.float32))
     assert book.search_bid[:n].tolist() == oracle.search_bid
-    leaves = oracle.nodes[-1]
-    assert book.leaf[:n].tolist() == [
-        leaves.index(oracle.node(a, oracle.depths - 1)) for a in range(n)
-    ]
-    ranked = list(itertools.chain(*(oracle.ads[leaf] for leaf in leaves)))
-    assert book.ranked[:n].tolist() == ranked
-    starts = np.cumsum([0] + [len(oracle.ads[leaf]) for leaf in leaves])
-    check_padded(book.leaf_start, starts, n)
+    leaves = [oracle.number(oracle.node(ad, oracle.depths - 1)) for ad in range(n)]
+    assert book.leaf[:n].tolist() == leaves
     by_poi = sorted(range(n), key=lambda ad: (oracle.book[ad], listing["poi"][ad]))
     assert book.by_poi[:n].tolist() == by_poi
-    assert sorted(book.by_poi) == sorted(book.ranked) == list(range(book.num_ads))
+    assert sorted(book.by_poi) == list(range(book.num_ads))
     assert book.book_start.tolist() == listing["book_start"].tolist()
     assert book.follows_bids == (listing["search_bid"] is None)
-    for depth in range(oracle.depths - 1):
-        check_depth(book, oracle, depth)
+    assert book.code.dtype == np.int16
+    for name, values in fields_by_node(oracle).items():
+        np.testing.assert_array_equal(getattr(book, name), values, err_msg=name)
+    check_lists(book, oracle)
+    check_totals(book, oracle)
     check_layer(book, oracle)
 
 
-def check_padded(values, used, fill):
-    assert values[: len(used)].tolist() == list(used)
-    assert set(values[len(used) :].ravel().tolist()) <= {fill}
+def fields_by_node(oracle):
+    """The fields that have one entry per node, unused nodes included."""
+    *_, inner, end = oracle.first_node
+    code, best_bid, first_child = np.zeros(end), np.full(end, -1.0), np.zeros(inner)
+    for depth, nodes in enumerate(oracle.nodes[1:], 1):
+        child, (above, first) = oracle.first_node[depth], oracle.first_node[depth - 1 : depth + 1]
+        for v, parent in enumerate(oracle.nodes[depth - 1], above):
+            first_child[v] = child
+            child += len(oracle.children(parent))
+        first_child[above + len(oracle.nodes[depth - 1]) : first] = child
+        for v, node in enumerate(nodes, first):
+            code[v], best_bid[v] = node[-1], oracle.search_bid[oracle.ads[node][0]]
+    return {"code": code, "best_bid": best_bid, "first_child": first_child}
 
 
-def check_depth(book, oracle, depth):
-    """Compares what leads from a depth to the next."""
-    nodes, length = oracle.nodes[depth + 1], oracle.listing["num_slots"] + 1
-    ads = [oracle.ads[node] for node in nodes]
-    counts = [len(oracle.children(node)) for node in oracle.nodes[depth]]
-    check_padded(book.first_child[depth], np.cumsum([0, *counts]), len(nodes))
-    assert max(counts) <= book.widths[depth] < 2 * max(counts)
-    assert book.code[depth].dtype == np.int16
-    check_padded(book.code[depth], [node[-1] for node in nodes], 0)
-    check_padded(book.best_bid[depth], [oracle.search_bid[a[0]] for a in ads], -1)
-    assert len(book.best) == oracle.depths - 2
-    if depth < len(book.best):
-        lists = [(a + [-1] * length)[:length] for a in ads]
-        check_padded(book.best[depth], lists, -1)
-    if oracle.listing["token_bid"] == "mean":
-        shown = [[b for a in group if (b := oracle.search_bid[a]) >= 0] for group in ads]
-        expected = [[sum(bids), len(bids)] for bids in shown]
-        np.testing.assert_allclose(book.total[depth][: len(nodes)], expected, rtol=1e-6)
-        assert not book.total[depth][len(nodes) :].any()
-    else:
+def check_lists(book, oracle):
+    *_, inner, end = oracle.first_node
+    length = oracle.listing["num_slots"] + 1
+    lists = [[-1] * length for _ in range(inner)]
+    for node in itertools.chain(*oracle.nodes[1:-1]):
+        lists[oracle.number(node)] = (oracle.ads[node] + [-1] * length)[:length]
+    listed, start = list(itertools.chain(*lists)), list(range(0, inner * length, length))
+    for leaf in oracle.nodes[-1]:
+        start.append(len(listed))
+        listed += oracle.ads[leaf]
+    assert book.list_start.tolist() == start + [len(listed)] * (end - len(start))
+    unused = book.num_ads - len(oracle.book)
+    assert book.listed.tolist() == listed + [-1] * unused
+    for depth, width in enumerate(book.widths):
+        most = max(len(oracle.children(node)) for node in oracle.nodes[depth])
+        assert most <= width < 2 * most
+
+
+def check_totals(book, oracle):
+    if oracle.listing["token_bid"] != "mean":
         assert book.total is None
+        return
+    expected = np.zeros((oracle.first_node[-1], 2))
+    for node in itertools.chain(*oracle.nodes[1:]):
+        shown = [bid for ad in oracle.ads[node] if (bid := oracle.search_bid[ad]) >= 0]
+        expected[oracle.number(node)] = sum(shown), len(shown)
+    np.testing.assert_allclose(book.total, expected, rtol=1e-6)
 
 
 def check_layer(book, oracle):
@@ -206,27 +226,59 @@ def test_any_changes_equal_a_fresh_build(seed):
 )
 def test_one_book_equals_the_book_of_a_request(follows_bids, token_bid, scope):
     rng, n = np.random.default_rng(0), 24
-    codes, poi = rng.integers(0, 3, (NUM_POIS, 3)), rng.permutation(NUM_POIS)[:n]
-    bid, eligible = random_bids(rng, n), rng.random(n) < 0.8
+    listing = {
+        "poi": rng.permutation(NUM_POIS)[:n],
+        "bid": random_bids(rng, n),
+        "book_start": np.array([0, n]),
+        "poi_codes": rng.integers(0, 3, (NUM_POIS, 3)),
+        "num_slots": 2,
+        "search_bid": None if follows_bids else np.zeros(n),
+        "eligible": rng.random(n) < 0.8,
+    }
     options = {"num_codes": 3, "token_bid": token_bid, "scope": scope}
-    search_bid = None if follows_bids else np.zeros(n)
-    book = BookLedger(
-        poi, bid, [0, n], codes, num_slots=2, search_bid=search_bid, eligible=eligible, **options
-    ).book
     expected = inline_book(
-        jnp.array(codes[poi]),
-        jnp.array(poi),
-        jnp.array(bid, jnp.float32),
+        jnp.array(listing["poi_codes"][listing["poi"]]),
+        jnp.array(listing["poi"]),
+        jnp.array(listing["bid"], jnp.float32),
         jnp.ones(n, bool),
-        eligible=jnp.array(eligible),
+        eligible=jnp.array(listing["eligible"]),
         follows_bids=follows_bids,
         num_listed=3,
         **options,
     )
+    oracle = Oracle(listing)
+    num_nodes = [len(nodes) for nodes in oracle.nodes]
+    first_node = [0, 2, n + 3, 2 * n + 4]
+    expected = without_numbers(expected, first_node, num_nodes)
+    book = without_numbers(BookLedger(**listing, **options).book, oracle.first_node, num_nodes)
+    assert jax.tree.structure(expected) == jax.tree.structure(book)
     pairs = zip(jax.tree.leaves_with_path(expected), jax.tree.leaves(book), strict=True)
     for (path, x), y in pairs:
-        both = tuple(slice(min(sizes)) for sizes in zip(x.shape, y.shape, strict=True))
-        np.testing.assert_allclose(x[both], y[both], rtol=1e-6, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(x, y, rtol=1e-6, err_msg=jax.tree_util.keystr(path))
+
+
+def without_numbers(book, first_node, num_nodes):
+    """What a book of 24 ads holds, without unused entries and with nodes numbered in their depth.
+
+    Args:
+      book: the book.
+      first_node: number of the first node of each depth.
+      num_nodes: number of used nodes of each depth.
+    """
+    names = "poi", "bid", "search_bid", "by_poi"
+    found = {name: getattr(book, name)[:24] for name in names}
+    found |= {"book_start": book.book_start, "layer": book.layer, "follows": book.follows_bids}
+    found["leaf"] = book.leaf[:24] - first_node[3]
+    for depth in range(4):
+        nodes = first_node[depth] + jnp.arange(num_nodes[depth])
+        if depth < 3:
+            first, number = book.children(nodes)
+            found["children", depth] = first - first_node[depth + 1], number
+        if depth > 0:
+            total = None if book.total is None else book.total[nodes]
+            ads = book.first_ads(nodes, 3 if depth < 3 else 24)
+            found["node", depth] = book.code[nodes], book.best_bid[nodes], total, ads
+    return {str(name): value for name, value in found.items()}
 
 
 def test_the_book_finds_its_ads_and_nodes():
@@ -234,15 +286,15 @@ def test_the_book_finds_its_ads_and_nodes():
     listing = random_listing(np.random.default_rng(3), num_layers=3, num_codes=3)
     book, oracle = BookLedger(**listing).book, Oracle(listing)
     ads = range(len(listing["poi"]))
-    nodes = np.array([[oracle.nodes[d].index(oracle.node(a, d)) for d in range(4)] for a in ads])
+    nodes = np.array([[oracle.number(oracle.node(ad, d)) for d in range(4)] for ad in ads])
     np.testing.assert_array_equal(book.path(jnp.array(ads)), nodes[:, 1:])
     find = jax.vmap(lambda poi, root: book.ads_of(poi[None], root)[0])
     assert find(jnp.array(listing["poi"]), jnp.array(oracle.book)).tolist() == list(ads)
     for depth in range(3):
         code, node = [oracle.node(a, 3)[depth + 1] for a in ads], jnp.array(nodes[:, depth])
-        place, exists = book.find_child(depth, node, jnp.array(code))
+        place, exists = book.find_child(node, jnp.array(code))
         assert exists.all()
-        np.testing.assert_array_equal(book.children(depth, node)[0] + place, nodes[:, depth + 1])
+        np.testing.assert_array_equal(book.children(node)[0] + place, nodes[:, depth + 1])
 
 
 def test_a_refreshed_listing_of_similar_size_has_the_same_shapes():
@@ -265,8 +317,8 @@ def test_a_refreshed_listing_of_similar_size_has_the_same_shapes():
 def test_codes_use_16_bits_where_they_fit(num_codes, dtype):
     codes = [[num_codes - 1, 0], [0, 1]]
     book = BookLedger([0, 1], [1.0, 2.0], [0, 2], codes, num_codes, num_slots=1).book
-    assert [code.dtype for code in book.code] == [dtype, dtype]
-    assert book.code[0].tolist() == [0, num_codes - 1]
+    assert book.code.dtype == dtype
+    assert book.code[book.path(jnp.array([0, 1]))].tolist() == codes
 
 
 def an_ledger(**changes):
@@ -284,13 +336,12 @@ def an_ledger(**changes):
 def test_an_update_changes_the_arrays_in_place():
     ledger = an_ledger()
     before = ledger.book
-    names = "bid", "search_bid", "ranked"
+    names = "bid", "search_bid", "listed", "best_bid"
     places = [getattr(before, name).unsafe_buffer_pointer() for name in names]
     ledger.update([0], [9.0])
     after = ledger.book
-    assert places[:2] == [getattr(after, name).unsafe_buffer_pointer() for name in names[:2]]
-    assert before.bid.is_deleted()
-    assert before.best[0].is_deleted()
+    assert places == [getattr(after, name).unsafe_buffer_pointer() for name in names]
+    assert all(getattr(before, name).is_deleted() for name in names)
     assert after.leaf is before.leaf
     assert after.first_child is before.first_child
 
@@ -352,6 +403,7 @@ def test_live_bids_do_not_change_what_another_search_bid_orders():
         ({"book_start": [0, 3, 2, 4]}, "book 1 ends at ad 2, before it starts"),
         ({"poi_codes": [[0, 1], [0, 2], [1, 1]]}, "POI 1 has the codes"),
         ({"poi_codes": [0, 1, 1]}, "poi_codes has the shape"),
+        ({"num_slots": 1 << 30}, "the book's lists have .* entries, more than int32 can count"),
     ],
 )
 def test_a_wrong_listing_is_named(changes, message):
