@@ -51,6 +51,15 @@ class Past:
     trail: jax.Array  # [R * S, L] int32 row of a beam's prefix at each step.
 
 
+@struct.dataclass
+class Decoded:
+    """The decoder's outputs at one step, by row."""
+
+    new: tuple[KeysValues, ...]  # One per block, each [R * S, H, D / H].
+    states: jax.Array  # [R * S, D]
+    logits: jax.Array  # [R * S, W]
+
+
 def joint_search(
     decoder: Decoder,
     memory: Any,
@@ -122,22 +131,25 @@ def _decode(decoder, memory, search, past, rows, position, step) -> Past:
     layer = step % config.num_layers
     code = search.codes[:, :, step - 1].reshape(-1)
 
-    def decode(rows: jax.Array, past: Past) -> Past:
+    def decode(rows: jax.Array, found: Decoded) -> Decoded:
         read = jnp.minimum(rows, code.size - 1)
         x = decoder.code_input(code[read], (layer - 1) % config.num_layers)
         x = jnp.where(step > 0, x, decoder.begin_input()[None]) + position[None]
         x, new = _step(decoder, memory, past, x, past.trail[read], step)
-        write = lambda into, x: into.at[step, rows].set(x, mode="drop")
-        return dataclasses.replace(
-            past,
-            cache=jax.tree.map(write, past.cache, new),
-            states=write(past.states, x),
-            logits=past.logits.at[rows].set(decoder.poi_logits(x, layer), mode="drop"),
-        )
+        rows_of = Decoded(new, x, decoder.poi_logits(x, layer))
+        return jax.tree.map(lambda into, x: into.at[rows].set(x, mode="drop"), found, rows_of)
 
-    past = fold_where(decode, rows.where, chunk, past)
-    trail = lax.dynamic_update_index_in_dim(past.trail, rows.first, step, 1)
-    return dataclasses.replace(past, trail=trail)
+    # The caches are written once a step and not by chunk, as XLA would copy them for every chunk.
+    at_step = lambda x: lax.dynamic_index_in_dim(x, step, keepdims=False)
+    nothing = jax.tree.map(at_step, (past.cache, past.states))
+    found = fold_where(decode, rows.where, chunk, Decoded(*nothing, past.logits))
+    write = lambda into, x: lax.dynamic_update_index_in_dim(into, x, step, 0)
+    return Past(
+        cache=jax.tree.map(write, past.cache, found.new),
+        states=write(past.states, found.states),
+        logits=found.logits,
+        trail=lax.dynamic_update_index_in_dim(past.trail, rows.first, step, 1),
+    )
 
 
 def _step(decoder, memory, past, x, trail, step) -> tuple[jax.Array, tuple[KeysValues, ...]]:
