@@ -33,6 +33,7 @@ from ega_jax.generation.candidates import (
     book_candidates,
     list_candidates,
     organic_queue,
+    within_reach,
 )
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.compaction import map_distinct
@@ -114,10 +115,11 @@ class EGA(System[EGAConfig]):
     def _of_book(self, request: BookRequest, levers: Levers) -> Candidates:
         """Candidates of a request to a book; the book stays with the system."""
         assert self.book is not None, "a request names a book, and the system has none"
-        number = self.book.num_ads + jnp.arange(request.organic.size, dtype=jnp.int32)
-        number = jnp.where(request.organic >= 0, number, -1)
-        codes = codes_of(self.items.catalogue.poi_codes, request.organic)
-        queue = organic_queue(self.book, request.book, number, request.organic, codes)
+        organic = within_reach(request.organic, self.decoder.config.num_slots, self.config.scope)
+        number = self.book.num_ads + jnp.arange(organic.size, dtype=jnp.int32)
+        number = jnp.where(organic >= 0, number, -1)
+        codes = codes_of(self.items.catalogue.poi_codes, organic)
+        queue = organic_queue(self.book, request.book, number, organic, codes)
         candidates = book_candidates(self.book, request.book, queue, **self._rules(levers))
         return dataclasses.replace(candidates, book=None)
 

@@ -107,7 +107,7 @@ class Overlay:
 class OrganicQueue:
     """The organic items of a request, in upstream order, with their places in a book."""
 
-    id: jax.Array  # [M] int32 candidates, -1 padding.
+    id: jax.Array  # [M] int32 candidates, -1 padding after the last.
     poi: jax.Array  # [M] int32, -1 padding.
     codes: jax.Array  # [M, C] int32.
     path: jax.Array  # [M, C] int32 nodes of depths 1 to C, -1 where the prefix is not in the book.
@@ -125,6 +125,15 @@ def listed_organic(item: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Ar
     """
     order = jnp.argsort(~where, stable=True).astype(jnp.int32)
     return jnp.where(where[order], order, -1), jnp.where(where[order], item[order], -1)
+
+
+def within_reach(items: jax.Array, num_slots: int, scope: str) -> jax.Array:
+    """The organic items `[N]` that a slate may show, or of which its token bids depend: `[M]`.
+
+    Before the last slot, at most `K - 1` items were shown, as organic items or as ads whose POI the
+    queue then skips, and one may be absent. In the scope "layer" all items count for a mean.
+    """
+    return items if scope == "layer" else items[: num_slots + 1]
 
 
 def organic_queue(
@@ -553,7 +562,8 @@ def list_candidates(
         scope=scope,
         num_codes=num_codes,
     )
-    number, poi = listed_organic(item, where & ~is_ad)
+    listed = listed_organic(item, where & ~is_ad)
+    number, poi = (within_reach(x, num_slots, scope) for x in listed)
     return book_candidates(
         book,
         0,

@@ -5,7 +5,8 @@ searches largely coincide, and the decoder's output for a prefix does not depend
 distinct prefix is decoded once for all variants. The decoder's past is stored by step and distinct
 prefix; a beam's `trail` gives the row of each of its prefixes.
 
-One step of the scan decodes one code. The decoder is compiled once, the options once per layer.
+One step of the scan decodes one code. A report changes at most one option of a prefix, so the
+scores of all others are also computed once for all variants.
 """
 
 import dataclasses
@@ -141,8 +142,8 @@ def _decode(decoder, memory, search, past, rows, position, step) -> Past:
 
     # The caches are written once a step and not by chunk, as XLA would copy them for every chunk.
     at_step = lambda x: lax.dynamic_index_in_dim(x, step, keepdims=False)
-    nothing = jax.tree.map(at_step, (past.cache, past.states))
-    found = fold_where(decode, rows.where, chunk, Decoded(*nothing, past.logits))
+    nothing = Decoded(jax.tree.map(at_step, past.cache), at_step(past.states), past.logits)
+    found = fold_where(decode, rows.where, chunk, nothing)
     write = lambda into, x: lax.dynamic_update_index_in_dim(into, x, step, 0)
     return Past(
         cache=jax.tree.map(write, past.cache, found.new),
@@ -189,19 +190,18 @@ class Variants:
         """Finds the distinct prefixes before a step.
 
         Prefixes are equal if codes, their nodes and items are, and if the same organic item is
-        absent.
+        absent. Items are new before the first code of a slot, nodes before the others.
         """
-        t = step // self.candidates.book.num_layers
-        code, node = (
-            jnp.where(step > 0, x[:, :, step - 1], 0) for x in (search.codes, search.nodes)
-        )
+        t, layer = step // self.candidates.book.num_layers, step % self.candidates.book.num_layers
+        before = past.trail[:, step - 1].reshape(search.log_prob.shape)
+        code, node = search.codes[:, :, step - 1], search.nodes[:, :, step - 1]
         item = search.chosen[:, :, jnp.maximum(t - 1, 0)]
-        before = jnp.where(step > 0, past.trail[:, step - 1], 0).reshape(code.shape)
+        parent = jnp.where(step > 0, before * past.logits.shape[1] + code, 0)
+        last = jnp.where(step > 0, jnp.where(layer > 0, node, item), 0)
         live = search.log_prob > IMPOSSIBLE / 2
         is_ad = self.overlays.path[:, 0] >= 0
         absent = jnp.where(is_ad, -1, self.overlays.candidate)[:, None]
-        absent = jnp.broadcast_to(absent, code.shape)
-        key = [jnp.where(live, before, -1), code, node, item, absent]
+        key = [jnp.where(live, parent, -1), last, jnp.broadcast_to(absent, last.shape)]
         first = first_equal(jnp.stack(key, axis=-1).reshape(-1, len(key)))
         return Distinct(first, live.reshape(-1) & (first == jnp.arange(first.size)))
 
