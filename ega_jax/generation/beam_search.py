@@ -21,8 +21,8 @@ from flax import struct
 from jax import lax
 
 from ega_jax.generation.bidding import token_scores
-from ega_jax.generation.candidates import Options, Prefix, SlateSpace
 from ega_jax.generation.decoder import Decoder, DecoderSizes
+from ega_jax.generation.slate_space import Options, Prefix, SlateSpace
 from ega_jax.types import IMPOSSIBLE
 
 T = TypeVar("T")
