@@ -76,7 +76,9 @@ class Attention(nn.Module):
           `[..., Q, D]`.
         """
         query = self.query(x).reshape(*x.shape[:-1], self.num_heads, -1)
-        mixed = attend(query, kv.keys, kv.values, where)
+        # Inside a scan, a function with its own gradient refuses arrays that are constants.
+        traced = jnp.where(where, True, False)
+        mixed = attend(query, kv.keys, kv.values, traced)
         return self.out(mixed.reshape(*x.shape[:-1], self.width))
 
     def one_query_each(

@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 from ega_jax.generation.gradients import RMSNorm, attend, masked_softmax, rms_norm
+from ega_jax.generation.transformer import Attention
 
 B, Q, L, H, E = 2, 3, 4, 2, 5
 
@@ -81,3 +82,16 @@ def test_attention_maps_over_requests():
     *arrays, where = attention_inputs()
     mapped = jax.vmap(attend)(*arrays, where)
     np.testing.assert_allclose(mapped, attend(*arrays, where), rtol=1e-6)
+
+
+def test_attention_takes_a_constant_mask_inside_a_scan():
+    x, where = normal(0, 1, Q, 4), np.tri(Q, dtype=bool)[None, None]
+    attention = Attention(4, 2, "float32")
+
+    def read(attention):
+        return attention(x, attention.keys_values(x), where)
+
+    params = nn.init(read, attention)(jax.random.key(0))
+    gradient = jax.grad(lambda params: nn.apply(read, attention)(params).sum())
+    _, (scanned,) = jax.lax.scan(lambda _, __: (None, (gradient(params),)), None, length=1)
+    chex.assert_trees_all_close(jax.tree.map(lambda y: y[0], scanned), gradient(params), rtol=1e-5)
