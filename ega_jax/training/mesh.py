@@ -1,7 +1,9 @@
 """Data parallelism: the device mesh and the sharding of batches and states."""
 
+import ctypes
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,20 @@ def split_cpu() -> None:
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", _num_cores())
+
+
+def keep_freed_memory() -> None:
+    """Keeps the memory that a step frees for the next one, on Linux with glibc.
+
+    By default, glibc returns large buffers to the system after each step, and faulting them in
+    again takes a fifth of a training step on a CPU. Elsewhere nothing changes.
+    """
+    if not sys.platform.startswith("linux") or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return
+    trim_threshold, mmap_max, arena_max = -1, -4, -8  # Names of glibc's `mallopt` without `M_`.
+    libc.mallopt(arena_max, 1)
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 1 << 30)
 
 
 def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

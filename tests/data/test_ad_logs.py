@@ -78,7 +78,7 @@ def test_examples_equal_those_made_by_hand(ad_log, dataset):
         assert (joined["session"][stop - start :] == -1).all()
 
 
-def test_an_organic_item_that_is_an_ad_too_is_a_candidate_once(ad_log, tmp_path):
+def test_an_organic_item_that_is_an_ad_too_stays_a_candidate(ad_log, tmp_path):
     session = {name: values[0] for name, values in ad_log.sessions.items()}
     ads, organic = session["ad_poi"], session["organic_poi"]
     ad_log.sessions["organic_poi"][0] = [ads[0], *organic[1:]]
@@ -87,7 +87,7 @@ def test_an_organic_item_that_is_an_ad_too_is_a_candidate_once(ad_log, tmp_path)
     ad_log.sessions["convert"][0] = []
     log = open_dataset(ad_log.write(tmp_path / "log"))
     batch = next(iter(eval_batches(log, "pretrain", batch_size=1, history_length=T)))
-    assert batch["item"][0][: len(ads) + len(organic)].tolist() == [*ads, -1, *organic[1:]]
+    assert batch["item"][0][: len(ads) + len(organic)].tolist() == [*ads, ads[0], *organic[1:]]
 
 
 def test_blank_rows_are_empty(dataset):
