@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ega_jax.auction.counterfactuals import counterfactuals
 from ega_jax.auction.pricing import PricingConfig, prices
 from ega_jax.auction.system import Allocation, Levers, PreparedRequest, System
-from ega_jax.generation.candidates import Report
+from ega_jax.generation.reports import Report
 from ega_jax.types import AnyRequest, Params
 
 _MOST = np.finfo(np.float32).max

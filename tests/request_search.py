@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from ega_jax.generation.candidates import Options, Prefix
+from ega_jax.generation.slate_space import Options, Prefix
 
 
 @struct.dataclass

@@ -13,7 +13,7 @@ from tiny_models import C, K, N, P, R, T, W
 
 from ega_jax.auction.pricing import RULES
 from ega_jax.generation import generator
-from ega_jax.generation.candidates import absent
+from ega_jax.generation.reports import absent
 from ega_jax.types import Request
 
 ALPHA, BETA, KAPPA = 1.5, 0.7, 0.3

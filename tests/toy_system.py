@@ -15,7 +15,7 @@ from ega_jax.auction.system import (
     pick,
     slate_value,
 )
-from ega_jax.generation.candidates import Report
+from ega_jax.generation.reports import Report
 from ega_jax.phases.auction import SystemKind
 from ega_jax.systems import UNPRICED
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from ega_jax.auction.system import Menu, PreparedRequest
-from ega_jax.generation.candidates import Report, absent
 from ega_jax.generation.compaction import map_where
+from ega_jax.generation.reports import Report, absent
 
 
 class MenuSearch(Protocol):

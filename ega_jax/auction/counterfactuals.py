@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from ega_jax.auction.system import Allocation, Bidders, Levers, Menu, PreparedRequest, System
-from ega_jax.generation.candidates import Report, absent
 from ega_jax.generation.compaction import first_equal
+from ega_jax.generation.reports import Report, absent
 
 NUM_RIVALS = 10  # Number of strongest rivals in `matching_bids`.
 _NO_QUALITY = 1e-6  # Lower bound of qualities and click probabilities as divisors.

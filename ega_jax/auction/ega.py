@@ -27,19 +27,14 @@ from ega_jax.auction.system import (
 )
 from ega_jax.generation.beam_search import Beams, beam_search
 from ega_jax.generation.bidding import log_weights
-from ega_jax.generation.candidates import (
-    Candidates,
-    Report,
-    book_candidates,
-    list_candidates,
-    organic_queue,
-    within_reach,
-)
+from ega_jax.generation.candidates import Candidates, book_candidates, list_candidates
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.compaction import map_distinct
 from ega_jax.generation.creatives import choose_creatives
 from ega_jax.generation.decoder import Decoder
 from ega_jax.generation.joint_search import joint_search
+from ega_jax.generation.organic_queue import organic_queue, within_reach
+from ega_jax.generation.reports import Report
 from ega_jax.generation.slate_policy import Path, slate_path
 from ega_jax.reward.model import Predictions
 from ega_jax.types import IMPOSSIBLE, AnyRequest, BookRequest, Request

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ega_jax.auction.counterfactuals import clicks_of, counterfactuals, for_every_slot
 from ega_jax.auction.pricing import PricingConfig, context_of
 from ega_jax.auction.system import Levers, System
-from ega_jax.generation.candidates import Report
+from ega_jax.generation.reports import Report
 from ega_jax.payment.regret import Outcome, Table, tabulate
 from ega_jax.types import AnyRequest
 

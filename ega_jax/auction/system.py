@@ -24,7 +24,7 @@ from flax import struct
 from ega_jax.auction.settings import LeverSettings
 from ega_jax.errors import UserError
 from ega_jax.generation.ad_book import AdBook
-from ega_jax.generation.candidates import Report, absent
+from ega_jax.generation.reports import Report, absent
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, Predictions, RewardConfig
 from ega_jax.types import LARGEST, AnyRequest, Params, is_amount, organic_pois

@@ -14,15 +14,11 @@ from ega_jax.evaluation.retrieval import recall_ndcg, without_seen
 from ega_jax.generation.ad_book import AdBook
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.book_ledger import BookLedger
-from ega_jax.generation.candidates import (
-    Candidates,
-    book_candidates,
-    list_candidates,
-    organic_queue,
-)
+from ega_jax.generation.candidates import Candidates, book_candidates, list_candidates
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.creatives import creative_log_probs
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
+from ega_jax.generation.organic_queue import organic_queue
 from ega_jax.generation.pretraining import CodeTree, sessions_of, slate_nll
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.types import Catalogue, Params

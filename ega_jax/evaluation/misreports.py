@@ -17,8 +17,8 @@ from ega_jax.auction.counterfactuals import (
 from ega_jax.auction.pricing import prices
 from ega_jax.auction.system import Allocation, Bidders, Levers, Menu, PreparedRequest, System
 from ega_jax.evaluation.incentives import jump_brackets
-from ega_jax.generation.candidates import Report
 from ega_jax.generation.compaction import first_equal
+from ega_jax.generation.reports import Report
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.regret import rerun
 from ega_jax.training.mesh import map_rows

@@ -11,7 +11,9 @@ and contiguous, so this gather costs less than looking up the past through back-
 """
 
 import dataclasses
+import functools
 import itertools
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import chex
@@ -21,8 +23,8 @@ from flax import struct
 from jax import lax
 
 from ega_jax.generation.bidding import token_scores
-from ega_jax.generation.candidates import Options, Prefix, SlateSpace
 from ega_jax.generation.decoder import Decoder, DecoderSizes
+from ega_jax.generation.slate_space import Options, Prefix, SlateSpace
 from ega_jax.types import IMPOSSIBLE
 
 T = TypeVar("T")
@@ -122,37 +124,36 @@ def beam_search(
         x = decoder.code_input(search.codes[:, number], layer)
         return search, dataclasses.replace(_rows(past, best.parent), x=x)
 
-    def fill_slot(carry: Carry, slot: tuple[Any, jax.Array]) -> tuple[Carry, None]:
-        t, position = slot
-        for layers in _alike(candidates.widths):
-            width = candidates.widths[layers[0]]
-            if len(layers) == 1 or num_slots == 1:
-                for layer in layers:
-                    carry = next_code(carry, (t, layer, position[layer]), width)
-            else:
-                steps = (
-                    jnp.full(len(layers), t),
-                    jnp.array(layers),
-                    position[layers[0] :][: len(layers)],
-                )
-                carry, _ = lax.scan(lambda c, x, w=width: (next_code(c, x, w), None), carry, steps)
-        return carry, None
-
-    beams = 1 if num_slots == 1 else num_beams
+    beams = 1 if num_slots == 1 else num_beams  # One slot is not worth a loop from all beams.
     carry = start(config, num_slots, beams), _no_past(decoder, num_slots, beams)
     if num_slots == 1:
-        carry, _ = fill_slot(carry, (0, positions[0]))
-    for first in range(0, num_slots if num_slots > 1 else 0, GROWTH):
+        for layer, width in enumerate(candidates.widths):
+            carry = next_code(carry, (0, layer, positions[0, layer]), width)
+        return finish(carry[0], carry[1].states, candidates)
+    fill_slot = functools.partial(_fill_slot, next_code, candidates.widths)
+    for first in range(0, num_slots, GROWTH):
         last = min(first + GROWTH, num_slots)
         carry = carry[0], _with_room(carry[1], last * config.num_layers)
         carry, _ = lax.scan(fill_slot, carry, (jnp.arange(first, last), positions[first:last]))
     return finish(carry[0], carry[1].states, candidates)
 
 
-def _alike(widths: tuple[int, ...]) -> list[list[int]]:
-    """Runs of layers whose options have the same width."""
-    layers = range(len(widths))
-    return [list(run) for _, run in itertools.groupby(layers, key=lambda layer: widths[layer])]
+def _fill_slot(
+    next_code: Callable[..., Carry],
+    widths: tuple[int, ...],
+    carry: Carry,
+    slot: tuple[jax.Array, jax.Array],
+) -> tuple[Carry, None]:
+    """Extends the beams by one item; layers whose options have one width share a compiled step."""
+    t, position = slot
+    for width, run in itertools.groupby(range(len(widths)), key=lambda layer: widths[layer]):
+        layers = list(run)
+        steps = jnp.full(len(layers), t), jnp.array(layers), position[layers[0] : layers[-1] + 1]
+        if len(layers) == 1:
+            carry = next_code(carry, jax.tree.map(lambda x: x[0], steps), width)
+        else:
+            carry, _ = lax.scan(lambda c, x, w=width: (next_code(c, x, w), None), carry, steps)
+    return carry, None
 
 
 def start(config: DecoderSizes, num_slots: int, num_beams: int) -> Search:

@@ -8,7 +8,7 @@ and by a least gap between two of them.
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 import chex
 import jax
@@ -16,140 +16,18 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from ega_jax.generation.ad_book import AdBook, inline_book
+from ega_jax.generation.ad_book import AdBook
 from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS
-
-_NO_COLUMN = 2**30
-ABSENT = -1.0  # The bid in a `Report` of an ad that is absent.
-
-
-@struct.dataclass
-class Options:
-    """The codes that may follow the prefixes of `S` beams, padded to `F` per beam."""
-
-    node: jax.Array  # [S, F] int32 child node that the code leads to, -1 outside of the book.
-    code: jax.Array  # [S, F] int32.
-    bid: jax.Array  # [S, F] float32 the token's bid, currency per click.
-    where: jax.Array  # [S, F] bool, whether the entry is a valid option.
-
-
-@struct.dataclass
-class Prefix:
-    """`S` partial slates, and the codes of their current slot so far."""
-
-    node: jax.Array  # [S] int32 node of the current slot's codes, -1 outside of the book.
-    codes: jax.Array  # [S, C] int32 codes of the current slot; undefined from the depth on.
-    chosen: jax.Array  # [S, K] int32 items of the slots before, -1 in slots without item.
-    nodes: jax.Array  # [S, K, C] int32 nodes of depths 1 to C on the way to each of them.
-    live: jax.Array  # [S] bool, whether the slate has not ended.
-
-
-class SlateSpace(Protocol):
-    """What a beam search needs to know about the slates of one request."""
-
-    @property
-    def root(self) -> jax.Array:
-        """The node of depth 0, `[]` int32."""
-        ...
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """The most children of a node, by depth."""
-        ...
-
-    def options(self, depth: chex.Numeric, prefix: Prefix, width: int) -> Options:
-        """Possible next codes of prefixes of some depth, whose nodes have `width` children at most.
-
-        There are `F = width + 1` of them.
-        """
-        ...
-
-    def item(self, prefix: Prefix) -> jax.Array:
-        """Items `[S]` int32 that full codes represent, as `chosen` holds them; -1 for none."""
-        ...
-
-    def ids(self, chosen: jax.Array) -> jax.Array:
-        """Candidates `[...]` of the request, from items as `chosen` holds them."""
-        ...
-
-
-@struct.dataclass
-class Report:
-    """A counterfactual: one ad bids another amount, or one candidate is absent.
-
-    It is laid over a book, which stays as it is.
-    """
-
-    candidate: jax.Array  # [...] int32, -1 for no change; with a bid an ad.
-    bid: jax.Array  # [...] float32 currency per click; `ABSENT`: the candidate may not be shown.
-
-    @classmethod
-    def none(cls, *shape: int) -> "Report":
-        """Reports of any shape that change nothing."""
-        return cls(jnp.full(shape, -1, jnp.int32), jnp.full(shape, ABSENT, jnp.float32))
-
-
-def absent(candidates: jax.Array) -> Report:
-    """Reports `[...]` that each of the candidates is absent; -1 changes nothing."""
-    return Report(candidates, jnp.full(candidates.shape, ABSENT, jnp.float32))
-
-
-@struct.dataclass
-class Overlay:
-    """A report with its place in a book."""
-
-    candidate: jax.Array  # [...] int32, as in `Report`.
-    bid: jax.Array  # [...] float32, as in `Report`.
-    path: jax.Array  # [..., C] int32 nodes of depths 1 to C that hold the ad, -1 if it is none.
-
-
-@struct.dataclass
-class OrganicQueue:
-    """The organic items of a request, in upstream order, with their places in a book."""
-
-    id: jax.Array  # [M] int32 candidates, -1 padding after the last.
-    poi: jax.Array  # [M] int32, -1 padding.
-    codes: jax.Array  # [M, C] int32.
-    path: jax.Array  # [M, C] int32 nodes of depths 1 to C, -1 where the prefix is not in the book.
-    place: jax.Array  # [M, C] int32 place that the code has or would have among its siblings.
-    ad: jax.Array  # [M] int32 ad of the same POI in the book, -1 for none.
-    ad_path: jax.Array  # [M, C] int32 its nodes.
-
-
-def listed_organic(item: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Numbers and POIs `[N]` int32 of the list's organic items in order, padded with -1.
-
-    Args:
-      item: `[N]` int32 POIs of a request's list.
-      where: `[N]` bool, whether the entry is an organic item that may be shown.
-    """
-    order = jnp.argsort(~where, stable=True).astype(jnp.int32)
-    return jnp.where(where[order], order, -1), jnp.where(where[order], item[order], -1)
-
-
-def within_reach(items: jax.Array, num_slots: int, scope: str) -> jax.Array:
-    """The organic items `[N]` that a slate may show, or of which its token bids depend: `[M]`.
-
-    Before the last slot, at most `K - 1` items were shown, as organic items or as ads whose POI the
-    queue then skips, and one may be absent. In the scope "layer" all items count for a mean.
-    """
-    return items if scope == "layer" else items[: num_slots + 1]
-
-
-def organic_queue(
-    book: AdBook, root: chex.Numeric, id: jax.Array, poi: jax.Array, codes: jax.Array
-) -> OrganicQueue:
-    """Finds organic items `[M]` with codes `[M, C]` in one book of a forest."""
-    node = jnp.broadcast_to(jnp.asarray(root, jnp.int32), poi.shape)
-    path, places = [], []
-    for depth in range(codes.shape[-1]):
-        place, exists = book.find_child(node, codes[:, depth])
-        node = jnp.where(exists, book.children(node)[0] + place, -1)
-        path.append(node)
-        places.append(place)
-    ad = book.ads_of(poi, root)
-    stack = lambda columns: jnp.stack(columns, axis=-1)
-    return OrganicQueue(id, poi, codes, stack(path), stack(places), ad, book.path(ad))
+from ega_jax.generation.inline_book import inline_book
+from ega_jax.generation.organic_queue import (
+    OrganicQueue,
+    listed_organic,
+    organic_queue,
+    within_reach,
+)
+from ega_jax.generation.reports import ABSENT, Overlay, Report
+from ega_jax.generation.siblings import Siblings
+from ega_jax.generation.slate_space import Options, Prefix
 
 
 @struct.dataclass
@@ -161,42 +39,6 @@ class Used:
     organic: jax.Array  # [S] int32 number in the queue of the next organic item, -1 for none.
     ads_allowed: jax.Array  # [S] bool, whether `max_ads` and `min_gap` permit an ad.
     offered: jax.Array  # [S] bool, whether the ad of the report may be used at its reported bid.
-
-
-@struct.dataclass
-class Siblings:
-    """The children of `S` nodes, and the place of the next organic item among them.
-
-    Options are columns in rising order of codes. An organic item whose code no child has is
-    inserted, so later children shift by one column.
-    """
-
-    first: jax.Array  # [S] int32 first child.
-    count: jax.Array  # [S] int32 number of children.
-    place: jax.Array  # [S] int32 column of the organic item, -1 if it does not follow the prefix.
-    is_inserted: jax.Array  # [S] bool, whether no child has its code.
-    code: jax.Array  # [S] int32 its code.
-
-    def is_child(self, column: jax.Array) -> jax.Array:
-        """Whether columns `[S, F]` hold a child."""
-        number = column - self._is_shifted(column)
-        is_organic = self.is_inserted[:, None] & (column == self.place[:, None])
-        return (number >= 0) & (number < self.count[:, None]) & ~is_organic
-
-    def child(self, column: jax.Array) -> jax.Array:
-        """Nodes `[S, F]` of columns, 0 where there is no child."""
-        child = self.first[:, None] + column - self._is_shifted(column)
-        return jnp.where(self.is_child(column), child, 0)
-
-    def column(self, node: jax.Array) -> jax.Array:
-        """Columns `[S, V]` of nodes; far out of range if the node is no child."""
-        number = node - self.first[:, None]
-        is_child = (node >= 0) & (number >= 0) & (number < self.count[:, None])
-        column = number + (self.is_inserted[:, None] & (number >= self.place[:, None]))
-        return jnp.where(is_child, column, _NO_COLUMN)
-
-    def _is_shifted(self, column: jax.Array) -> jax.Array:
-        return self.is_inserted[:, None] & (column > self.place[:, None])
 
 
 @struct.dataclass

@@ -33,9 +33,11 @@ from ega_jax.generation.beam_search import (
     with_item,
 )
 from ega_jax.generation.bidding import token_scores
-from ega_jax.generation.candidates import ABSENT, Candidates, Overlay, Prefix, Report
+from ega_jax.generation.candidates import Candidates
 from ega_jax.generation.compaction import first_equal, fold_where, map_where
 from ega_jax.generation.decoder import Decoder
+from ega_jax.generation.reports import ABSENT, Overlay, Report
+from ega_jax.generation.slate_space import Prefix
 from ega_jax.generation.transformer import KeysValues
 from ega_jax.types import IMPOSSIBLE
 

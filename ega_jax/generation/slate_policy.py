@@ -13,8 +13,9 @@ from flax import struct
 from jax import lax
 
 from ega_jax.generation.bidding import allocation_log_probs
-from ega_jax.generation.candidates import Candidates, Options, Prefix
+from ega_jax.generation.candidates import Candidates
 from ega_jax.generation.decoder import Decoder
+from ega_jax.generation.slate_space import Options, Prefix
 from ega_jax.types import IMPOSSIBLE
 
 LogProbs = tuple[jax.Array, ...]  # One array a layer, as the options have different widths.

@@ -16,8 +16,8 @@ from ega_jax.auction.pricing import PricingConfig
 from ega_jax.auction.system import Levers, check_levers
 from ega_jax.evaluation import misreports
 from ega_jax.generation import generator
-from ega_jax.generation.candidates import Report
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
+from ega_jax.generation.reports import Report
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment import lagrangian, network, regret
 from ega_jax.payment.lagrangian import LagrangianConfig

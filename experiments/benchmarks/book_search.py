@@ -10,8 +10,9 @@ import numpy as np
 
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.book_ledger import BookLedger
-from ega_jax.generation.candidates import book_candidates, organic_queue
+from ega_jax.generation.candidates import book_candidates
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
+from ega_jax.generation.organic_queue import organic_queue
 from experiments.benchmarks.generator import Model
 from experiments.benchmarks.timing import emit, timed
 

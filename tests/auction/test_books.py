@@ -15,7 +15,7 @@ from ega_jax.auction.counterfactuals import counterfactuals
 from ega_jax.auction.outcomes import tabulate_request
 from ega_jax.auction.pricing import prices
 from ega_jax.generation.book_ledger import BookLedger
-from ega_jax.generation.candidates import ABSENT, Report
+from ega_jax.generation.reports import ABSENT, Report
 from ega_jax.types import BookRequest
 
 ROWS = 24

@@ -6,7 +6,7 @@ import numpy as np
 from tiny_models import LEVERS, K, one, random_requests, tiny_ega, with_beams
 
 from ega_jax.auction.contributions import contributions, marginal_contributions
-from ega_jax.generation.candidates import absent
+from ega_jax.generation.reports import absent
 
 REQUESTS = random_requests(5, 12)
 

@@ -26,7 +26,7 @@ from ega_jax.auction.counterfactuals import (
     probed_myerson_price,
 )
 from ega_jax.auction.system import Bidders
-from ega_jax.generation.candidates import ABSENT, Report
+from ega_jax.generation.reports import ABSENT, Report
 from ega_jax.payment import rules
 
 PROBES = (0.0, 0.5, 2.0)

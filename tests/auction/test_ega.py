@@ -21,7 +21,7 @@ from tiny_models import (
     without,
 )
 
-from ega_jax.generation.candidates import ABSENT, Report, absent
+from ega_jax.generation.reports import ABSENT, Report, absent
 from ega_jax.reward import model as reward_model
 
 REQUESTS = random_requests(0, 24)

@@ -13,8 +13,9 @@ from toy_decoder import random_decoder
 from ega_jax.generation import beam_search as beam_module
 from ega_jax.generation import joint_search as joint_module
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import ABSENT, Report, list_candidates
+from ega_jax.generation.candidates import list_candidates
 from ega_jax.generation.joint_search import joint_search
+from ega_jax.generation.reports import ABSENT, Report
 from ega_jax.types import IMPOSSIBLE
 
 K, C, W, N, S = 3, 3, 3, 10, 6

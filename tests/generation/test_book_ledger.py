@@ -10,9 +10,9 @@ import pytest
 
 from ega_jax.errors import UserError
 from ega_jax.generation import book_ledger
-from ega_jax.generation.ad_book import inline_book
 from ega_jax.generation.book_ledger import BookLedger
 from ega_jax.generation.book_tree import capacity
+from ega_jax.generation.inline_book import inline_book
 from ega_jax.types import LARGEST
 
 NUM_POIS = 40

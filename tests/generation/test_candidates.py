@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from listed import listed
 
-from ega_jax.generation.candidates import Prefix, list_candidates
+from ega_jax.generation.candidates import list_candidates
+from ega_jax.generation.slate_space import Prefix
 
 K, C = 3, 2
 CODES = np.array([[0, 0], [0, 1], [0, 0], [1, 0], [1, 0], [2, 1]], np.int32)

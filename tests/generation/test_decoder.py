@@ -12,11 +12,11 @@ from slates import all_slates, random_request, slate_log_prob
 from toy_decoder import Sizes, Summing, random_decoder
 
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import Report
 from ega_jax.generation.creatives import choose_creatives
 from ega_jax.generation.decoder import Decoder, DecoderSizes
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
 from ega_jax.generation.joint_search import joint_search
+from ega_jax.generation.reports import Report
 from ega_jax.generation.slate_policy import slate_log_probs
 from ega_jax.types import Catalogue
 

@@ -9,9 +9,9 @@ from slates import random_request
 from tiny_generator import CATALOGUE, CONFIG, K, W, init_params, random_inputs
 
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import ABSENT, Report
 from ega_jax.generation.generator import GeneratorDecoder
 from ega_jax.generation.joint_search import joint_search
+from ega_jax.generation.reports import ABSENT, Report
 
 N, R, S = 7, 6, 5
 

@@ -13,7 +13,6 @@ from tiny_generator import CATALOGUE, C, K, W, init_params
 from tiny_generator import CONFIG as WITH_CREATIVES
 
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import Options
 from ega_jax.generation.generator import GeneratorDecoder
 from ega_jax.generation.slate_policy import (
     Path,
@@ -23,6 +22,7 @@ from ega_jax.generation.slate_policy import (
     slate_path,
     taken,
 )
+from ega_jax.generation.slate_space import Options
 
 CONFIG = dataclasses.replace(WITH_CREATIVES, creatives=False)
 N, ALL = 5, 60  # 5 * 4 * 3 slates of three items at most.

@@ -33,9 +33,10 @@ from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig
 from ega_jax.baselines.cascade.hstu import HSTUConfig
 from ega_jax.baselines.cascade.peri_cr import PeriCRConfig
 from ega_jax.errors import UserError
-from ega_jax.generation.candidates import Report, listed_organic
 from ega_jax.generation.generator import GeneratorConfig
+from ega_jax.generation.organic_queue import listed_organic
 from ega_jax.generation.pretraining import CodeTree
+from ega_jax.generation.reports import Report
 from ega_jax.reward.model import Items
 from ega_jax.types import AnyRequest, Params, Request, repeats_an_ad
 

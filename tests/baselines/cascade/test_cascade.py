@@ -14,7 +14,7 @@ from ega_jax.baselines.cascade.arrangements import Queues
 from ega_jax.baselines.cascade.cga import Ads
 from ega_jax.baselines.cascade.mca import ads_of, cga, cross_dqn, hstu, peri_cr, queues_of, tiger
 from ega_jax.errors import UserError
-from ega_jax.generation.candidates import Report, absent
+from ega_jax.generation.reports import Report, absent
 from ega_jax.mechanism import Mechanism
 from ega_jax.reward import model as reward_model
 from ega_jax.types import BookRequest, organic_pois
