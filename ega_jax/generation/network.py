@@ -17,6 +17,7 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
+from ega_jax.generation.gradients import RMSNorm
 from ega_jax.generation.transformer import Block, KeysValues, Mlp, embedding, linear, row_wise_dot
 from ega_jax.setting import DTYPES, setting
 from ega_jax.types import Catalogue, SessionSizes
@@ -83,7 +84,7 @@ class CodeEmbedding(nn.Module):
     def setup(self):
         """Declares tables `[C, W, D]` and heads `[C, D, W]`."""
         c = self.config
-        self.norm = nn.RMSNorm(dtype=c.dtype)
+        self.norm = RMSNorm(dtype=c.dtype)
         self.table = self.param(
             "table", nn.initializers.normal(c.width**-0.5), (c.num_layers, c.num_codes, c.width)
         )
@@ -131,7 +132,7 @@ class Generator(nn.Module):
         self.poi = CodeEmbedding(c)
         self.recency = embed(c.history_length)
         self.encoder = [block(False) for _ in range(c.encoder_blocks)]
-        self.encoder_norm = nn.RMSNorm(dtype=c.dtype)
+        self.encoder_norm = RMSNorm(dtype=c.dtype)
         self.slot = embed(c.num_slots)
         self.layer = embed(c.num_layers)
         self.begin = self.param("begin", nn.initializers.normal(c.width**-0.5), (c.width,))
@@ -139,8 +140,8 @@ class Generator(nn.Module):
         if c.creatives:
             self.creative = CodeEmbedding(c)
             self.modality = embed(2)
-            self.state_norm = nn.RMSNorm(dtype=c.dtype)
-            self.item_norm = nn.RMSNorm(dtype=c.dtype)
+            self.state_norm = RMSNorm(dtype=c.dtype)
+            self.item_norm = RMSNorm(dtype=c.dtype)
             self.creative_in = linear(c.width, c.dtype)
             self.creative_block = block(True)
             self.creative_mlp = Mlp(c.hidden, c.dtype)
@@ -168,7 +169,7 @@ class Generator(nn.Module):
         x = self.dropout(x, deterministic=deterministic)
         for block in self.encoder:
             seen = where[..., None, None, :]
-            x = block(x, block.self_keys_values(x), seen, deterministic=deterministic)
+            x = block(x, seen, deterministic=deterministic)
         x = self.encoder_norm(x)
         y = x if self.config.multi_token else lax.stop_gradient(x)
         return Memory(
@@ -230,8 +231,7 @@ class Generator(nn.Module):
         causal = jnp.tril(jnp.ones((x.shape[-2], x.shape[-2]), bool))
         seen = memory.where[..., None, None, :]
         for block, cross in zip(self.decoder, memory.poi, strict=True):
-            kv = block.self_keys_values(x)
-            x = block(x, kv, causal, cross, seen, deterministic=deterministic)
+            x = block(x, causal, cross, seen, deterministic=deterministic)
         return x.reshape(*poi_codes.shape, c.width)
 
     def positions(self, slots: int) -> jax.Array:
@@ -311,7 +311,6 @@ class Generator(nn.Module):
         causal = jnp.tril(jnp.ones((x.shape[-2], x.shape[-2]), bool))
         return self.creative_block(
             x,
-            self.creative_block.self_keys_values(x),
             causal,
             memory.creative[0],
             memory.where[..., None, None, :],

@@ -11,7 +11,7 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
-from ega_jax.types import IMPOSSIBLE
+from ega_jax.generation.gradients import RMSNorm, attend, masked_softmax
 
 
 @struct.dataclass
@@ -76,9 +76,9 @@ class Attention(nn.Module):
           `[..., Q, D]`.
         """
         query = self.query(x).reshape(*x.shape[:-1], self.num_heads, -1)
-        scores = jnp.einsum("...qhd,...khd->...hqk", query, kv.keys) * query.shape[-1] ** -0.5
-        probs = masked_softmax(scores, where).astype(kv.values.dtype)
-        mixed = jnp.einsum("...hqk,...khd->...qhd", probs, kv.values)
+        # Inside a scan, a function with its own gradient refuses arrays that are constants.
+        traced = jnp.where(where, True, False)
+        mixed = attend(query, kv.keys, kv.values, traced)
         return self.out(mixed.reshape(*x.shape[:-1], self.width))
 
     def one_query_each(
@@ -105,12 +105,6 @@ class Attention(nn.Module):
         return self.out(mixed.reshape(x.shape))
 
 
-def masked_softmax(scores: jax.Array, where: jax.Array) -> jax.Array:
-    """Softmax in float32 over the last axis, restricted to `where`; 0 if `where` is all False."""
-    scores = jnp.where(where, scores.astype(jnp.float32), IMPOSSIBLE)
-    return jnp.where(where, jax.nn.softmax(scores, axis=-1), 0.0)
-
-
 class Mlp(nn.Module):
     """Two-layer MLP with a ReLU, `[..., D] -> [..., D]`."""
 
@@ -127,8 +121,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Self-attention, optional cross-attention and MLP, each pre-norm with a residual connection.
 
-    The parts are separate methods because decoding manages its own caches: `self_keys_values`
-    returns the cache entries of new positions; `__call__` takes all keys and values.
+    `__call__` runs on whole sequences. Decoding manages its own caches: `self_keys_values` returns
+    the cache entries of new positions, `step` takes all keys and values.
     """
 
     width: int
@@ -140,12 +134,12 @@ class Block(nn.Module):
 
     def setup(self):
         """Declares the layers of the block."""
-        self.self_norm = nn.RMSNorm(dtype=self.dtype)
+        self.self_norm = RMSNorm(dtype=self.dtype)
         self.self_attention = Attention(self.width, self.num_heads, self.dtype)
         if self.cross:
-            self.cross_norm = nn.RMSNorm(dtype=self.dtype)
+            self.cross_norm = RMSNorm(dtype=self.dtype)
             self.cross_attention = Attention(self.width, self.num_heads, self.dtype)
-        self.mlp_norm = nn.RMSNorm(dtype=self.dtype)
+        self.mlp_norm = RMSNorm(dtype=self.dtype)
         self.mlp = Mlp(self.hidden, self.dtype)
         self.dropout = nn.Dropout(self.dropout_rate)
 
@@ -160,16 +154,17 @@ class Block(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        self_kv: KeysValues,
         self_where: jax.Array,
         cross_kv: KeysValues | None = None,
         cross_where: jax.Array | None = None,
         *,
         deterministic: bool = True,
     ) -> jax.Array:
-        """Runs the block on `x [..., Q, D]`; masks broadcast to `[..., H, Q, L]`."""
+        """Runs the block on a sequence `x [..., Q, D]`; masks broadcast to `[..., H, Q, L]`."""
         drop = lambda y: self.dropout(y, deterministic=deterministic)
-        x = x + drop(self.self_attention(self.self_norm(x), self_kv, self_where))
+        normed = self.self_norm(x)
+        kv = self.self_attention.keys_values(normed)
+        x = x + drop(self.self_attention(normed, kv, self_where))
         if cross_kv is not None and cross_where is not None:
             x = x + drop(self.cross_attention(self.cross_norm(x), cross_kv, cross_where))
         return x + drop(self.mlp(self.mlp_norm(x)))

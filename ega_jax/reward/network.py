@@ -19,8 +19,9 @@ from flax import linen as nn
 from flax import struct
 
 from ega_jax.generation.codes import codes_of, sum_of_codes
+from ega_jax.generation.gradients import masked_softmax
 from ega_jax.generation.network import NetworkSettings
-from ega_jax.generation.transformer import Block, embedding, linear, masked_softmax
+from ega_jax.generation.transformer import Block, embedding, linear
 from ega_jax.reward.likeness import Likeness
 from ega_jax.setting import setting
 from ega_jax.types import Catalogue, SessionSizes
@@ -161,7 +162,7 @@ class RewardModel(nn.Module):
         h = self.dropout(h, deterministic=deterministic)
         for block in self.blocks:
             seen = sight[..., None, :, :]
-            h = block(h, block.self_keys_values(h), seen, deterministic=deterministic)
+            h = block(h, seen, deterministic=deterministic)
         states = jnp.concatenate([h, _mean_seen(h, sight)], axis=-1)
         click_poi, click_image, convert = (tower(states) for tower in self.towers)
         return Logits(click_poi, click_image, convert, states)

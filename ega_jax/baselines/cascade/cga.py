@@ -110,7 +110,7 @@ class Generator(nn.Module):
         """Encodes the ads of a request; their order does not matter."""
         money = money_features(ads)
         x = self.state_in(ads.state) + self.money_in(money)
-        context = self.norm(self.block(x, self.block.self_keys_values(x), ads.where))
+        context = self.norm(self.block(x, ads.where))
         mean = jnp.where(ads.where[:, None], context, 0).sum(0) / jnp.maximum(ads.where.sum(), 1)
         start = self.extend(jnp.zeros_like(mean), mean.astype(context.dtype))
         prior = jax.nn.softplus(self.greed) * money[:, -1]

@@ -116,7 +116,7 @@ class CrossNetwork(nn.Module):
         items = self._items(queues)
         x = items[slates] + self.slot(slot)
         seen = shown[:, None, None, :]
-        h = self.norm(self.block(x, self.block.self_keys_values(x), seen))
+        h = self.norm(self.block(x, seen))
         count = jnp.maximum(shown.sum(-1, keepdims=True), 1).astype(h.dtype)
         mean = jnp.where(shown[..., None], h, 0).sum(-2) / count
         around = jnp.broadcast_to(mean[:, None], h.shape)

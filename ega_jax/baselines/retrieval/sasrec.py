@@ -79,7 +79,7 @@ class Sasrec(nn.Module):
         x = self.dropout(x.astype(self.config.dtype), deterministic=deterministic)
         seen = jnp.tril(jnp.ones((length, length), bool)) & where[..., None, None, :]
         for block in self.blocks:
-            x = block(x, block.self_keys_values(x), seen, deterministic=deterministic)
+            x = block(x, seen, deterministic=deterministic)
         return self.norm(x)
 
     def embed(self, items: jax.Array) -> jax.Array:
