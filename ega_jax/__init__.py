@@ -13,13 +13,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ega_jax.auction.system import Levers
     from ega_jax.errors import UserError
+    from ega_jax.generation.book_ledger import BookLedger
     from ega_jax.mechanism import Mechanism
-    from ega_jax.types import Request, Slate
+    from ega_jax.types import BookRequest, Request, Slate
 
 __version__ = "0.2.0"
-__all__ = ["Levers", "Mechanism", "Request", "Slate", "UserError", "__version__"]
+__all__ = [
+    "BookLedger",
+    "BookRequest",
+    "Levers",
+    "Mechanism",
+    "Request",
+    "Slate",
+    "UserError",
+    "__version__",
+]
 
 _HOMES = {
+    "BookLedger": "ega_jax.generation.book_ledger",
+    "BookRequest": "ega_jax.types",
     "Levers": "ega_jax.auction.system",
     "Mechanism": "ega_jax.mechanism",
     "Request": "ega_jax.types",

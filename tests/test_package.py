@@ -7,7 +7,7 @@ import pytest
 
 import ega_jax
 
-NAMES = {"Mechanism", "Request", "Slate", "Levers"}
+NAMES = {"Mechanism", "Request", "Slate", "Levers", "BookLedger", "BookRequest"}
 
 
 def test_importing_the_package_does_not_import_jax():
@@ -17,15 +17,18 @@ def test_importing_the_package_does_not_import_jax():
 
 
 def test_exported_names_are_those_of_their_modules():
-    from ega_jax import Levers, Mechanism, Request, Slate, UserError
+    from ega_jax import BookLedger, BookRequest, Levers, Mechanism, Request, Slate, UserError
     from ega_jax.auction import system
     from ega_jax.errors import UserError as OfErrors
+    from ega_jax.generation import book_ledger
     from ega_jax.mechanism import Mechanism as OfMechanism
+    from ega_jax.types import BookRequest as OfBooks
     from ega_jax.types import Request as OfTypes
     from ega_jax.types import Slate as OfSlates
 
     assert (Levers, Mechanism, UserError) == (system.Levers, OfMechanism, OfErrors)
-    assert (Request, Slate) == (OfTypes, OfSlates)
+    assert (Request, BookRequest, Slate) == (OfTypes, OfBooks, OfSlates)
+    assert BookLedger is book_ledger.BookLedger
     assert ega_jax.Mechanism is Mechanism
 
 
