@@ -151,7 +151,7 @@ def is_amount(values: Any) -> Any:
 
 
 def repeats_an_ad(item: Any, is_ad: Any) -> Any:
-    """Marks organic candidates whose POI is also an ad: only the ad may be shown.
+    """Marks organic candidates whose POI is also an ad of the request.
 
     Args:
       item: `[..., N]` int32 POI ids, -1 padding; a NumPy or JAX array.

@@ -1,4 +1,4 @@
-"""Similarity of an item to sets of items: the history, the candidates and the rest of the slate.
+"""Similarity of an item to sets of items: the history, the organic items and the rest of the slate.
 
 It resembles attention without normalisation, so it keeps the number of similar items. The click
 probability depends on both the similarity and the number of similar items in these sets.

@@ -46,7 +46,7 @@ def encode(
     items: Items,
     history_poi: jax.Array,
     history_creative: jax.Array,
-    candidates: jax.Array,
+    organic: jax.Array,
 ) -> Memory:
     """Encodes a request, once for all its slates.
 
@@ -56,12 +56,12 @@ def encode(
       items: codes and embeddings of the items.
       history_poi: `[..., T]` int32, most recent last, -1 padding.
       history_creative: `[..., T]` int32, likewise.
-      candidates: `[..., N]` int32 candidate POIs, both ads and organic items, -1 padding; their
-        order does not matter.
+      organic: `[..., N]` int32 POIs of the request's organic items, -1 padding; their order does
+        not matter.
     """
 
     def read(model: RewardModel):
-        return model.encode(items, history_poi, history_creative, candidates)
+        return model.encode(items, history_poi, history_creative, organic)
 
     return apply(params, config, read)
 

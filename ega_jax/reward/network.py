@@ -1,14 +1,14 @@
 """The network of the reward model: the user's response to a slate, slot by slot (paper sec. 4.2).
 
 The input of a slot (18) consists of its item's tokens, the raw embeddings of POI and creative, the
-slot's position, the ad flag, and the item's similarity to the history, to the request's candidates
-and to the items above and below it. Slots then attend to each other (19). Three towers read each
+slot's position, the ad flag, and the item's similarity to the history, to the request's organic
+items and to the items above and below it. Slots then attend to each other (19). Three towers read each
 slot's state and the slate's mean state: POI click, image click, conversion.
 
 Choice: the inputs include the history, without which predictions would not be personal, and the
-candidates. Retrieval selected the candidates for the user's current intent. Without them, the model
-would infer this intent from the slate itself and treat a similar neighbour as a positive signal,
-although it costs clicks. Bids are not an input.
+organic items of the request, which were ranked for the user's current intent. Without them, the
+model would infer this intent from the slate itself and treat a similar neighbour as a positive
+signal, although it costs clicks. Ads and bids of the request are no input: a book has too many.
 """
 
 import dataclasses
@@ -64,10 +64,10 @@ class Memory:
 
     poi: jax.Array  # [..., T, H, D / H] projected POIs of the history; see `Likeness`.
     creative: jax.Array  # [..., T, H, D / H] projected creatives of the history.
-    candidates: jax.Array  # [..., N, H, D / H] projected candidates.
+    organic: jax.Array  # [..., N, H, D / H] projected organic items.
     poi_weight: jax.Array  # [..., H, 1, T] float32 weights of behaviours; sum to 1, or 0 if none.
     creative_weight: jax.Array  # [..., H, 1, T] float32, likewise.
-    candidate_weight: jax.Array  # [..., 1, 1, N] float32, likewise; equal for all candidates.
+    organic_weight: jax.Array  # [..., 1, 1, N] float32, likewise; equal for all organic items.
 
 
 @struct.dataclass
@@ -131,19 +131,19 @@ class RewardModel(nn.Module):
         self.towers = [Tower(c.hidden, c.dtype) for _ in range(3)]
 
     def encode(
-        self, items: Items, poi: jax.Array, creative: jax.Array, candidates: jax.Array
+        self, items: Items, poi: jax.Array, creative: jax.Array, organic: jax.Array
     ) -> Memory:
-        """Encodes histories `[..., T]` of POIs and creatives, and candidates `[..., N]`."""
+        """Encodes histories `[..., T]` of POIs and creatives, and organic items `[..., N]`."""
         weigh = lambda recency, ids: masked_softmax(
             recency[..., -ids.shape[-1] :], (ids >= 0)[..., None, None, :]
         )
         return Memory(
             poi=self.poi_likeness.places(items.poi(poi)),
             creative=self.creative_likeness.places(items.creative(creative)),
-            candidates=self.poi_likeness.places(items.poi(candidates)),
+            organic=self.poi_likeness.places(items.poi(organic)),
             poi_weight=weigh(self.poi_recency, poi),
             creative_weight=weigh(self.creative_recency, creative),
-            candidate_weight=weigh(jnp.zeros((1, 1, candidates.shape[-1])), candidates),
+            organic_weight=weigh(jnp.zeros((1, 1, organic.shape[-1])), organic),
         )
 
     def __call__(
@@ -182,7 +182,7 @@ class RewardModel(nn.Module):
         above, below, beside = _relations(sight)
         likenesses = [
             self.poi_likeness(here, memory.poi, memory.poi_weight),
-            self.poi_likeness(here, memory.candidates, memory.candidate_weight),
+            self.poi_likeness(here, memory.organic, memory.organic_weight),
             self.creative_likeness(shown, memory.creative, memory.creative_weight),
             self.poi_likeness(here, here, above[..., None, :, :]),
             self.poi_likeness(here, here, below[..., None, :, :]),

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from ega_jax.errors import UserError
 from ega_jax.setting import unknown_fields
 from ega_jax.training.loop import Interrupted, NonFiniteLossError
-from ega_jax.training.mesh import join_hosts, split_cpu
+from ega_jax.training.mesh import join_hosts, keep_freed_memory, split_cpu
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 DEFAULT = "market.py:tiny"
@@ -106,6 +106,7 @@ def run(main: Callable[[], None], description: str | None) -> None:
         if len(argv) > 1:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}", exitcode=2)
         logging.set_verbosity(logging.WARNING)
+        keep_freed_memory()
         if _SEVERAL_HOSTS.value:
             join_hosts()
         else:

@@ -10,10 +10,8 @@ import pytest
 from ega_jax.evaluation import interest
 from ega_jax.evaluation.interest import InterestEvaluator
 from ega_jax.generation import generator
-from ega_jax.generation.catalogue_candidates import catalogue_candidates
 from ega_jax.generation.codes import codes_of
 from ega_jax.generation.generator import Generator, GeneratorConfig
-from ega_jax.quantization.prefix_index import catalogue_index
 from ega_jax.types import Catalogue
 
 P, W, C, K, T, B, BEAMS = 14, 4, 2, 2, 3, 6, 12
@@ -157,7 +155,7 @@ def test_all_figures_by_enumeration(monkeypatch, params, everything, creatives_e
     monkeypatch.setattr(interest, "_CREATIVES_AT_A_TIME", 4)
     catalogue = catalogue_of(creatives_each)
     batches = [batch_of(0, creatives_each), batch_of(1, creatives_each, blank=2)]
-    index = catalogue_candidates(catalogue_index(POI_CODES, W)) if everything else None
+    index = interest.catalogue_book(POI_CODES, W) if everything else None
     found = InterestEvaluator(
         CONFIG, catalogue, index, BEAMS, creative_unigram=jnp.asarray(UNIGRAM)
     )(params, batches)

@@ -191,7 +191,7 @@ def test_shapes_at_the_papers_sizes():
     params, memory, found = jax.eval_shape(whole, items, ids(256), ids(400), ids(64, 10))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     assert (memory.poi.shape, memory.poi.dtype) == ((256, 8, 16), jnp.bfloat16)
-    assert memory.candidates.shape == (400, 8, 16)
+    assert memory.organic.shape == (400, 8, 16)
     for name in RESPONSES:
         prediction = getattr(found, name)
         assert (prediction.shape, prediction.dtype) == ((64, 10), jnp.float32)
