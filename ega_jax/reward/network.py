@@ -2,8 +2,8 @@
 
 The input of a slot (18) consists of its item's tokens, the raw embeddings of POI and creative, the
 slot's position, the ad flag, and the item's similarity to the history, to the request's organic
-items and to the items above and below it. Slots then attend to each other (19). Three towers read each
-slot's state and the slate's mean state: POI click, image click, conversion.
+items and to the items above and below it. Slots then attend to each other (19). Three towers read
+each slot's state and the slate's mean state: POI click, image click, conversion.
 
 Choice: the inputs include the history, without which predictions would not be personal, and the
 organic items of the request, which were ranked for the user's current intent. Without them, the
