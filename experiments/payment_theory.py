@@ -92,7 +92,12 @@ class Study:
 
     def table(self, bids: jax.Array, reports: jax.Array) -> regret.Table:
         """Returns outcomes of a profile `[3]` at misreports `[3, J]`; bidders stand for slots."""
-        return regret.tabulate(jax.vmap(self.outcome), bids, jnp.arange(BIDDERS), reports)
+
+        def outcomes_of(bidders: jax.Array, reports: jax.Array) -> Outcome:
+            one = lambda bidder, report: self.outcome(bids.at[bidder].set(report), bidder)
+            return jax.vmap(one)(bidders, reports)
+
+        return regret.tabulate(outcomes_of, jnp.arange(BIDDERS), bids, reports)
 
     @property
     def config(self) -> PaymentConfig:
