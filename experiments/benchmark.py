@@ -99,8 +99,8 @@ def measure(parts: list[str]) -> None:
     if "market" in parts:
         measure_market(_SESSIONS.value)
     if "book" in parts:
+        measure_books(ads, _ROUNDS.value)  # First: peaks of memory count this process's.
         measure_book_search(ads, _ROUNDS.value)
-        measure_books(ads, _ROUNDS.value)
     by_shape = {"auction": measure_serving, "phases": measure_phases}
     for part, measure_shape in by_shape.items():
         for name in _AUCTIONS.value if part in parts else ():

@@ -24,6 +24,7 @@ from experiments import tables, tune
 from experiments.common import runs, workdirs
 
 FIGURES = dict.fromkeys(METRICS, 0.5)
+from ega_jax.types import organic_pois
 
 
 def run_command(config, root, monkeypatch, seeds=("0",), only=None):
@@ -110,7 +111,7 @@ def test_the_auction_and_the_placement_are_taught_by_the_reward_model(tabulated,
         history = batch["history_poi"], batch["history_creative"]
         chooser = cascade.stages.peri_cr, cascade.stages.peri_cr_config, run.items
         creative = peri_cr.choose(*chooser, *history, batch["item"])
-        memory = model.encode(params, run.reward_config, run.items, *history, batch["item"])
+        memory = model.encode(params, run.reward_config, run.items, *history, organic_pois(batch))
         there = lambda x: jnp.where(slates >= 0, jnp.take_along_axis(x, slates, axis=1), -1)
         is_ad = there(batch["is_ad"]) == 1
         shown = there(batch["item"]), there(creative), is_ad
