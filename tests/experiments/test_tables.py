@@ -20,11 +20,11 @@ from ega_jax.phases.auction import AuctionTraining
 from ega_jax.reward import model
 from ega_jax.systems import compared
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config
+from ega_jax.types import organic_pois
 from experiments import tables, tune
 from experiments.common import runs, workdirs
 
 FIGURES = dict.fromkeys(METRICS, 0.5)
-from ega_jax.types import organic_pois
 
 
 def run_command(config, root, monkeypatch, seeds=("0",), only=None):
