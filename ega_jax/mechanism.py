@@ -62,8 +62,8 @@ class Mechanism:
         """The payment rules available for serving."""
         return (*self.pricing.rules, TRUTHFUL)
 
-    def with_book(self, book: AdBook) -> "Mechanism":
-        """The mechanism with other ads for sale, for requests to books."""
+    def with_book(self, book: AdBook | None) -> "Mechanism":
+        """The mechanism with other ads for sale, for requests to books; None for no books."""
         return dataclasses.replace(self, system=dataclasses.replace(self.system, book=book))
 
     def allocate(self, request: AnyRequest, rule: str | None = None, **levers: float) -> Slate:

@@ -75,9 +75,7 @@ def checked_in_books(
     _check_ids(host, catalogue)
     number, books = host.book[:, None], book.book_start.shape[0] - 1
     _refuse((number < 0) | (number >= books), "book", number, f"outside [0, {books})")
-    same = host.organic[..., :, None] == host.organic[..., None, :]
-    same &= (host.organic >= 0)[..., None]
-    _refuse(np.tril(same, -1).any(axis=-1), "organic item", host.organic, "listed twice")
+    _refuse_repeated("organic item", host.organic, np.zeros(host.organic.shape, bool))
     arrays: Any = dict(vars(host))
     for name in ("history_poi", "history_creative"):
         arrays[name] = _last(arrays[name], history_length)
@@ -152,12 +150,17 @@ def _check_candidates(host: Any) -> None:
         shown & is_ad & ~is_amount(host.bid), "ad", host.bid, f"not a bid from 0 to {LARGEST:g}"
     )
     _refuse(shown & ~is_ad & (host.bid != 0), "organic item", host.bid, "not 0, the required bid")
-    same = (host.item[..., :, None] == host.item[..., None, :]) & shown[..., None]
-    same &= is_ad[..., :, None] == is_ad[..., None, :]
-    _refuse(np.tril(same, -1).any(axis=-1), "candidate", host.item, "listed twice")
+    _refuse_repeated("candidate", host.item, is_ad)
     empty = np.flatnonzero(~shown.any(axis=-1))
     if empty.size:
         raise UserError(f"request {empty[0]} has no candidates")
+
+
+def _refuse_repeated(name: str, ids: np.ndarray, kind: np.ndarray) -> None:
+    """Refuses ids `[B, N]` that an earlier entry of the same kind `[B, N]` has."""
+    same = (ids[..., :, None] == ids[..., None, :]) & (ids >= 0)[..., None]
+    same &= kind[..., :, None] == kind[..., None, :]
+    _refuse(np.tril(same, -1).any(axis=-1), name, ids, "listed twice")
 
 
 def _refuse(wrong: np.ndarray, name: str, values: np.ndarray, rule: str) -> None:

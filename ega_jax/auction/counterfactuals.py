@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from ega_jax.auction.system import Allocation, Bidders, Levers, Menu, PreparedRequest, System
-from ega_jax.generation.compaction import first_equal
 from ega_jax.generation.reports import Report, absent
 
 NUM_RIVALS = 10  # Number of strongest rivals in `matching_bids`.
@@ -117,12 +116,10 @@ def matching_bids(rivals: Bidders, ad: Bidders) -> jax.Array:
       `[NUM_RIVALS]` matching bids of the strongest rivals, in decreasing order, padded with 0.
       Rivals include losing ads, because these set the price of the last slots.
     """
-    place = jnp.arange(rivals.ad.size)
-    is_first = first_equal(rivals.ad[:, None]) == place
-    is_rival = is_first & (rivals.ad >= 0) & (rivals.ad != ad.ad)
+    is_rival = rivals.is_first & (rivals.ad != ad.ad)
     score = rivals.bid * jnp.maximum(rivals.quality, _NO_QUALITY)
     needed = jnp.where(is_rival, score / jnp.maximum(ad.quality, _NO_QUALITY), 0.0)
-    strongest = jax.lax.top_k(needed, min(NUM_RIVALS, place.size))[0]
+    strongest = jax.lax.top_k(needed, min(NUM_RIVALS, needed.size))[0]
     return jnp.pad(strongest, (0, NUM_RIVALS - strongest.size))
 
 

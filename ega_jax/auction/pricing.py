@@ -172,8 +172,7 @@ def priced_slate(
 ) -> PricedSlate:
     """Builds the inputs of payment rules for a slate; arguments as in `prices`."""
     rivals, best = menu.rivals, jnp.argmax(menu.value)
-    is_shown = jnp.any(rivals.ad[:, None] == allocation.candidate[None], axis=1)
-    losing = (rivals.ad >= 0) & ~is_shown & (rivals.bid >= levers.reserve)
+    losing = rivals.loses(allocation.candidate) & (rivals.bid >= levers.reserve)
     left = value_to_others(menu, levers, allocation.candidate)[:, best]
     return PricedSlate(
         is_ad=allocation.is_ad,

@@ -24,6 +24,7 @@ from flax import struct
 from ega_jax.auction.settings import LeverSettings
 from ega_jax.errors import UserError
 from ega_jax.generation.ad_book import AdBook
+from ega_jax.generation.compaction import first_equal
 from ega_jax.generation.reports import Report, absent
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, Predictions, RewardConfig
@@ -102,6 +103,16 @@ class Bidders:
     def score(self) -> jax.Array:
         """Bid times quality, `[...]`; 0 for none."""
         return jnp.where(self.ad >= 0, self.bid * self.quality, 0.0)
+
+    @property
+    def is_first(self) -> jax.Array:
+        """Whether an entry is the first one of its ad, `[V]` bool."""
+        first = first_equal(self.ad[:, None]) == jnp.arange(self.ad.size)
+        return first & (self.ad >= 0)
+
+    def loses(self, shown: jax.Array) -> jax.Array:
+        """Whether an entry `[V]` is an ad that is not among the candidates shown `[K]`, bool."""
+        return (self.ad >= 0) & ~jnp.any(self.ad[:, None] == shown[None], axis=1)
 
 
 @struct.dataclass

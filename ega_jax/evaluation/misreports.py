@@ -17,7 +17,6 @@ from ega_jax.auction.counterfactuals import (
 from ega_jax.auction.pricing import prices
 from ega_jax.auction.system import Allocation, Bidders, Levers, Menu, PreparedRequest, System
 from ega_jax.evaluation.incentives import jump_brackets
-from ega_jax.generation.compaction import first_equal
 from ega_jax.generation.reports import Report
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.regret import rerun
@@ -95,9 +94,7 @@ def _truthful(system, networks, pricing, prepared, num_losing) -> Truthful:
 def _losing(menu: Menu, winning: Bidders, number: int) -> Bidders:
     """The menu's ads of the highest scores that are not shown, `[A]`, -1 after the last."""
     rivals = menu.rivals
-    is_first = first_equal(rivals.ad[:, None]) == jnp.arange(rivals.ad.size)
-    is_shown = jnp.any(rivals.ad[:, None] == winning.ad[None], axis=1)
-    score = jnp.where((rivals.ad >= 0) & is_first & ~is_shown, rivals.score, -1.0)
+    score = jnp.where(rivals.is_first & rivals.loses(winning.ad), rivals.score, -1.0)
     best, place = jax.lax.top_k(score, min(number, score.size))
     found = jax.tree.map(lambda x: x[place], rivals)
     return dataclasses.replace(found, ad=jnp.where(best >= 0, found.ad, -1))

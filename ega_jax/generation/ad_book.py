@@ -12,6 +12,8 @@ search without bids, a book in the order of live bids would leak them into the m
 refreshes large ones on the host.
 """
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -103,30 +105,37 @@ class AdBook:
           the child exists.
         """
         first, count = self.children(node)
-
-        def halve(_, bounds):
-            low, high = bounds
-            middle = (low + high) // 2
-            below = (low < high) & (self.code[first + middle] < code)
-            return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
-
-        steps = max(*self.widths, 1).bit_length()
-        place, _ = lax.fori_loop(0, steps, halve, (jnp.zeros_like(count), count))
+        is_below = lambda place: self.code[first + place] < code
+        place = _lower_bound(is_below, jnp.zeros_like(count), count, max(*self.widths, 1))
         return place, (place < count) & (self.code[first + place] == code)
 
     def ads_of(self, poi: jax.Array, root: chex.Numeric) -> jax.Array:
         """The ad of each POI `[M]` in a book, int32; -1 if it has none."""
         start, end = self.book_start[root], self.book_start[root + 1]
-        last = self.num_ads - 1
-
-        def halve(_, bounds):
-            low, high = bounds
-            middle = (low + high) // 2
-            known = self.poi[self.by_poi[jnp.minimum(middle, last)]]
-            below = (low < high) & (known < poi)
-            return jnp.where(below, middle + 1, low), jnp.where(below, high, middle)
-
+        ad_at = lambda place: self.by_poi[jnp.minimum(place, self.num_ads - 1)]
+        is_below = lambda place: self.poi[ad_at(place)] < poi
         bounds = jnp.full_like(poi, start), jnp.full_like(poi, end)
-        place, _ = lax.fori_loop(0, self.num_ads.bit_length(), halve, bounds)
-        ad = self.by_poi[jnp.minimum(place, last)]
+        place = _lower_bound(is_below, *bounds, self.num_ads)
+        ad = ad_at(place)
         return jnp.where((place < end) & (poi >= 0) & (self.poi[ad] == poi), ad, -1)
+
+
+def _lower_bound(
+    is_below: Callable[[jax.Array], jax.Array], low: jax.Array, high: jax.Array, most: int
+) -> jax.Array:
+    """First places `[M]` in sorted ranges `[low, high)` of `most` entries whose entry is not below.
+
+    Args:
+      is_below: whether the entries at places `[M]` are below what is searched.
+      low: `[M]` int32 starts of the ranges.
+      high: `[M]` int32 ends, the result if all entries are below.
+      most: the most entries of a range, static.
+    """
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) // 2
+        goes_on = (low < high) & is_below(middle)
+        return jnp.where(goes_on, middle + 1, low), jnp.where(goes_on, high, middle)
+
+    return lax.fori_loop(0, most.bit_length(), halve, (low, high))[0]

@@ -2,9 +2,8 @@
 
 The search is a `lax.scan` over slots, and over layers whose options have the same static width, so
 that the step is compiled rarely. Caches grow with the slates. A beam's score is the sum of its log
-allocation probabilities. Ties go to the
-lower beam, then to the lower option, so results are deterministic. The search handles one request;
-`vmap` it over a batch.
+allocation probabilities. Ties go to the lower beam, then to the lower option, so results are
+deterministic. The search handles one request; `vmap` it over a batch.
 
 Each beam stores its own past: after a step, every array is gathered by parent beam. Rows are long
 and contiguous, so this gather costs less than looking up the past through back-pointers.
@@ -124,7 +123,9 @@ def beam_search(
         x = decoder.code_input(search.codes[:, number], layer)
         return search, dataclasses.replace(_rows(past, best.parent), x=x)
 
-    beams = 1 if num_slots == 1 else num_beams  # One slot is not worth a loop from all beams.
+    beams = (
+        1 if num_slots == 1 else num_beams
+    )  # A single slot is unrolled, so one beam may start it.
     carry = start(config, num_slots, beams), _no_past(decoder, num_slots, beams)
     if num_slots == 1:
         for layer, width in enumerate(candidates.widths):

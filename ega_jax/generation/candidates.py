@@ -76,23 +76,22 @@ class Candidates:
 
     def poi(self, candidate: jax.Array) -> jax.Array:
         """POIs `[...]` int32 of candidates, -1 for none."""
-        return self._listed(candidate, self.book.poi, self.organic.poi, -1)
+        n = self.book.num_ads
+        listed = self.book.poi[jnp.clip(candidate, 0, n - 1)]
+        queued = self.organic.poi[jnp.maximum(candidate - n, 0)]
+        return jnp.where(candidate < 0, -1, jnp.where(candidate < n, listed, queued))
 
     def is_ad(self, candidate: jax.Array) -> jax.Array:
         """Whether candidates `[...]` are ads."""
-        return self._listed(candidate, self.book.leaf, -1, -1) >= 0
+        is_listed = (candidate >= 0) & (candidate < self.book.num_ads)
+        return is_listed & (self.book.leaf[jnp.where(is_listed, candidate, 0)] >= 0)
 
     def bid(self, candidate: jax.Array) -> jax.Array:
         """Bids `[...]` of candidates, with the report, currency per click; 0 if organic."""
-        listed = jnp.where(self.is_ad(candidate), self._listed(candidate, self.book.bid, 0.0, 0), 0)
+        is_ad = self.is_ad(candidate)
+        listed = jnp.where(is_ad, self.book.bid[jnp.where(is_ad, candidate, 0)], 0.0)
         reports = (candidate == self.overlay.candidate) & (candidate >= 0)
         return jnp.where(reports, jnp.maximum(self.overlay.bid, 0.0), listed)
-
-    def _listed(self, candidate, of_list: jax.Array, of_queue: Any, empty: chex.Numeric):
-        n = self.book.num_ads
-        queued = of_queue[jnp.maximum(candidate - n, 0)] if jnp.ndim(of_queue) else of_queue
-        found = jnp.where(candidate < n, of_list[jnp.clip(candidate, 0, n - 1)], queued)
-        return jnp.where(candidate >= 0, found, empty)
 
     def ids(self, chosen: jax.Array) -> jax.Array:
         """Candidates of the request; see `SlateSpace`."""
@@ -121,7 +120,7 @@ class Candidates:
         codes = jnp.where((chosen < n)[..., None], of_ads, queued)
         return jnp.where((chosen >= 0)[..., None], codes, 0)
 
-    def options(self, depth: chex.Numeric, prefix: Prefix, width: int | None = None) -> Options:
+    def options(self, depth: chex.Numeric, prefix: Prefix, width: int) -> Options:
         """Possible next codes in rising order; see `SlateSpace`.
 
         `F` is the most children of a node at that depth, plus 1 for the next organic item. If that
@@ -131,11 +130,10 @@ class Candidates:
         Args:
           depth: number of codes of the prefixes.
           prefix: the beams.
-          width: static, at least the children of any of their nodes; default: of any node.
+          width: static, at least the children of any of their nodes.
         """
         used = self.used(prefix)
         siblings = self._siblings(depth, prefix, used)
-        width = max(self.book.widths) if width is None else width
         column = jnp.arange(width + 1, dtype=jnp.int32)[None]
         child = siblings.child(column)
         # Children that hold used ads differ from what the book says of them.
@@ -242,7 +240,6 @@ class Candidates:
         ads = jnp.where(is_organic, self.organic.ad[queued], chosen)
         path = jnp.where(is_organic[..., None], self.organic.ad_path[queued], prefix.nodes)
         report = self.overlay
-        offered = (self.overlay.path[0] >= 0) & (report.bid >= 0) & (report.bid >= self.reserve)
         beams = chosen.shape[0]
         is_shown = jnp.any(ads == report.candidate, axis=1, keepdims=True)
         reporting = jnp.where(is_shown, -1, jnp.broadcast_to(report.candidate, (beams, 1)))
@@ -252,7 +249,7 @@ class Candidates:
             path=jnp.concatenate([path, report_path], axis=1),
             organic=self._next_organic(prefix, jnp.where(is_ad, chosen, -1)),
             ads_allowed=prefix.live & self._ads_allowed(chosen, is_ad),
-            offered=offered & ~is_shown[:, 0],
+            offered=self._is_bid & ~is_shown[:, 0],
         )
 
     def _next_organic(self, prefix: Prefix, shown_ads: jax.Array) -> jax.Array:
@@ -262,15 +259,21 @@ class Candidates:
         is_skipped = jnp.any(same & (shown_ads >= 0)[:, None], axis=-1)
         last = jnp.max(prefix.chosen, axis=-1, keepdims=True) - self.book.num_ads
         number = jnp.arange(self.organic.id.shape[0], dtype=jnp.int32)[None]
-        is_there = (self.organic.id >= 0) & ~self._is_banned
-        is_left = is_there[None] & (number > last) & ~is_skipped & prefix.live[:, None]
+        is_left = self._is_queued[None] & (number > last) & ~is_skipped & prefix.live[:, None]
         first = jnp.argmax(is_left, axis=-1).astype(jnp.int32)
         return jnp.where(is_left.any(-1), first, -1)
 
     @property
-    def _is_banned(self) -> jax.Array:
-        """Whether each organic item is absent by the report, `[M]` bool."""
-        return (self.organic.id == self.overlay.candidate) & (self.overlay.bid < 0)
+    def _is_queued(self) -> jax.Array:
+        """Whether each entry of the queue is an item that the report leaves there, `[M]` bool."""
+        is_absent = (self.organic.id == self.overlay.candidate) & (self.overlay.bid < 0)
+        return (self.organic.id >= 0) & ~is_absent
+
+    @property
+    def _is_bid(self) -> jax.Array:
+        """Whether the report is a bid of an ad, and at least the reserve; `[]` bool."""
+        bid = self.overlay.bid
+        return (self.overlay.path[0] >= 0) & (bid >= 0) & (bid >= self.reserve)
 
     def _ads_allowed(self, chosen: jax.Array, is_ad: jax.Array) -> jax.Array:
         slot = jnp.arange(chosen.shape[1], dtype=jnp.int32)[None]
@@ -324,17 +327,15 @@ class Candidates:
         assert self.book.layer is not None
         layer = jax.tree.map(lambda x: x[self.root, depth], self.book.layer)  # [W]
         ad, own_code = self.overlay.candidate, self._report_code(depth)
-        reports = (own_code >= 0) & (self.overlay.bid >= 0) & (self.overlay.bid >= self.reserve)
-        offered = jnp.where(reports, self._reported_bid, 0.0)
+        offered = jnp.where(self._is_bid, self._reported_bid, 0.0)
         at_own = jnp.arange(layer.best.shape[0]) == own_code
         if self.token_bid == "max":
             others = jnp.where(layer.best_ad == ad, layer.second, layer.best)
             return jnp.where(at_own, jnp.maximum(others, offered), others)[code]
         own = jnp.where(ad >= 0, self.book.search_bid[ad], -1.0)
         total = layer.total + at_own * (offered - jnp.maximum(own, 0.0))
-        ones = reports.astype(jnp.float32) - (own >= 0)
-        is_there = (self.organic.id >= 0) & ~self._is_banned
-        queued = jnp.where(is_there, _at(self.organic.codes, depth), layer.best.shape[0])
+        ones = self._is_bid.astype(jnp.float32) - (own >= 0)
+        queued = jnp.where(self._is_queued, _at(self.organic.codes, depth), layer.best.shape[0])
         count = (layer.count + at_own * ones).at[queued].add(1.0, mode="drop")
         return (total / jnp.maximum(count, 1.0))[code]
 

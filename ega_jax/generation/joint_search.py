@@ -188,6 +188,11 @@ class Variants:
     alpha: chex.Numeric
     beta: chex.Numeric
 
+    @property
+    def absent_organic(self) -> jax.Array:
+        """The organic item that each report leaves out, `[R]` int32, -1 for none."""
+        return jnp.where(self.overlays.path[:, 0] >= 0, -1, self.overlays.candidate)
+
     def distinct(self, search: Search, past: Past, step: jax.Array) -> Distinct:
         """Finds the distinct prefixes before a step.
 
@@ -201,9 +206,8 @@ class Variants:
         parent = jnp.where(step > 0, before * past.logits.shape[1] + code, 0)
         last = jnp.where(step > 0, jnp.where(layer > 0, node, item), 0)
         live = search.log_prob > IMPOSSIBLE / 2
-        is_ad = self.overlays.path[:, 0] >= 0
-        absent = jnp.where(is_ad, -1, self.overlays.candidate)[:, None]
-        key = [jnp.where(live, parent, -1), last, jnp.broadcast_to(absent, last.shape)]
+        absent = jnp.broadcast_to(self.absent_organic[:, None], last.shape)
+        key = [jnp.where(live, parent, -1), last, absent]
         first = first_equal(jnp.stack(key, axis=-1).reshape(-1, len(key)))
         return Distinct(first, live.reshape(-1) & (first == jnp.arange(first.size)))
 
@@ -250,8 +254,7 @@ class Variants:
         """The best continuations, by options of a static width."""
         num_variants, num_beams = search.log_prob.shape
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), prefix)
-        is_ad = self.overlays.path[:, 0] >= 0
-        absent = jnp.repeat(jnp.where(is_ad, -1, self.overlays.candidate), num_beams)
+        absent = jnp.repeat(self.absent_organic, num_beams)
 
         def unreported(prefix: Prefix, logits: jax.Array, absent: jax.Array) -> jax.Array:
             """Scores `[F]` of one prefix's options without the reports of ads."""

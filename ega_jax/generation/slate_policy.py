@@ -70,7 +70,7 @@ def slate_path(candidates: Candidates, items: jax.Array) -> Path:
             nodes=jnp.where(before[..., None], nodes[None], -1),
             live=~ended,
         )
-        return candidates.options(layer, prefix)
+        return candidates.options(layer, prefix, candidates.widths[layer])
 
     layers = tuple(options(layer) for layer in range(item_codes.shape[-1]))
     return Path(codes=item_codes, where=items >= 0, options=layers)

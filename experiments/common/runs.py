@@ -1,6 +1,5 @@
 """Steps shared by several commands: pre-training, and training, finding and measuring systems."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -156,16 +155,16 @@ def measure_systems(
     """Scores the allocation under every payment rule, and the exactly truthful mode if any."""
     settings, name = run.settings.auction, run.name
     truth = truth_of(run)
-    modes = {name: (mechanism.levers, mechanism.rule)}
+    modes = {name: (mechanism, mechanism.levers, mechanism.rule)}
     if mechanism.system.judged_truthful:
         bid_free = check_levers(mechanism.levers, {"bid_free": True, "reserve": 0.0})
-        modes[f"{name}-{TRUTHFUL}"] = (bid_free, "clarke")
+        free = mechanism.with_book(run.book(bid_free))  # Not in the order of live bids.
+        modes[f"{name}-{TRUTHFUL}"] = (free, bid_free, "clarke")
     results: dict[str, Any] = {}
-    for mode, (levers, rule) in modes.items():
-        system = dataclasses.replace(mechanism.system, book=run.book(levers))
+    for mode, (judged_by, levers, rule) in modes.items():
         with ProgressReport(f"judging {mode}", 0, settings.num_sessions) as progress:
             judged = judge(
-                dataclasses.replace(mechanism, system=system),
+                judged_by,
                 levers,
                 run.sessions(split, settings.num_sessions, settings.batch_size),
                 truth,

@@ -38,7 +38,7 @@ def paths(candidates, chosen):
         if depth == C:
             found[codes] = (bids, int(candidates.ids(candidates.item(prefix(node, codes)))[0]))
             return
-        options = candidates.options(depth, prefix(node, codes))
+        options = candidates.options(depth, prefix(node, codes), candidates.widths[depth])
         for place in np.flatnonzero(options.where[0]):
             code, bid = int(options.code[0, place]), float(options.bid[0, place])
             walk(depth + 1, int(options.node[0, place]), (*codes, code), (*bids, bid))
@@ -244,7 +244,7 @@ def test_an_ended_slate_has_no_options():
         nodes=jnp.full((1, K, C), -1), live=jnp.array([False]),
     )  # fmt: skip
     for depth in range(C):
-        assert not candidates.options(depth, ended).where.any()
+        assert not candidates.options(depth, ended, candidates.widths[depth]).where.any()
 
 
 def test_an_organic_item_waits_for_the_ads_of_its_code_and_is_skipped_once_its_ad_is_shown():
