@@ -5,6 +5,8 @@ import dataclasses
 import itertools
 import json
 import math
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from absl.testing import flagsaver
 
 from ega_jax.data.market import behaviour, logs, policy, recall
 from ega_jax.data.market.calibration import auc, calibrate, log_sd, matrix, real_prices
 from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.config import MarketConfig
 from ega_jax.data.market.world import make_world
-from experiments import calibrate as command
 
 CONFIG = MarketConfig(num_pois=150, num_users=900, num_sessions=3000, num_ads=10, num_organic=12)
 LISTS = {
@@ -141,17 +141,28 @@ def test_calibration_is_in_its_bands(folder):
     assert 0.7 < report["click_poi.auc_bound"] < 0.9
 
 
-def test_the_report_is_written_and_printed(folder, tmp_path, capsys):
+def test_the_report_is_written_and_printed(folder, tmp_path):
+    """In a process of its own: another command of this process may define the same flags."""
     (tmp_path / "p.csv").write_text("campaign,price,impressions\na,1,3\na,10,1\n")
-    flags = {"data": str(folder), "out": str(tmp_path / "out"), "sessions": 500}
-    with flagsaver.flagsaver(**flags, ipinyou=str(tmp_path / "p.csv")):
-        command.main()
-    report = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    out = tmp_path / "out"
+    flags = [
+        f"--data={folder}",
+        f"--out={out}",
+        "--sessions=500",
+        f"--ipinyou={tmp_path / 'p.csv'}",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.calibrate", *flags],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    report = json.loads((out / "calibration.json").read_text())
     assert report["sessions"] == 500
     assert report["real.a.log_sd"] == pytest.approx(math.log(10) * math.sqrt(3) / 4)
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in out.iterdir()}
     assert names == {"calibration.json", "rates.png", "slate.png", "bids.png"}
-    assert "click_poi.rate_by_slot" in capsys.readouterr().out
+    assert "click_poi.rate_by_slot" in done.stdout
 
 
 def test_auc_and_log_sd_by_hand(tmp_path):
