@@ -7,7 +7,7 @@ from ega_jax.data.market.requests import Book
 from ega_jax.data.market.world import Observables
 
 BID_LOG_SD_DAY = 0.3  # Standard deviation of an ad's log bid from day to day.
-FIRST_BALANCE = (-0.1, 0.9)  # Range of an advertiser's first balance, in bids.
+FIRST_BALANCE = (-0.3, 0.7)  # Range of an advertiser's first balance, in bids.
 
 
 def first_balances(key: jax.Array, observables: Observables) -> jax.Array:

@@ -1,11 +1,11 @@
 """The true response model: exact click, image-click and conversion probabilities of any slate.
 
 Only simulation and evaluation may use it; training must not. The probability of a click in slot `k`
-is `examination_k * sigmoid(utility_k)`. The utility is the sum of interest, intent, distance from the
-user's place, quality, hour of the day, surface and creative match, and of three effects of the
+is `examination_k * sigmoid(utility_k)`. The utility is the sum of interest, intent, distance from
+the user's place, quality, hour of the day, surface and creative match, and of three effects of the
 slate: crowding (similar items above take clicks), contrast (with the neighbours) and fatigue (each
-ad above lowers it). Clicks are independent given the slate. Conversion, given a click, has a utility of its own without effects of
-the slate.
+ad above lowers it). Clicks are independent given the slate. Conversion, given a click, has a
+utility of its own without effects of the slate.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Weights:
 
 
 # The biases set the rates of the log, and nothing else.
-CLICK = Weights(-3.2, interest=1.5, intent=2.0, distance=-0.6, quality=0.5, hour=0.4, creative=0.8)
+CLICK = Weights(-3.3, interest=1.5, intent=2.0, distance=-0.6, quality=0.5, hour=0.4, creative=0.8)
 IMAGE = Weights(-3.2, interest=1.0, intent=1.4, distance=-0.4, quality=0.3, hour=0.3, creative=1.6)
 CONVERT = Weights(
     -3.0, interest=0.5, intent=1.5, distance=-0.3, quality=0.5, hour=0.2, creative=0.0

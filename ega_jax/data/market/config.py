@@ -74,6 +74,7 @@ class MarketConfig(MarketOrigin):
     style_dim: int = 8
     poi_embedding_dim: int = 64  # The world `yelp` keeps the width of its embeddings.
     creative_embedding_dim: int = 32
+    explore: float = 0.05  # Share of slates that are drawn uniformly.
     chunk_size: int = 4096  # The most sessions simulated at once, each of a different user.
 
     def __post_init__(self):
@@ -84,6 +85,8 @@ class MarketConfig(MarketOrigin):
             value = getattr(self, field.name)
             if field.name not in ("world", "seed") and value <= 0:
                 raise UserError(f"{field.name} must be positive, got {value}")
+        if self.explore > 1:
+            raise UserError(f"explore is {self.explore}: it must be a share above 0")
         if self.num_slots < 2:
             raise UserError(f"num_slots must be at least 2, got {self.num_slots}")
         if self.max_ads >= self.num_slots:

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 
 from ega_jax.data.market.clicks import Array, Truth
 from ega_jax.data.market.config import MarketConfig
+from ega_jax.data.market.logger import Logger
 from ega_jax.data.market.requests import Book
-from ega_jax.data.market.simulation import Chunk, simulate, timestamps
+from ega_jax.data.market.scores import make_ranker
+from ega_jax.data.market.simulation import Chunk, begin, simulate, timestamps
 from ega_jax.data.market.world import World, make_world
 
 ROW_GROUP = 4096
@@ -94,7 +96,10 @@ def _write_sessions(
     (folder / "sessions").mkdir()
     total, files, tables, situations = world.config.num_sessions, 0, [], []
     books: dict[int, pa.Table] = {}
-    for span, book, chunk in simulate(world):
+    start_key, key = jax.random.split(jax.random.key(world.config.seed))
+    state = begin(start_key, world)
+    ranker = make_ranker(world.observables, state.users.history_poi)
+    for span, book, chunk in simulate(key, world, state, ranker):
         chunk = jax.tree.map(lambda x, n=span.stop - span.first: np.asarray(x)[:n], chunk)
         if span.day not in books:
             books[span.day] = _book_table(book, span.day)
@@ -109,6 +114,7 @@ def _write_sessions(
         progress(span.stop, total)
     (folder / "books").mkdir()
     pq.write_table(pa.concat_tables(books.values()), folder / "books" / "part-00000.parquet")
+    Logger(ranker, world.config).save(folder)
     Truth(world.latents, jax.tree.map(lambda *x: np.concatenate(x), *situations)).save(folder)
 
 

@@ -4,9 +4,9 @@ It reads observables alone: the request, the ad book, the organic list and the e
 is made slot by slot. The *logger* shows an ad with probability `AD_RATE` while fewer than `max_ads`
 are shown and ads are left, else the next organic item. It draws the ad by a softmax of the scores
 of all unused ads of the book (Plackett-Luce), and the creative by a softmax of the scores of the
-item's creatives. With probability `EXPLORE` the whole slate is *uniform* instead: ad or organic item
-evenly where both are allowed, an unused ad and a creative uniformly, and after each slot but the
-last the slate ends with probability `END`. The served distribution is the mixture of both.
+item's creatives. With probability `explore` the whole slate is *uniform* instead: an ad or an
+organic item evenly where both are allowed, an unused ad and a creative uniformly, and after each
+slot but the last the slate ends with probability `END`. The served distribution is the mixture.
 """
 
 import functools
@@ -21,7 +21,6 @@ from ega_jax.data.market.sampling import gumbel
 from ega_jax.data.market.scores import Ranker, ad_scores, creative_options, item_scores, query
 
 AD_RATE = 0.4  # Probability of an ad where the logger may show one.
-EXPLORE = 0.05  # Share of slates that are uniform.
 EVEN = 0.5  # Probability of an ad in a uniform slate.
 END = 0.05  # Probability that a uniform slate ends after a slot.
 
@@ -61,17 +60,16 @@ def serve(
       requests: `B` of them.
       book: the region's ads.
       others: `[O']` POIs that may be organic items, -1 where there is none.
-      config: holds K, `max_ads` and the number of organic items.
+      config: of the market.
 
     Returns:
       What is offered and shown.
     """
     keys = jax.random.split(key, 3)
     organic = organic_list(keys[0], ranker, requests, others, config.num_organic)
-    explored = jax.random.uniform(keys[1], organic.poi.shape[:1]) < EXPLORE
-    limits = {"num_slots": config.num_slots, "max_ads": config.max_ads}
-    slates, score = draw_slates(keys[2], ranker, requests, book, organic, explored, **limits)
-    chances = propensity(ranker, requests, book, organic.poi, slates, config.max_ads)
+    explored = jax.random.uniform(keys[1], organic.poi.shape[:1]) < config.explore
+    slates, score = draw_slates(keys[2], ranker, requests, book, organic, explored, config)
+    chances = propensity(ranker, requests, book, organic.poi, slates, config)
     return Served(organic, slates, score, chances, explored)
 
 
@@ -93,9 +91,7 @@ def draw_slates(
     book: Book,
     organic: Organic,
     explored: jax.Array,
-    *,
-    num_slots: int,
-    max_ads: int,
+    config: MarketConfig,
 ) -> tuple[Slates, jax.Array]:
     """Draws slates from the logger, or uniformly.
 
@@ -106,12 +102,12 @@ def draw_slates(
       book: at least `max_ads` places.
       organic: at least `num_slots` items each.
       explored: `[B]` bool, whether to draw uniformly.
-      num_slots: `K`.
-      max_ads: the most ads in a slate.
+      config: of the market.
 
     Returns:
       The slates, and the scores of the shown items `[B, K]`.
     """
+    num_slots, max_ads = config.num_slots, config.max_ads
     slot_key, ad_key, creative_key = jax.random.split(key, 3)
     score = ad_scores(ranker, query(ranker, requests), book)
     noise = gumbel(jax.random.uniform(ad_key, score.shape))
@@ -137,10 +133,9 @@ def uniform_slates(
     organic: Organic,
     config: MarketConfig,
 ) -> Slates:
-    """Draws slates from the uniform policy, as in the share `EXPLORE` of the log."""
+    """Draws slates from the uniform policy, as in the share `explore` of the log."""
     explored = jnp.ones(len(organic.poi), bool)
-    limits = {"num_slots": config.num_slots, "max_ads": config.max_ads}
-    return draw_slates(key, ranker, requests, book, organic, explored, **limits)[0]
+    return draw_slates(key, ranker, requests, book, organic, explored, config)[0]
 
 
 def propensity(
@@ -149,7 +144,7 @@ def propensity(
     book: Book,
     organic_poi: jax.Array,
     slates: Slates,
-    max_ads: int,
+    config: MarketConfig,
 ) -> jax.Array:
     """Computes the chance of each slot's content under the served mixture, given the slots above.
 
@@ -162,15 +157,15 @@ def propensity(
       book: the ads of all these requests.
       organic_poi: `[B, O]` in upstream order.
       slates: any slates, empty slots on the right.
-      max_ads: the most ads in a slate.
+      config: of the market.
 
     Returns:
       `[B, K]`, 1 in empty slots, 0 from the first slot that the rules do not allow. The product
       is the propensity of the slate.
     """
-    parts = log_propensities(ranker, requests, book, organic_poi, slates, max_ads)
+    parts = log_propensities(ranker, requests, book, organic_poi, slates, config)
     logger, uniform = (jnp.cumsum(part, axis=1) for part in parts)
-    mixed = jnp.logaddexp(jnp.log1p(-EXPLORE) + logger, jnp.log(EXPLORE) + uniform)
+    mixed = jnp.logaddexp(jnp.log1p(-config.explore) + logger, jnp.log(config.explore) + uniform)
     above = jnp.pad(mixed[:, :-1], ((0, 0), (1, 0)))
     possible = mixed > -jnp.inf
     ratio = jnp.exp(jnp.where(possible, mixed, 0.0) - jnp.where(possible, above, 0.0))
@@ -183,7 +178,7 @@ def log_propensities(
     book: Book,
     organic_poi: jax.Array,
     slates: Slates,
-    max_ads: int,
+    config: MarketConfig,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the log chance of each slot, given those above: by the logger, and uniformly.
 
@@ -193,7 +188,7 @@ def log_propensities(
     shown = slates.items >= 0
     above = jnp.cumsum(slates.is_ad, axis=1) - slates.is_ad
     num_ads = jnp.sum(book.poi >= 0)
-    allowed = above < jnp.minimum(max_ads, num_ads)
+    allowed = above < jnp.minimum(config.max_ads, num_ads)
     score = ad_scores(ranker, query(ranker, requests), book)
     drawn, unused = _ad_chances(score, book.poi, slates)
     rank = jnp.arange(num_slots)[None, :] - above

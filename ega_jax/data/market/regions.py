@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import scipy.sparse
+import scipy.sparse.linalg
 
 from ega_jax.data.market.config import ADVERTISER_SHARE, DAYS, FIRST_NEW_DAY, NEW_SHARE
 
@@ -37,7 +38,7 @@ def co_visit_regions(
 
 
 def _split(coordinates: np.ndarray, pois: np.ndarray, regions: np.ndarray, region: np.ndarray):
-    """Gives `pois` to `regions`: halves along the direction of largest spread, until one is left."""
+    """Gives `pois` to `regions`, by halves along the direction of largest spread."""
     if len(regions) == 1:
         region[pois] = regions[0]
         return

@@ -16,9 +16,9 @@ from flax import struct
 from ega_jax.data.market.requests import Book, Requests
 from ega_jax.data.market.world import Observables
 
-RECENT, NUM_RECENT = 2.0, 3  # Weight of the likeness to the last behaviours, and their number.
-WHOLE = 4.0  # Weight of the likeness to the whole recorded history.
-NEAR = 0.5  # Score lost per squared unit between the item's estimated place and the request's.
+RECENT, NUM_RECENT = 4.0, 3  # Weight of the likeness to the last behaviours, and their number.
+WHOLE = 8.0  # Weight of the likeness to the whole recorded history.
+NEAR = 1.0  # Score lost per squared unit between the item's estimated place and the request's.
 LOG_BID = 1.0  # Weight of an ad's log bid.
 CREATIVE = 4.0  # Weight of a creative's likeness to the creatives of the whole history.
 RIDGE = 1.0  # Penalty of the read-out of places, in visits.

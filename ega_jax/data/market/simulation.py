@@ -6,6 +6,7 @@ within one day, has equally many sessions of each region, and puts them in rando
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import jax
@@ -20,7 +21,7 @@ from ega_jax.data.market.config import DAYS, MarketConfig
 from ega_jax.data.market.policy import Served
 from ega_jax.data.market.requests import Book, Requests
 from ega_jax.data.market.sampling import compiler_options
-from ega_jax.data.market.scores import Ranker, make_ranker
+from ega_jax.data.market.scores import Ranker
 from ega_jax.data.market.world import Latents, Observables, World
 
 START_TIME = 1_700_000_000  # Seconds since 1970, the start of the first day.
@@ -71,10 +72,10 @@ def spans(config: MarketConfig) -> list[Span]:
     """
     edges = [-(-day * config.num_sessions // DAYS) for day in range(DAYS + 1)]
     result = []
-    for day, (first, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for day, (first, stop) in enumerate(itertools.pairwise(edges)):
         parts = -(-(stop - first) // _most_rows(config))
         cuts = [first + (stop - first) * i // max(parts, 1) for i in range(parts + 1)]
-        result += [Span(day, a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        result += [Span(day, a, b) for a, b in itertools.pairwise(cuts)]
     return result
 
 
@@ -84,18 +85,29 @@ def timestamps(config: MarketConfig, first: int, count: int) -> np.ndarray:
     return START_TIME + row * DAYS * DAY // config.num_sessions
 
 
-def simulate(world: World) -> Iterator[tuple[Span, Book, Chunk]]:
+def begin(key: jax.Array, world: World) -> State:
+    """Draws the users' initial histories and the advertisers' balances."""
+    users_key, balance_key = jax.random.split(key)
+    balance = ad_books.first_balances(balance_key, world.observables)
+    return State(behaviour.start(users_key, world), balance)
+
+
+def simulate(
+    key: jax.Array, world: World, state: State, ranker: Ranker
+) -> Iterator[tuple[Span, Book, Chunk]]:
     """Yields the sessions of a market in chunks, and computes one chunk ahead.
+
+    Args:
+      key: random key; other keys give fresh sessions of the same market.
+      world: the market.
+      state: what `begin` returned; it is used up.
+      ranker: features of the items.
 
     Yields:
       The rows to fill, the books of all regions on that day, `[G, A]`, and at least as many
       sessions as rows; those too many count for nothing.
     """
     config, observables = world.config, world.observables
-    start_key, balance_key, key = jax.random.split(jax.random.key(config.seed), 3)
-    users = behaviour.start(start_key, world)
-    ranker = make_ranker(observables, users.history_poi)
-    state = State(users, ad_books.first_balances(balance_key, observables))
     plan = spans(config)
     size = -(-max(span.stop - span.first for span in plan) // config.num_regions)
     options = {"compiler_options": compiler_options()}
@@ -105,7 +117,9 @@ def simulate(world: World) -> Iterator[tuple[Span, Book, Chunk]]:
     for i, span in enumerate(plan):
         if span.day != day:
             day = span.day
-            state, book, others = start_day(jax.random.fold_in(key, i), observables, state, day)
+            day_key = jax.random.fold_in(key, i)
+            balance, book, others = start_day(day_key, observables, state.balance, day)
+            state = state.replace(balance=balance)
         hour = timestamps(config, span.first, size * config.num_regions) % DAY / 3600
         rows = jnp.float32(hour), span.day, span.stop - span.first
         given = (world.latents, observables, ranker, state, book, others, *rows)
@@ -123,14 +137,14 @@ def _most_rows(config: MarketConfig) -> int:
 
 
 def _start_day(
-    key: jax.Array, observables: Observables, state: State, day: jax.Array
-) -> tuple[State, Book, jax.Array]:
+    key: jax.Array, observables: Observables, balance: jax.Array, day: jax.Array
+) -> tuple[jax.Array, Book, jax.Array]:
     """Pays the daily budgets in, and opens the books `[G, A]`; also returns the other open POIs."""
-    balance = state.balance + observables.daily_budget
+    balance = balance + observables.daily_budget
     book = ad_books.open_books(key, observables, balance, day)
     others = observables.region_organic
     is_open = (others >= 0) & (observables.opening_day[others] <= day)
-    return state.replace(balance=balance), book, jnp.where(is_open, others, -1)
+    return balance, book, jnp.where(is_open, others, -1)
 
 
 def _chunk(
