@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ega_jax.data.market.clicks import CLICK, SURFACES, Situation, affinity, creative_effect
+from ega_jax.data.market.clicks import (
+    CLICK,
+    SURFACES,
+    Array,
+    Situation,
+    affinity,
+    creative_effect,
+)
 from ega_jax.data.market.requests import Requests
 from ega_jax.data.market.sampling import below, choose, compiler_options
 from ega_jax.data.market.world import (
@@ -99,7 +106,7 @@ def favourite(uniform: jax.Array, latents: Latents, user: jax.Array) -> jax.Arra
     return jnp.take_along_axis(latents.user_favourite[user], choose(uniform, weight), axis=1)
 
 
-def alike(uniform: jax.Array, latents: Latents, poi: jax.Array, day: jax.Array) -> jax.Array:
+def alike(uniform: jax.Array, latents: Latents, poi: Array, day: jax.Array) -> jax.Array:
     """Draws POIs of the cells of `poi`, of those open on that day."""
     cell = latents.poi_cell[poi]
     place = latents.cell_start[cell] + below(uniform, latents.cell_open[day, cell])

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ega_jax.data.books import Books
@@ -31,7 +32,7 @@ def read_sessions(folder: str | pathlib.Path, limit: int) -> pa.Table:
 def matrix(sessions: pa.Table, column: str, width: int, fill: int = 0) -> np.ndarray:
     """Returns a column of lists as `[B, width]`, with `fill` after the end of each list."""
     lists = sessions[column].combine_chunks()
-    length = np.diff(lists.offsets.to_numpy())
+    length = pc.list_value_length(lists).to_numpy()
     values = lists.flatten().to_numpy(zero_copy_only=False)
     padded = np.full((len(length), width), fill, values.dtype)
     padded[np.arange(width) < length[:, None]] = values
@@ -57,7 +58,7 @@ def calibrate(folder: str | pathlib.Path, limit: int = 20_000) -> dict[str, Any]
       Statistics by name; lists are by slot, by number of items above, or by quantile.
     """
     sessions, truth = read_sessions(folder, limit), Truth.load(folder)
-    width = int(np.diff(sessions["shown_poi"].combine_chunks().offsets.to_numpy()).max())
+    width = pc.max(pc.list_value_length(sessions["shown_poi"])).as_py()
     items, creatives = (
         matrix(sessions, f"shown_{name}", width, -1) for name in ("poi", "creative")
     )

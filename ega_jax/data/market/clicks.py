@@ -207,7 +207,7 @@ class Truth:
         path.mkdir()
         for name, part in (("latents", self.latents), ("sessions", self.situation)):
             fields = {f.name: np.asarray(getattr(part, f.name)) for f in dataclasses.fields(part)}
-            np.savez(path / f"{name}.npz", **fields)
+            np.savez(path / f"{name}.npz", allow_pickle=False, **fields)
 
     @classmethod
     def load(cls, folder: str | pathlib.Path) -> "Truth":

@@ -26,7 +26,7 @@ class Logger:
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes `logger.npz` into a dataset folder."""
         fields = {name: np.asarray(x) for name, x in vars(self.ranker).items()}
-        np.savez(pathlib.Path(folder) / "logger.npz", **fields)
+        np.savez(pathlib.Path(folder) / "logger.npz", allow_pickle=False, **fields)
 
     @classmethod
     def load(cls, folder: str | pathlib.Path) -> "Logger":
@@ -71,7 +71,8 @@ def book_rows(books: Books, number: np.ndarray) -> Book:
     place = start[:, None] + np.arange(width)
     inside = place < stop[:, None]
     place = np.minimum(place, len(books.poi) - 1)
-    return Book(np.where(inside, books.poi[place], -1), np.where(inside, books.bid[place], 0.0))
+    poi, bid = np.where(inside, books.poi[place], -1), np.where(inside, books.bid[place], 0.0)
+    return Book(jnp.asarray(poi), jnp.asarray(bid))
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -140,7 +140,7 @@ def _table(chunk: Chunk, first: int, times: np.ndarray, first_book: int) -> pa.T
         "timestamp": times,
         "history_poi": _lists(requests.history_poi, known),
         "history_creative": _lists(requests.history_creative, known),
-        "context": _fixed_lists(requests.context),
+        "context": _fixed_lists(np.asarray(requests.context)),
         "book_id": chunk.region + np.int32(first_book),
         "organic_poi": _lists(served.organic.poi),
         "shown_poi": _lists(served.slates.items, shown),

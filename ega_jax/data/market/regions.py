@@ -26,12 +26,14 @@ def co_visit_regions(
     """
     if num_regions == 1:
         return np.zeros(num_pois, np.int32)
-    weight = 1 / np.sqrt(np.bincount(user)[user] * np.bincount(poi)[poi])
-    visits = scipy.sparse.coo_array((weight, (poi, user))).tocsr()
-    visits.resize(num_pois, visits.shape[1])
-    rank = min(COMPONENTS, min(visits.shape) - 1)
-    start = np.ones(min(visits.shape))
-    coordinates = scipy.sparse.linalg.svds(visits, k=rank, v0=start)[0]
+    by_user, by_poi = np.bincount(user), np.maximum(np.bincount(poi, minlength=num_pois), 1)
+    shape = (num_pois, len(by_user))
+    weight = 1 / np.sqrt(by_user[user] * by_poi[poi])
+    visits = scipy.sparse.csr_array((weight, (poi, user)), shape)
+    rank = min(COMPONENTS, min(shape) - 1)
+    vectors, values, _ = scipy.sparse.linalg.svds(visits, k=rank, v0=np.ones(min(shape)))
+    # Entries of POIs of one group are alike after division; powers silence the weak components.
+    coordinates = vectors * values**4 / np.sqrt(by_poi)[:, None]
     region = np.zeros(num_pois, np.int32)
     _split(coordinates, np.arange(num_pois), np.arange(num_regions), region)
     return region

@@ -65,15 +65,15 @@ class Span:
     stop: int
 
 
-def spans(config: MarketConfig) -> list[Span]:
-    """Returns the rows of each chunk; chunks of a day are of about equal size.
+def spans(config: MarketConfig, most: int) -> list[Span]:
+    """Returns the rows of each chunk, at most `most`; chunks of a day are of about equal size.
 
     The rows of a log are evenly spread over its days.
     """
     edges = [-(-day * config.num_sessions // DAYS) for day in range(DAYS + 1)]
     result = []
     for day, (first, stop) in enumerate(itertools.pairwise(edges)):
-        parts = -(-(stop - first) // _most_rows(config))
+        parts = -(-(stop - first) // most)
         cuts = [first + (stop - first) * i // max(parts, 1) for i in range(parts + 1)]
         result += [Span(day, a, b) for a, b in itertools.pairwise(cuts)]
     return result
@@ -107,33 +107,40 @@ def simulate(
       The rows to fill, the books of all regions on that day, `[G, A]`, and at least as many
       sessions as rows; those too many count for nothing.
     """
+    played = _play(key, world, state, ranker)
+    ready = next(played)
+    for part in played:
+        yield ready
+        ready = part
+    yield ready
+
+
+def _play(
+    key: jax.Array, world: World, state: State, ranker: Ranker
+) -> Iterator[tuple[Span, Book, Chunk]]:
+    """Yields the chunks of `simulate` as soon as they are dispatched."""
     config, observables = world.config, world.observables
-    plan = spans(config)
+    plan = spans(config, _most_rows(world))
     size = -(-max(span.stop - span.first for span in plan) // config.num_regions)
     options = {"compiler_options": compiler_options()}
     start_day = jax.jit(_start_day, **options)
     play = jax.jit(_chunk, static_argnames=("config", "size"), donate_argnames="state", **options)
-    day, ready = None, None
-    for i, span in enumerate(plan):
-        if span.day != day:
-            day = span.day
-            day_key = jax.random.fold_in(key, i)
-            balance, book, others = start_day(day_key, observables, state.balance, day)
-            state = state.replace(balance=balance)
-        hour = timestamps(config, span.first, size * config.num_regions) % DAY / 3600
-        rows = jnp.float32(hour), span.day, span.stop - span.first
-        given = (world.latents, observables, ranker, state, book, others, *rows)
-        state, chunk = play(jax.random.fold_in(key, len(plan) + i), *given, config, size)
-        if ready is not None:
-            yield ready
-        ready = (span, book, chunk)
-    if ready is not None:
-        yield ready
+    for day, chunks in itertools.groupby(enumerate(plan), key=lambda numbered: numbered[1].day):
+        day_key = jax.random.fold_in(key, day)
+        balance, book, others = start_day(day_key, observables, state.balance, day)
+        state = State(state.users, balance)
+        for i, span in chunks:
+            hour = timestamps(config, span.first, size * config.num_regions) % DAY / 3600
+            rows = jnp.float32(hour), day, span.stop - span.first
+            given = (world.latents, observables, ranker, state, book, others, *rows)
+            state, chunk = play(jax.random.fold_in(key, DAYS + i), *given, config, size)
+            yield span, book, chunk
 
 
-def _most_rows(config: MarketConfig) -> int:
-    """The most sessions of a chunk, so that all its users can differ."""
-    return min(config.chunk_size, max(config.num_users // 2, 1))
+def _most_rows(world: World) -> int:
+    """The most sessions of a chunk: at most half of the users of any region come at once."""
+    fewest = int(np.sum(world.observables.region_users >= 0, axis=1).min())
+    return min(world.config.chunk_size, max(fewest // 2, 1) * world.config.num_regions)
 
 
 def _start_day(

@@ -41,7 +41,7 @@ VALUE_LOG_SD_CATEGORY = 0.58
 VALUE_LOG_SD_ADVERTISER = 0.60
 BUDGET_LOG_SD = 1.0  # Standard deviation of the log of a budget in clicks.
 EXPECTED_CTR = 0.06  # By which advertisers plan their budgets.
-BUDGET_CLICKS = 2.5  # Median daily budget in the clicks that an average ad expects per day.
+BUDGET_CLICKS = 2.0  # Median daily budget in the clicks that an average ad expects per day.
 
 
 @struct.dataclass

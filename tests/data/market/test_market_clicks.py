@@ -182,7 +182,7 @@ def test_intent_nearness_and_hour_raise_every_response(world, slates, field):
             place=np.asarray(latents.poi_place)[[shown]] + np.float32(kilometres),
             hour=np.asarray(latents.poi_peak)[[shown]] + np.float32(late),
         )
-        return getattr(responses(latents, there, items, creatives, is_ad), field)[0, 0]
+        return float(getattr(responses(latents, there, items, creatives, is_ad), field)[0, 0])
 
     assert response() > response(intent=unlike)
     assert response(kilometres=0.0) > response() > response(kilometres=20.0)

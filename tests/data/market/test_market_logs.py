@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from market_visits import REAL, write_sequences
 
 from ega_jax.data import schema
 from ega_jax.data.books import Books
@@ -312,6 +313,17 @@ def test_uniform_slates_of_a_log(folder, sessions):
 def test_a_folder_of_no_market_has_no_logger(tmp_path):
     with pytest.raises(FileNotFoundError, match="no market wrote this log"):
         Logger.load(tmp_path)
+
+
+def test_a_log_of_real_visits_is_valid(tmp_path):
+    write_sequences(tmp_path)
+    config = dataclasses.replace(REAL, num_sessions=200)
+    logs.write_market(config, tmp_path / "log", tmp_path)
+    summary = schema.validate(tmp_path / "log")
+    assert (summary.num_rows, summary.num_items, summary.embedding_width) == (200, 40, 24)
+    assert set(pq.read_table(tmp_path / "log" / "sessions")["user_id"].to_pylist()) <= set(
+        range(20)
+    )
 
 
 def test_append_keeps_the_most_recent():

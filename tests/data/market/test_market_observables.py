@@ -5,6 +5,7 @@ import types
 import typing
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -110,13 +111,13 @@ def test_clicked_ads_pay_their_bids():
     book = Book(np.array([[2, 0, -1], [3, -1, -1]]), np.array([[0.5, 2.0, 0.0], [1.0, 0.0, 0.0]]))
     items = np.array([[2, 1], [2, -1], [3, 0]])
     clicked = np.array([[True, False], [True, False], [False, True]])
-    left = ad_books.charge(np.array([1.0, 1.0, 1.0, 1.0]), book, items, clicked)
+    left = ad_books.charge(jnp.ones(4), book, items, clicked)
     assert left.tolist() == [-1.0, 1.0, 0.0, 1.0]
 
 
 def test_chunks_cover_the_log_and_lie_within_a_day():
-    config = MarketConfig(num_sessions=5000, num_users=200, chunk_size=60)
-    plan = simulation.spans(config)
+    config = MarketConfig(num_sessions=5000)
+    plan = simulation.spans(config, 60)
     assert [span.first for span in plan[1:]] == [span.stop for span in plan[:-1]]
     assert (plan[0].first, plan[-1].stop) == (0, 5000)
     for span in plan:
@@ -125,7 +126,7 @@ def test_chunks_cover_the_log_and_lie_within_a_day():
         times = simulation.timestamps(config, span.first, rows)
         days = (times - simulation.START_TIME) // simulation.DAY
         assert set(days) == {span.day}
-    assert len(simulation.spans(MarketConfig(num_sessions=10))) == 10
+    assert len(simulation.spans(MarketConfig(num_sessions=10), 60)) == 10
 
 
 def test_places_are_read_out_of_embeddings(market):
