@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ega_jax.data.books import Books
 from ega_jax.data.market.clicks import Truth
+from ega_jax.data.ragged import Ragged
 from ega_jax.data.session_rules import open_sessions
 
 PROBES = 2000  # Number of sessions in which slate effects are measured.
@@ -29,14 +29,11 @@ def read_sessions(folder: str | pathlib.Path, limit: int) -> pa.Table:
     return pa.concat_tables(tables).slice(0, limit).combine_chunks()
 
 
-def matrix(sessions: pa.Table, column: str, width: int, fill: int = 0) -> np.ndarray:
+def matrix(sessions: pa.Table, column: str, width: int, fill: Any = 0) -> np.ndarray:
     """Returns a column of lists as `[B, width]`, with `fill` after the end of each list."""
-    lists = sessions[column].combine_chunks()
-    length = pc.list_value_length(lists).to_numpy()
-    values = lists.flatten().to_numpy(zero_copy_only=False)
-    padded = np.full((len(length), width), fill, values.dtype)
-    padded[np.arange(width) < length[:, None]] = values
-    return padded
+    dtype = sessions.schema.field(column).type.value_type.to_pandas_dtype()
+    lists = Ragged.from_arrow(sessions[column], dtype)
+    return lists.first(np.arange(lists.num_rows), width, fill)
 
 
 def auc(score: np.ndarray, label: np.ndarray) -> float:
@@ -58,7 +55,7 @@ def calibrate(folder: str | pathlib.Path, limit: int = 20_000) -> dict[str, Any]
       Statistics by name; lists are by slot, by number of items above, or by quantile.
     """
     sessions, truth = read_sessions(folder, limit), Truth.load(folder)
-    width = pc.max(pc.list_value_length(sessions["shown_poi"])).as_py()
+    width = int(Ragged.from_arrow(sessions["shown_poi"], np.int32).lengths.max())
     items, creatives = (
         matrix(sessions, f"shown_{name}", width, -1) for name in ("poi", "creative")
     )
