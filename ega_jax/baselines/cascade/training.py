@@ -155,8 +155,8 @@ class Cascade:
         run, ranked = self.run, self._ranked
         model = run.reward, run.reward_config, run.items
 
-        def one(history_poi, history_creative, organic, *shown):
-            memory = reward_model.encode(*model, history_poi, history_creative, organic)
+        def one(history_poi, history_creative, organic, context, *shown):
+            memory = reward_model.encode(*model, history_poi, history_creative, organic, context)
             return reward_model.predict(*model, memory, *shown).click_poi
 
         def clicks(batch: Mapping[str, Any], lists: jax.Array) -> jax.Array:
@@ -165,7 +165,8 @@ class Cascade:
                 pick_each(ranked(batch).creative, lists, -1),
                 pick_each(batch["is_ad"], lists, False),
             )
-            request = batch["history_poi"], batch["history_creative"], organic_pois(batch)
+            history = batch["history_poi"], batch["history_creative"]
+            request = *history, organic_pois(batch), batch.get("context")
             return jax.vmap(one)(*request, *shown)
 
         return clicks
