@@ -170,7 +170,7 @@ def scores(judged: Judged, rule: str) -> dict[str, float]:
     """Computes the metrics of an auction under one payment rule (paper sec. 5).
 
     Returns:
-      `rpm`: currency per 1000 impressions. `surplus`: value less price of the ads' clicks, likewise.
+      `rpm`: currency per 1000 impressions. `surplus`: value less price of clicks on ads, likewise.
       `ctr_poi`, `ctr_img`, `ad_share`: per impression. `conversions`: per 1000 impressions.
       `psi_fine`: total regret over total utility of the slates' ads, with all reports.
       `psi`: the same as `psi_fine`.

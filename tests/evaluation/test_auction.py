@@ -133,7 +133,9 @@ def test_the_ten_are_exactly_the_papers():
 def test_nothing_shown_scores_zero():
     nobody = {"shown": np.zeros((D, K), bool), "is_ad": np.zeros((D, K), bool)}
     empty = random_judged(
-        **nobody, click=np.zeros((D, K)), image=np.zeros((D, K)), where=np.zeros((D, A), bool)
+        **nobody,
+        **{name: np.zeros((D, K)) for name in ("click", "image", "convert")},
+        where=np.zeros((D, A), bool),
     )
     assert set(scores(empty, "gsp").values()) == {0.0}
     assert non_monotone_share(empty) == 0
