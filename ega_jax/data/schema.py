@@ -2,8 +2,8 @@
 
 *Sequences*: `items.parquet` and `sequences.parquet`, what users did, item by item.
 *Ad logs*: `pois.parquet`, `creatives.parquet` and the files below `sessions/`, one row per request;
-`dataset.json` may hold `{"num_slots": K, "max_ads": most ads of a slate}`. A session holds its ads itself or names a book of those
-below `books/`. Each table is one file or a folder of parts.
+`dataset.json` may hold `{"num_slots": K, "max_ads": M}`. A session holds its ads itself or names a
+book of those below `books/`. Each table is one file or a folder of parts.
 Ids are row numbers. Sessions are in time order: their files are read in the order of their
 timestamps, streamed, a row group at a time.
 """
