@@ -140,7 +140,7 @@ def fill_devices(batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[dict[s
 
 
 def _joined(batches: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *map(dict, batches))
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def map_rows(function: Callable[[Any], Any], rows: Any) -> Any:
