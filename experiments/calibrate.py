@@ -52,6 +52,7 @@ def main() -> None:
     """Runs the command."""
     settings, workdir = workdirs.open_workdir(Settings)
     run = training_of(Pretraining(settings, workdir, data_mesh()), workdir / "systems" / "ega")
+    _ = run.dataset  # Makes the market's log, if it is not there.
     out = pathlib.Path(_OUT.value).expanduser()
     path = out / "calibration.json"
     report = json.loads(path.read_text()) if path.exists() else {}
