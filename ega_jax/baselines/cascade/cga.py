@@ -70,7 +70,7 @@ class Ads:
     where: jax.Array  # [N] bool, whether the candidate may be listed.
 
 
-class Judge(Protocol):
+class ListJudge(Protocol):
     """The evaluator of the lists of a batch."""
 
     def __call__(self, lists: jax.Array, /) -> jax.Array:
@@ -221,7 +221,7 @@ def _write(
 
 def cga_loss(
     config: CGAConfig,
-    view: Callable[[Batch], tuple[Ads, Judge]],
+    view: Callable[[Batch], tuple[Ads, ListJudge]],
     kappa: chex.Numeric = 0.0,
 ) -> LossFn:
     """Returns the policy-gradient loss of the generator, as `make_train_step` takes it.
@@ -282,7 +282,7 @@ def cga_phase(
     *,
     history_length: int,
     state_width: int,
-    view: Callable[[Batch], tuple[Ads, Judge]],
+    view: Callable[[Batch], tuple[Ads, ListJudge]],
     kappa: chex.Numeric = 0.0,
 ) -> Phase:
     """Returns the phase "cga": it trains on requests of "pretrain" and evaluates on "align".

@@ -78,7 +78,7 @@ class CrossDQNConfig(CrossDQNSettings):
         return self.num_slots // self.screen
 
 
-class Judge(Protocol):
+class SlateJudge(Protocol):
     """The rewards of the slates of a batch."""
 
     def __call__(self, slates: jax.Array, /) -> jax.Array:
@@ -263,7 +263,7 @@ def td_target(
 
 def cross_dqn_loss(
     config: CrossDQNConfig,
-    view: Callable[[Batch], tuple[Queues, Judge]],
+    view: Callable[[Batch], tuple[Queues, SlateJudge]],
     epsilon: float,
     tau: float,
     max_ads: int = NO_LIMIT,
@@ -324,7 +324,7 @@ def cross_dqn_phase(
     *,
     history_length: int,
     state_width: int,
-    view: Callable[[Batch], tuple[Queues, Judge]],
+    view: Callable[[Batch], tuple[Queues, SlateJudge]],
     max_ads: int = NO_LIMIT,
     min_gap: int = 0,
 ) -> Phase:

@@ -10,8 +10,8 @@ import jax
 from ega_jax.auction.system import pick_each
 from ega_jax.baselines.cascade import cga, cross_dqn
 from ega_jax.baselines.cascade.arrangements import Queues
-from ega_jax.baselines.cascade.cga import Ads, CGAConfig
-from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig, CrossDQNSettings
+from ega_jax.baselines.cascade.cga import Ads, CGAConfig, ListJudge
+from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig, CrossDQNSettings, SlateJudge
 from ega_jax.baselines.cascade.mca import MCA, MCAConfig, ads_of, list_ads, queues_of
 from ega_jax.baselines.cascade.stages import Stages
 from ega_jax.baselines.cascade.two_tower import poi_table
@@ -161,15 +161,13 @@ class Cascade:
         )
         return jax.vmap(one)(*request, *shown)
 
-    def _ads(self, batch: Mapping[str, Any]) -> tuple[Ads, cga.Judge]:
+    def _ads(self, batch: Mapping[str, Any]) -> tuple[Ads, ListJudge]:
         """Returns CGA's input for a batch, and the reward model as its evaluator."""
         passed = self._passed(batch)
         ads = jax.vmap(functools.partial(ads_of, levers=self.run.levers))
         return ads(passed.ranked, passed.bid), functools.partial(self._clicks, batch, passed)
 
-    def _queues(
-        self, auction: Params
-    ) -> Callable[[Mapping[str, Any]], tuple[Queues, cross_dqn.Judge]]:
+    def _queues(self, auction: Params) -> Callable[[Mapping[str, Any]], tuple[Queues, SlateJudge]]:
         """Returns a function from a batch to CrossDQN's input and rewards, given the trained CGA.
 
         The reward of a slot is its expected currency.
@@ -180,7 +178,7 @@ class Cascade:
             listed, _ = list_ads(auction, config, passed.ranked, passed.bid, levers)
             return queues_of(passed.ranked, passed.bid, levers, listed)
 
-        def view(batch: Mapping[str, Any]) -> tuple[Queues, cross_dqn.Judge]:
+        def view(batch: Mapping[str, Any]) -> tuple[Queues, SlateJudge]:
             passed = self._passed(batch)
 
             def values(slates: jax.Array) -> jax.Array:
