@@ -105,7 +105,8 @@ class Mechanism:
 
     def _checked(self, request: AnyRequest) -> AnyRequest:
         system = self.system
-        sizes = system.items.catalogue, system.config.reward.history_length
+        models = system.config.reward
+        sizes = system.items.catalogue, models.history_length, models.context.width
         if isinstance(request, BookRequest):
             return checked_in_books(request, system.book, *sizes)
         return checked(request, *sizes)
@@ -113,7 +114,8 @@ class Mechanism:
     def _check_book(self, request: AnyRequest, levers: Levers) -> None:
         """Refuses levers that the book's order does not serve."""
         book = self.system.book
-        if not isinstance(request, BookRequest) or book is None:
+        reads_order = isinstance(request, BookRequest) and self.system.reads_search_bids
+        if not reads_order or book is None:
             return
         follows_bids, bid_free = bool(book.follows_bids), bool(levers.bid_free)
         if follows_bids and bid_free:

@@ -33,7 +33,8 @@ flags.adopt_module_key_flags(command)
 LOST_AT = {  # Slate -> the stage that loses the difference to the slate before.
     "attainable": "",
     "recalled": "recall",
-    "listed": "ranking and auction",
+    "ranked": "pre-ranking and ranking",
+    "listed": "auction",
     "placed": "allocation",
     "shown": "creatives",
     "paid": "prices",

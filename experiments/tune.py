@@ -34,7 +34,7 @@ TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
     "mca": (
         {"cascade.cga.learning_rate": 1e-3},
         {"cascade.cga.learning_rate": 3e-3},
-        {"cascade.cga.learning_rate": 1e-3, "cascade.num_recalled": 16},
+        {"cascade.cga.learning_rate": 1e-3, "cascade.funnel.num_ranked": 16},
         {"cascade.cga.learning_rate": 1e-3, "cascade.cross_dqn.num_steps": 1000},
     ),
     "gr": (

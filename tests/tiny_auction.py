@@ -28,6 +28,7 @@ PHASES["payment_threshold"] = "systems/ega"
 _SCHEDULE = {"num_steps": STEPS, "checkpoint_every": 2, "log_every": 1}
 _STAGE = {"num_steps": 2, "checkpoint_every": 2, "log_every": 1, "evaluate_every": 0}
 _STAGE |= {"batch_size": 4, "warmup_steps": 1}
+_FUNNEL = {"least_recalled": 3, "num_preranked": 2, "num_ranked": 2}
 _SIZES = {"width": 8, "num_heads": 2, "hidden": 8}
 TINY = {
     "optimizer": {"warmup_steps": 0},
@@ -41,8 +42,9 @@ TINY = {
     | {"hidden": (8, 4), "num_sessions": 8, "num_reports": 3, "tabulated_at_once": 4}
     | {"batch_size": 4},
     "auction": {"num_sessions": 2, "num_served": 4, "batch_size": 2, "num_losing": 1},
-    "cascade": {"num_recalled": 3, "tiger": _STAGE, "cross_dqn": _STAGE | _SIZES | {"screen": 3}}
-    | dict.fromkeys(("hstu", "peri_cr", "cga"), _STAGE | _SIZES),
+    "cascade": {"funnel": _FUNNEL, "tiger": _STAGE, "cross_dqn": _STAGE | _SIZES | {"screen": 3}}
+    | dict.fromkeys(("hstu", "peri_cr", "cga"), _STAGE | _SIZES)
+    | {"two_tower": _STAGE | {"width": 8, "hidden": 8}},
 }
 
 

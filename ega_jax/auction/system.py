@@ -166,7 +166,8 @@ class Tokens:
 class Funnel:
     """The ads that pass the stages of a cascade."""
 
-    recalled: jax.Array  # [N] bool, whether recall keeps the candidate of the request's list.
+    recalled: jax.Array  # [R] int32 ads that recall keeps, -1 padding.
+    ranked: jax.Array  # [X] int32 ads that ranking keeps, -1 elsewhere.
     listed: jax.Array  # [L] int32 candidates that the auction lists, best first, -1 padding.
 
 
@@ -195,6 +196,7 @@ class System(abc.ABC, Generic[Config]):
 
     weighs_tokens: ClassVar[bool] = False  # The search uses token bids (21): alpha, beta, beams.
     judged_truthful: ClassVar[bool] = False  # Evaluation also covers the exactly truthful mode.
+    reads_search_bids: ClassVar[bool] = True  # The slates of a book depend on its search bids.
 
     @abc.abstractmethod
     def prepare(self, request: AnyRequest, levers: Levers) -> PreparedRequest:
@@ -235,7 +237,12 @@ class System(abc.ABC, Generic[Config]):
         """Encodes one request for the reward model."""
         history = request.history_poi, request.history_creative
         return reward_model.encode(
-            self.reward, self.config.reward, self.items, *history, organic_pois(vars(request))
+            self.reward,
+            self.config.reward,
+            self.items,
+            *history,
+            organic_pois(vars(request)),
+            request.context,
         )
 
     def predict(

@@ -1,10 +1,11 @@
 """Decomposing a system's loss of revenue by stage, relative to the best slate.
 
 Each slate of the chain is the best by the truth under more constraints than the one before: any
-ads; the recalled ads; the ads that the auction lists, in its order; the shown slate with the best
-creatives; the shown slate with its own creatives; and that slate at its prices instead of its bids.
-The difference between neighbours is the loss at that stage, given the stages before it. Each search
-also starts from the next slate of the chain, so values never increase along the chain.
+ads; the recalled ads; the ranked ads; the ads that the auction lists, in its order; the shown slate
+with the best creatives; the shown slate with its own creatives; and that slate at its prices
+instead of its bids. The difference between neighbours is the loss at that stage, given the stages
+before it. Each search also starts from the next slate of the chain, so values never increase along
+the chain.
 """
 
 import functools
@@ -29,7 +30,7 @@ def decompose(mechanism: Mechanism, samples: Iterable[Sample]) -> dict[str, floa
 
     Returns:
       Expected currency per request, in this order. `attainable`: the best slate of all ads. For a
-      cascade, `recalled` and `listed`: the best slates of the recalled and of the listed ads.
+      cascade, `recalled`, `ranked` and `listed`: the best slates of the ads that these stages keep.
       `placed`: the system's slate with the best creatives. `shown`: the system's slate. `paid`: its
       revenue. All but the last value clicks at their bids.
 
@@ -73,18 +74,20 @@ def _chain(mechanism: Mechanism, sample: Sample) -> dict[str, np.ndarray]:
     allowed = np.asarray(sample.request.bid >= mechanism.levers.reserve)
     funnel = _funnels(mechanism.system, sample.request, mechanism.levers)
     if funnel is not None:
-        recalled, listed = np.asarray(funnel.recalled), np.asarray(funnel.listed)
-        found = search(allowed & recalled, listed, found)
+        number = np.arange(allowed.shape[1])[:, None]
+        kept = lambda ads: allowed & (number == np.asarray(ads)[:, None]).any(-1)
+        found = search(kept(funnel.ranked), np.asarray(funnel.listed), found)
         chain["listed"] = found.value
-        found = search(allowed & recalled, start=found)
-        chain["recalled"] = found.value
+        for stage in ("ranked", "recalled"):
+            found = search(kept(getattr(funnel, stage)), start=found)
+            chain[stage] = found.value
     chain["attainable"] = search(allowed, start=found).value
     return dict(reversed(chain.items()))
 
 
 @jax.jit
 def _funnels(system: System, request: Request, levers: Levers) -> Funnel | None:
-    """Returns the recalled and listed ads of each request, `[D, ...]`; `None` if not a cascade."""
+    """Returns the ads that the stages keep of each request, `[D, ...]`; `None` if not a cascade."""
 
     def one(request: Request) -> Funnel | None:
         return system.funnel(system.prepare(request, levers))

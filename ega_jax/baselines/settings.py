@@ -4,9 +4,11 @@ import dataclasses
 
 from ega_jax.baselines.cascade.cga import CGAPhaseSettings
 from ega_jax.baselines.cascade.cross_dqn import CrossDQNPhaseSettings
+from ega_jax.baselines.cascade.funnel import FunnelSettings
 from ega_jax.baselines.cascade.hstu import HSTUPhaseSettings
 from ega_jax.baselines.cascade.peri_cr import PeriCRPhaseSettings
 from ega_jax.baselines.cascade.tiger import TigerSettings
+from ega_jax.baselines.cascade.two_tower import TwoTowerPhaseSettings
 from ega_jax.errors import UserError
 from ega_jax.phases.settings import PhaseSettings
 from ega_jax.setting import SYSTEM, setting
@@ -23,8 +25,9 @@ class OneRecSettings:
 class CascadeSettings:
     """The group `cascade`: the stages of MCA; GR uses Peri-CR too."""
 
-    num_recalled: int = setting(20, at_least=1)  # Number of ads that TIGER recalls.
+    funnel: FunnelSettings = setting(FunnelSettings())
     tiger: TigerSettings = setting(TigerSettings())
+    two_tower: TwoTowerPhaseSettings = setting(TwoTowerPhaseSettings())
     hstu: HSTUPhaseSettings = setting(HSTUPhaseSettings())
     peri_cr: PeriCRPhaseSettings = setting(PeriCRPhaseSettings())
     cga: CGAPhaseSettings = setting(CGAPhaseSettings())

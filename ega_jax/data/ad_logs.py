@@ -4,11 +4,10 @@ Ad books are in memory: a session of a log with books refers to one by its numbe
 """
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ega_jax.data.book_rules import book_numbers
 from ega_jax.data.books import Books
@@ -16,9 +15,10 @@ from ega_jax.data.columns import to_numpy
 from ega_jax.data.item_rules import open_creatives, open_pois
 from ega_jax.data.ragged import Ragged
 from ega_jax.data.reading import read_matrix, read_numbers
+from ega_jax.data.recorded import RECORDED, recorded_values
+from ega_jax.data.row_groups import RowGroup, clipped, row_groups_of
 from ega_jax.data.schema import Summary
 from ega_jax.data.session_rules import open_sessions, require_shown
-from ega_jax.data.tables import Table
 from ega_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -48,22 +48,13 @@ _SLOTS = {  # Column with one value a slot -> the value of an empty slot.
 
 
 @dataclasses.dataclass(frozen=True)
-class RowGroup:
-    """Some rows of one row group of a session file."""
-
-    path: Path
-    index: int  # of the row group in its file.
-    start: int  # first row, within the row group.
-    stop: int  # one past the last.
-
-
-@dataclasses.dataclass(frozen=True)
 class SessionPool:
     """Decoded sessions."""
 
     lists: dict[str, Ragged]
     session: np.ndarray  # [rows] int32 session ids.
     book: np.ndarray | None  # [rows] int32 numbers of their books, in a log with books.
+    recorded: Batch  # Optional columns: `context` [rows, X], `explored` [rows], `propensity`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +68,7 @@ class AdLogDataset:
     row_groups: tuple[RowGroup, ...]  # all sessions, in time order.
     fractions: tuple[float, float]  # shares of "pretrain" and "align"; "test" is the rest.
     books: Books | None = None  # none if every session holds its ads itself.
+    recorded: tuple[str, ...] = ()  # the optional columns that all sessions have.
 
     @classmethod
     def load(
@@ -99,24 +91,30 @@ class AdLogDataset:
             item_embedding=read_matrix(open_pois(Path(folder)), "embedding"),
             creative_embedding=read_matrix(creatives, "embedding"),
             creative_poi=read_numbers(creatives, "poi_id", np.int32),
-            row_groups=tuple(_row_groups(sessions)),
+            row_groups=row_groups_of(sessions),
             fractions=fractions,
             books=Books.load(Path(folder)) if summary.num_books else None,
+            recorded=tuple(name for name in RECORDED if sessions.has(name)),
         )
 
     def split(self, name: str) -> tuple[RowGroup, ...]:
         """The sessions of a time-ordered split: "pretrain", "align" or "test"."""
         bounds = split_bounds(self.fractions, self.summary.num_rows).tolist()
         first, last = bounds[SPLITS.index(name)], bounds[SPLITS.index(name) + 1]
-        clipped = []
-        before = 0
-        for group in self.row_groups:
-            start = max(first - before, 0)
-            stop = min(last - before, group.stop)
-            if start < stop:
-                clipped.append(dataclasses.replace(group, start=start, stop=stop))
-            before += group.stop
-        return tuple(clipped)
+        return clipped(self.row_groups, first, last)
+
+    def recorded_in(self, split: str, column: str) -> Iterator[np.ndarray]:
+        """Reads one of the optional columns of a split, some rows at a time.
+
+        Args:
+          split: "pretrain", "align" or "test".
+          column: one of `recorded`.
+
+        Yields:
+          `[rows, ...]` as batches carry the column.
+        """
+        for group in self.split(split):
+            yield recorded_values(group.read([column]), column, self.summary.num_slots)
 
 
 def split_bounds(fractions: tuple[float, float], num_rows: int) -> np.ndarray:
@@ -135,6 +133,7 @@ class LoggedSessions:
     num_candidates: int  # N, or M, the most organic items, in a log with books.
     exposure_weight: float  # weight of what was shown but not clicked; a click has 1.
     books: Books | None = None  # none if every session holds its ads itself.
+    recorded: tuple[str, ...] = ()  # optional columns to read.
 
     @property
     def group_sizes(self) -> tuple[int, ...]:
@@ -145,8 +144,9 @@ class LoggedSessions:
         """Reads and joins some row groups."""
         kinds = _LISTS | _ADS if self.books is None else _LISTS
         columns = [*kinds, "session_id", *(["book_id"] if self.books is not None else [])]
+        columns += self.recorded
         # Types may differ by file.
-        tables = [_read(self.row_groups[group], columns) for group in groups]
+        tables = [self.row_groups[group].read(columns) for group in groups]
         lists = lambda name, dtype: Ragged.joined(
             [Ragged.from_arrow(table[name], dtype) for table in tables]
         )
@@ -160,6 +160,12 @@ class LoggedSessions:
             lists={name: lists(name, dtype) for name, dtype in kinds.items()},
             session=numbers("session_id", np.int32),
             book=book,
+            recorded={
+                name: np.concatenate(
+                    [recorded_values(table, name, self.num_slots) for table in tables]
+                )
+                for name in self.recorded
+            },
         )
 
     def examples(self, pool: SessionPool, rows: np.ndarray, epoch: int) -> Batch:
@@ -175,6 +181,7 @@ class LoggedSessions:
             batch["book"] = pool.book[rows]
         for name, empty in _SLOTS.items():
             batch[name] = pool.lists[name].first(rows, self.num_slots, empty)
+        batch |= {name: values[rows] for name, values in pool.recorded.items()}
         batch["session"] = pool.session[rows]
         batch["target_poi"] = batch["shown_poi"]
         batch["target_creative"] = batch["shown_creative"]
@@ -196,18 +203,3 @@ def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int)
         "is_ad": is_ad,
         "bid": lists["ad_bid"].gather(rows, places, 0.0),
     }
-
-
-def _row_groups(sessions: Table) -> list[RowGroup]:
-    groups = []
-    for file in sessions.files:
-        metadata = pq.read_metadata(file.path)
-        sizes = (metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
-        groups += [RowGroup(file.path, index, 0, size) for index, size in enumerate(sizes)]
-    return groups
-
-
-def _read(group: RowGroup, columns: list[str]) -> pa.Table:
-    with pq.ParquetFile(group.path) as file:
-        table = file.read_row_group(group.index, columns=columns)
-    return table.slice(group.start, group.stop - group.start)

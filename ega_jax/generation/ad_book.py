@@ -60,6 +60,7 @@ class AdBook:
     layer: LayerBids | None  # For the scope "layer".
     follows_bids: jax.Array  # [] bool, whether `search_bid` is the live bid.
     widths: tuple[int, ...] = struct.field(pytree_node=False)  # Most children of a node, by depth.
+    largest: int = struct.field(pytree_node=False)  # A book has at most so many ads.
 
     @property
     def num_ads(self) -> int:
@@ -96,6 +97,17 @@ class AdBook:
         place = self.list_start[node][..., None] + offset
         there = (node >= 0)[..., None] & (place < self.list_start[node + 1][..., None])
         return jnp.where(there, self.listed[jnp.where(there, place, 0)], -1)
+
+    def eligible_ads(self, leaf: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The ads of leaves `[S]` that may be shown: first place in `listed` and number, int32.
+
+        The number is 0 for leaf -1.
+        """
+        start, end = self.list_start[leaf], self.list_start[leaf + 1]
+        # Ads of a leaf stand by falling search bid, so those that may not be shown come last.
+        is_eligible = lambda place: self.search_bid[self.listed[place]] >= 0
+        first_left_out = _lower_bound(is_eligible, start, end, self.largest)
+        return start, jnp.where(leaf >= 0, first_left_out - start, 0)
 
     def find_child(self, node: jax.Array, code: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Looks up the child of nodes `[M]` above the leaves by its code `[M]`.

@@ -173,6 +173,7 @@ class BookLedger:
         return AdBook(
             **{name: getattr(tree, name) for name in FIELDS_OF_TREE},
             widths=tree.widths,
+            largest=tree.largest,
             bid=self._live(bid),
             follows_bids=jnp.array(self._given is None),
             **self._orders(),

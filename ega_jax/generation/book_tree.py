@@ -26,6 +26,7 @@ class BookTree:
     by_poi: np.ndarray
     book_start: np.ndarray
     widths: tuple[int, ...] = struct.field(pytree_node=False)
+    largest: int = struct.field(pytree_node=False)
     first_node: tuple[int, ...] = struct.field(pytree_node=False)  # By depth, 0 to C; then `V`.
     num_nodes: tuple[int, ...] = struct.field(pytree_node=False)  # Used nodes by depth.
     num_listed: int = struct.field(pytree_node=False)  # `L`.
@@ -129,6 +130,7 @@ def build_tree(
             1 << int(np.diff(first_child[first:end]).max() - 1).bit_length()
             for first, end in itertools.pairwise(first_node[:-1])
         ),
+        largest=capacity(int(np.diff(book_start).max())),
         first_node=first_node,
         num_nodes=num_nodes,
         num_listed=num_listed,

@@ -64,6 +64,7 @@ def inline_book(
         layer=_layer_bids(codes, search_bid, num_codes) if scope == "layer" else None,
         follows_bids=jnp.asarray(follows_bids, bool),
         widths=(n,) * c,
+        largest=n,
         **_joined(levels, offsets, has_totals=token_bid == "mean" and scope == "prefix"),
     )
 

@@ -53,8 +53,8 @@ TINY = {
         "checkpoint_every": 300,
     },
     "cascade": {
-        "num_recalled": 12,
         "tiger": {"num_steps": 600},
+        "two_tower": {"num_steps": 400},
         "hstu": {"num_steps": 400},
         "peri_cr": {"width": 32, "num_heads": 4, "hidden": 64, "num_steps": 800},
         "cga": {"width": 32, "num_heads": 4, "hidden": 64, "learning_rate": 3e-3},
@@ -94,8 +94,8 @@ LARGE = {
     "reward": FEEDBACK,
     "allocation": {"num_beams": 64},
     "cascade": {
-        "num_recalled": 100,  # Half of the ads, as on `small`.
         "tiger": {"batch_size": 512, "num_steps": 30_000},  # As many samples as the generator.
+        "two_tower": {"batch_size": 512, "num_steps": 4000},
         "hstu": FEEDBACK,
         "peri_cr": FEEDBACK,
     },

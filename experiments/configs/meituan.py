@@ -30,8 +30,8 @@ CHANGES = {
     "reward": FEEDBACK,
     "allocation": {"num_beams": 64},
     "cascade": {
-        "num_recalled": 100,
         "tiger": SAMPLES,
+        "two_tower": SAMPLES,
         "hstu": FEEDBACK,
         "peri_cr": FEEDBACK,
     },

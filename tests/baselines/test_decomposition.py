@@ -4,11 +4,12 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from every_slate import every_slate, exhaustive
-from tiny_cascade import CASCADE, tiny_cascade
-from tiny_models import K, N, P, R, levers, random_requests, tiny_ega
+from tiny_cascade import CASCADE, with_funnel
+from tiny_models import K, N, P, R, batch_of, levers, random_requests, tiny_ega
 
 from ega_jax.auction.pricing import PricingConfig
 from ega_jax.auction.system import Levers
@@ -19,9 +20,8 @@ from ega_jax.evaluation.attainable import samples_of
 from ega_jax.mechanism import Mechanism
 from ega_jax.types import Slate
 
-D, ADS, PAID = 24, N // 2, 0.6
-CONFIG = dataclasses.replace(CASCADE, num_recalled=2)
-STAGES = ["attainable", "recalled", "listed", "placed", "shown", "paid"]
+D, ADS, PAID = 24, 4, 0.6
+STAGES = ["attainable", "recalled", "ranked", "listed", "placed", "shown", "paid"]
 
 
 class OwnTruth:
@@ -41,7 +41,7 @@ class Showing(Mechanism):
 
     def allocate(self, request, rule=None, **changes):
         candidate = np.full((len(request.item), K), ADS) + np.arange(K) // 2
-        candidate[:, 1] = traced(request)[1][:, 1]
+        candidate[:, 1] = traced(request)[2][:, 1]
         at = lambda values: np.take_along_axis(np.asarray(values), candidate, 1)
         item, bid, nothing = at(request.item), at(request.bid), np.zeros(candidate.shape)
         creative = owned()[item, 0]
@@ -56,8 +56,8 @@ def showing(system=None, **changes):
 
 
 def cascade():
-    """Recalls two of three ads."""
-    return dataclasses.replace(tiny_cascade(), config=CONFIG)
+    """Recalls three of four ads, and ranks two of them."""
+    return with_funnel(num_ranked=2)
 
 
 def owned():
@@ -66,27 +66,30 @@ def owned():
 
 @functools.cache
 def sample():
-    """Requests of three ads and three organic items, more than there is room for."""
+    """Requests of four ads and two organic items, more than there is room for."""
     requests, rng = random_requests(0, D), np.random.default_rng(1)
     item = np.stack([rng.permutation(P)[:N] for _ in range(D)]).astype(np.int32)
     is_ad = np.broadcast_to(np.arange(N) < ADS, item.shape)
     bid = np.where(is_ad, rng.uniform(0.5, 2.0, item.shape), 0.0).astype(np.float32)
-    batch = vars(requests) | {"item": item, "is_ad": is_ad, "bid": bid, "session": np.arange(D)}
+    batch = batch_of(requests, item=item, is_ad=is_ad, bid=bid, session=np.arange(D))
     (found,) = samples_of([batch], OwnTruth(), owned())
     return found
 
 
 def traced(request):
-    """Which ads the cascade recalls, and how it lists them, stage by stage."""
+    """Which ads the cascade recalls and ranks, and how it lists them, stage by stage."""
     return jax.device_get(_traced(cascade(), request))
 
 
 @jax.jit
 @functools.partial(jax.vmap, in_axes=(None, 0))
 def _traced(system, request):
-    ranked = system.prepare(request, Levers()).memory.ranked
-    ads = ads_of(ranked, request.bid, Levers())
-    return ranked.is_ad, cga.generate(system.cga, CONFIG.cga, ads)[0]
+    passed = system.prepare(request, Levers()).memory
+    ranked, number = passed.ranked, jnp.arange(N)
+    listed = cga.generate(system.cga, CASCADE.cga, ads_of(ranked, passed.bid, Levers()))[0]
+    kept = passed.recalled, jnp.where(ranked.is_ad, ranked.candidate, -1)
+    recalled, is_ranked = (jnp.any(number[:, None] == ads, axis=1) for ads in kept)
+    return recalled, is_ranked, jnp.where(listed >= 0, ranked.candidate[listed], -1)
 
 
 def mean_of_best(ads, ordered=False):
@@ -109,11 +112,13 @@ def own_slates():
 
 def test_the_chain_of_a_cascade_stage_by_stage():
     found = decompose(showing(cascade()), [sample()])
-    recalled, listed = traced(sample().request)
-    assert np.all((listed >= 0).sum(1) == recalled.sum(1))
+    recalled, ranked, listed = traced(sample().request)
+    assert np.all(recalled.sum(1) == 3)
+    assert np.all((listed >= 0).sum(1) == ranked.sum(1))
     expected = {
         "attainable": mean_of_best([range(ADS)] * D),
         "recalled": mean_of_best([np.flatnonzero(row) for row in recalled]),
+        "ranked": mean_of_best([np.flatnonzero(row) for row in ranked]),
         "listed": mean_of_best([row[row >= 0] for row in listed], ordered=True),
         **own_slates(),
     }

@@ -7,7 +7,7 @@ from matplotlib import image
 from experiments import decomposition
 from experiments.common import workdirs
 
-CASCADE = ("attainable", "recalled", "listed", "placed", "shown", "paid")
+CASCADE = ("attainable", "recalled", "ranked", "listed", "placed", "shown", "paid")
 
 
 def chain(*names):
@@ -20,7 +20,8 @@ def chain(*names):
 
 def test_every_loss_has_a_stage():
     stages = decomposition.stages_of(chain(*CASCADE))
-    assert stages == ["", "recall", "ranking and auction", "allocation", "creatives", "prices"]
+    ranking = "pre-ranking and ranking"
+    assert stages == ["", "recall", ranking, "auction", "allocation", "creatives", "prices"]
     alone = decomposition.stages_of(chain("attainable", "placed", "shown", "paid"))
     assert alone == ["", "choice of items", "creatives", "prices"]
 
@@ -29,7 +30,7 @@ def test_table_and_figure(capsys, tmp_path):
     decomposition.print_losses(chain(*CASCADE), "mca, 8 sessions")
     lines = capsys.readouterr().out.splitlines()
     (paid,) = [line for line in lines if "paid" in line]
-    for text in ("2.5", "50.0 %", "10.0 %", "prices"):
+    for text in ("2", "40.0 %", "10.0 %", "prices"):
         assert text in paid
     path = decomposition.draw_losses(chain(*CASCADE), tmp_path / "figures" / "decomposition.png")
     assert image.imread(path).std() > 0

@@ -13,7 +13,7 @@ All functions take one request; `vmap` them over a batch.
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import chex
 import jax
@@ -36,8 +36,6 @@ from ega_jax.types import IMPOSSIBLE, LossFn, Params
 
 _LEAST = 1e-6  # Lower bound of quality and relative eCPM before the logarithm.
 _GREED = 3.0  # Initial weight of log eCPM; a larger one keeps samples closer to the eCPM order.
-
-Judge = Callable[[Batch, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +68,14 @@ class Ads:
     quality: jax.Array  # [N] float32 click probability, from the ranker.
     bid: jax.Array  # [N] float32, currency per click.
     where: jax.Array  # [N] bool, whether the candidate may be listed.
+
+
+class ListJudge(Protocol):
+    """The evaluator of the lists of a batch."""
+
+    def __call__(self, lists: jax.Array, /) -> jax.Array:
+        """Click probabilities of ads in lists, both `[B, R, L]`; 0 in empty slots."""
+        ...
 
 
 @struct.dataclass
@@ -215,8 +221,7 @@ def _write(
 
 def cga_loss(
     config: CGAConfig,
-    view: Callable[[Batch], Ads],
-    judge: Judge,
+    view: Callable[[Batch], tuple[Ads, ListJudge]],
     kappa: chex.Numeric = 0.0,
 ) -> LossFn:
     """Returns the policy-gradient loss of the generator, as `make_train_step` takes it.
@@ -228,9 +233,7 @@ def cga_loss(
 
     Args:
       config: the generator's config.
-      view: `batch -> ads`, with a leading axis `[B]`.
-      judge: the evaluator, `(batch, lists [B, R, L]) -> pctr [B, R, L]`: click probabilities of
-        candidates in their list; 0 in empty slots.
+      view: `batch -> (ads, judge)`: the ads, with a leading axis `[B]`, and the evaluator of lists.
       kappa: the value of one expected click besides its price, in currency.
 
     Returns:
@@ -244,10 +247,10 @@ def cga_loss(
         return jnp.stack([sampled, generate(params, config, ads)[0]])
 
     def loss(params: Params, variables, batch: Batch, key: chex.PRNGKey):
-        ads = view(batch)
+        ads, judge = view(batch)
         keys = jax.random.split(key, len(ads.bid))
         lists = jax.vmap(propose, (None, 0, 0))(lax.stop_gradient(params), ads, keys)
-        values = list_values(ads.bid, judge(batch, lists), lists, kappa)
+        values = list_values(ads.bid, judge(lists), lists, kappa)
         sampled, (value, greedy) = lists[:, 0], values.T
         gain = jnp.broadcast_to((value - greedy)[:, None], sampled.shape)
         gain = standardise(gain, sampled >= 0)
@@ -279,8 +282,7 @@ def cga_phase(
     *,
     history_length: int,
     state_width: int,
-    view: Callable[[Batch], Ads],
-    judge: Judge,
+    view: Callable[[Batch], tuple[Ads, ListJudge]],
     kappa: chex.Numeric = 0.0,
 ) -> Phase:
     """Returns the phase "cga": it trains on requests of "pretrain" and evaluates on "align".
@@ -293,15 +295,14 @@ def cga_phase(
       history_length: T of the batches.
       state_width: F, the width of the ranker's states.
       view: see `cga_loss`.
-      judge: see `cga_loss`.
       kappa: see `cga_loss`.
     """
 
     @jax.jit
     def greedy_values(params: Params, batch: Batch) -> jax.Array:
-        ads = view(batch)
+        ads, judge = view(batch)
         lists = jax.vmap(lambda ads: generate(params, config, ads)[0][None])(ads)
-        return list_values(ads.bid, judge(batch, lists), lists, kappa)
+        return list_values(ads.bid, judge(lists), lists, kappa)
 
     def evaluate(params: Params, batches: Iterable[Batch]) -> dict[str, float]:
         values = [
@@ -316,6 +317,6 @@ def cga_phase(
         seed,
         history_length=history_length,
         init=lambda key: init(key, config, state_width),
-        loss=cga_loss(config, view, judge, kappa),
+        loss=cga_loss(config, view, kappa),
         evaluate=evaluate,
     )

@@ -12,7 +12,7 @@ All functions take one request; `vmap` them over a batch.
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import chex
 import jax
@@ -42,8 +42,6 @@ from ega_jax.phases.logged import Batch, logged_phase
 from ega_jax.setting import setting
 from ega_jax.training.loop import Phase
 from ega_jax.types import IMPOSSIBLE, LossFn, Params
-
-Judge = Callable[[Batch, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +76,17 @@ class CrossDQNConfig(CrossDQNSettings):
     def num_screens(self) -> int:
         """The number of screens, i.e. decisions, per slate."""
         return self.num_slots // self.screen
+
+
+class SlateJudge(Protocol):
+    """The rewards of the slates of a batch."""
+
+    def __call__(self, slates: jax.Array, /) -> jax.Array:
+        """Expected currency of each slot of complete slates, both `[B, K]`.
+
+        Values of empty slots are ignored.
+        """
+        ...
 
 
 @struct.dataclass
@@ -254,8 +263,7 @@ def td_target(
 
 def cross_dqn_loss(
     config: CrossDQNConfig,
-    view: Callable[[Batch], Queues],
-    judge: Judge,
+    view: Callable[[Batch], tuple[Queues, SlateJudge]],
     epsilon: float,
     tau: float,
     max_ads: int = NO_LIMIT,
@@ -268,9 +276,7 @@ def cross_dqn_loss(
 
     Args:
       config: the network's config.
-      view: `batch -> queues`, with a leading axis `[B]`.
-      judge: `(batch, slates [B, K]) -> reward [B, K]`: the expected currency of each slot of a
-        complete slate; values of empty slots are ignored.
+      view: `batch -> (queues, judge)`: the queues, with a leading axis `[B]`, and the rewards.
       epsilon: the probability of exploration; see `rollout`.
       tau: per step, the target network moves by this share towards the current parameters.
       max_ads: see `rollout`.
@@ -291,11 +297,11 @@ def cross_dqn_loss(
         return jax.vmap(each)(queues, slates)
 
     def loss(params: Params, target_params: Params, batch: Batch, key: chex.PRNGKey):
-        queues, online = view(batch), lax.stop_gradient(params)
+        (queues, judge), online = view(batch), lax.stop_gradient(params)
         keys = jax.random.split(key, len(queues.bid))
         paths = jax.vmap(explore, (None, 0, 0))(online, queues, keys)
         slates = paths.chosen[:, -1]
-        earned = jnp.where(slates >= 0, judge(batch, slates), 0.0)
+        earned = jnp.where(slates >= 0, judge(slates), 0.0)
         by_screen = lambda x: x.reshape(-1, config.num_screens, config.screen)
         reward = by_screen(earned / jax.vmap(ecpm_scale)(queues)[:, None]).sum(-1)
         following = jnp.roll(paths.preferred, -1, axis=1), jnp.roll(screens, -1)
@@ -318,8 +324,7 @@ def cross_dqn_phase(
     *,
     history_length: int,
     state_width: int,
-    view: Callable[[Batch], Queues],
-    judge: Judge,
+    view: Callable[[Batch], tuple[Queues, SlateJudge]],
     max_ads: int = NO_LIMIT,
     min_gap: int = 0,
 ) -> Phase:
@@ -333,7 +338,6 @@ def cross_dqn_phase(
       history_length: T of the batches.
       state_width: F, the width of the ranker's states.
       view: see `cross_dqn_loss`.
-      judge: see `cross_dqn_loss`.
       max_ads: see `rollout`.
       min_gap: see `rollout`.
     """
@@ -341,9 +345,10 @@ def cross_dqn_phase(
     @jax.jit
     def rewards(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         merge = lambda queues: place(params, config, queues, max_ads, min_gap)
-        slates = jax.vmap(merge)(view(batch))
+        queues, judge = view(batch)
+        slates = jax.vmap(merge)(queues)
         shown = slates >= 0
-        return jnp.where(shown, judge(batch, slates), 0.0).sum(), shown.any(-1).sum()
+        return jnp.where(shown, judge(slates), 0.0).sum(), shown.any(-1).sum()
 
     def evaluate(params: Params, batches: Iterable[Batch]) -> dict[str, float]:
         totals = np.array([jax.device_get(rewards(params, batch)) for batch in batches])
@@ -358,7 +363,7 @@ def cross_dqn_phase(
         seed,
         history_length=history_length,
         init=lambda key: init(key, config, state_width),
-        loss=cross_dqn_loss(config, view, judge, *limits),
+        loss=cross_dqn_loss(config, view, *limits),
         evaluate=evaluate,
     )
 

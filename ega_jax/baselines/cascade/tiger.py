@@ -3,9 +3,9 @@
 Rajput et al., "Recommender Systems with Generative Retrieval" (arXiv 2305.05065): an
 encoder-decoder over semantic ids that predicts the next item's codes from the items before it. Here
 it is the project's generator with slates of one item and no creatives, trained with the project's
-pre-training loss. A request has few candidates, so the exact likelihood of each is computed instead
-of a beam search. Unlike in that paper, the encoder reads no user id, and items that share all their
-codes have no extra code: they are equally likely.
+pre-training loss. `recall` searches for the likeliest ads of a book. Unlike in that paper, the
+encoder reads no user id, and items that share all their codes have no extra code: they are equally
+likely.
 """
 
 import dataclasses
@@ -25,9 +25,11 @@ from ega_jax.generation.pretraining import CodeTree, slate_nll, weighted_mean
 from ega_jax.phases.logged import logged_phase
 from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
-from ega_jax.types import Catalogue, LossFn, Params, Sessions
+from ega_jax.types import Catalogue, ContextScale, LossFn, Params, Sessions
 
 KS = (5, 10)
+
+Ranked = Callable[[Params, Mapping[str, Any]], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,8 @@ class TigerSettings(LoggedSettings):
 
 
 def tiger_config(config: GeneratorConfig) -> GeneratorConfig:
-    """Returns the generator's config, changed to one next item without its creative."""
-    return dataclasses.replace(config, num_slots=1, creatives=False)
+    """Returns the generator's config, changed to one next item, without creative and context."""
+    return dataclasses.replace(config, num_slots=1, creatives=False, context=ContextScale())
 
 
 def item_log_probs(
@@ -78,21 +80,6 @@ def item_log_probs(
     return -jax.vmap(nll, in_axes=-1, out_axes=-1)(item)
 
 
-def recall(log_probs: jax.Array, where: jax.Array, number: chex.Numeric) -> jax.Array:
-    """Keeps the likeliest items of a request.
-
-    Args:
-      log_probs: `[N]` float32.
-      where: `[N]` bool, the items that may be kept.
-      number: the number of items to keep.
-
-    Returns:
-      `[N]` bool.
-    """
-    order = jnp.lexsort((-log_probs, ~where))
-    return where & (jnp.argsort(order) < number)
-
-
 def tiger_loss(
     config: GeneratorConfig, catalogue: Catalogue, tree: CodeTree | None = None
 ) -> LossFn:
@@ -127,6 +114,7 @@ def tiger_phase(
     seed: int,
     exposure_weight: float,
     tree: CodeTree | None = None,
+    search: Ranked | None = None,
 ) -> Phase:
     """Returns the phase "tiger": it trains on sessions of "pretrain" and evaluates on "align".
 
@@ -138,10 +126,12 @@ def tiger_phase(
       seed: seeds the parameters, the order of the sessions and dropout.
       exposure_weight: the loss weight of an item that was shown but not clicked; a click weighs 1.
       tree: see `item_log_probs`.
+      search: searches the books that requests name, for a log with books: clicked ads are looked
+        for among what it finds. Without it, clicked items are ranked among the request's list.
     """
 
     @jax.jit
-    def ranked(params: Params, batch):
+    def likelihoods(params: Params, batch):
         history, item = (batch["history_poi"], batch["history_creative"]), batch["item"]
         found = item_log_probs(params, config, catalogue, *history, item, tree)
         order = jnp.argsort(jnp.where(item >= 0, -found, jnp.inf), axis=-1)
@@ -156,27 +146,25 @@ def tiger_phase(
         exposure_weight=exposure_weight,
         init=lambda key: generator.init(key, config, catalogue),
         loss=tiger_loss(config, catalogue, tree),
-        evaluate=lambda params, batches: retrieval_report(ranked, params, batches),
+        evaluate=lambda params, batches: retrieval_report(search or likelihoods, params, batches),
     )
 
 
 def retrieval_report(
-    ranked: Callable[[Params, Mapping[str, Any]], jax.Array],
-    params: Params,
-    batches: Iterable[Mapping[str, Any]],
+    ranked: Ranked, params: Params, batches: Iterable[Mapping[str, Any]]
 ) -> dict[str, float]:
     """Measures retrieval of the first clicked item among each request's candidates.
 
     Args:
       ranked: returns the candidates `[B, N]` of a batch, likeliest first.
       params: the first argument of `ranked`.
-      batches: batches of an ad log.
+      batches: batches of an ad log; of requests to books, only the clicks on ads count.
 
     Returns:
       `recall@k` and `ndcg@k` over requests with a click.
     """
     rows = [(jax.device_get(ranked(params, batch)), batch) for batch in batches]
-    weight = np.concatenate([np.asarray(batch["target_weight"]) for _, batch in rows])
+    weight = np.concatenate([_weight_of_targets(batch) for _, batch in rows])
     target = np.concatenate([np.asarray(batch["target_poi"]) for _, batch in rows])
     first = np.argmax(weight, axis=-1)[:, None]
     taken = np.take_along_axis(weight, first, axis=-1)[:, 0] == 1
@@ -186,3 +174,9 @@ def retrieval_report(
     order = np.pad(order, ((0, 0), (0, missing)), constant_values=-1)
     found = recall_ndcg(order, target, KS, where=taken)
     return {name: float(value) for name, value in found.items()}
+
+
+def _weight_of_targets(batch: Mapping[str, Any]) -> np.ndarray:
+    """The loss weights `[B, K]` of the slots whose items may be retrieved, 0 for the others."""
+    weight = np.asarray(batch["target_weight"])
+    return np.where(batch["shown_is_ad"], weight, 0) if "book" in batch else weight

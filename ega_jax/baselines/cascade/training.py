@@ -1,4 +1,4 @@
-"""Training the cascade's stages: TIGER, HSTU and Peri-CR, then CGA, then CrossDQN."""
+"""Training the cascade: TIGER, pre-ranker, HSTU and Peri-CR, then CGA, then CrossDQN."""
 
 import dataclasses
 import functools
@@ -10,19 +10,12 @@ import jax
 from ega_jax.auction.system import pick_each
 from ega_jax.baselines.cascade import cga, cross_dqn
 from ega_jax.baselines.cascade.arrangements import Queues
-from ega_jax.baselines.cascade.cga import Ads, CGAConfig
-from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig, CrossDQNSettings
-from ega_jax.baselines.cascade.mca import (
-    MCA,
-    MCAConfig,
-    Ranked,
-    Upstream,
-    ads_of,
-    list_ads,
-    queues_of,
-    rank,
-)
+from ega_jax.baselines.cascade.cga import Ads, CGAConfig, ListJudge
+from ega_jax.baselines.cascade.cross_dqn import CrossDQNConfig, CrossDQNSettings, SlateJudge
+from ega_jax.baselines.cascade.mca import MCA, MCAConfig, ads_of, list_ads, queues_of
 from ega_jax.baselines.cascade.stages import Stages
+from ega_jax.baselines.cascade.two_tower import poi_table
+from ega_jax.baselines.cascade.upstream import Passed, Upstream, UpstreamConfig, run_funnel
 from ega_jax.baselines.settings import check_stages, whole
 from ega_jax.errors import UserError
 from ega_jax.generation.network import NetworkSettings
@@ -34,13 +27,7 @@ from ega_jax.types import Params, organic_pois
 
 
 def train_mca(run: AuctionTraining) -> MCA:
-    """Trains all stages of the cascade and returns it.
-
-    Raises:
-      UserError: the log's sessions name books; the stages read a request's own list of ads.
-    """
-    if run.dataset.books is not None:
-        raise UserError("auction.system=mca reads 'ad_poi' of sessions, and this log has books")
+    """Trains all stages of the cascade and returns it."""
     return Cascade(run).system
 
 
@@ -70,10 +57,11 @@ class Cascade:
 
     @property
     def system(self) -> MCA:
-        """The trained cascade with the reward model and the items."""
+        """The trained cascade with the reward model, the items and the books of the log."""
         return MCA(
             reward=self.run.reward,
             items=self.run.items,
+            book=self.stages.book,
             upstream=self.upstream,
             cga=self.cga,
             cross_dqn=self.cross_dqn,
@@ -87,26 +75,36 @@ class Cascade:
 
     @functools.cached_property
     def config(self) -> MCAConfig:
-        """The configs of all stages; sizes that do not fit raise an error before any training."""
+        """The configs of the auction; sizes that do not fit raise an error before any training."""
         settings = whole(self.run.settings).cascade
         slots = self.run.dataset.summary.num_slots
         return MCAConfig(
-            tiger=self.stages.tiger_config,
-            hstu=self.stages.hstu_config,
-            peri_cr=self.stages.peri_cr_config,
             cga=CGAConfig(**part_of(settings.cga, NetworkSettings), num_ads=slots),
             cross_dqn=CrossDQNConfig(
                 **part_of(settings.cross_dqn, CrossDQNSettings), num_slots=slots
             ),
             reward=self.run.reward_config,
-            num_recalled=settings.num_recalled,
         )
 
     @functools.cached_property
     def upstream(self) -> Upstream:
-        """The parameters of the stages before the auction."""
-        tree = self.run.pretraining.loss_tree
-        return Upstream(self.stages.tiger, self.stages.hstu, self.stages.peri_cr, tree)
+        """The stages before the auction."""
+        stages = self.stages
+        config = UpstreamConfig(
+            tiger=stages.tiger_config,
+            two_tower=stages.two_tower_config,
+            hstu=stages.hstu_config,
+            peri_cr=stages.peri_cr_config,
+            funnel=whole(self.run.settings).cascade.funnel,
+        )
+        return Upstream(
+            tiger=stages.tiger,
+            two_tower=stages.two_tower,
+            poi_table=poi_table(stages.two_tower, config.two_tower, self.run.items),
+            hstu=stages.hstu,
+            peri_cr=stages.peri_cr,
+            config=config,
+        )
 
     @functools.cached_property
     def cga(self) -> Params:
@@ -116,10 +114,9 @@ class Cascade:
             self.config.cga,
             whole(self.run.settings).cascade.cga,
             self.run.settings.seed,
-            history_length=self.config.tiger.history_length,
-            state_width=self.config.hstu.width,
+            history_length=self.stages.hstu_config.history_length,
+            state_width=self.stages.hstu_config.width,
             view=self._ads,
-            judge=self._clicks,
             kappa=self.run.levers.kappa,
         )
         return self.run.train_phase(phase)
@@ -133,60 +130,62 @@ class Cascade:
             self.config.cross_dqn,
             whole(self.run.settings).cascade.cross_dqn,
             self.run.settings.seed,
-            history_length=self.config.tiger.history_length,
-            state_width=self.config.hstu.width,
+            history_length=self.stages.hstu_config.history_length,
+            state_width=self.stages.hstu_config.width,
             view=self._queues(self.cga),
-            judge=self._values,
             max_ads=int(levers.max_ads),
             min_gap=int(levers.min_gap),
         )
         return self.run.train_phase(phase)
 
     @functools.cached_property
-    def _ranked(self) -> Callable[[Mapping[str, Any]], Ranked]:
-        """A function that ranks the candidates of a batch with the trained upstream stages."""
-        config, upstream, items = self.config, self.upstream, self.run.items
-        each = jax.vmap(lambda request: rank(upstream, config, items, request))
-        return lambda batch: each(request_of(batch))
+    def _passed(self) -> Callable[[Mapping[str, Any]], Passed]:
+        """A function that runs the trained funnel on the requests of a batch."""
+        one = functools.partial(run_funnel, self.upstream, self.run.items, forest=self.stages.book)
+        return lambda batch: jax.vmap(one)(request_of(batch))
 
-    @functools.cached_property
-    def _clicks(self) -> Callable[[Mapping[str, Any], jax.Array], jax.Array]:
+    def _clicks(self, batch: Mapping[str, Any], passed: Passed, lists: jax.Array) -> jax.Array:
         """The reward model's click probabilities `[B, R, L]` of candidates in lists `[B, R, L]`."""
-        run, ranked = self.run, self._ranked
+        run, ranked = self.run, passed.ranked
         model = run.reward, run.reward_config, run.items
 
-        def one(history_poi, history_creative, organic, *shown):
-            memory = reward_model.encode(*model, history_poi, history_creative, organic)
+        def one(history_poi, history_creative, organic, context, *shown):
+            memory = reward_model.encode(*model, history_poi, history_creative, organic, context)
             return reward_model.predict(*model, memory, *shown).click_poi
 
-        def clicks(batch: Mapping[str, Any], lists: jax.Array) -> jax.Array:
-            shown = (
-                pick_each(batch["item"], lists, -1),
-                pick_each(ranked(batch).creative, lists, -1),
-                pick_each(batch["is_ad"], lists, False),
-            )
-            request = batch["history_poi"], batch["history_creative"], organic_pois(batch)
-            return jax.vmap(one)(*request, *shown)
+        history = batch["history_poi"], batch["history_creative"]
+        request = *history, organic_pois(batch), batch.get("context")
+        shown = (
+            pick_each(ranked.item, lists, -1),
+            pick_each(ranked.creative, lists, -1),
+            pick_each(ranked.is_ad, lists, False),
+        )
+        return jax.vmap(one)(*request, *shown)
 
-        return clicks
+    def _ads(self, batch: Mapping[str, Any]) -> tuple[Ads, ListJudge]:
+        """Returns CGA's input for a batch, and the reward model as its evaluator."""
+        passed = self._passed(batch)
+        ads = jax.vmap(functools.partial(ads_of, levers=self.run.levers))
+        return ads(passed.ranked, passed.bid), functools.partial(self._clicks, batch, passed)
 
-    def _values(self, batch: Mapping[str, Any], slates: jax.Array) -> jax.Array:
-        """Returns the expected currency `[B, K]` of each slot of slates `[B, K]`."""
-        bid = pick_each(batch["bid"], slates, 0.0)
-        clicks = self._clicks(batch, slates[:, None])[:, 0]
-        return (bid + self.run.levers.kappa) * clicks
+    def _queues(self, auction: Params) -> Callable[[Mapping[str, Any]], tuple[Queues, SlateJudge]]:
+        """Returns a function from a batch to CrossDQN's input and rewards, given the trained CGA.
 
-    def _ads(self, batch: Mapping[str, Any]) -> Ads:
-        """Returns CGA's input for a batch."""
-        ads = functools.partial(ads_of, levers=self.run.levers)
-        return jax.vmap(ads)(self._ranked(batch), batch["bid"])
-
-    def _queues(self, auction: Params) -> Callable[[Mapping[str, Any]], Queues]:
-        """Returns a function from a batch to CrossDQN's input, given the trained CGA."""
+        The reward of a slot is its expected currency.
+        """
         config, levers = self.config.cga, self.run.levers
 
-        def one(ranked: Ranked, bid: jax.Array) -> Queues:
-            listed, _ = list_ads(auction, config, ranked, bid, levers)
-            return queues_of(ranked, bid, levers, listed)
+        def one(passed: Passed) -> Queues:
+            listed, _ = list_ads(auction, config, passed.ranked, passed.bid, levers)
+            return queues_of(passed.ranked, passed.bid, levers, listed)
 
-        return lambda batch: jax.vmap(one)(self._ranked(batch), batch["bid"])
+        def view(batch: Mapping[str, Any]) -> tuple[Queues, SlateJudge]:
+            passed = self._passed(batch)
+
+            def values(slates: jax.Array) -> jax.Array:
+                bid = pick_each(passed.bid, slates, 0.0)
+                return (bid + levers.kappa) * self._clicks(batch, passed, slates[:, None])[:, 0]
+
+            return jax.vmap(one)(passed), values
+
+        return view

@@ -56,6 +56,13 @@ class Logger:
         """
         return _propensity(self.ranker, requests, books, organic_poi, slates, self.config)
 
+    def uniform_propensity(
+        self, requests: Requests, books: Book, organic_poi: jax.Array, slates: Slates
+    ) -> jax.Array:
+        """Returns the probability `[B]` of any slates under the uniform policy."""
+        given = self.ranker, requests, books, organic_poi, slates
+        return _uniform_propensity(*given, self.config)
+
     def uniform_slates(
         self, key: jax.Array, requests: Requests, books: Book, organic_poi: jax.Array
     ) -> Slates:
@@ -86,6 +93,23 @@ def _propensity(
 ) -> jax.Array:
     def one(requests, book, organic_poi, slates):
         return policy.propensity(ranker, requests, book, organic_poi, slates, config)
+
+    rows = jax.tree.map(_alone, (requests, organic_poi, slates))
+    return jax.vmap(one)(rows[0], books, *rows[1:])[:, 0]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _uniform_propensity(
+    ranker: Ranker,
+    requests: Requests,
+    books: Book,
+    organic_poi: jax.Array,
+    slates: Slates,
+    config: MarketConfig,
+) -> jax.Array:
+    def one(requests, book, organic_poi, slates):
+        given = ranker, requests, book, organic_poi, slates
+        return jnp.exp(policy.log_propensities(*given, config)[1].sum(-1))
 
     rows = jax.tree.map(_alone, (requests, organic_poi, slates))
     return jax.vmap(one)(rows[0], books, *rows[1:])[:, 0]

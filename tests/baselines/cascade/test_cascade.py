@@ -1,23 +1,25 @@
 """The cascade as an allocation: each stage by a loop, what holds of slates, and its mechanism."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_cascade import CASCADE, tiny_cascade
-from tiny_models import LEVERS, K, N, levers, one, random_requests
+from tiny_cascade import CASCADE, RECALLED, UPSTREAM, tiny_cascade
+from tiny_models import LEVERS, K, N, levers, one, random_requests, tiny_ega
 
 from ega_jax.auction.pricing import PricingConfig
 from ega_jax.baselines.cascade.arrangements import Queues
 from ega_jax.baselines.cascade.cga import Ads
-from ega_jax.baselines.cascade.mca import ads_of, cga, cross_dqn, hstu, peri_cr, queues_of, tiger
-from ega_jax.errors import UserError
+from ega_jax.baselines.cascade.mca import ads_of, cga, cross_dqn, queues_of
+from ega_jax.baselines.cascade.upstream import hstu, peri_cr
+from ega_jax.generation.generator import GeneratorDecoder
 from ega_jax.generation.reports import Report, absent
 from ega_jax.mechanism import Mechanism
 from ega_jax.reward import model as reward_model
-from ega_jax.types import BookRequest, organic_pois
+from ega_jax.types import organic_pois
 
 ROWS = 24
 REQUESTS = random_requests(1, ROWS)
@@ -44,24 +46,43 @@ def everything(requests="quiet", **changes):
 
 
 def found(*requests, **changes):
-    """Ranked candidates, allocations and menus with all candidates."""
+    """What passes the funnel by candidate, allocations and menus with all candidates."""
     prepared, *variants = everything(*requests, **changes)
-    return prepared.memory.ranked, *jax.tree.map(lambda x: x[:, 0], variants)
+    passed = prepared.memory
+    return by_candidate(passed), *jax.tree.map(lambda x: x[:, 0], variants)
+
+
+def by_candidate(passed):
+    """The arrays `[B, N, ...]` of what passes the funnel; 0 for other candidates."""
+    ranked, rows = passed.ranked, np.arange(ROWS)[:, None]
+
+    def scattered(values):
+        table = np.zeros((ROWS, N + 1, *values.shape[2:]), values.dtype)
+        table[rows, ranked.candidate] = values  # Number -1 is the last column.
+        return table[:, :N]
+
+    names = "item", "state", "click", "creative", "is_ad"
+    return SimpleNamespace(**{name: scattered(getattr(ranked, name)) for name in names})
 
 
 @jax.jit
 def upstream(models, request):
-    """Creatives, click probabilities, states and likelihoods of the candidates of a batch."""
+    """Creatives, click probabilities, states and TIGER's logits of the candidates of a batch."""
     history, item = (request.history_poi, request.history_creative), request.item
     of = models.upstream
-    creative = peri_cr.choose(of.peri_cr, CASCADE.peri_cr, models.items, *history, item)
+    creative = peri_cr.choose(of.peri_cr, UPSTREAM.peri_cr, models.items, *history, item)
     ranking = hstu.rank(
-        of.hstu, CASCADE.hstu, models.items, *history, item, creative, request.is_ad,
+        of.hstu, UPSTREAM.hstu, models.items, *history, item, creative, request.is_ad,
         jnp.zeros_like(item),
     )  # fmt: skip
-    catalogue = models.items.catalogue
-    likely = tiger.item_log_probs(of.tiger, CASCADE.tiger, catalogue, *history, item)
-    return creative, ranking.click, ranking.state, likely
+    decoder, catalogue = GeneratorDecoder(of.tiger, UPSTREAM.tiger), models.items.catalogue
+    codes = catalogue.poi_codes[jnp.maximum(item, 0)][:, :, None]
+
+    def logits(history_poi, history_creative, codes):
+        memory = decoder.encode(history_poi, history_creative, catalogue)
+        return decoder.slate_logits(memory, codes)[:, 0]
+
+    return creative, ranking.click, ranking.state, jax.vmap(logits)(*history, codes)
 
 
 @jax.jit
@@ -82,18 +103,29 @@ def judged(models, request, *slate):
     return reward_model.predict(models.reward, CASCADE.reward, models.items, memory, *slate)
 
 
-def likeliest_ads(request, likely):
-    """`[N]` bool, by sorting."""
-    ads = [n for n in range(N) if request.item[n] >= 0 and request.is_ad[n]]
-    kept = sorted(ads, key=lambda n: -likely[n])[: CASCADE.num_recalled]
+def likeliest_ads(request, logits):
+    """`[N]` bool: a beam search by loops over the codes of the request's ads."""
+    poi_codes = np.asarray(tiny_ega().items.catalogue.poi_codes)
+    ads = {n: tuple(poi_codes[request.item[n]]) for n in range(N) if request.is_ad[n]}
+    beams = {(): 0.0}
+    for depth in range(poi_codes.shape[1]):
+        longer = {}
+        for prefix, log_prob in beams.items():
+            below = [n for n, codes in ads.items() if codes[:depth] == prefix]
+            follow = sorted({ads[n][depth] for n in below})
+            scores = {code: np.exp(logits[below[0], depth, code]) for code in follow}
+            for code, score in scores.items():
+                longer[*prefix, code] = log_prob + np.log(score / sum(scores.values()))
+        beams = dict(sorted(longer.items(), key=lambda beam: -beam[1])[:RECALLED])
+    kept = [n for leaf in beams for n in ads if ads[n] == leaf][:RECALLED]
     return np.isin(np.arange(N), kept)
 
 
 @functools.cache
 def recalled():
     """`[B, N]` bool, of which some requests have fewer than ads."""
-    likely = np.asarray(upstream(tiny_cascade(), REQUESTS)[3])
-    return np.stack([likeliest_ads(one(REQUESTS, b), likely[b]) for b in range(ROWS)])
+    logits = np.asarray(upstream(tiny_cascade(), REQUESTS)[3], np.float64)
+    return np.stack([likeliest_ads(one(REQUESTS, b), logits[b]) for b in range(ROWS)])
 
 
 def by_stages(models, is_ad):
@@ -104,6 +136,11 @@ def by_stages(models, is_ad):
         organic[b, : len(queue)] = queue
     _, click, state, _ = upstream(models, REQUESTS)
     return downstream(models, Ads(state, click, REQUESTS.bid, is_ad), is_ad, organic)
+
+
+def passed():
+    """What passes the funnel, by place."""
+    return everything()[0].memory
 
 
 def real(slate):
@@ -118,8 +155,10 @@ def test_stage_by_stage():
     listed, log_prob, slates = jax.device_get(by_stages(models, is_ad))
     np.testing.assert_array_equal(shown.candidate, slates)
     np.testing.assert_array_equal(ranked.is_ad, is_ad)
-    np.testing.assert_array_equal(ranked.creative, creative)
-    np.testing.assert_allclose(ranked.click, click, atol=1e-6)
+    there = is_ad | (~REQUESTS.is_ad & (np.cumsum(~REQUESTS.is_ad, axis=1) <= K))
+    there &= REQUESTS.item >= 0
+    np.testing.assert_array_equal(ranked.creative[there], np.asarray(creative)[there])
+    np.testing.assert_allclose(ranked.click[there], np.asarray(click)[there], atol=1e-6)
     for b, k in np.ndindex(ROWS, K):
         n = slates[b, k]
         expected = float(click[b, n]) if n >= 0 else 0.0
@@ -190,7 +229,7 @@ def test_reserve_limits_and_gaps_hold():
 
 def test_bids_move_neither_what_is_prepared_nor_bid_free_slates():
     quiet, loud = found(), found("loud")
-    jax.tree.map(np.testing.assert_array_equal, quiet[0], loud[0])
+    jax.tree.map(np.testing.assert_array_equal, vars(quiet[0]), vars(loud[0]))
     assert (quiet[1].candidate != loud[1].candidate).any()
     quiet, loud = found(bid_free=True)[1], found("loud", bid_free=True)[1]
     for name in ("candidate", "creative", "log_z", "prediction"):
@@ -201,11 +240,11 @@ def test_bids_move_neither_what_is_prepared_nor_bid_free_slates():
 def test_stages_see_bids_as_the_levers_say():
     """What auction and allocation are trained on and served with alike."""
     row = np.argmax(recalled().sum(-1))
-    ranked, bid = one((found()[0], REQUESTS.bid), row)
+    ranked, bid = one((passed().ranked, passed().bid), row)
     listed, reserve = np.flatnonzero(ranked.is_ad), np.median(bid[ranked.is_ad])
     stages = lambda levers: (ads_of(ranked, bid, levers), queues_of(ranked, bid, levers, listed))
     for stage in stages(levers(bid_free=True)):
-        np.testing.assert_array_equal(stage.bid, np.zeros(N))
+        np.testing.assert_array_equal(stage.bid, np.zeros(bid.size))
     ads, queues = stages(levers(reserve=reserve))
     np.testing.assert_array_equal(ads.where, ranked.is_ad & (bid >= reserve))
     assert 0 < ads.where.sum() < ranked.is_ad.sum()
@@ -283,12 +322,6 @@ def test_the_rivals_of_its_menu_are_the_recalled_ads():
         ads = rivals.ad[b, there]
         np.testing.assert_array_equal(rivals.bid[b, there], REQUESTS.bid[b, ads])
         np.testing.assert_array_equal(rivals.quality[b, there], ranked.click[b, ads])
-
-
-def test_a_request_to_a_book_is_refused():
-    request = BookRequest(*(np.zeros(2, np.int32) for _ in range(3)), np.int32(0))
-    with pytest.raises(UserError, match=r"\(mca\) reads a request's own list of ads, not a book"):
-        tiny_cascade().prepare(request, LEVERS)
 
 
 @functools.cache

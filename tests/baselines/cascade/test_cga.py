@@ -1,6 +1,7 @@
 """The lists that CGA writes, its loss by hand, and that it learns to keep likes apart."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -70,6 +71,11 @@ def half_after_a_like(ads, lists):
     return jnp.where(lists >= 0, quality * jnp.where(alike, 0.5, 1.0), 0.0)
 
 
+def judged(ads):
+    """Ads with their evaluator."""
+    return ads, functools.partial(half_after_a_like, ads)
+
+
 def value_by_hand(ads, row, listed):
     total, before = 0.0, None
     for ad in listed:
@@ -80,9 +86,7 @@ def value_by_hand(ads, row, listed):
     return total
 
 
-LOSS = jax.jit(
-    jax.value_and_grad(cga.cga_loss(CONFIG, lambda ads: ads, half_after_a_like), has_aux=True)
-)
+LOSS = jax.jit(jax.value_and_grad(cga.cga_loss(CONFIG, judged), has_aux=True))
 
 
 def test_lists_are_valid_and_as_likely_as_said(params):
@@ -218,7 +222,7 @@ def test_a_click_is_worth_its_bid_and_kappa():
 
 def test_it_learns_to_keep_likes_apart(fresh):
     """On requests that it never saw, most of what eCPM leaves to the best list."""
-    loss = cga.cga_loss(CONFIG, lambda ads: ads, half_after_a_like)
+    loss = cga.cga_loss(CONFIG, judged)
     _, trained = fit(loss, fresh, close_ads(3, rows=128), 80)
     ads, lists = close_ads(4), [*itertools.permutations(range(N), L)]
     best = [max(value_by_hand(ads, row, listed) for listed in lists) for row in range(ROWS)]
@@ -236,7 +240,8 @@ def test_a_phase_trains_and_is_measured(tmp_path):
     def view(batch):
         where = batch["is_ad"] & (batch["item"] >= 0)
         state = jax.nn.one_hot(batch["item"] % F, F)
-        return Ads(state, jnp.full(where.shape, 0.1), batch["bid"], where)
+        ads = Ads(state, jnp.full(where.shape, 0.1), batch["bid"], where)
+        return ads, lambda lists: jnp.where(lists >= 0, 0.1, 0.0)
 
     settings = CGAPhaseSettings(
         batch_size=32, num_steps=6, schedule="constant", warmup_steps=0, clip_norm=None,
@@ -244,7 +249,7 @@ def test_a_phase_trains_and_is_measured(tmp_path):
     )  # fmt: skip
     phase = cga.cga_phase(
         dataset, CONFIG, settings, 0, history_length=MARKET.history_length, state_width=F,
-        view=view, judge=lambda batch, lists: jnp.where(lists >= 0, 0.1, 0.0),
+        view=view,
     )  # fmt: skip
     assert phase.name == "cga"
     train(phase, workdir=tmp_path, config={}, mesh=data_mesh(jax.devices()[:1]))

@@ -286,7 +286,8 @@ def reward_by_hand(queues, row, slate):
 
 EPSILON, TAU = 0.4, 0.2
 OPTIMIZER = optax.adam(5e-3)
-LOSS = cross_dqn.cross_dqn_loss(CONFIG, lambda batch: batch, after_organic, EPSILON, TAU, max_ads=L)
+judged = lambda queues: (queues, functools.partial(after_organic, queues))
+LOSS = cross_dqn.cross_dqn_loss(CONFIG, judged, EPSILON, TAU, max_ads=L)
 STEP = jax.jit(make_train_step(LOSS, OPTIMIZER, KEY))
 
 
@@ -369,16 +370,16 @@ def test_a_phase_trains_and_is_measured(tmp_path):
         real, is_ad = batch["item"] >= 0, batch["is_ad"]
         state = jax.nn.one_hot(batch["item"] % F, F)
         queues = order(real & is_ad), order(real & ~is_ad)
-        return Queues(state, jnp.full(real.shape, 0.1), 5.0 * is_ad, is_ad, *queues)
+        queues = Queues(state, jnp.full(real.shape, 0.1), 5.0 * is_ad, is_ad, *queues)
+        return queues, lambda slates: 0.5 * jnp.take_along_axis(is_ad, slates, axis=1)
 
-    judge = lambda batch, slates: 0.5 * jnp.take_along_axis(batch["is_ad"], slates, axis=1)
     settings = CrossDQNPhaseSettings(
         batch_size=32, num_steps=30, learning_rate=1e-2, schedule="constant", warmup_steps=0,
         clip_norm=None, checkpoint_every=30, log_every=5, evaluate_every=30, tau=0.1,
     )  # fmt: skip
     phase = cross_dqn.cross_dqn_phase(
         dataset, config, settings, 0, history_length=MARKET.history_length, state_width=F,
-        view=view, judge=judge, max_ads=2, min_gap=1,
+        view=view, max_ads=2, min_gap=1,
     )  # fmt: skip
     assert phase.name == "cross_dqn"
     state = train(phase, workdir=tmp_path, config={}, mesh=data_mesh(jax.devices()[:1]))

@@ -1,4 +1,4 @@
-"""Likelihoods of candidates by hand, the recall by sorting, and that the next item is learnt."""
+"""Likelihoods of candidates by hand, and that the next item is learnt."""
 
 import dataclasses
 
@@ -73,25 +73,6 @@ def test_creatives_and_other_candidates_are_not_looked_at(params):
     np.testing.assert_allclose(moved[:, ::-1], found, atol=1e-5)
 
 
-def test_recall_by_sorting():
-    rng = np.random.default_rng(0)
-    pick = jax.jit(tiger.recall)
-    for _ in range(50):
-        log_probs = rng.integers(-4, 0, N).astype(np.float32)  # With ties.
-        where, number = rng.random(N) < 0.6, rng.integers(0, N)
-        expected = np.zeros(N, bool)
-        likeliest = sorted(np.flatnonzero(where), key=lambda i: (-log_probs[i], i))
-        expected[likeliest[:number]] = True
-        np.testing.assert_array_equal(pick(log_probs, where, number), expected)
-
-
-def test_recall_of_none_and_of_impossible_ones():
-    late = np.arange(N) >= 3
-    found = tiger.recall(np.full(N, -np.inf, np.float32), late, 2)
-    np.testing.assert_array_equal(np.flatnonzero(found), [3, 4])
-    assert not tiger.recall(np.zeros(N, np.float32), late & ~late, 2).any()
-
-
 def test_loss_by_hand_with_finite_gradients(params):
     batch = random_batch()
     batch["history_poi"][0] = -1
@@ -117,6 +98,15 @@ def test_retrieval_counts_first_clicks_only():
         assert report["recall@5"] == expected
         assert report["recall@10"] == 1.0
         assert report["ndcg@10"] == pytest.approx(1 / np.log2(place + 2))
+
+
+def test_in_books_clicks_on_ads_count():
+    batch = {"target_weight": np.ones((2, 2)), "target_poi": np.array([[3, 4], [5, 6]])}
+    batch |= {"shown_is_ad": np.array([[False, True], [False, False]]), "book": np.zeros(2)}
+    found = np.array([[4, 3], [5, 6]])
+    assert tiger.retrieval_report(lambda *_: found, None, [batch])["ndcg@5"] == 1.0
+    found[0, 0] = 7
+    assert tiger.retrieval_report(lambda *_: found, None, [batch])["recall@5"] == 0.0
 
 
 def test_retrieval_among_fewer_candidates_than_are_counted():

@@ -1,0 +1,88 @@
+"""The cascade trained on a log with books: every phase, its figures, and the saved mechanism."""
+
+import json
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tiny_auction import TINY
+from tiny_runs import NUM_POIS, NUM_SLOTS, tiny_config, write_ad_log
+
+from ega_jax.mechanism import Mechanism
+from ega_jax.phases.auction import request_of
+from ega_jax.phases.pretraining import Pretraining
+from ega_jax.systems import UNPRICED, training_of
+from ega_jax.training.mesh import data_mesh
+from ega_jax.training.metrics import read_metrics
+from ega_jax.types import BookRequest
+
+HALF = NUM_POIS // 2  # Book 7 lists the first half of the POIs, book 3 the second.
+STAGES = ("tiger", "two_tower", "hstu", "peri_cr")
+
+
+def write_book_log(folder):
+    """The log of `write_ad_log`, whose sessions name one of two books."""
+    path = write_ad_log(folder) / "sessions" / "part-0.parquet"
+    columns = pq.read_table(path).to_pydict()
+    del columns["ad_poi"], columns["ad_bid"]
+    rows = range(len(columns["session_id"]))
+    columns["book_id"] = [(7, 3)[row % 2] for row in rows]
+    for row in rows:
+        ads, others = (HALF * (row % 2) + HALF * n for n in (0, 1))
+        organic = [(others + n) % NUM_POIS for n in range(HALF)]
+        shown = [ads + row % HALF, *organic[: NUM_SLOTS - 1]]
+        columns["organic_poi"][row], columns["shown_poi"][row] = organic, shown
+        columns["shown_creative"][row] = [2 * poi for poi in shown]
+    pq.write_table(pa.table(columns), path)
+    (folder / "books").mkdir()
+    bid = np.random.default_rng(0).random((2, HALF)).tolist()
+    books = {"book_id": [7, 3], "ad_poi": np.arange(NUM_POIS).reshape(2, -1).tolist()}
+    pq.write_table(pa.table(books | {"ad_bid": bid}), folder / "books" / "part-0.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained cascade, without payment networks."""
+    root = tmp_path_factory.mktemp("cascade")
+    config = tiny_config(write_book_log(root / "data"), kind="kmeans", **TINY)
+    settings = config.changed(
+        UNPRICED | {"auction.system": "mca", "auction.rule": "gsp"}
+        | {f"cascade.{stage}.evaluate_every": 2 for stage in (*STAGES, "cga", "cross_dqn")}
+    )  # fmt: skip
+    first = Pretraining(settings, root / "run", data_mesh())
+    first.train_generator()
+    found = training_of(first, root / "run" / "systems" / "mca")
+    with jax.numpy_rank_promotion("allow"):
+        found.mechanism.save(found.folder / "mechanism")
+    return found
+
+
+def test_every_stage_is_trained_and_measured(run):
+    for stage in (*STAGES, "cga", "cross_dqn"):
+        shared = run.pretraining.workdir / "stages" / stage
+        folder = shared if stage in STAGES else run.folder
+        records = read_metrics(folder / "metrics" / f"{stage}.jsonl")
+        assert all(np.isfinite(list(record.values())).all() for record in records)
+        assert any(name.startswith("eval/") for name in records[-1]), stage
+    assert 0 <= records[-1]["eval/reward"] < 10
+
+
+def test_its_restored_mechanism_serves_books(run):
+    mechanism = Mechanism.restore(run.pretraining.workdir, "mca")
+    assert mechanism.system.book is None
+    mechanism = mechanism.with_book(run.system.book)
+    request = request_of(next(iter(run.sessions("test", 4, 4))))
+    assert isinstance(request, BookRequest)
+    slate = jax.device_get(mechanism.allocate(request, reserve=0.1))
+    shown = slate.items[slate.is_ad] // HALF
+    book = np.broadcast_to(request.book[:, None], slate.items.shape)[slate.is_ad]
+    assert shown.size
+    np.testing.assert_array_equal(shown, book)
+    assert slate.bid[slate.is_ad].min() >= 0.1
+    passed = run.system.prepare(jax.tree.map(lambda x: x[0], request), mechanism.levers).memory
+    assert passed.recalled.shape == (3,)
+    assert passed.ranked.is_ad.sum() == 2
+    assert json.dumps(mechanism.explain(request).to_dict())
