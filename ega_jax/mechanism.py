@@ -105,7 +105,8 @@ class Mechanism:
 
     def _checked(self, request: AnyRequest) -> AnyRequest:
         system = self.system
-        sizes = system.items.catalogue, system.config.reward.history_length
+        models = system.config.reward
+        sizes = system.items.catalogue, models.history_length, models.context.width
         if isinstance(request, BookRequest):
             return checked_in_books(request, system.book, *sizes)
         return checked(request, *sizes)

@@ -1,6 +1,7 @@
 """Validation of requests; error messages name the first invalid value."""
 
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,27 @@ from ega_jax.generation.ad_book import AdBook
 from ega_jax.types import LARGEST, AnyRequest, BookRequest, Catalogue, Request, is_amount
 
 _SHAPED_AS = {"is_ad": "item", "bid": "item", "history_creative": "history_poi"}
-_KINDS = {"is_ad": "bu", "bid": "fiu"}  # Valid NumPy dtype kinds; those of ids are "iu".
-_MEANING = {"is_ad": "flags are True or False", "bid": "bids are numbers"}  # Ids: see `_rows`.
-_CANDIDATES = ("item", "is_ad", "bid")  # Fields with one value per candidate.
-_DTYPES = {"is_ad": bool, "bid": np.float32}  # Ids are int32.
+# Valid NumPy dtype kinds, and what they mean; those of ids are "iu".
+_KINDS = {"is_ad": "bu", "bid": "fiu", "context": "fiu"}
+_MEANING = {
+    "is_ad": "flags are True or False",
+    "bid": "bids are numbers",
+    "context": "a context is made of numbers",
+}
+_ENTRIES = dict.fromkeys(("item", "is_ad", "bid"), "candidate") | {"context": "value"}
+_DTYPES = {"is_ad": bool, "bid": np.float32, "context": np.float32}  # Ids are int32.
 
 
-def checked(request: Request, catalogue: Catalogue, history_length: int) -> Request:
+def checked(
+    request: Request, catalogue: Catalogue, history_length: int, context_width: int = 0
+) -> Request:
     """Validates a batch of requests and converts it to the types of `Request`.
 
     Args:
       request: a batch, on any device or as lists; histories may have any length.
       catalogue: the items that ids refer to.
       history_length: T, the number of behaviours that the models read.
+      context_width: X, the number of values of the context that the models read.
 
     Returns:
       The batch as NumPy arrays, not committed to a device. Histories are `[B, T]`: the last T
@@ -31,10 +40,12 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
     Raises:
       UserError: shapes do not match, a value has the wrong type, an id is out of range, an ad's bid
         is negative, NaN or above `LARGEST`, an organic item has a bid other than 0, an ad or an
-        organic item is listed twice, or a request has no candidates.
+        organic item is listed twice, a request has no candidates, or its context is missing, of
+        another width or not finite.
     """
     host: Any = Request(**_arrays(request))
     _check_shapes(host)
+    _check_context(host.context, len(host.item), context_width)
     _check_ids(host, catalogue)
     _check_candidates(host)
     shown = host.item >= 0
@@ -42,19 +53,22 @@ def checked(request: Request, catalogue: Catalogue, history_length: int) -> Requ
         "is_ad": shown & host.is_ad.astype(bool),
         "bid": np.where(shown, host.bid, 0.0),
     }
-    for name in ("history_poi", "history_creative"):
-        arrays[name] = _last(arrays[name], history_length)
-    return Request(**{name: x.astype(_DTYPES.get(name, np.int32)) for name, x in arrays.items()})
+    return Request(**_typed(arrays, history_length))
 
 
 def checked_in_books(
-    request: BookRequest, book: AdBook | None, catalogue: Catalogue, history_length: int
+    request: BookRequest,
+    book: AdBook | None,
+    catalogue: Catalogue,
+    history_length: int,
+    context_width: int = 0,
 ) -> BookRequest:
     """Validates a batch of requests to books; see `checked`.
 
     Raises:
       UserError: there is no book, a request names none of the forest, shapes do not match, a value
-        has the wrong type, an id is out of range, or an organic item is listed twice.
+        has the wrong type, an id is out of range, an organic item is listed twice, or a context is
+        missing, of another width or not finite.
     """
     if book is None:
         raise UserError("a request names a book and the system has none: see Mechanism.with_book")
@@ -72,14 +86,20 @@ def checked_in_books(
             f"history_creative is {list(host.history_creative.shape)} and history_poi "
             f"{list(host.history_poi.shape)}: both need the same shape"
         )
+    _check_context(host.context, len(host.organic), context_width)
     _check_ids(host, catalogue)
     number, books = host.book[:, None], book.book_start.shape[0] - 1
     _refuse((number < 0) | (number >= books), "book", number, f"outside [0, {books})")
     _refuse_repeated("organic item", host.organic, np.zeros(host.organic.shape, bool))
-    arrays: Any = dict(vars(host))
+    return BookRequest(**_typed(vars(host), history_length))
+
+
+def _typed(arrays: Mapping[str, np.ndarray | None], history_length: int) -> dict[str, Any]:
+    """The fields of a request in their types, with histories of the length that models read."""
+    found = {name: array for name, array in arrays.items() if array is not None}
     for name in ("history_poi", "history_creative"):
-        arrays[name] = _last(arrays[name], history_length)
-    return BookRequest(**{name: x.astype(np.int32) for name, x in arrays.items()})
+        found[name] = _last(found[name], history_length)
+    return {name: array.astype(_DTYPES.get(name, np.int32)) for name, array in found.items()}
 
 
 def _last(history: np.ndarray, length: int) -> np.ndarray:
@@ -88,7 +108,8 @@ def _last(history: np.ndarray, length: int) -> np.ndarray:
 
 
 def _arrays(request: AnyRequest) -> dict[str, Any]:
-    return {name: _rows(name, values) for name, values in vars(request).items()}
+    fields = vars(request).items()
+    return {name: _rows(name, x) for name, x in fields if name != "context" or x is not None}
 
 
 def _rows(name: str, values: Any) -> np.ndarray:
@@ -113,14 +134,15 @@ def _is_binary(array: np.ndarray) -> bool:
 
 def _numbers(name: str, values: np.ndarray, meaning: str) -> np.ndarray:
     """Converts an array of Python objects to numbers; an error names the first invalid entry."""
-    kind = {"is_ad": bool | np.bool_, "bid": numbers.Real}.get(name, numbers.Integral)
+    kinds = {"is_ad": bool | np.bool_, "bid": numbers.Real, "context": numbers.Real}
+    kind = kinds.get(name, numbers.Integral)
     for place, value in np.ndenumerate(values):
         if not isinstance(value, kind) or (name != "is_ad" and isinstance(value, bool)):
-            axes = "request", "candidate" if name in _CANDIDATES else "behaviour"
+            axes = "request", _ENTRIES.get(name, "behaviour")
             where = [f"{axis} {number}" for axis, number in zip(axes, place, strict=False)]
             raise UserError(f"{', '.join([*where, name])} {value!r}: {meaning}")
     try:
-        return values.astype({"is_ad": bool, "bid": float}.get(name, np.int64))
+        return values.astype({"is_ad": bool, "bid": float, "context": float}.get(name, np.int64))
     except OverflowError as error:
         raise UserError(f"{name} holds a number of more than 64 bits ({error})") from error
 
@@ -134,6 +156,22 @@ def _check_shapes(host: Any) -> None:
                 f"{host.item.shape[0] if host.item.ndim else 0}: both need one row per request, "
                 "all rows of one length"
             )
+
+
+def _check_context(context: np.ndarray | None, rows: int, width: int) -> None:
+    """Holds if contexts are `[rows, width]` and finite as float32, or absent and of no width."""
+    if context is None:
+        if width:
+            raise UserError(f"context is missing: the models read {width} values a request")
+        return
+    if not width:
+        raise UserError("context is given, but the models were trained on a log without a context")
+    if context.shape != (rows, width):
+        raise UserError(
+            f"context is {list(context.shape)}, but a batch of {rows} needs [{rows}, {width}]"
+        )
+    with np.errstate(over="ignore"):
+        _refuse(~np.isfinite(context.astype(np.float32)), "context", context, "not finite")
 
 
 def _check_ids(host: Any, catalogue: Catalogue) -> None:

@@ -13,6 +13,7 @@ A docstring that uses another letter, or gives a letter another meaning, says so
 | `R`    | creatives of the catalogue                            |               |
 | `M`    | largest number of creatives of one POI                |               |
 | `N`    | candidates of a request: ads and organic items        |               |
+| `X`    | values of a request's context; 0 without a context    |               |
 | `S`    | beams = candidate slates                              | 64            |
 | `D`    | model width; `E` width of an item embedding           |               |
 | `J`    | misreports tried per advertiser                       | 10            |
@@ -50,6 +51,38 @@ class LossFn(Protocol):
         ...
 
 
+FARTHEST = 10.0  # Deviations from the mean at which a value of the context is clipped.
+
+
+@dataclasses.dataclass(frozen=True)
+class ContextScale:
+    """Mean and standard deviation of each value of the context, over the training sessions.
+
+    They are static, so a model needs no parameters for them; without a context they are empty.
+
+    Examples:
+      >>> import numpy as np
+      >>> scale = ContextScale(mean=(2.0, 7.0), deviation=(0.5, 0.0))
+      >>> scale.standardised(np.array([[3.0, 7.0], [1.5, 8.0]])).tolist()
+      [[2.0, 0.0], [-1.0, 0.0]]
+    """
+
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()  # 0 for a value that never varies; models then ignore it.
+
+    @property
+    def width(self) -> int:
+        """X."""
+        return len(self.mean)
+
+    def standardised(self, context: jax.Array) -> jax.Array:
+        """Scales contexts `[..., X]` to mean 0 and deviation 1, clipped to `FARTHEST`."""
+        mean, deviation = (jnp.asarray(x, jnp.float32) for x in (self.mean, self.deviation))
+        mean, deviation = jnp.broadcast_arrays(mean, deviation, context)[:2]
+        scaled = (context - mean) / jnp.where(deviation > 0, deviation, 1.0)
+        return jnp.where(deviation > 0, jnp.clip(scaled, -FARTHEST, FARTHEST), 0.0)
+
+
 @dataclasses.dataclass(frozen=True)
 class SessionSizes:
     """Sizes of tokens and sessions, shared by all models of a workdir."""
@@ -58,10 +91,11 @@ class SessionSizes:
     num_layers: int  # C
     num_slots: int  # K
     history_length: int  # T
+    context: ContextScale = ContextScale()  # Scale of the context that the models read.
 
     @property
     def shared(self) -> dict[str, Any]:
-        """The four sizes as keyword arguments for another model's config."""
+        """These fields as keyword arguments for another model's config."""
         names = (field.name for field in dataclasses.fields(SessionSizes))
         return {name: getattr(self, name) for name in names}
 
@@ -87,6 +121,7 @@ class Sessions:
     target_poi: jax.Array  # [B, K] int32, -1 padding on the right.
     target_creative: jax.Array  # [B, K] int32, likewise; all -1 without creatives.
     target_weight: jax.Array  # [B, K] float32 weight of the slot in the loss, 0 where empty.
+    context: jax.Array | None = None  # [B, X] float32, as logged; None without a context.
 
 
 @struct.dataclass
@@ -111,6 +146,7 @@ class Request:
     item: jax.Array  # [B, N] int32 POI ids, -1 padding; organic items in upstream order.
     is_ad: jax.Array  # [B, N] bool.
     bid: jax.Array  # [B, N] float32, value of one click in currency; 0 for organic items.
+    context: jax.Array | None = None  # [B, X] float32, as in the log; None if models read none.
 
 
 @struct.dataclass
@@ -124,6 +160,7 @@ class BookRequest:
     history_creative: jax.Array  # [B, T] int32, likewise.
     organic: jax.Array  # [B, M] int32 POI ids in upstream order, -1 padding on the right.
     book: jax.Array  # [B] int32 number of the book in the forest.
+    context: jax.Array | None = None  # [B, X] float32, as in the log; None if models read none.
 
 
 AnyRequest = Request | BookRequest

@@ -7,8 +7,9 @@ import pytest
 
 from ega_jax.auction.system import Levers, check_levers
 from ega_jax.errors import UserError
-from ega_jax.request_rules import checked
-from ega_jax.types import Catalogue, Request
+from ega_jax.generation.book_ledger import BookLedger
+from ega_jax.request_rules import checked, checked_in_books
+from ega_jax.types import BookRequest, Catalogue, Request
 
 CATALOGUE = Catalogue(
     poi_codes=np.zeros((20, 2), int),
@@ -24,8 +25,8 @@ FIELDS = {
 }
 
 
-def taken(**fields):
-    return checked(Request(**FIELDS | fields), CATALOGUE, 4)
+def taken(width=0, **fields):
+    return checked(Request(**FIELDS | fields), CATALOGUE, 4, width)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,8 @@ def test_what_means_the_same_is_taken():
     expected = taken()
     objects = {name: np.array(values, dtype=object) for name, values in FIELDS.items()}
     for same in ({"is_ad": [[1, 1, 0]]}, {"bid": [[1, 2, 0]]}, objects):
-        for name, values in vars(taken(**same)).items():
+        for name in FIELDS:
+            values = getattr(taken(**same), name)
             np.testing.assert_array_equal(values, getattr(expected, name))
             assert values.dtype == getattr(expected, name).dtype
 
@@ -65,3 +67,39 @@ def test_what_means_the_same_is_taken():
 def test_a_lever_is_one_number(value):
     with pytest.raises(UserError, match=r"lever beta is .*: it must be one number"):
         check_levers(Levers(), {"beta": value})
+
+
+def named(width, **fields):
+    """One request to a book of two ads."""
+    book = BookLedger([3, 4], [1.0, 2.0], [0, 2], CATALOGUE.poi_codes, 5, num_slots=1).book
+    history = {name: FIELDS[name] for name in ("history_poi", "history_creative")}
+    request = BookRequest(**history, organic=[[5, 6]], book=[0], **fields)
+    return checked_in_books(request, book, CATALOGUE, 4, width)
+
+
+@pytest.mark.parametrize("take", [taken, named])
+@pytest.mark.parametrize(
+    ("width", "context", "message"),
+    [
+        (2, None, "context is missing: the models read 2 values a request"),
+        (2, [[1.0, 2.0, 3.0]], r"context is \[1, 3\], but a batch of 1 needs \[1, 2\]"),
+        (2, [1.0, 2.0], r"context is \[2\], but a batch of 1 needs \[1, 2\]"),
+        (2, [[1.0, 2.0], [0.0, 1.0]], r"context is \[2, 2\], but a batch of 1"),
+        (2, [[1.0, np.nan]], "request 0, context 1: nan is not finite"),
+        (2, [[1e300, 0.0]], r"request 0, context 0: 1e\+300 is not finite"),
+        (2, [[1.0, None]], "request 0, value 1, context None: a context is made of numbers"),
+        (2, [["a", 1.0]], "context 'a': a context is made of numbers"),
+        (0, [[1.0]], "the models were trained on a log without a context"),
+    ],
+)
+def test_a_context_is_there_of_its_width_and_finite(take, width, context, message):
+    with pytest.raises(UserError, match=message):
+        take(width, context=context)
+
+
+@pytest.mark.parametrize("take", [taken, named])
+def test_a_context_is_taken_as_float32(take):
+    for context in ([[1, 2]], np.array([[1.0, 2.0]]), np.array([[1, 2.0]], object)):
+        found = take(2, context=context).context
+        np.testing.assert_array_equal(found, np.float32([[1, 2]]), strict=True)
+    assert take(0).context is None

@@ -31,7 +31,7 @@ class Summing:
     head: jax.Array  # [C, D, W]
     config: Sizes = struct.field(pytree_node=False)
 
-    def encode(self, history_poi, history_creative, catalogue):
+    def encode(self, history_poi, history_creative, catalogue, context=None):
         seen = self.table[0, catalogue.poi_codes[history_poi, 0]]
         return jnp.where(history_poi[..., None] >= 0, seen, 0.0).sum(-2)
 

@@ -92,7 +92,8 @@ def alignment_loss(
     """
 
     def log_probs(policy: Decoder, batch: dict[str, jax.Array], path: Path) -> LogProbs:
-        memory = policy.encode(batch["history_poi"], batch["history_creative"], catalogue)
+        history = batch["history_poi"], batch["history_creative"]
+        memory = policy.encode(*history, catalogue, batch.get("context"))
         return path_log_probs(policy, memory, path, settings.alpha, settings.beta)
 
     def loss(trained: Params, pretrained: Params, batch: dict[str, jax.Array], key: jax.Array):

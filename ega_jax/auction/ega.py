@@ -63,7 +63,7 @@ class EGAMemory:
 
     history_poi: jax.Array  # [T] int32.
     history_creative: jax.Array  # [T] int32.
-    encoded: Any  # The history encoded by the decoder.
+    encoded: Any  # History and context encoded by the decoder.
     candidates: Candidates  # Without book if the request names one; see `EGA.candidates`.
 
 
@@ -77,7 +77,7 @@ class EGA(System[EGAConfig]):
     judged_truthful: ClassVar[bool] = True
 
     def prepare(self, request: AnyRequest, levers: Levers) -> PreparedRequest:
-        """Encodes the history, and finds the request's ads and organic items in their book."""
+        """Encodes the request, and finds its ads and organic items in their book."""
         history = request.history_poi, request.history_creative
         if isinstance(request, BookRequest):
             candidates = self._of_book(request, levers)
@@ -86,7 +86,7 @@ class EGA(System[EGAConfig]):
         return PreparedRequest(
             memory=EGAMemory(
                 *history,
-                encoded=self.decoder.encode(*history, self.items.catalogue),
+                encoded=self.decoder.encode(*history, self.items.catalogue, request.context),
                 candidates=candidates,
             ),
             reward_memory=self.encode_for_reward(request),

@@ -237,7 +237,12 @@ class System(abc.ABC, Generic[Config]):
         """Encodes one request for the reward model."""
         history = request.history_poi, request.history_creative
         return reward_model.encode(
-            self.reward, self.config.reward, self.items, *history, organic_pois(vars(request))
+            self.reward,
+            self.config.reward,
+            self.items,
+            *history,
+            organic_pois(vars(request)),
+            request.context,
         )
 
     def predict(

@@ -97,7 +97,8 @@ def preference_loss(system: EGA, strength: float, levers: Levers) -> LossFn:
 
     def log_prob(decoder: Decoder, batch, paths: Path) -> jax.Array:
         """Returns the log-probabilities `[B, 2]` of both sessions."""
-        memory = decoder.encode(batch["history_poi"], batch["history_creative"], catalogue)
+        history = batch["history_poi"], batch["history_creative"]
+        memory = decoder.encode(*history, catalogue, batch.get("context"))
         own = lambda path: taken(path_log_probs(decoder, memory, path, 1.0, 1.0), path)
         return jax.vmap(own, in_axes=1, out_axes=1)(paths).sum((-2, -1))
 

@@ -4,6 +4,7 @@ Ad books are in memory: a session of a log with books refers to one by its numbe
 """
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ega_jax.data.book_rules import book_numbers
 from ega_jax.data.books import Books
-from ega_jax.data.columns import to_numpy
+from ega_jax.data.columns import is_list, to_numpy
 from ega_jax.data.item_rules import open_creatives, open_pois
 from ega_jax.data.ragged import Ragged
 from ega_jax.data.reading import read_matrix, read_numbers
@@ -37,6 +38,7 @@ _LISTS = {
     "convert": bool,
 }
 _ADS = {"ad_poi": np.int32, "ad_bid": np.float32}  # Of a session that names no book.
+_RECORDED = ("context", "explored", "propensity")  # Optional columns that batches carry.
 _SLOTS = {  # Column with one value a slot -> the value of an empty slot.
     "shown_poi": -1,
     "shown_creative": -1,
@@ -64,6 +66,7 @@ class SessionPool:
     lists: dict[str, Ragged]
     session: np.ndarray  # [rows] int32 session ids.
     book: np.ndarray | None  # [rows] int32 numbers of their books, in a log with books.
+    recorded: Batch  # Optional columns: `context` [rows, X], `explored` [rows], `propensity`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,7 @@ class AdLogDataset:
     row_groups: tuple[RowGroup, ...]  # all sessions, in time order.
     fractions: tuple[float, float]  # shares of "pretrain" and "align"; "test" is the rest.
     books: Books | None = None  # none if every session holds its ads itself.
+    recorded: tuple[str, ...] = ()  # the optional columns that all sessions have.
 
     @classmethod
     def load(
@@ -102,6 +106,7 @@ class AdLogDataset:
             row_groups=tuple(_row_groups(sessions)),
             fractions=fractions,
             books=Books.load(Path(folder)) if summary.num_books else None,
+            recorded=tuple(name for name in _RECORDED if sessions.has(name)),
         )
 
     def split(self, name: str) -> tuple[RowGroup, ...]:
@@ -117,6 +122,19 @@ class AdLogDataset:
                 clipped.append(dataclasses.replace(group, start=start, stop=stop))
             before += group.stop
         return tuple(clipped)
+
+    def recorded_in(self, split: str, column: str) -> Iterator[np.ndarray]:
+        """Reads one of the optional columns of a split, some rows at a time.
+
+        Args:
+          split: "pretrain", "align" or "test".
+          column: one of `recorded`.
+
+        Yields:
+          `[rows, ...]` as batches carry the column.
+        """
+        for group in self.split(split):
+            yield _recorded(_read(group, [column]), column, self.summary.num_slots)
 
 
 def split_bounds(fractions: tuple[float, float], num_rows: int) -> np.ndarray:
@@ -135,6 +153,7 @@ class LoggedSessions:
     num_candidates: int  # N, or M, the most organic items, in a log with books.
     exposure_weight: float  # weight of what was shown but not clicked; a click has 1.
     books: Books | None = None  # none if every session holds its ads itself.
+    recorded: tuple[str, ...] = ()  # optional columns to read.
 
     @property
     def group_sizes(self) -> tuple[int, ...]:
@@ -145,6 +164,7 @@ class LoggedSessions:
         """Reads and joins some row groups."""
         kinds = _LISTS | _ADS if self.books is None else _LISTS
         columns = [*kinds, "session_id", *(["book_id"] if self.books is not None else [])]
+        columns += self.recorded
         # Types may differ by file.
         tables = [_read(self.row_groups[group], columns) for group in groups]
         lists = lambda name, dtype: Ragged.joined(
@@ -160,6 +180,10 @@ class LoggedSessions:
             lists={name: lists(name, dtype) for name, dtype in kinds.items()},
             session=numbers("session_id", np.int32),
             book=book,
+            recorded={
+                name: np.concatenate([_recorded(table, name, self.num_slots) for table in tables])
+                for name in self.recorded
+            },
         )
 
     def examples(self, pool: SessionPool, rows: np.ndarray, epoch: int) -> Batch:
@@ -175,6 +199,7 @@ class LoggedSessions:
             batch["book"] = pool.book[rows]
         for name, empty in _SLOTS.items():
             batch[name] = pool.lists[name].first(rows, self.num_slots, empty)
+        batch |= {name: values[rows] for name, values in pool.recorded.items()}
         batch["session"] = pool.session[rows]
         batch["target_poi"] = batch["shown_poi"]
         batch["target_creative"] = batch["shown_creative"]
@@ -196,6 +221,22 @@ def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int)
         "is_ad": is_ad,
         "bid": lists["ad_bid"].gather(rows, places, 0.0),
     }
+
+
+def _recorded(table: pa.Table, column: str, num_slots: int) -> np.ndarray:
+    """An optional column as batches carry it: see `pipeline.train_batches`."""
+    values = table[column]
+    if column == "explored":
+        return to_numpy(values, bool)
+    if column == "context":
+        return Ragged.from_arrow(values, np.float32).values.reshape(len(values), -1)
+    if is_list(values.type):
+        every = np.arange(len(values))
+        propensity = Ragged.from_arrow(values, np.float32).first(every, num_slots, 1.0)
+    else:
+        propensity = np.ones((len(values), num_slots), np.float32)
+        propensity[:, 0] = to_numpy(values, np.float32)
+    return np.where(values.is_valid().to_numpy()[:, None], propensity, np.float32(0))
 
 
 def _row_groups(sessions: Table) -> list[RowGroup]:

@@ -98,19 +98,29 @@ class Part:
         expected = self.rows_before + self.rows
         self.require(ids == expected, column, "ids must equal the row number", ids)
 
-    def embeddings(self, column: str, width: int | None) -> np.ndarray:
+    def flag(self, column: str) -> np.ndarray:
+        """`[rows]` bool a column of booleans, or of 0 and 1."""
+        values = self.numbers(column, np.int64)
+        ok = (values == 0) | (values == 1)
+        self.require(ok, column, "a flag must be true or false, 1 or 0", values)
+        return values.astype(bool)
+
+    def embeddings(
+        self, column: str, width: int | None, noun: tuple[str, str] = ("an embedding", "embeddings")
+    ) -> np.ndarray:
         """`[rows, E]` float32 a column of lists of one length, without a NaN, infinity or null.
 
         Args:
           column: its name.
           width: E, that of the rows before; none if these rows are the first.
+          noun: what errors call one of the lists, and several.
         """
         self._require_no_null(column)
         lists = Ragged.from_arrow(self.table[column], np.float32)
         width = width or int(lists.lengths[0])
         filled = np.full(len(lists.lengths), width > 0)
-        self.require(filled, column, "an embedding must have at least one value")
-        rule = f"embeddings must have one length, that of the first row, {width}"
+        self.require(filled, column, f"{noun[0]} must have at least one value")
+        rule = f"{noun[1]} must have one length, that of the first row, {width}"
         self.require(lists.lengths == width, column, rule, lists.lengths)
         matrix = lists.values.reshape(-1, width)
         ok = np.all(np.isfinite(matrix), axis=1)

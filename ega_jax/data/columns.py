@@ -100,6 +100,7 @@ def _list_of(is_value: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType],
 TYPES: dict[str, Callable[[pa.DataType], bool]] = {
     "an integer": is_integer,
     "an integer or a timestamp": is_time,
+    "a boolean": is_flag,
     "a list of integers": _list_of(is_integer),
     "a list of floats": _list_of(is_number),
     "a list of booleans": _list_of(is_flag),

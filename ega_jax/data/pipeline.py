@@ -68,6 +68,11 @@ def train_batches(
     With books they are `organic` `[B, M]` int32 (in upstream order, -1 padding on the right) and
     `book` `[B]` int32, the number of the book in the dataset's `books`.
 
+    Optional columns come with the batches of the logs that have them: `context` `[B, X]` float32,
+    `explored` `[B]` bool, and `propensity` `[B, K]` float32, whose product over the slots is the
+    propensity of the slate, 0 where it is not known. A log's number for a whole slate stands in the
+    first slot, with 1 in the others.
+
     Args:
       dataset: what `open_dataset` returned.
       split: "train" for sequences; "pretrain", "align" or "test" for ad logs.
@@ -193,6 +198,7 @@ def _sessions(
         dataset.summary.num_candidates,
         exposure_weight,
         dataset.books,
+        dataset.recorded,
     )
 
 

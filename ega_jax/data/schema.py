@@ -37,6 +37,7 @@ class Summary:
     num_books: int = 0  # 0 if sessions hold their ads themselves, and for sequences.
     most_ads: int = 0  # of a book, or of a session without books; 0 for sequences.
     most_organic: int = 0  # organic items of a session; 0 for sequences.
+    context_width: int = 0  # X; 0 without a context, and for sequences.
 
     def __str__(self) -> str:
         return "\n".join(f"{name:>16}: {value}" for name, value in vars(self).items())
@@ -124,6 +125,7 @@ def _validate_ad_log(
         num_books=0 if books is None else len(books.book_id),
         most_ads=totals.most_ads if books is None else int(books.num_ads.max()),
         most_organic=totals.most_organic,
+        context_width=totals.context_width,
     )
 
 

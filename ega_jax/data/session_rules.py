@@ -29,7 +29,11 @@ REQUIRED = {
     "click_image": "a list of booleans",
     "convert": "a list of booleans",
 }
-OPTIONAL = {"propensity": "a float, or a list of floats"}
+OPTIONAL = {
+    "context": "a list of floats",
+    "propensity": "a float, or a list of floats",
+    "explored": "a boolean",
+}
 OWN_ADS_OR_BOOKS = (
     "all sessions of a log hold their own ads or all name books, not both: leave out 'ad_poi' and "
     "'ad_bid', or 'book_id' and the folder books/"
@@ -47,9 +51,15 @@ class SessionTotals:
     most_organic: int = 0
     most_candidates: int = 0  # ads and organic items of a session.
     longest_history: int = 0
+    context_width: int = 0  # 0 without a context.
 
     def add(
-        self, history: Ragged, shown: Ragged, num_ads: np.ndarray, organic: Ragged
+        self,
+        history: Ragged,
+        shown: Ragged,
+        num_ads: np.ndarray,
+        organic: Ragged,
+        context_width: int,
     ) -> "SessionTotals":
         """Counts some more sessions; `num_ads` `[rows]` are the ads that each holds itself."""
         return SessionTotals(
@@ -60,6 +70,7 @@ class SessionTotals:
             max(self.most_organic, int(organic.lengths.max())),
             max(self.most_candidates, int((num_ads + organic.lengths).max())),
             max(self.longest_history, int(history.lengths.max())),
+            context_width,
         )
 
 
@@ -120,7 +131,8 @@ def check_sessions(
         shown = slate_rules.check_shown(part, num_pois, creative_poi, num_slots)
         num_ads, organic = slate_rules.check_candidates(part, shown, num_pois, books)
         slate_rules.check_feedback(part, shown)
-        totals = totals.add(history, shown, num_ads, organic)
+        width = _check_context(part, totals.context_width)
+        totals = totals.add(history, shown, num_ads, organic, width)
         before = part
         progress(totals.rows, table.num_rows)
     return totals
@@ -186,3 +198,10 @@ def _check_history(part: Part, num_pois: int, creative_poi: np.ndarray) -> Ragge
     history = part.ids("history_poi", num_pois, "POI")
     slate_rules.check_creatives(part, "history_creative", "history_poi", history, creative_poi)
     return history
+
+
+def _check_context(part: Part, width: int) -> int:
+    """Checks contexts; returns their width, which is that of the rows before if there are any."""
+    if "context" not in part.table.column_names:
+        return 0
+    return part.embeddings("context", width or None, ("a context", "contexts")).shape[1]

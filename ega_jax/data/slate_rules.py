@@ -75,7 +75,7 @@ def _check_organic(part: Part, shown: Ragged, is_ad: Ragged, num_pois: int) -> R
 
 
 def check_feedback(part: Part, shown: Ragged):
-    """Clicks and conversions of what was shown, and the propensity of showing it."""
+    """Clicks and conversions of what was shown, and how it came to be shown."""
     flags = {name: part.flags(name) for name in ("click_poi", "click_image", "convert")}
     for column, lists in flags.items():
         part.require_equal_lengths(lists, column, shown, "shown_poi")
@@ -84,6 +84,8 @@ def check_feedback(part: Part, shown: Ragged):
     part.require_values(~convert.values | click, convert, "convert", "a conversion needs a click")
     if "propensity" in part.table.column_names:
         _check_propensity(part, shown)
+    if "explored" in part.table.column_names:
+        part.flag("explored")
 
 
 def _check_propensity(part: Part, shown: Ragged):

@@ -101,15 +101,15 @@ class InterestEvaluator:
         """Returns item ids `[B, S]`, best first, of a search for one item without bids."""
         decoder = GeneratorDecoder(params, self.config)
 
-        def one(history_poi, history_creative, item):
-            memory = decoder.encode(history_poi, history_creative, self.catalogue)
+        def one(history_poi, history_creative, context, item):
+            memory = decoder.encode(history_poi, history_creative, self.catalogue, context)
             candidates = self._candidates(item)
             beams = beam_search(decoder, memory, candidates, num_beams=self.num_beams, num_slots=1)
             return jnp.where(beams.where, candidates.poi(beams.items[:, 0]), -1)
 
         history = batch["history_poi"]
         item = batch["item"] if self.everything is None else history
-        return jax.vmap(one)(history, batch["history_creative"], item)
+        return jax.vmap(one)(history, batch["history_creative"], batch.get("context"), item)
 
     def _candidates(self, item: jax.Array) -> Candidates:
         """All items of the catalogue, or those of one request `[N]`, as ads that bid 0."""
@@ -137,7 +137,7 @@ class InterestEvaluator:
         poi, true = sessions.target_poi, sessions.target_creative
         decoder = GeneratorDecoder(params, self.config)
         history = sessions.history_poi, sessions.history_creative
-        memory = decoder.encode(*history, self.catalogue)
+        memory = decoder.encode(*history, self.catalogue, sessions.context)
         states = decoder.poi_states(memory, codes_of(self.catalogue.poi_codes, poi))
         score = lambda creatives: creative_log_probs(
             decoder, memory, states[..., -1, :], poi, creatives, self.catalogue

@@ -60,9 +60,20 @@ class Decoder(Protocol):
         ...
 
     def encode(
-        self, history_poi: jax.Array, history_creative: jax.Array, catalogue: Catalogue
+        self,
+        history_poi: jax.Array,
+        history_creative: jax.Array,
+        catalogue: Catalogue,
+        context: jax.Array | None = None,
     ) -> Any:
-        """Encodes histories `[..., T]`, once per request, as `memory` for the methods below."""
+        """Encodes a request once, as `memory` for the methods below.
+
+        Args:
+          history_poi: `[..., T]` POI ids, most recent last, -1 padding.
+          history_creative: `[..., T]` creative ids, likewise.
+          catalogue: the items' codes.
+          context: `[..., X]` contexts as logged; None if requests have none.
+        """
         ...
 
     def positions(self, slots: int) -> jax.Array:

@@ -30,9 +30,10 @@ def init(key: chex.PRNGKey, config: GeneratorConfig, catalogue: Catalogue) -> ch
     """Initial parameters of a generator; pure, so `jax.eval_shape` can compute their shapes."""
     ids = jnp.zeros((1, config.history_length), jnp.int32)
     codes = jnp.zeros((1, config.num_slots, config.num_layers), jnp.int32)
+    context = jnp.zeros((1, config.context.width))
 
     def whole(model: Generator):
-        return model(model.encode(ids, ids, catalogue), codes, codes)
+        return model(model.encode(ids, ids, catalogue, context), codes, codes)
 
     return nn.init(whole, Generator(config))(key)["params"]
 
@@ -55,10 +56,14 @@ class GeneratorDecoder:
         return Generator(self.config).bind({"params": self.params})
 
     def encode(
-        self, history_poi: jax.Array, history_creative: jax.Array, catalogue: Catalogue
+        self,
+        history_poi: jax.Array,
+        history_creative: jax.Array,
+        catalogue: Catalogue,
+        context: jax.Array | None = None,
     ) -> Memory:
-        """Encodes histories `[..., T]`; see `Generator.encode`."""
-        return self.model.encode(history_poi, history_creative, catalogue)
+        """Encodes histories `[..., T]` and contexts `[..., X]`; see `Generator.encode`."""
+        return self.model.encode(history_poi, history_creative, catalogue, context)
 
     def positions(self, slots: int) -> jax.Array:
         """See `Generator.positions`."""

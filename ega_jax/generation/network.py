@@ -1,4 +1,6 @@
-"""The generator: history encoder, POI decoder, creative decoder (paper sec. 4.1).
+"""The generator: encoder, POI decoder, creative decoder (paper sec. 4.1).
+
+The encoder reads the history, and the request's context as one more position if the log has one.
 
 The POI decoder predicts the `K * C` codes of a slate autoregressively, with cross-attention to the
 history (15). The creative decoder is the multi-token-prediction module (16): it predicts the `C`
@@ -61,7 +63,7 @@ class GeneratorConfig(GeneratorSettings, SessionSizes):
 
 @struct.dataclass
 class Memory:
-    """Cross-attention keys and values of a request's history, computed once per request."""
+    """Cross-attention keys and values of a request, computed once per request."""
 
     poi: tuple[KeysValues, ...]  # One per POI decoder block, each [..., L, H, D / H].
     creative: tuple[KeysValues, ...]  # One for the creative decoder block; empty without creatives.
@@ -131,6 +133,8 @@ class Generator(nn.Module):
         self.dropout = nn.Dropout(c.dropout_rate)
         self.poi = CodeEmbedding(c)
         self.recency = embed(c.history_length)
+        if c.context.width:
+            self.context = nn.Dense(c.width, dtype=c.dtype, dot_general=row_wise_dot)
         self.encoder = [block(False) for _ in range(c.encoder_blocks)]
         self.encoder_norm = RMSNorm(dtype=c.dtype)
         self.slot = embed(c.num_slots)
@@ -151,21 +155,27 @@ class Generator(nn.Module):
         poi: jax.Array,
         creative: jax.Array,
         catalogue: Catalogue,
+        context: jax.Array | None = None,
         *,
         deterministic: bool = True,
     ) -> Memory:
         """Encodes histories (sec. 4.1.3), with one position per POI and one per creative.
 
+        Choice: the context is one more position, the last one, which is never masked.
+
         Args:
           poi: `[..., T]` POI ids, most recent last, -1 padding.
           creative: `[..., T]` creative ids, likewise; ignored without creatives.
           catalogue: the items' codes.
+          context: `[..., X]` contexts as logged; ignored by a model that reads none.
           deterministic: whether dropout is off.
 
         Returns:
           The cross-attention inputs of the decoder blocks.
         """
         x, where = self._history(poi, creative, catalogue)
+        if self.config.context.width:
+            x, where = self._with_context(x, where, context)
         x = self.dropout(x, deterministic=deterministic)
         for block in self.encoder:
             seen = where[..., None, None, :]
@@ -189,6 +199,14 @@ class Generator(nn.Module):
         where = jnp.stack([poi >= 0, creative >= 0], axis=-1)
         return pairs.reshape(*x.shape[:-2], -1, x.shape[-1]), where.reshape(*where.shape[:-2], -1)
 
+    def _with_context(self, x, where, context):
+        """Appends the position of the context to embeddings `[..., L, D]` and mask `[..., L]`."""
+        if context is None:
+            raise ValueError(f"the model reads a context of {self.config.context.width} values")
+        position = self.context(self.config.context.standardised(context))[..., None, :]
+        always = jnp.ones_like(where[..., :1])
+        return jnp.concatenate([x, position], -2), jnp.concatenate([where, always], -1)
+
     def __call__(
         self,
         memory: Memory,
@@ -200,7 +218,7 @@ class Generator(nn.Module):
         """Teacher-forced logits of the slates' codes (15)-(16).
 
         Args:
-          memory: encoded histories.
+          memory: encoded requests.
           poi_codes: `[..., K, C]` codes of the slates' POIs.
           creative_codes: `[..., K, C]` codes of the slates' creatives, or None.
           deterministic: whether dropout is off.
@@ -268,7 +286,7 @@ class Generator(nn.Module):
           keys: `[S, H, D / H, L]` keys of each beam's past and current position.
           values: `[S, L, H, D / H]` values, likewise.
           where: `[L]` bool, the positions already written.
-          memory: one request's history; all beams share its keys and values without copies.
+          memory: one encoded request; all beams share its keys and values without copies.
 
         Returns:
           `[S, D]`.
@@ -294,7 +312,7 @@ class Generator(nn.Module):
         trains only the embeddings of layers and of creative codes.
 
         Args:
-          memory: encoded histories.
+          memory: encoded requests.
           states: `[..., K, D]` POI decoder states that predict each slot's last code.
           poi_codes: `[..., K, C]` codes of the slots' POIs.
           deterministic: whether dropout is off.

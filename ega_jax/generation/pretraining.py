@@ -99,7 +99,8 @@ def slate_nll(
     )
 
     def forward(model: Generator):
-        memory = model.encode(history_poi, history_creative, catalogue, deterministic=not train)
+        request = history_poi, history_creative, catalogue, sessions.context
+        memory = model.encode(*request, deterministic=not train)
         return model(memory, poi_codes, creative_codes, deterministic=not train)
 
     logits = apply(params, config, forward, rngs=rngs)
@@ -136,7 +137,9 @@ def pretraining_loss(
 
 def sessions_of(batch: dict[str, jax.Array]) -> Sessions:
     """Picks the fields of `Sessions` from a batch that may hold more."""
-    return Sessions(**{name: batch[name] for name in Sessions.__dataclass_fields__})
+    return Sessions(
+        **{name: batch[name] for name in Sessions.__dataclass_fields__ if name in batch}
+    )
 
 
 def nll_metrics(sessions: Sessions, nll_poi: jax.Array, nll_creative: jax.Array) -> Metrics:

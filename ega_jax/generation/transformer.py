@@ -185,7 +185,7 @@ class Block(nn.Module):
           self_keys: `[S, H, D / H, L]` each beam's keys.
           self_values: `[S, L, H, D / H]` each beam's values.
           self_where: `[L]` bool, positions already written.
-          cross_kv: `[L', H, D / H]` keys and values of the history, shared by all beams.
+          cross_kv: `[L', H, D / H]` keys and values of the request, shared by all beams.
           cross_where: `[L']` bool, False at padding of the history.
 
         Returns:

@@ -279,4 +279,4 @@ def real_rows(batch: Mapping[str, Any]) -> np.ndarray:
 def request_of(batch: Mapping[str, Any]) -> AnyRequest:
     """Picks the fields of a request from a batch that may hold more."""
     kind = BookRequest if "book" in batch else Request
-    return kind(**{name: batch[name] for name in kind.__dataclass_fields__})
+    return kind(**{name: batch[name] for name in kind.__dataclass_fields__ if name in batch})

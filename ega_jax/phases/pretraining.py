@@ -24,6 +24,7 @@ from ega_jax.generation import generator
 from ega_jax.generation.generator import GeneratorConfig
 from ega_jax.generation.network import GeneratorSettings
 from ega_jax.generation.pretraining import CodeTree, code_tree, pretraining_loss
+from ega_jax.phases.context import context_scale
 from ega_jax.phases.settings import PhaseSettings
 from ega_jax.phases.tokenization import Tokens, tokenize
 from ega_jax.setting import part_of
@@ -189,6 +190,7 @@ class Pretraining:
             num_layers=tokenizer.code_layers,
             num_slots=data.num_slots or self.dataset.summary.num_slots,
             history_length=data.history_length,
+            context=context_scale(self.dataset, self.workdir),
             creatives=self.dataset.summary.num_creatives > 0,
             **part_of(self.settings.generator, GeneratorSettings),
         )

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.errors import UserError
 from ega_jax.phases.logged import Batch, logged_phase, report
+from ega_jax.phases.settings import RewardPhaseSettings
 from ega_jax.reward import model
 from ega_jax.reward.losses import reward_loss
 from ega_jax.reward.model import Items, Predictions, RewardConfig
+from ega_jax.reward.weighting import SessionWeights, WeightingSettings, session_weights
 from ega_jax.training.loop import Phase
-from ega_jax.training.settings import LoggedSettings
 from ega_jax.types import Catalogue, Params, organic_pois
 
 
@@ -51,7 +53,7 @@ def reward_phase(
     dataset: AdLogDataset,
     items: Items,
     config: RewardConfig,
-    settings: LoggedSettings,
+    settings: RewardPhaseSettings,
     seed: int,
 ) -> Phase:
     """Returns the phase "reward", which trains the reward model on logged feedback (30).
@@ -62,6 +64,9 @@ def reward_phase(
       config: the model's config.
       settings: the training settings; see `logged_phase`.
       seed: seeds the parameters, the order of the sessions and dropout.
+
+    Raises:
+      UserError: sessions are to be weighed by their propensities, and the log has none.
     """
     predict = batch_predictor(config, items)
     return logged_phase(
@@ -71,7 +76,7 @@ def reward_phase(
         seed,
         history_length=config.history_length,
         init=lambda key: model.init(key, config, items),
-        loss=reward_loss(config, items),
+        loss=reward_loss(config, items, weights_of(dataset, settings)),
         evaluate=lambda params, batches: report(
             lambda params, batch: vars(predict(params, batch)), params, batches
         ),
@@ -83,9 +88,42 @@ def batch_predictor(config: RewardConfig, items: Items) -> Callable[[Params, Bat
 
     @jax.jit
     def predict(params: Params, batch: Batch) -> Predictions:
-        request = batch["history_poi"], batch["history_creative"], organic_pois(batch)
+        history = batch["history_poi"], batch["history_creative"]
+        request = *history, organic_pois(batch), batch.get("context")
         memory = model.encode(params, config, items, *request)
         shown = batch["shown_poi"], batch["shown_creative"], batch["shown_is_ad"]
         return model.predict(params, config, items, memory, *shown)
 
     return predict
+
+
+def weights_of(dataset: AdLogDataset, settings: WeightingSettings) -> SessionWeights | None:
+    """Returns the weights of the split "pretrain" by inverse propensity; None without weighting.
+
+    Raises:
+      UserError: sessions are to be weighed, and none has a propensity.
+    """
+    if not settings.propensity_weight:
+        return None
+    weights = None
+    if "propensity" in dataset.recorded:
+        read = lambda: dataset.recorded_in("pretrain", "propensity")
+        weights = session_weights(read, settings)
+    if weights is None:
+        raise UserError(
+            f"config.reward.propensity_weight is {settings.propensity_weight}, but the log has no "
+            "'propensity' of its sessions in the split 'pretrain': set it to 0"
+        )
+    return weights
+
+
+def weighting_report(dataset: AdLogDataset, settings: WeightingSettings) -> dict[str, float]:
+    """Returns the weighting as in `results.json`; empty without weighting."""
+    weights = weights_of(dataset, settings)
+    if weights is None:
+        return {}
+    return {
+        "propensity_weight": weights.power,
+        "largest_weight": weights.largest,
+        "effective_sessions": weights.effective_sessions,
+    }

@@ -19,6 +19,7 @@ from ega_jax.payment.lagrangian import LagrangianConfig
 from ega_jax.payment.network import HEADS
 from ega_jax.phases.tokenization import TokenizerSettings
 from ega_jax.reward.network import RewardSettings
+from ega_jax.reward.weighting import WeightingSettings
 from ega_jax.setting import NOTHING, SYSTEM, Tree, setting
 from ega_jax.training.optimizer import OptimizerSettings
 from ega_jax.training.settings import (
@@ -79,7 +80,7 @@ class EvaluationSettings:
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardPhaseSettings(RewardSettings, LoggedSettings):
+class RewardPhaseSettings(RewardSettings, WeightingSettings, LoggedSettings):
     """The group `reward`: the reward model and its training."""
 
     warmup_steps: int = 100

@@ -10,13 +10,16 @@ import optax
 from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.reward.model import apply
 from ega_jax.reward.network import Items, RewardConfig, RewardModel
+from ega_jax.reward.weighting import SessionWeights, effective_size
 from ega_jax.types import LossFn, Metrics, Params, organic_pois
 
 RESPONSES = ("click_poi", "click_image", "convert")
 
 
 def feedback_loss(
-    logits: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]
+    logits: Mapping[str, jax.Array],
+    batch: Mapping[str, jax.Array],
+    session_weight: jax.Array | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """Masked binary cross-entropy of the logged responses to shown items (30).
 
@@ -27,10 +30,11 @@ def feedback_loss(
     Args:
       logits: response -> `[..., K]` log-odds, for some of `RESPONSES`.
       batch: a batch of an ad log, with the outcomes under the same names.
+      session_weight: `[...]` weights of sessions, 1 on average over the log; default: all 1.
 
     Returns:
       The loss `[]` in nats per filled slot, 0 if there is none. And the mean `nll_RESPONSE` of each
-      response, over filled slots or, for conversions, over slots with a click.
+      response, over filled slots or, for conversions, over slots with a click, without weights.
     """
     shown = batch["shown_poi"] >= 0
     total, metrics = jnp.zeros(shown.shape), {}
@@ -40,15 +44,20 @@ def feedback_loss(
         nll = jnp.where(where, optax.sigmoid_binary_cross_entropy(logit, happened), 0.0)
         metrics[f"nll_{name}"] = weighted_mean(nll, where.astype(nll.dtype))
         total += nll
+    if session_weight is not None:
+        total *= session_weight[..., None]
     return weighted_mean(total, shown.astype(total.dtype)), metrics
 
 
-def reward_loss(config: RewardConfig, items: Items) -> LossFn:
+def reward_loss(
+    config: RewardConfig, items: Items, weights: SessionWeights | None = None
+) -> LossFn:
     """Makes the loss of the reward phase.
 
     Args:
       config: sizes of the reward model.
       items: codes and embeddings of the items.
+      weights: of sessions, from their propensities; default: all sessions weigh the same.
 
     Returns:
       `loss(params, variables, batch, key) -> (loss, (metrics, variables))`; `batch` holds the
@@ -57,13 +66,20 @@ def reward_loss(config: RewardConfig, items: Items) -> LossFn:
 
     def loss(params: Params, variables, batch: Mapping[str, jax.Array], key: chex.PRNGKey):
         def forward(model: RewardModel):
-            request = batch["history_poi"], batch["history_creative"], organic_pois(batch)
+            history = batch["history_poi"], batch["history_creative"]
+            request = *history, organic_pois(batch), batch.get("context")
             shown = batch["shown_poi"], batch["shown_creative"], batch["shown_is_ad"]
             memory = model.encode(items, *request)
             return model(items, memory, *shown, deterministic=False)
 
         logits = apply(params, config, forward, rngs={"dropout": key})
-        value, metrics = feedback_loss({name: vars(logits)[name] for name in RESPONSES}, batch)
+        logits = {name: vars(logits)[name] for name in RESPONSES}
+        if weights is None:
+            value, metrics = feedback_loss(logits, batch)
+            return value, (metrics, variables)
+        weight = weights(batch["propensity"])
+        value, metrics = feedback_loss(logits, batch, weight)
+        metrics["effective_share"] = effective_size(weight) / weight.size
         return value, (metrics, variables)
 
     return loss

@@ -28,9 +28,11 @@ def init(key: chex.PRNGKey, config: RewardConfig, items: Items) -> Params:
     """Initial parameters of a reward model; pure, so `jax.eval_shape` can compute their shapes."""
     past = jnp.zeros((1, config.history_length), jnp.int32)
     slots = jnp.zeros((1, config.num_slots), jnp.int32)
+    context = jnp.zeros((1, config.context.width))
 
     def whole(model: RewardModel):
-        return model(items, model.encode(items, past, past, slots), slots, slots, slots > 0)
+        memory = model.encode(items, past, past, slots, context)
+        return model(items, memory, slots, slots, slots > 0)
 
     return nn.init(whole, RewardModel(config))(key)["params"]
 
@@ -47,6 +49,7 @@ def encode(
     history_poi: jax.Array,
     history_creative: jax.Array,
     organic: jax.Array,
+    context: jax.Array | None = None,
 ) -> Memory:
     """Encodes a request, once for all its slates.
 
@@ -58,10 +61,11 @@ def encode(
       history_creative: `[..., T]` int32, likewise.
       organic: `[..., N]` int32 POIs of the request's organic items, -1 padding; their order does
         not matter.
+      context: `[..., X]` float32 contexts as logged; ignored by a model that reads none.
     """
 
     def read(model: RewardModel):
-        return model.encode(items, history_poi, history_creative, organic)
+        return model.encode(items, history_poi, history_creative, organic, context)
 
     return apply(params, config, read)
 

@@ -2,7 +2,8 @@
 
 The input of a slot (18) consists of its item's tokens, the raw embeddings of POI and creative, the
 slot's position, the ad flag, and the item's similarity to the history, to the request's organic
-items and to the items above and below it. Slots then attend to each other (19). Three towers read
+items and to the items above and below it. If the log has a context, it is added to the input, as
+well as the item's similarity to it. Slots then attend to each other (19). Three towers read
 each slot's state and the slate's mean state: POI click, image click, conversion.
 
 Choice: the inputs include the history, without which predictions would not be personal, and the
@@ -21,7 +22,7 @@ from flax import struct
 from ega_jax.generation.codes import codes_of, sum_of_codes
 from ega_jax.generation.gradients import masked_softmax
 from ega_jax.generation.network import NetworkSettings
-from ega_jax.generation.transformer import Block, embedding, linear
+from ega_jax.generation.transformer import Block, embedding, linear, row_wise_dot
 from ega_jax.reward.likeness import Likeness
 from ega_jax.setting import setting
 from ega_jax.types import Catalogue, SessionSizes
@@ -68,6 +69,8 @@ class Memory:
     poi_weight: jax.Array  # [..., H, 1, T] float32 weights of behaviours; sum to 1, or 0 if none.
     creative_weight: jax.Array  # [..., H, 1, T] float32, likewise.
     organic_weight: jax.Array  # [..., 1, 1, N] float32, likewise; equal for all organic items.
+    context: jax.Array | None  # [..., D] projected context; None if the model reads none.
+    place: jax.Array | None  # [..., 1, H, D / H] context in the space of `context_likeness`.
 
 
 @struct.dataclass
@@ -122,6 +125,11 @@ class RewardModel(nn.Module):
             recency("creative_recency"),
         )
         self.inputs = linear(c.width, c.dtype)
+        if c.context.width:
+            self.context, self.place = (
+                nn.Dense(c.width, dtype=c.dtype, dot_general=row_wise_dot) for _ in range(2)
+            )
+            self.context_likeness = likeness()
         self.above, self.below, self.beside = (linear(c.width, c.dtype) for _ in range(3))
         self.blocks = [
             Block(c.width, c.num_heads, c.hidden, c.dtype, dropout_rate=c.dropout_rate)
@@ -131,9 +139,14 @@ class RewardModel(nn.Module):
         self.towers = [Tower(c.hidden, c.dtype) for _ in range(3)]
 
     def encode(
-        self, items: Items, poi: jax.Array, creative: jax.Array, organic: jax.Array
+        self,
+        items: Items,
+        poi: jax.Array,
+        creative: jax.Array,
+        organic: jax.Array,
+        context: jax.Array | None = None,
     ) -> Memory:
-        """Encodes histories `[..., T]` of POIs and creatives, and organic items `[..., N]`."""
+        """Encodes a request; see `model.encode`."""
         weigh = lambda recency, ids: masked_softmax(
             recency[..., -ids.shape[-1] :], (ids >= 0)[..., None, None, :]
         )
@@ -144,7 +157,19 @@ class RewardModel(nn.Module):
             poi_weight=weigh(self.poi_recency, poi),
             creative_weight=weigh(self.creative_recency, creative),
             organic_weight=weigh(jnp.zeros((1, 1, organic.shape[-1])), organic),
+            **self._context(context),
         )
+
+    def _context(self, context: jax.Array | None) -> dict[str, jax.Array | None]:
+        """The fields of `Memory` that depend on contexts `[..., X]`."""
+        c = self.config
+        if not c.context.width:
+            return {"context": None, "place": None}
+        if context is None:
+            raise ValueError(f"the model reads a context of {c.context.width} values")
+        scaled = c.context.standardised(context)
+        place = self.place(scaled).reshape(*scaled.shape[:-1], 1, c.num_heads, -1)
+        return {"context": self.context(scaled), "place": place}
 
     def __call__(
         self,
@@ -187,11 +212,17 @@ class RewardModel(nn.Module):
             self.poi_likeness(here, here, above[..., None, :, :]),
             self.poi_likeness(here, here, below[..., None, :, :]),
         ]
+        if c.context.width:
+            likenesses.append(
+                self.context_likeness(self.context_likeness.places(x), memory.place, jnp.ones(()))
+            )
         likenesses = [likeness.astype(c.dtype) for likeness in likenesses]
         codes = codes_of(items.catalogue.poi_codes, poi)
         tokens = sum_of_codes(self.table, codes).astype(c.dtype)
         h = self.inputs(jnp.concatenate([tokens, x, y, *likenesses], axis=-1))
         h = h + self.ad(is_ad.astype(jnp.int32))
+        if c.context.width:
+            h = h + memory.context[..., None, :]
         around = above @ self.above(h) + below @ self.below(h) + beside @ self.beside(h)
         return h + around + self.slot(jnp.arange(poi.shape[-1]))
 

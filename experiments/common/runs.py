@@ -15,6 +15,7 @@ from ega_jax.evaluation.response import evaluate_response
 from ega_jax.mechanism import TRUTHFUL, Mechanism, mechanism_folder
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.phases.reward import weighting_report
 from ega_jax.reward.model import RewardConfig
 from ega_jax.setting import SYSTEM
 from ega_jax.systems import check_settings, training_of
@@ -140,7 +141,8 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
 def measure_reward(run: AuctionTraining, params: Params, config: RewardConfig) -> dict[str, float]:
     """Scores a reward model, and the true probabilities if known, on the test sessions."""
     batches = run.sessions("test", TEST_ROWS, run.settings.reward.batch_size)
-    return evaluate_response(params, config, run.items, batches, truth_of(run))
+    figures = evaluate_response(params, config, run.items, batches, truth_of(run))
+    return figures | weighting_report(run.dataset, run.settings.reward)
 
 
 def truth_of(run: AuctionTraining) -> Truth | None:

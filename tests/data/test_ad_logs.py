@@ -34,6 +34,7 @@ def expected_row(sessions, row, num_candidates, exposure_weight):
         "shown_poi": pad(shown, K, -1),
         "shown_creative": pad(session["shown_creative"], K, -1),
         **{name: pad(session[name], K, False) for name in flags},
+        "propensity": np.float32([session["propensity"], 1.0, 1.0]),
         "session": session["session_id"],
         "target_poi": pad(shown, K, -1),
         "target_creative": pad(session["shown_creative"], K, -1),

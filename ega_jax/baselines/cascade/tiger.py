@@ -25,7 +25,7 @@ from ega_jax.generation.pretraining import CodeTree, slate_nll, weighted_mean
 from ega_jax.phases.logged import logged_phase
 from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
-from ega_jax.types import Catalogue, LossFn, Params, Sessions
+from ega_jax.types import Catalogue, ContextScale, LossFn, Params, Sessions
 
 KS = (5, 10)
 
@@ -40,8 +40,8 @@ class TigerSettings(LoggedSettings):
 
 
 def tiger_config(config: GeneratorConfig) -> GeneratorConfig:
-    """Returns the generator's config, changed to one next item without its creative."""
-    return dataclasses.replace(config, num_slots=1, creatives=False)
+    """Returns the generator's config, changed to one next item, without creative and context."""
+    return dataclasses.replace(config, num_slots=1, creatives=False, context=ContextScale())
 
 
 def item_log_probs(

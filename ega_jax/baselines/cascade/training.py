@@ -149,11 +149,12 @@ class Cascade:
         run, ranked = self.run, passed.ranked
         model = run.reward, run.reward_config, run.items
 
-        def one(history_poi, history_creative, organic, *shown):
-            memory = reward_model.encode(*model, history_poi, history_creative, organic)
+        def one(history_poi, history_creative, organic, context, *shown):
+            memory = reward_model.encode(*model, history_poi, history_creative, organic, context)
             return reward_model.predict(*model, memory, *shown).click_poi
 
-        request = batch["history_poi"], batch["history_creative"], organic_pois(batch)
+        history = batch["history_poi"], batch["history_creative"]
+        request = *history, organic_pois(batch), batch.get("context")
         shown = (
             pick_each(ranked.item, lists, -1),
             pick_each(ranked.creative, lists, -1),
