@@ -302,7 +302,7 @@ def test_a_refreshed_listing_of_similar_size_has_the_same_shapes():
     codes = rng.integers(0, 4, (1000, 3))
     books = [
         BookLedger(
-            rng.permutation(1000)[:n], np.ones(n), [0, n // 3, n], codes, 4, num_slots=2
+            rng.permutation(1000)[:n], np.ones(n), [0, n // 2, n], codes, 4, num_slots=2
         ).book
         for n in (900, 950, 1000)
     ]

@@ -71,7 +71,7 @@ def recall(
       settings: the budgets; if all ads of the largest book are kept, there is no search.
 
     Returns:
-      `[R]` int32 ads, likeliest first, -1 after the last; `R` depends on the largest book.
+      `[R]` int32 ads, likeliest first, -1 where there is none; `R` depends on the largest book.
     """
     most = settings.most_of(book.largest)
     start, end = book.book_start[root], book.book_start[root + 1]
@@ -97,7 +97,7 @@ def _all_ads(book: AdBook, start: jax.Array, end: jax.Array) -> jax.Array:
 
 
 def ads_of(book: AdBook, leaves: jax.Array, number: chex.Numeric, most: int) -> jax.Array:
-    """The first `number` ads of leaves, leaf by leaf.
+    """The first `number` ads of leaves, by leaf, then by number.
 
     Args:
       book: the forest.
@@ -106,8 +106,7 @@ def ads_of(book: AdBook, leaves: jax.Array, number: chex.Numeric, most: int) -> 
       most: `R`, static.
 
     Returns:
-      `[R]` int32 ads, -1 after the last. If only some ads of the last leaf fit, they are those of
-      the lowest numbers.
+      `[R]` int32 ads, -1 after the last.
     """
     start, count = book.eligible_ads(leaves)
     ends, place = jnp.cumsum(count), jnp.arange(most, dtype=jnp.int32)
@@ -118,7 +117,9 @@ def ads_of(book: AdBook, leaves: jax.Array, number: chex.Numeric, most: int) -> 
     lowest = _lowest_ads(book, start[last], count[last], most)
     lowest = lowest[jnp.clip(offset, 0, most - 1)]
     ads = jnp.where(row == last, lowest, book.listed[start[row] + offset])
-    return jnp.where((place < number) & (row < leaves.size), ads, -1)
+    there = (place < number) & (row < leaves.size)
+    order = jnp.lexsort((ads, jnp.where(there, row, leaves.size)))
+    return jnp.where(there, ads[order], -1)
 
 
 def _lowest_ads(book: AdBook, start: jax.Array, count: jax.Array, number: int) -> jax.Array:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax import lax
 
 from ega_jax.auction.system import pick
 from ega_jax.baselines.cascade.hstu import HSTUConfig, HSTUSettings, hstu_phase
 from ega_jax.baselines.cascade.peri_cr import PeriCRConfig, PeriCRSettings, peri_cr_phase
 from ega_jax.baselines.cascade.recall import likeliest_ads
-from ega_jax.baselines.cascade.tiger import tiger_config, tiger_phase
+from ega_jax.baselines.cascade.tiger import Ranked, tiger_config, tiger_phase
 from ega_jax.baselines.cascade.two_tower import (
     TwoTowerConfig,
     TwoTowerSettings,
@@ -25,6 +26,8 @@ from ega_jax.setting import part_of
 from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
 from ega_jax.types import Params
+
+_SEARCHED_AT_ONCE = 16  # Requests; each holds scores of all codes for each beam.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Stages:
             self._seed,
             self.run.settings.data.exposure_weight,
             self.run.pretraining.loss_tree,
-            None if self.book is None else self._search,
+            self._search,
         )
         return self._train(phase, settings)
 
@@ -95,9 +98,11 @@ class Stages:
         return self.run.book(dataclasses.replace(self.run.levers, reserve=0.0))
 
     @property
-    def _search(self) -> Callable[[Params, Mapping[str, Any]], jax.Array]:
-        """TIGER's search over the books of a batch: POIs of ads `[B, R]`, likeliest first."""
+    def _search(self) -> Ranked | None:
+        """TIGER's search over the books of a batch: POIs of ads `[B, R]`; None without books."""
         book, catalogue, config = self.book, self.run.items.catalogue, self.tiger_config
+        if book is None:
+            return None
         most = self.settings.funnel.most_of(book.largest)
 
         @jax.jit
@@ -110,7 +115,8 @@ class Stages:
                 return pick(book.poi, ads, -1)
 
             history = batch["history_poi"], batch["history_creative"]
-            return jax.vmap(one)(*history, batch.get("context"), batch["book"])
+            requests = *history, batch.get("context"), batch["book"]
+            return lax.map(lambda request: one(*request), requests, batch_size=_SEARCHED_AT_ONCE)
 
         return search
 

@@ -29,20 +29,24 @@ def ledger(bid=BIDS, **arguments):
     return BookLedger(POIS, bid, START, CODES, W, num_slots=K, **arguments)
 
 
+def tiger():
+    return GeneratorDecoder(tiny_cascade().upstream.tiger, UPSTREAM.tiger)
+
+
 @functools.partial(jax.jit, static_argnames="settings")
-def recalled(book, settings):
+def recalled(decoder, catalogue, book, settings):
     """The ads `[books, R]` recalled from each book."""
-    decoder = GeneratorDecoder(tiny_cascade().upstream.tiger, UPSTREAM.tiger)
 
     def one(history, root):
-        memory = decoder.encode(history, history, tiny_ega().items.catalogue)
+        memory = decoder.encode(history, history, catalogue)
         return stage.recall(decoder, memory, book, root, settings)
 
     return jax.vmap(one)(HISTORY, ROOTS)
 
 
 def recall(settings, host=None):
-    return np.asarray(recalled((host or ledger()).book, settings))
+    catalogue = tiny_ega().items.catalogue
+    return np.asarray(recalled(tiger(), catalogue, (host or ledger()).book, settings))
 
 
 def budget(number, share=1e-6):
@@ -52,12 +56,12 @@ def budget(number, share=1e-6):
 @functools.cache
 def logits():
     """TIGER's logits `[books, P, C, W]` of each POI's codes."""
-    decoder = GeneratorDecoder(tiny_cascade().upstream.tiger, UPSTREAM.tiger)
+    decoder, catalogue = tiger(), tiny_ega().items.catalogue
 
     @jax.jit
     @jax.vmap
     def of(history):
-        memory = decoder.encode(history, history, tiny_ega().items.catalogue)
+        memory = decoder.encode(history, history, catalogue)
         return decoder.slate_logits(memory, jnp.asarray(CODES)[:, None])[:, 0]
 
     return np.asarray(of(HISTORY), np.float64)
@@ -77,23 +81,30 @@ def likelihoods(root):
     return found
 
 
+@functools.partial(jax.jit, static_argnames="most")
+def searched(decoder, catalogue, book, number, most):
+    """The first ads `[books, most]` of a search of each book."""
+
+    def one(history, root):
+        memory = decoder.encode(history, history, catalogue)
+        return stage.likeliest_ads(decoder, memory, book, root, number, most)
+
+    return jax.vmap(one)(HISTORY, ROOTS)
+
+
 def test_ads_come_by_likelihood_in_the_book_then_by_number():
     """With more beams than leaves, so that none is cut off."""
-    ads = recall(budget(P - 1))
-    assert ads.shape == (len(SIZES), P - 1)
-    ties = 0
-    for root in ROOTS:
-        likely = likelihoods(root)
-        there = ads[root][ads[root] >= 0].tolist()
-        assert len(there) == min(SIZES[root], P - 1)
-        assert np.all(ads[root][len(there) :] == -1)
-        leaf = {ad: CODES[POIS[ad]].tolist() for ad in likely}
-        by_leaf = sorted(likely, key=lambda ad: (-round(likely[ad], 4), ad))
-        assert [leaf[ad] for ad in there] == [leaf[ad] for ad in by_leaf[: len(there)]]
-        last = [ad for ad in there if leaf[ad] == leaf[there[-1]]] if there else []
-        ties += len(last) < sum(leaf[ad] == leaf[there[-1]] for ad in likely) if there else 0
-        assert last == [ad for ad in sorted(likely) if leaf[ad] == leaf[there[-1]]][: len(last)]
-    assert ties, "a leaf was cut"
+    catalogue, cuts, leaf = tiny_ega().items.catalogue, 0, CODES[POIS]
+    for number in (1, 2, 3, 5, P):
+        ads = np.asarray(searched(tiger(), catalogue, ledger().book, number, most=P + 1))
+        for root in ROOTS:
+            likely = likelihoods(root)
+            ranked = sorted(likely, key=lambda ad: (-round(likely[ad], 4), *leaf[ad], ad))
+            expected = ranked[:number]
+            assert ads[root].tolist() == expected + [-1] * (P + 1 - len(expected))
+            after = ranked[number : number + 1]
+            cuts += bool(after) and np.array_equal(leaf[after[0]], leaf[expected[-1]])
+    assert cuts, "a leaf was cut"
 
 
 def test_the_best_survive_a_narrow_search():
