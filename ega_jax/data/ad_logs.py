@@ -8,18 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ega_jax.data.book_rules import book_numbers
 from ega_jax.data.books import Books
-from ega_jax.data.columns import is_list, to_numpy
+from ega_jax.data.columns import to_numpy
 from ega_jax.data.item_rules import open_creatives, open_pois
 from ega_jax.data.ragged import Ragged
 from ega_jax.data.reading import read_matrix, read_numbers
+from ega_jax.data.recorded import RECORDED, recorded_values
+from ega_jax.data.row_groups import RowGroup, clipped, row_groups_of
 from ega_jax.data.schema import Summary
 from ega_jax.data.session_rules import open_sessions, require_shown
-from ega_jax.data.tables import Table
 from ega_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -38,7 +37,6 @@ _LISTS = {
     "convert": bool,
 }
 _ADS = {"ad_poi": np.int32, "ad_bid": np.float32}  # Of a session that names no book.
-_RECORDED = ("context", "explored", "propensity")  # Optional columns that batches carry.
 _SLOTS = {  # Column with one value a slot -> the value of an empty slot.
     "shown_poi": -1,
     "shown_creative": -1,
@@ -47,16 +45,6 @@ _SLOTS = {  # Column with one value a slot -> the value of an empty slot.
     "click_image": False,
     "convert": False,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class RowGroup:
-    """Some rows of one row group of a session file."""
-
-    path: Path
-    index: int  # of the row group in its file.
-    start: int  # first row, within the row group.
-    stop: int  # one past the last.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,25 +91,17 @@ class AdLogDataset:
             item_embedding=read_matrix(open_pois(Path(folder)), "embedding"),
             creative_embedding=read_matrix(creatives, "embedding"),
             creative_poi=read_numbers(creatives, "poi_id", np.int32),
-            row_groups=tuple(_row_groups(sessions)),
+            row_groups=row_groups_of(sessions),
             fractions=fractions,
             books=Books.load(Path(folder)) if summary.num_books else None,
-            recorded=tuple(name for name in _RECORDED if sessions.has(name)),
+            recorded=tuple(name for name in RECORDED if sessions.has(name)),
         )
 
     def split(self, name: str) -> tuple[RowGroup, ...]:
         """The sessions of a time-ordered split: "pretrain", "align" or "test"."""
         bounds = split_bounds(self.fractions, self.summary.num_rows).tolist()
         first, last = bounds[SPLITS.index(name)], bounds[SPLITS.index(name) + 1]
-        clipped = []
-        before = 0
-        for group in self.row_groups:
-            start = max(first - before, 0)
-            stop = min(last - before, group.stop)
-            if start < stop:
-                clipped.append(dataclasses.replace(group, start=start, stop=stop))
-            before += group.stop
-        return tuple(clipped)
+        return clipped(self.row_groups, first, last)
 
     def recorded_in(self, split: str, column: str) -> Iterator[np.ndarray]:
         """Reads one of the optional columns of a split, some rows at a time.
@@ -134,7 +114,7 @@ class AdLogDataset:
           `[rows, ...]` as batches carry the column.
         """
         for group in self.split(split):
-            yield _recorded(_read(group, [column]), column, self.summary.num_slots)
+            yield recorded_values(group.read([column]), column, self.summary.num_slots)
 
 
 def split_bounds(fractions: tuple[float, float], num_rows: int) -> np.ndarray:
@@ -166,7 +146,7 @@ class LoggedSessions:
         columns = [*kinds, "session_id", *(["book_id"] if self.books is not None else [])]
         columns += self.recorded
         # Types may differ by file.
-        tables = [_read(self.row_groups[group], columns) for group in groups]
+        tables = [self.row_groups[group].read(columns) for group in groups]
         lists = lambda name, dtype: Ragged.joined(
             [Ragged.from_arrow(table[name], dtype) for table in tables]
         )
@@ -181,7 +161,9 @@ class LoggedSessions:
             session=numbers("session_id", np.int32),
             book=book,
             recorded={
-                name: np.concatenate([_recorded(table, name, self.num_slots) for table in tables])
+                name: np.concatenate(
+                    [recorded_values(table, name, self.num_slots) for table in tables]
+                )
                 for name in self.recorded
             },
         )
@@ -221,34 +203,3 @@ def _candidates(lists: dict[str, Ragged], rows: np.ndarray, num_candidates: int)
         "is_ad": is_ad,
         "bid": lists["ad_bid"].gather(rows, places, 0.0),
     }
-
-
-def _recorded(table: pa.Table, column: str, num_slots: int) -> np.ndarray:
-    """An optional column as batches carry it: see `pipeline.train_batches`."""
-    values = table[column]
-    if column == "explored":
-        return to_numpy(values, bool)
-    if column == "context":
-        return Ragged.from_arrow(values, np.float32).values.reshape(len(values), -1)
-    if is_list(values.type):
-        every = np.arange(len(values))
-        propensity = Ragged.from_arrow(values, np.float32).first(every, num_slots, 1.0)
-    else:
-        propensity = np.ones((len(values), num_slots), np.float32)
-        propensity[:, 0] = to_numpy(values, np.float32)
-    return np.where(values.is_valid().to_numpy()[:, None], propensity, np.float32(0))
-
-
-def _row_groups(sessions: Table) -> list[RowGroup]:
-    groups = []
-    for file in sessions.files:
-        metadata = pq.read_metadata(file.path)
-        sizes = (metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
-        groups += [RowGroup(file.path, index, 0, size) for index, size in enumerate(sizes)]
-    return groups
-
-
-def _read(group: RowGroup, columns: list[str]) -> pa.Table:
-    with pq.ParquetFile(group.path) as file:
-        table = file.read_row_group(group.index, columns=columns)
-    return table.slice(group.start, group.stop - group.start)

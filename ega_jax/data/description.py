@@ -69,6 +69,7 @@ def _describe_log(
         "creative embedding width": summary.creative_width,
         "creatives per POI": owned.describe(),
         "slots (K)": summary.num_slots,
+        **({"context width (X)": summary.context_width} if summary.context_width else {}),
         **log_statistics.session_facts(found),
         **_time_facts(found.first_time, found.last_time, sessions.files[0].has_dates),
         "split": dict(zip(SPLITS, np.diff(bounds).tolist(), strict=True)),

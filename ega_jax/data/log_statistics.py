@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ega_jax.data.checks import Part, parts
-from ega_jax.data.counts import Distinct, Histogram
+from ega_jax.data.columns import is_list, to_numpy
+from ega_jax.data.counts import Distinct, Histogram, Sample
 from ega_jax.data.offers import BookAds, OwnAds
 from ega_jax.data.tables import Table
 
@@ -15,8 +16,9 @@ READ = (
     *("user_id", "timestamp", "history_poi", "shown_poi"),
     *("shown_is_ad", "click_poi", "click_image", "convert"),
 )
+RECORDED = ("explored", "propensity")  # Read if all sessions have them.
 EMPTY = Histogram()
-SHARES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)  # of the quantiles of bids.
+SHARES = (0.0, 0.1, 0.5, 0.9, 0.99, 1.0)  # of the quantiles of bids and propensities.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,8 @@ class LogStatistics:
     image_clicks: Histogram = EMPTY  # and on the creative.
     conversions: Histogram = EMPTY  # places.
     clicks_of_split: Histogram = EMPTY  # on either, by number of the split.
+    explored: Histogram = EMPTY  # 1 for a slate that explores, 0 for another.
+    propensity: Sample = dataclasses.field(default_factory=Sample)  # of slates.
 
     def add(self, part: Part, bounds: np.ndarray) -> "LogStatistics":
         """Counts some more sessions.
@@ -54,6 +58,9 @@ class LogStatistics:
         split = np.searchsorted(bounds[1:], part.rows_before + part.rows[clicked], side="right")
         time = part.numbers("timestamp", np.int64)
         ads_shown = np.bincount(row[flags["shown_is_ad"]], minlength=shown.num_rows)
+        there = part.table.column_names
+        explored = part.flag("explored").astype(int) if "explored" in there else np.zeros(0, int)
+        propensity = slate_propensities(part) if "propensity" in there else np.zeros(0)
         return LogStatistics(
             offers=self.offers.add(part),
             users=self.users.add(part.numbers("user_id", np.int64)),
@@ -67,12 +74,24 @@ class LogStatistics:
             image_clicks=self.image_clicks.add(place[flags["click_image"]]),
             conversions=self.conversions.add(place[flags["convert"]]),
             clicks_of_split=self.clicks_of_split.add(split),
+            explored=self.explored.add(explored),
+            propensity=self.propensity.add(propensity),
         )
 
     def rate_by_slot(self, events: Histogram) -> list[float]:
         """Events of each slot over the items shown there."""
         shown = self.slots.counts
         return (events.padded(len(shown)) / np.maximum(shown, 1)).tolist()
+
+
+def slate_propensities(part: Part) -> np.ndarray:
+    """`[known rows]` float64 the propensities of slates, which a log may list slot by slot."""
+    column = part.table["propensity"]
+    if not is_list(column.type):
+        return to_numpy(column.drop_null(), np.float64)
+    lists = part.lists("propensity", np.float64, null_is_empty=True)
+    logs = np.bincount(lists.row_of_value(), np.log(lists.values), lists.num_rows)
+    return np.exp(logs[part.known("propensity")])
 
 
 def count_sessions(
@@ -90,7 +109,8 @@ def count_sessions(
       progress: called with (rows read, rows in all).
     """
     statistics, done = LogStatistics(offers), 0
-    for part in parts(table, [*READ, *offers.columns]):
+    recorded = [name for name in RECORDED if table.has(name)]
+    for part in parts(table, [*READ, *offers.columns, *recorded]):
         statistics = statistics.add(part, bounds)
         done += len(part.rows)
         progress(done, table.num_rows)
@@ -115,7 +135,19 @@ def session_facts(found: LogStatistics) -> dict[str, Any]:
         "clicks": clicks,
         "conversions": found.conversions.total,
         "bid": {f"{100 * share:g} %": bid for share, bid in quantiles},
+        **_recorded_facts(found),
     }
+
+
+def _recorded_facts(found: LogStatistics) -> dict[str, Any]:
+    """The figures of exploration and propensities, if the log has them."""
+    facts: dict[str, Any] = {}
+    if found.explored.total:
+        facts["explored share of slates"] = found.explored.mean
+    if found.propensity.seen:
+        quantiles = zip(SHARES, found.propensity.quantiles(SHARES), strict=True)
+        facts["propensity"] = {f"{100 * share:g} %": value for share, value in quantiles}
+    return facts
 
 
 def session_warnings(

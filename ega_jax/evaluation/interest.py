@@ -40,6 +40,7 @@ class InterestEvaluator:
       tree: the codes over which likelihoods are normalised, as in training; see `item_nll`.
       creative_unigram: `[C, W]` log-probabilities of creative codes regardless of context, the
         baseline of `nll_creative`; `None` without creatives.
+      new_items: `[P]` bool, items that training never saw; `None` if it saw all.
     """
 
     config: GeneratorConfig
@@ -48,6 +49,7 @@ class InterestEvaluator:
     num_beams: int
     tree: CodeTree | None = None
     creative_unigram: jax.Array | None = None
+    new_items: np.ndarray | None = None
 
     def __call__(self, params: Params, batches: Iterable[Batch]) -> dict[str, float]:
         """Measures likelihood over all slots with a target, and retrieval of one slot per request.
@@ -63,11 +65,27 @@ class InterestEvaluator:
           `nll_poi`, `nll_creative`: nats per slot, averaged by target weight.
           `recall@k`, `ndcg@k`: over requests whose retrieved slot has weight 1 (was clicked).
           `unseen_*`, if `everything` is given: the same without the history's items in the ranking.
+          `*_old`, `*_new`, if a retrieved slot shows a new item: retrieval of old and of new items.
           With creatives also `nll_creative_unigram` (of the baseline), `creative_mrr` (the mean
           reciprocal rank of the true creative, see `_creative_ranks`) and `creative_top1`.
         """
         rows = [jax.device_get(self._measure(params, batch)) for batch in batches]
-        return _means({name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+        joined = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        return _means(joined) | self._by_age(joined)
+
+    def _by_age(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
+        """Retrieval of old and of new items apart; empty if no target is new."""
+        if self.new_items is None:
+            return {}
+        is_new = self.new_items[np.maximum(rows["target"], 0)]
+        if not (rows["taken"] & is_new).any():
+            return {}
+        figures = {}
+        for age, items in (("old", ~is_new), ("new", is_new)):
+            where = rows["taken"] & items
+            found = recall_ndcg(rows["ranked"], rows["target"], KS, where=where)
+            figures |= {f"{name}_{age}": float(value) for name, value in found.items()}
+        return figures
 
     @functools.cached_property
     def _measure(self) -> Callable[[Params, Batch], dict[str, jax.Array]]:
@@ -171,7 +189,10 @@ def evaluator_of(run: Pretraining) -> InterestEvaluator:
     everything = None if own_lists else catalogue_book(codes, config.num_codes)
     num_beams = run.settings.evaluation.num_beams
     unigram = creative_unigram(run) if config.creatives else None
-    return InterestEvaluator(config, run.catalogue, everything, num_beams, run.loss_tree, unigram)
+    new = ~run.seen["poi"] if run.is_ad_log else None
+    return InterestEvaluator(
+        config, run.catalogue, everything, num_beams, run.loss_tree, unigram, new
+    )
 
 
 def catalogue_book(codes: np.ndarray, num_codes: int) -> AdBook:

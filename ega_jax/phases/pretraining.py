@@ -18,6 +18,7 @@ from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.data.interactions import with_interactions
 from ega_jax.data.market.logs import write_market
+from ega_jax.data.seen_items import seen_pois
 from ega_jax.data.sequences import SequenceDataset
 from ega_jax.errors import UserError
 from ega_jax.generation import generator
@@ -127,8 +128,17 @@ class Pretraining:
         check_workdir(self.workdir / "tokenizers", checksums(self.embeddings))
 
     @functools.cached_property
+    def seen(self) -> dict[str, np.ndarray]:
+        """The items of an ad log that come in its split "pretrain": `[P]` and `[R]` bool."""
+        pois = seen_pois(self.ad_log)
+        return {"poi": pois, "creative": pois[self.ad_log.creative_poi]}
+
+    @functools.cached_property
     def tokens(self) -> dict[str, Tokens]:
         """Tokens of the POIs and, where there are any, of the creatives.
+
+        On an ad log, tokenizers are fitted on the items of the split "pretrain"; others come later
+        in the log, and get their codes from the fitted tokenizer.
 
         Raises:
           ConfigMismatchError: the workdir's tokens are of other items than the dataset's.
@@ -144,6 +154,7 @@ class Pretraining:
                 config=self.settings.to_dict(),
                 mesh=self.mesh,
                 seed=self.settings.seed,
+                seen=(lambda name=name: self.seen[name]) if self.is_ad_log else None,
             )
             for name, embedding in embeddings.items()
         }

@@ -1,7 +1,7 @@
 """From embeddings to semantic tokens: fitted once per workdir, then restored (sec. 4.1.2)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ega_jax.training.state import TrainState, make_train_step
 
 KINDS = ("rqvae", "kmeans")
 FITTED = "fitted_items"  # In the report of tokens to which items were added.
+UNSEEN = "unseen_share"  # In the report of an ad log's tokens: items that were not fitted.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,7 @@ def tokenize(
     config: Mapping[str, Any],
     mesh: jax.sharding.Mesh,
     seed: int,
+    seen: Callable[[], np.ndarray] | None = None,
 ) -> Tokens:
     """Fits a tokenizer and assigns codes, or restores what the workdir holds.
 
@@ -91,17 +93,22 @@ def tokenize(
       config: of the whole run, saved with checkpoints.
       mesh: for the RQ-VAE's training.
       seed: of initialisation and order.
+      seen: tells which items `[n]` bool the tokenizer is fitted on; others then get codes beside
+        those. Default: all items.
 
     Returns:
       The codes and their report.
     """
     path = Path(workdir) / "tokenizers" / name
     if not is_complete(path):
-        fitted = _fit(name, embeddings, settings, workdir, config, mesh, seed)
-        codes = tokenizer.assign(fitted, embeddings)
-        if settings.disambiguate:
-            codes = collisions.disambiguate(codes, settings.num_codes)
-        _save(path, fitted, embeddings, codes, {})
+        known = np.ones(len(embeddings), bool) if seen is None else seen()
+        fitted = _fit(name, embeddings[known], settings, workdir, config, mesh, seed)
+        codes = np.zeros((len(embeddings), settings.code_layers), np.int32)
+        codes[known] = _first_codes(fitted, embeddings[known], settings)
+        if not known.all():
+            codes[~known] = _codes_beside(fitted, codes[known], embeddings[~known], settings)
+        share = {} if seen is None else {UNSEEN: float(np.mean(~known))}
+        _save(path, fitted, embeddings, codes, share)
     return _restore(path, settings, embeddings.shape)[1]
 
 
@@ -124,12 +131,34 @@ def add_items(
     known, added = tokens.codes, embeddings[num_known:]
     codes = known
     if len(added):
-        new = tokenizer.assign_beside(fitted, known[:, : settings.num_layers], added)
-        if settings.disambiguate:
-            new = collisions.disambiguate(new, settings.num_codes, known)
-        codes = np.concatenate([known, new])
-    _save(saved_as, fitted, embeddings, codes, {FITTED: tokens.num_fitted})
+        codes = np.concatenate([known, _codes_beside(fitted, known, added, settings)])
+    report: dict[str, Any] = {FITTED: tokens.num_fitted}
+    if UNSEEN in tokens.report:
+        unseen = tokens.report[UNSEEN] * num_known + len(added)
+        report[UNSEEN] = unseen / len(embeddings)
+    _save(saved_as, fitted, embeddings, codes, report)
     return len(added)
+
+
+def _first_codes(
+    fitted: tokenizer.Tokenizer, embeddings: np.ndarray, settings: TokenizerSettings
+) -> np.ndarray:
+    """Codes `[n, C]` of the items that a tokenizer was fitted on."""
+    codes = tokenizer.assign(fitted, embeddings)
+    return collisions.disambiguate(codes, settings.num_codes) if settings.disambiguate else codes
+
+
+def _codes_beside(
+    fitted: tokenizer.Tokenizer,
+    known: np.ndarray,
+    embeddings: np.ndarray,
+    settings: TokenizerSettings,
+) -> np.ndarray:
+    """Codes `[n, C]` of other items beside the known codes `[P, C]`."""
+    codes = tokenizer.assign_beside(fitted, known[:, : settings.num_layers], embeddings)
+    if settings.disambiguate:
+        codes = collisions.disambiguate(codes, settings.num_codes, known)
+    return codes
 
 
 def num_tokens(path: Path) -> int:

@@ -36,7 +36,7 @@ def system():
     found = with_beams(tiny_ega(), 4)
     return dataclasses.replace(
         found,
-        reward=shaken(judge(jax.random.key(1))),
+        reward=shaken(judge(jax.random.key(1)), noise=0.05),
         decoder=GeneratorDecoder(shaken(init(jax.random.key(0))), sizes),
         config=dataclasses.replace(found.config, reward=reward),
     )

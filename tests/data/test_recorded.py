@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ega_jax.data.description import describe
 from ega_jax.data.pipeline import eval_batches, open_dataset
 from ega_jax.data.schema import validate
 from ega_jax.data.tables import DataError
@@ -147,3 +148,24 @@ def test_short_and_empty_slates_are_read(ad_log, tmp_path):
     assert batch["propensity"][0].tolist() == [0.25, 1.0, 1.0]
     assert batch["propensity"][1].tolist() == [1.0, 1.0, 1.0]
     assert not batch["target_weight"][1].any()
+
+
+@pytest.mark.parametrize("per_slot", [False, True])
+def test_a_description_has_their_figures(ad_log, tmp_path, per_slot):
+    log = recording(ad_log, per_slot)
+    log.sessions["propensity"][3] = None
+    folder = log.write(tmp_path / "log")
+    facts = describe(folder, validate(folder), (0.8, 0.1)).facts
+    assert facts["context width (X)"] == X
+    assert facts["explored share of slates"] == np.mean(log.sessions["explored"])
+    known = [np.prod(x) for x in log.sessions["propensity"] if x is not None]
+    assert facts["propensity"]["0 %"] == pytest.approx(min(known), rel=1e-5)
+    assert facts["propensity"]["50 %"] == pytest.approx(np.median(known), rel=1e-5)
+    assert facts["propensity"]["100 %"] == pytest.approx(max(known), rel=1e-5)
+
+
+def test_a_description_of_a_log_without_them_has_no_such_figures(ad_log, tmp_path):
+    del ad_log.sessions["propensity"]
+    folder = ad_log.write(tmp_path / "log")
+    facts = describe(folder, validate(folder), (0.8, 0.1)).facts
+    assert not {"context width (X)", "explored share of slates", "propensity"} & facts.keys()
