@@ -1,8 +1,20 @@
-"""Reports statistics of a simulated ad log: a table, figures and `calibration.json`.
+"""Calibrates a simulated market: what its log looks like, and what can be learned from it.
 
-    python -m experiments.calibrate --data=DIR [--ipinyou=CSV] --out=DIR
+    python -m experiments.calibrate --workdir=DIR --out=DIR [--ipinyou=CSV] [--parts=log,ips]
 
-With `--ipinyou`, the spread of real prices is reported too.
+reads a workdir of `experiments.pretrain` on a simulated market, and writes a table, figures and
+`calibration.json`. `--parts` chooses from
+
+- `log`: click rates by slot, share of ads, spread of bids (with `--ipinyou` beside that of real
+  prices), effects of the slate;
+- `reward`: predicted over true clicks of the reward model on uniformly drawn slates, with and
+  without weighting by propensity, and its log-loss beside the truth's; trains the models if needed;
+- `recall`: the value that a linear recall of part of a book keeps, and what history and context
+  tell of the true utility;
+- `ips`: in how many of 20 markets of size `tiny` the estimate of the uniform policy's click rate
+  from the log alone covers the truth.
+
+Parts add up: those that are not chosen keep what an earlier run wrote into `--out`.
 """
 
 import json
@@ -15,22 +27,54 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ega_jax.data.market.calibration import calibrate, log_sd, real_prices
-from experiments.common import command
+from ega_jax.data.market.config import SIZES
+from ega_jax.phases.pretraining import Pretraining
+from ega_jax.systems import training_of
+from ega_jax.training.mesh import data_mesh
+from experiments.calibrations.observables import observables
+from experiments.calibrations.propensities import covered
+from experiments.calibrations.reward_models import reward_models
+from experiments.common import command, workdirs
 
-_DATA = flags.DEFINE_string("data", None, "Folder of a simulated ad log.", required=True)
+flags.adopt_module_key_flags(command)
+PARTS = ("log", "reward", "recall", "ips")
+_PARTS = flags.DEFINE_list("parts", list(PARTS), f"What to measure: {', '.join(PARTS)}.")
 _OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
 _IPINYOU = flags.DEFINE_string("ipinyou", None, "CSV of real prices: campaign,price,impressions.")
-_SESSIONS = flags.DEFINE_integer("sessions", 20_000, "Number of sessions to read.", lower_bound=1)
+_SESSIONS = flags.DEFINE_integer("sessions", 20_000, "Sessions that `log` reads.", lower_bound=1)
+_MARKETS = flags.DEFINE_integer("markets", 20, "Number of markets of `ips`.", lower_bound=1)
 
 
 def main() -> None:
     """Runs the command."""
-    report = calibrate(_DATA.value, _SESSIONS.value)
-    prices = real_prices(_IPINYOU.value) if _IPINYOU.value else {}
-    report |= {f"real.{name}.log_sd": log_sd(*prices[name]) for name in sorted(prices)}
+    settings, workdir = workdirs.find_workdir()
+    run = training_of(Pretraining(settings, workdir, data_mesh()), workdir / "systems" / "ega")
     out = pathlib.Path(_OUT.value).expanduser()
+    path = out / "calibration.json"
+    report = json.loads(path.read_text()) if path.exists() else {}
+    prices = real_prices(_IPINYOU.value) if _IPINYOU.value else {}
+    if "log" in _PARTS.value:
+        report |= calibrate(run.pretraining.folder, _SESSIONS.value)
+        report |= {f"real.{name}.log_sd": log_sd(*prices[name]) for name in sorted(prices)}
+    if "ips" in _PARTS.value:
+        report |= {
+            "ips_covered": covered(SIZES["tiny"], range(_MARKETS.value)),
+            "ips_markets": _MARKETS.value,
+        }
+    if "recall" in _PARTS.value:
+        report |= observables(run)
+    if "reward" in _PARTS.value:
+        run.pretraining.check_finished()
+        report |= reward_models(run)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "calibration.json").write_text(json.dumps(report, indent=2) + "\n")
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    if "log" in _PARTS.value:
+        _draw(report, prices, out)
+    print(_table(report))
+
+
+def _draw(report: dict[str, Any], prices: dict[str, Any], out: pathlib.Path) -> None:
+    """Writes the figures of the log."""
     figures = {"rates": _rates, "slate": _slate, "bids": lambda a, r: _bids(a, r, prices)}
     for name, draw in figures.items():
         figure = Figure(figsize=(5, 3.5), layout="constrained")
@@ -38,7 +82,6 @@ def main() -> None:
         draw(axes, report)
         axes.legend()
         figure.savefig(out / f"{name}.png", dpi=120)
-    print(_table(report))
 
 
 def _table(report: dict[str, Any]) -> str:

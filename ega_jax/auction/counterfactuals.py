@@ -7,8 +7,11 @@ at which it matches its rivals. The rivals come from the menu searched without t
 here depends on the ad's own bid.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from ega_jax.auction.system import Allocation, Bidders, Levers, Menu, PreparedRequest, System
@@ -35,13 +38,16 @@ def counterfactuals(
     ads: Bidders,
     menu: Menu,
     beside: Report | None = None,
-) -> tuple[Counterfactuals, Allocation | None, Menu | None]:
-    """Runs the allocation again for ads of one request.
+) -> tuple[Counterfactuals, Allocation, Menu]:
+    """Runs the allocation again for ads of one request, in joint searches.
 
-    A first joint search leaves out each ad. Its menus give the rivals and, unless the menu is
-    bid-free, the value without the ad. A second one reports the probed bids, which are multiples
-    of the ad's price scale. For a bid-free menu, the value without an ad is that of the menu's
-    best slate with the ad's bid set to 0.
+    The first search leaves out each ad. Its menus give the rivals and, unless the menu is
+    bid-free, the value without the ad. Later ones report the probed bids, which are multiples of
+    the ad's price scale. For a bid-free menu, the value without an ad is that of the menu's best
+    slate with the ad's bid set to 0.
+
+    The searches are steps of one scan, so they are compiled once. All have equally many reports;
+    reports of no ad fill the gaps.
 
     Args:
       system: the system that allocates.
@@ -50,30 +56,60 @@ def counterfactuals(
       prepared: the request.
       ads: `[A]` the ads.
       menu: the menu from which the request's slate was chosen.
-      beside: `[R]` further reports to allocate in the second search; none by default.
+      beside: `[R]` further reports to allocate; none by default.
 
     Returns:
       The counterfactuals of the ads, `[A]`, undefined for ad -1; and the allocations and menus of
-      `beside`, `[R]`, empty without `beside`; None if there are no probes either.
+      `beside`, `[R]`, empty without `beside`.
     """
-    menus = system.menus(prepared, absent(ads.ad))
-    matching = jax.vmap(matching_bids)(menus.rivals, ads)
-    probed = price_scale(matching)[:, None] * jnp.asarray(probes, jnp.float32)[None]
-    reports = Report(jnp.repeat(ads.ad, len(probes)), probed.reshape(-1))
-    if beside is not None:
-        reports = jax.tree.map(lambda *x: jnp.concatenate(x), reports, beside)
-    clicks, shown = jnp.zeros(probed.size, jnp.float32), (None, None)
-    if reports.bid.size:  # A search needs at least one report.
-        shown = system.allocate_each(prepared, reports)
-        clicks = clicks_of(shown[0], reports.candidate)[: probed.size]
+    number, beside = ads.ad.size, Report.none(0) if beside is None else beside
+    first, num_probed = number + beside.bid.size, number * len(probes)
+    size, start = _sizes(first, num_probed)
+    end = -(-(start + num_probed) // size) * size
+    of_scale = Report(jnp.repeat(ads.ad, len(probes)), jnp.tile(jnp.array(probes), number))
+    gaps = Report.none(start - first), Report.none(end - start - num_probed)
+    parts = absent(ads.ad), beside, gaps[0], of_scale, gaps[1]
+    reports = jax.tree.map(lambda *x: jnp.concatenate(x).reshape(-1, size), *parts)
+    owner = np.full(end, -1)
+    owner[start : start + num_probed] = np.repeat(np.arange(number), len(probes))
+
+    def search(scale: jax.Array, step: tuple[Report, jax.Array]) -> tuple[jax.Array, Any]:
+        reports, owner = step
+        bid = jnp.where(owner >= 0, reports.bid * scale[owner], reports.bid)
+        shown, menus = system.allocate_each(prepared, Report(reports.candidate, bid))
+        rivals = jax.tree.map(lambda x: x[:number], menus.rivals)
+        matching = jax.vmap(matching_bids)(rivals, ads)
+        # Only the first search knows the scale, which is above 0.
+        scale = jnp.where(scale > 0, scale, price_scale(matching))
+        return scale, (matching, bid, clicks_of(shown, reports.candidate), shown, menus)
+
+    steps = reports, jnp.asarray(owner.reshape(-1, size))
+    matching, *found = jax.lax.scan(search, jnp.zeros(number), steps)[1]
+    bid, clicks, shown, menus = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
     of_menu = best_value_without(menu, prepared.levers, ads.ad)
+    without = menus.value[:number].max(-1)
     known = Counterfactuals(
-        without=jnp.where(prepared.levers.bid_free, of_menu, menus.value.max(-1)),
-        matching=matching,
-        bid=probed,
-        clicks=clicks.reshape(probed.shape),
+        without=jnp.where(prepared.levers.bid_free, of_menu, without),
+        matching=matching[0],
+        bid=bid[start : start + num_probed].reshape(number, -1),
+        clicks=clicks[start : start + num_probed].reshape(number, -1),
     )
-    return known, *jax.tree.map(lambda x: x[probed.size :], shown)
+    return known, *jax.tree.map(lambda x: x[number:first], (shown, menus))
+
+
+def _sizes(first: int, probes: int) -> tuple[int, int]:
+    """Reports of one search, and the place of the first probe, which is in a later search.
+
+    A search costs about as much as its reports, so few gaps are better than few searches.
+
+    Args:
+      first: number of reports that the first search may have.
+      probes: number of probes.
+    """
+    if probes == 0 or first >= probes:
+        return -(-(first + probes) // (2 if probes else 1)), first
+    size = max(first, -(-probes // 2))
+    return size, size
 
 
 def of_the_menu(menu: Menu, levers: Levers, ads: Bidders, num_probes: int) -> Counterfactuals:

@@ -20,7 +20,7 @@ class LeverSettings(TokenWeights):
 
     kappa: float = setting(0.0, at_least=0)  # Value of a click beside its bid, in currency.
     reserve: float = setting(0.0, at_least=0)  # Minimum bid and price per click, in currency.
-    max_ads: int = setting(0, at_least=0)  # Maximum number of ads in a slate; 0: no limit.
+    max_ads: int = setting(0, at_least=0)  # Maximum number of ads in a slate; 0: the log's limit.
     min_gap: int = setting(0, at_least=0)  # Minimum number of organic items between two ads.
     bid_free: bool = setting(False)  # The search ignores bids; truthful with Clarke prices.
 

@@ -2,8 +2,8 @@
 
 *Sequences*: `items.parquet` and `sequences.parquet`, what users did, item by item.
 *Ad logs*: `pois.parquet`, `creatives.parquet` and the files below `sessions/`, one row per request;
-`dataset.json` may hold `{"num_slots": K}`. A session holds its ads itself or names a book of those
-below `books/`. Each table is one file or a folder of parts.
+`dataset.json` may hold `{"num_slots": K, "max_ads": M}`. A session holds its ads itself or names a
+book of those below `books/`. Each table is one file or a folder of parts.
 Ids are row numbers. Sessions are in time order: their files are read in the order of their
 timestamps, streamed, a row group at a time.
 """
@@ -38,6 +38,7 @@ class Summary:
     most_ads: int = 0  # of a book, or of a session without books; 0 for sequences.
     most_organic: int = 0  # organic items of a session; 0 for sequences.
     context_width: int = 0  # X; 0 without a context, and for sequences.
+    max_ads: int = 0  # most ads that a slate may show, by `dataset.json`; 0: no limit.
 
     def __str__(self) -> str:
         return "\n".join(f"{name:>16}: {value}" for name, value in vars(self).items())
@@ -67,7 +68,7 @@ def validate(
     folder = Path(folder)
     if detect_format(folder) == "sequences":
         return _validate_sequences(folder, progress, for_training)
-    return _validate_ad_log(folder, num_slots or _declared_slots(folder), progress, for_training)
+    return _validate_ad_log(folder, num_slots, progress, for_training)
 
 
 def _validate_sequences(folder: Path, progress: Progress, for_training: bool) -> Summary:
@@ -96,6 +97,7 @@ def _validate_sequences(folder: Path, progress: Progress, for_training: bool) ->
 def _validate_ad_log(
     folder: Path, num_slots: int | None, progress: Progress, for_training: bool
 ) -> Summary:
+    num_slots, max_ads = num_slots or _declared(folder, "num_slots"), _declared(folder, "max_ads")
     poi_table, creative_table = item_rules.open_pois(folder), item_rules.open_creatives(folder)
     pois = item_rules.check_pois(poi_table)
     creatives, creative_poi = item_rules.check_creatives(creative_table, pois)
@@ -126,6 +128,7 @@ def _validate_ad_log(
         most_ads=totals.most_ads if books is None else int(books.num_ads.max()),
         most_organic=totals.most_organic,
         context_width=totals.context_width,
+        max_ads=max_ads or 0,
     )
 
 
@@ -137,14 +140,15 @@ def _check_books(folder: Path, num_pois: int, for_training: bool) -> book_rules.
     return books
 
 
-def _declared_slots(folder: Path) -> int | None:
+def _declared(folder: Path, name: str) -> int | None:
+    """A positive whole number of `dataset.json`, None if it is not there."""
     path = folder / "dataset.json"
     if not path.exists():
         return None
     try:
-        num_slots = json.loads(path.read_text(encoding="utf-8-sig")).get("num_slots")
+        value = json.loads(path.read_text(encoding="utf-8-sig")).get(name)
     except (OSError, ValueError, AttributeError) as error:  # No file, not JSON, or no object.
         raise DataError(path, f"not a JSON object ({error})") from error
-    if num_slots is not None and (type(num_slots) is not int or num_slots < 1):
-        raise DataError(path, f"num_slots must be a positive integer, found {num_slots!r}")
-    return num_slots
+    if value is not None and (type(value) is not int or value < 1):
+        raise DataError(path, f"{name} must be a positive integer, found {value!r}")
+    return value

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from ega_jax.auction.system import Levers
-from ega_jax.data.market.clicks import Truth
+from ega_jax.data.market.clicks import Responses, Truth
 from ega_jax.evaluation.incentives import non_monotone, psi
 from ega_jax.evaluation.misreports import (
     MULTIPLES,
@@ -26,6 +26,7 @@ from ega_jax.evaluation.misreports import (
 )
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.reward.model import Predictions
 from ega_jax.training.mesh import fill_devices
 
 __all__ = ["Judged", "judge", "psi", "scores", "systems"]
@@ -44,6 +45,7 @@ class Judged:
 
     click: np.ndarray  # [D, K] click probability of each slot's POI, 0 where empty.
     image: np.ndarray  # [D, K] click probability of its image.
+    convert: np.ndarray  # [D, K] probability of a conversion, which follows a click on the POI.
     shown: np.ndarray  # [D, K] bool, the slot is filled.
     is_ad: np.ndarray  # [D, K] bool.
     price: dict[str, np.ndarray]  # Rule -> [D, K] currency per click.
@@ -99,8 +101,7 @@ def judge(
 
 
 def _by_model(rules, fair: Truthful, tried: Reported) -> Judged:
-    prediction = fair.allocation.prediction
-    return _judged(rules, fair, tried, prediction.click_poi, prediction.click_image, tried.clicks)
+    return _judged(rules, fair, tried, fair.allocation.prediction, tried.clicks)
 
 
 def _by_truth(rules, fair: Truthful, tried: Reported, truth: Truth, session: np.ndarray) -> Judged:
@@ -113,16 +114,19 @@ def _by_truth(rules, fair: Truthful, tried: Reported, truth: Truth, session: np.
         click = truth.responses(np.full(ads * reports, number), *flat).click_poi
         own = np.asarray(click)[np.arange(ads * reports), tried.slot[row].reshape(-1)]
         clicks[row] = np.where(tried.slot[row] >= 0, own.reshape(ads, reports), 0.0)
-    return _judged(rules, fair, tried, responses.click_poi, responses.click_image, clicks)
+    return _judged(rules, fair, tried, responses, clicks)
 
 
-def _judged(rules, fair: Truthful, tried: Reported, click, image, clicks) -> Judged:
+def _judged(
+    rules, fair: Truthful, tried: Reported, responses: Predictions | Responses, clicks
+) -> Judged:
     """Combines click probabilities with the prices of all rules and of both oracles."""
     slots = fair.allocation.item.shape[1]
     exact = lambda x: np.asarray(x, np.float64)
     judged = Judged(
-        click=exact(click),
-        image=exact(image),
+        click=exact(responses.click_poi),
+        image=exact(responses.click_image),
+        convert=exact(responses.click_poi) * exact(responses.convert),
         shown=np.asarray(fair.allocation.item) >= 0,
         is_ad=np.asarray(fair.allocation.is_ad),
         price={rule: exact(fair.prices[rule]) for rule in rules},
@@ -166,13 +170,15 @@ def scores(judged: Judged, rule: str) -> dict[str, float]:
     """Computes the metrics of an auction under one payment rule (paper sec. 5).
 
     Returns:
-      `rpm`: currency per 1000 impressions. `ctr_poi`, `ctr_img`, `ad_share`: per impression.
+      `rpm`: currency per 1000 impressions. `surplus`: value less price of clicks on ads, likewise.
+      `ctr_poi`, `ctr_img`, `ad_share`: per impression. `conversions`: per 1000 impressions.
       `psi_fine`: total regret over total utility of the slates' ads, with all reports.
       `psi`: the same as `psi_fine`.
       `psi_10`: the same with ten reports only, .2 to 2 times the value.
-      `psi_mean_ratio`: the mean over ads of regret over utility, with the ten reports (the paper
-        divides the sum by the number of sessions).
-      `psi_dropped`: the number of ads without utility, which that mean leaves out.
+      `psi_paper`: the paper's formula with the ten reports: the sum over sessions and ads of regret
+        over utility, divided by the number of sessions.
+      `psi_mean_ratio`: the mean over ads instead.
+      `psi_dropped`: the number of ads without utility, which both leave out.
       `psi_all`: as `psi_fine`, with losing ads too (the `auction.num_losing` of the highest score).
     """
     impressions = max(judged.shown.sum(), 1)
@@ -182,14 +188,19 @@ def scores(judged: Judged, rule: str) -> dict[str, float]:
     measure = lambda reports, where: psi(utility[..., HONEST], utility[..., reports], where)
     every = np.arange(utility.shape[-1])
     fine, ten = measure(every, winners), measure(TEN, winners)
+    slots = judged.value[:, : judged.num_slots]
+    gain = np.where(judged.is_ad, slots - judged.price[rule], 0.0)
     return {
         "rpm": float(1000 * (judged.click * judged.price[rule]).sum() / impressions),
         "ctr_poi": float(judged.click.sum() / impressions),
         "ctr_img": float(judged.image.sum() / impressions),
         "ad_share": float(judged.is_ad.sum() / impressions),
+        "conversions": float(1000 * judged.convert.sum() / impressions),
+        "surplus": float(1000 * (judged.click * gain).sum() / impressions),
         "psi": fine["psi"],
         "psi_fine": fine["psi"],
         "psi_10": ten["psi"],
+        "psi_paper": ten["psi_paper"],
         "psi_mean_ratio": ten["psi_mean_ratio"],
         "psi_dropped": ten["dropped"],
         "psi_all": measure(every, judged.where)["psi"],

@@ -24,9 +24,10 @@ def psi(
     Returns:
       `psi`: sum of regret / sum of utility; infinite if there is regret and the sum of utility is
         not above 0.
-      `psi_mean_ratio`: the mean of regret / utility over ads with utility above 0. The paper
-        divides their sum by the number of sessions instead.
-      `dropped`: the number of ads that this mean leaves out. If no ad counts, all three are 0.
+      `psi_paper`: the sum of regret / utility over ads with utility above 0, divided by the number
+        of sessions `D` (paper sec. 5).
+      `psi_mean_ratio`: the same divided by the number of these ads.
+      `dropped`: the number of ads that these sums leave out. If no ad counts, all are 0.
 
     Raises:
       ValueError: a utility that counts is not finite.
@@ -43,6 +44,7 @@ def psi(
     ratio = regret[paid] / utility[paid]
     return {
         "psi": _relative(regret.sum(), utility.sum()),
+        "psi_paper": float(ratio.sum() / max(len(mask), 1)),
         "psi_mean_ratio": float(ratio.mean()) if ratio.size else 0.0,
         "dropped": int((~paid).sum()),
     }

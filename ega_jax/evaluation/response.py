@@ -95,15 +95,20 @@ def swap(rng: np.random.Generator, batch: Batch) -> Moved:
 
 
 def replace(rng: np.random.Generator, batch: Batch, items: Items) -> Moved:
-    """Replaces a random item by a random candidate that is not shown, with its first creative."""
-    shown, offered = np.asarray(batch["shown_poi"]), np.asarray(batch["item"])
+    """Replaces a random item by a random candidate that is not shown, with its first creative.
+
+    The candidate is one that the session itself lists: in a log with books, an organic item.
+    """
+    shown = np.asarray(batch["shown_poi"])
+    offered = np.asarray(batch["organic"] if "organic" in batch else batch["item"])
+    is_ad = np.asarray(batch["is_ad"]) if "is_ad" in batch else np.zeros(offered.shape, bool)
     (slot,) = _random_slots(rng, shown >= 0, 1)
     free = (offered >= 0) & (offered[:, :, None] != shown[:, None, :]).all(-1)
     (candidate,) = _random_slots(rng, free, 1)
     rows = np.arange(len(shown))
     chosen = offered[rows, candidate]
     creative = np.asarray(items.catalogue.poi_creatives)[chosen, 0]
-    taken = (chosen, creative, np.asarray(batch["is_ad"])[rows, candidate])
+    taken = (chosen, creative, is_ad[rows, candidate])
     possible = free.any(-1) & (shown >= 0).any(-1)
     slate = {name: np.array(batch[name]) for name in SLATE}
     for name, value in zip(SLATE, taken, strict=True):

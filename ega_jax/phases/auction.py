@@ -120,9 +120,13 @@ class AuctionTraining:
 
     @property
     def levers(self) -> Levers:
-        """The run-time settings used to train and to measure the system."""
+        """The run-time settings used to train and to measure the system.
+
+        A slate has at most as many ads as the log allows and as the settings allow.
+        """
         given = part_of(self.settings.allocation, LeverSettings)
-        given["max_ads"] = given["max_ads"] or Levers.max_ads
+        limits = given["max_ads"], self.dataset.summary.max_ads
+        given["max_ads"] = min(limit or Levers.max_ads for limit in limits)
         return check_levers(Levers(), given)
 
     def book(self, levers: Levers) -> AdBook | None:

@@ -75,7 +75,7 @@ def measure_search(sizes: Sizes) -> None:
     shape = sizes.auction
     model = Model(shape.generator, shape.num_candidates)
     for rows in sizes.serving_rows:
-        search = model.search(shape.num_beams, None if rows == 1 else rows)
+        search = model.search(shape.num_beams, None if rows == 1 else rows, shape.num_candidates)
         _emit_latency({"part": "search"}, search, rows, sizes)
 
 

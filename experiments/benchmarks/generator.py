@@ -15,8 +15,10 @@ import numpy as np
 from ega_jax.errors import UserError
 from ega_jax.generation import generator
 from ega_jax.generation.beam_search import beam_search
-from ega_jax.generation.candidates import list_candidates
+from ega_jax.generation.book_ledger import BookLedger
+from ega_jax.generation.candidates import book_candidates
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
+from ega_jax.generation.organic_queue import organic_queue
 from ega_jax.generation.pretraining import pretraining_loss
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
@@ -82,33 +84,34 @@ class Model:
         step = jax.jit(make_train_step(loss, optimizer, jax.random.key(1)), **options)
         return step, (TrainState.create(self.params, optimizer), self.batch(rows))
 
-    def search(self, num_beams: int = S, rows: int | None = None) -> Callable[[], Any]:
-        """Returns a function that serves requests, history to slates.
+    def search(
+        self, num_beams: int = S, rows: int | None = None, ads: int = N, organic: int = 1
+    ) -> Callable[[], Any]:
+        """Returns a function that serves requests to an ad book, history to slates.
 
         Args:
           num_beams: `S`.
           rows: the number of requests in a batch; `None`: one request without a batch axis.
+          ads: size of the book, which all requests share and which is built beforehand.
+          organic: organic items of a request, at least 1.
         """
+        codes = self._codes(ads + organic)
+        poi, bid = np.arange(ads, dtype=np.int32), self.rng.lognormal(size=ads).astype(np.float32)
+        sizes = self.config.num_codes, self.config.num_slots
+        book = BookLedger(poi, bid, [0, ads], codes, sizes[0], num_slots=sizes[1]).book
 
-        def serve(decoder, catalogue, history, bid):
+        def serve(decoder, catalogue, book, organic, codes, history):
             memory = decoder.encode(history, history, catalogue)
-            everyone = bid >= 0
-            candidates = list_candidates(
-                catalogue.poi_codes,
-                jnp.arange(bid.size, dtype=jnp.int32),
-                everyone,
-                bid,
-                everyone,
-                num_slots=self.config.num_slots,
-                num_codes=self.config.num_codes,
+            queue = organic_queue(book, 0, organic, organic, codes)
+            return beam_search(
+                decoder, memory, book_candidates(book, 0, queue), num_beams=num_beams
             )
-            return beam_search(decoder, memory, candidates, num_beams=num_beams)
 
-        served = serve if rows is None else jax.vmap(serve, in_axes=(None, None, 0, None))
+        served = serve if rows is None else jax.vmap(serve, in_axes=(*(None,) * 5, 0))
         history = self.ids(*([] if rows is None else [rows]), self.config.history_length)
         decoder = GeneratorDecoder(self.params, self.config)
-        given = decoder, self.catalogue, history, jnp.zeros(self.num_items)
-        return functools.partial(jax.jit(served), *given)
+        queue = jnp.arange(ads, ads + organic, dtype=jnp.int32), jnp.asarray(codes[ads:])
+        return functools.partial(jax.jit(served), decoder, self.catalogue, book, *queue, history)
 
 
 def measure_generator(
@@ -152,7 +155,7 @@ def measure_generator(
             record |= {"gflop_per_s": work / median / 1e9}
             record |= {"share_of_matmul": work / median / statistics.median(flops)}
         else:
-            record |= {"beams": S, "candidates": N, "ms_per_request": 1e3 * median}
+            record |= {"beams": S, "ads": N, "ms_per_request": 1e3 * median}
         emit(record | _against(theirs, record))
 
 

@@ -22,7 +22,8 @@ from experiments.configs import market
 ROOT = Path(ega_jax.__file__).parent
 TREES = (Settings, RetrievalSettings)
 # A market's own sizes, the smallest of `SIZES` by default: settings name a size, and no more.
-OTHERS = {("MarketConfig", name) for name in ("num_sessions", "num_slots", "history_length")}
+OF_MARKET = ("num_sessions", "num_slots", "max_ads", "history_length")
+OTHERS = {("MarketConfig", name) for name in OF_MARKET}
 
 
 def groups(kind):

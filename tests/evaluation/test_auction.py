@@ -48,6 +48,7 @@ def random_judged(seed=0, **changed):
     fields = {
         "click": np.where(shown, rng.random((D, K)), 0.0),
         "image": np.where(shown, rng.random((D, K)), 0.0),
+        "convert": np.where(shown, rng.random((D, K)), 0.0),
         "shown": shown,
         "is_ad": is_ad,
         "price": {rule: np.where(is_ad, rng.random((D, K)), 0.0) for rule in every},
@@ -61,7 +62,7 @@ def random_judged(seed=0, **changed):
 
 
 def psi_by_loop(judged, rule, ads, multiples):
-    """Ratio of sums, mean of ratios and terms dropped, with reports of some multiples only."""
+    """Ratio of sums, mean of ratios, terms dropped and sum of ratios, with some multiples only."""
     regrets = utilities = 0.0
     ratios, dropped = [], 0
     for d in range(D):
@@ -82,19 +83,22 @@ def psi_by_loop(judged, rule, ads, multiples):
                 ratios.append(regret / honest)
             else:
                 dropped += 1
-    return regrets / utilities, sum(ratios) / len(ratios), dropped
+    return regrets / utilities, sum(ratios) / len(ratios), dropped, sum(ratios)
 
 
 @pytest.mark.parametrize("rule", ["gsp", "threshold", MYERSON])
 def test_scores_against_loops(rule):
     judged = random_judged()
-    impressions = revenue = clicks = images = ads = 0.0
+    impressions = revenue = clicks = images = ads = conversions = surplus = 0.0
     for place in np.ndindex(D, K):
         if judged.shown[place]:
             impressions += 1
             revenue += judged.click[place] * judged.price[rule][place]
             clicks, images = clicks + judged.click[place], images + judged.image[place]
             ads += judged.is_ad[place]
+            conversions += judged.convert[place]
+            if judged.is_ad[place]:
+                surplus += judged.click[place] * (judged.value[place] - judged.price[rule][place])
     fine = psi_by_loop(judged, rule, K, None)
     ten = psi_by_loop(judged, rule, K, GAMMAS)
     every_ad = psi_by_loop(judged, rule, A, None)
@@ -108,6 +112,9 @@ def test_scores_against_loops(rule):
             "psi": fine[0],
             "psi_fine": fine[0],
             "psi_10": ten[0],
+            "conversions": 1000 * conversions / impressions,
+            "surplus": 1000 * surplus / impressions,
+            "psi_paper": ten[3] / D,
             "psi_mean_ratio": ten[1],
             "psi_dropped": ten[2],
             "psi_all": every_ad[0],
@@ -126,7 +133,9 @@ def test_the_ten_are_exactly_the_papers():
 def test_nothing_shown_scores_zero():
     nobody = {"shown": np.zeros((D, K), bool), "is_ad": np.zeros((D, K), bool)}
     empty = random_judged(
-        **nobody, click=np.zeros((D, K)), image=np.zeros((D, K)), where=np.zeros((D, A), bool)
+        **nobody,
+        **{name: np.zeros((D, K)) for name in ("click", "image", "convert")},
+        where=np.zeros((D, A), bool),
     )
     assert set(scores(empty, "gsp").values()) == {0.0}
     assert non_monotone_share(empty) == 0

@@ -19,6 +19,7 @@ def by_loop(truthful, misreport, mask):
                 dropped += 1
     return {
         "psi": regrets / utilities,
+        "psi_paper": sum(ratios) / len(mask),
         "psi_mean_ratio": sum(ratios) / len(ratios),
         "dropped": dropped,
     }
@@ -38,18 +39,19 @@ def test_psi_ignores_what_is_masked():
     truthful, misreport = np.array([[1.0, np.nan]]), np.array([[[1.5, 0.5], [np.inf, np.nan]]])
     assert psi(truthful, misreport, [[True, False]]) == {
         "psi": 0.5,
+        "psi_paper": 0.5,
         "psi_mean_ratio": 0.5,
         "dropped": 0,
     }
 
 
-def test_the_mean_of_ratios_is_not_the_ratio_of_sums():
+def test_the_papers_formula_is_neither_the_ratio_of_sums_nor_the_mean_of_ratios():
     found = psi([[1.0, 3.0]], [[[2.0], [3.0]]], [[True, True]])
-    assert found == {"psi": 0.25, "psi_mean_ratio": 0.5, "dropped": 0}
+    assert found == {"psi": 0.25, "psi_paper": 1.0, "psi_mean_ratio": 0.5, "dropped": 0}
 
 
 def test_psi_without_terms_misreports_or_regret_is_zero():
-    nothing = {"psi": 0.0, "psi_mean_ratio": 0.0, "dropped": 0}
+    nothing = {"psi": 0.0, "psi_paper": 0.0, "psi_mean_ratio": 0.0, "dropped": 0}
     assert psi(np.ones((2, 2)), np.ones((2, 2, 3)), np.zeros((2, 2), bool)) == nothing
     assert psi(np.ones((2, 2)), np.zeros((2, 2, 0)), np.ones((2, 2), bool)) == nothing
     assert psi(np.ones((2, 2)), np.zeros((2, 2, 3)), np.ones((2, 2), bool)) == nothing
@@ -57,7 +59,7 @@ def test_psi_without_terms_misreports_or_regret_is_zero():
 
 def test_regret_without_utility_is_not_hidden():
     found = psi([[0.0]], [[[0.2]]], [[True]])
-    assert found == {"psi": np.inf, "psi_mean_ratio": 0.0, "dropped": 1}
+    assert found == {"psi": np.inf, "psi_paper": 0.0, "psi_mean_ratio": 0.0, "dropped": 1}
 
 
 def test_psi_sums_money_in_double():

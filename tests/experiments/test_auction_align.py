@@ -24,6 +24,7 @@ from experiments import evaluate, reward_control, sweep
 from experiments.common import runs, workdirs
 
 FIGURES = {"rpm", "ctr_poi", "ctr_img", "psi", "psi_10", "psi_fine", "psi_all", "ad_share"}
+FIGURES |= {"psi_paper", "conversions", "surplus"}
 KILLS = [("reward", 1), ("reward", 5), ("alignment", 3), ("payment_rate", 4)]
 KILLS += [("payment_threshold", 1)]
 

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ega_jax.data.market.clicks import CLICK, Truth, affinity
+from ega_jax.data.books import Books
+from ega_jax.data.market.clicks import Truth
+from ega_jax.data.ragged import Ragged
 from ega_jax.data.session_rules import open_sessions
 
 PROBES = 2000  # Number of sessions in which slate effects are measured.
@@ -27,10 +29,11 @@ def read_sessions(folder: str | pathlib.Path, limit: int) -> pa.Table:
     return pa.concat_tables(tables).slice(0, limit).combine_chunks()
 
 
-def matrix(sessions: pa.Table, column: str) -> np.ndarray:
-    """Returns a column of lists of equal length as `[B, N]`."""
-    lists = sessions[column].combine_chunks()
-    return lists.flatten().to_numpy(zero_copy_only=False).reshape(len(sessions), -1)
+def matrix(sessions: pa.Table, column: str, width: int, fill: Any = 0) -> np.ndarray:
+    """Returns a column of lists as `[B, width]`, with `fill` after the end of each list."""
+    dtype = sessions.schema.field(column).type.value_type.to_pandas_dtype()
+    lists = Ragged.from_arrow(sessions[column], dtype)
+    return lists.first(np.arange(lists.num_rows), width, fill)
 
 
 def auc(score: np.ndarray, label: np.ndarray) -> float:
@@ -52,49 +55,55 @@ def calibrate(folder: str | pathlib.Path, limit: int = 20_000) -> dict[str, Any]
       Statistics by name; lists are by slot, by number of items above, or by quantile.
     """
     sessions, truth = read_sessions(folder, limit), Truth.load(folder)
-    names = ("shown_poi", "shown_creative", "shown_is_ad")
-    items, creatives, is_ad = (matrix(sessions, name) for name in names)
+    width = int(Ragged.from_arrow(sessions["shown_poi"], np.int32).lengths.max())
+    items, creatives = (
+        matrix(sessions, f"shown_{name}", width, -1) for name in ("poi", "creative")
+    )
+    is_ad, where = matrix(sessions, "shown_is_ad", width), items >= 0
     row = sessions["session_id"].to_numpy().astype(np.int32)
     true = jax.tree.map(np.asarray, truth.responses(row, items, creatives, is_ad))
-    report: dict[str, Any] = {"sessions": len(sessions), "ad_share": float(is_ad.mean())}
+    report: dict[str, Any] = {"sessions": len(sessions), "ad_share": float(is_ad[where].mean())}
     report["ads_per_slate"] = float(is_ad.sum(axis=1).mean())
+    report["items_per_slate"] = float(where.sum(axis=1).mean())
     for name in ("click_poi", "click_image"):
-        click, p = matrix(sessions, name), getattr(true, name)
-        report |= {f"{name}.{key}": value for key, value in _response(click, p).items()}
-    clicked, convert = matrix(sessions, "click_poi"), matrix(sessions, "convert")
+        click, p = matrix(sessions, name, width), getattr(true, name)
+        report |= {f"{name}.{key}": value for key, value in _response(click, p, where).items()}
+    clicked, convert = (matrix(sessions, name, width) for name in ("click_poi", "convert"))
     report["convert.rate"] = float(convert[clicked].mean())
     report["convert.auc_bound"] = auc(true.convert[clicked], convert[clicked])
     first_creative = np.searchsorted(
         pq.read_table(pathlib.Path(folder) / "creatives.parquet")["poi_id"].to_numpy(),
         np.arange(len(truth.latents.poi_latent)),
     )
-    return report | bids(sessions, truth) | slate_effects(truth, row, items[:, 0], first_creative)
+    return report | bids(folder) | slate_effects(truth, row, items[:, 0], first_creative)
 
 
-def _response(click: np.ndarray, p: np.ndarray) -> dict[str, Any]:
-    """Returns rates, and the AUC of the true probabilities: the upper bound of any model."""
-    by_slot = np.broadcast_to(p.mean(axis=0), p.shape)
+def _response(click: np.ndarray, p: np.ndarray, where: np.ndarray) -> dict[str, Any]:
+    """Returns rates of shown items, and the AUC of the true probabilities: no model has more."""
+    click_by_slot, true_by_slot = (np.mean(x, axis=0, where=where) for x in (click, p))
+    by_slot = np.broadcast_to(true_by_slot, p.shape)[where]
+    click, p = click[where], p[where]
     return {
         "rate": float(click.mean()),
-        "rate_by_slot": click.mean(axis=0).tolist(),
-        "true_rate_by_slot": p.mean(axis=0).tolist(),
-        "auc_bound": auc(p.ravel(), click.ravel()),
-        "auc_slot_only": auc(by_slot.ravel(), click.ravel()),
+        "rate_by_slot": click_by_slot.tolist(),
+        "true_rate_by_slot": true_by_slot.tolist(),
+        "auc_bound": auc(p, click),
+        "auc_slot_only": auc(by_slot, click),
         "variance_explained": float(p.var() / (p.mean() * (1 - p.mean()))),
     }
 
 
-def bids(sessions: pa.Table, truth: Truth) -> dict[str, Any]:
-    """Returns the spread of log bids, and their correlation with true relevance."""
-    log_bid, ads = np.log(matrix(sessions, "ad_bid")), matrix(sessions, "ad_poi")
-    row = sessions["session_id"].to_numpy()
-    user, intent = truth.session_user[row], truth.session_intent[row]
-    relevance = np.asarray(affinity(truth.latents, user, intent, ads).utility(CLICK))
+def bids(folder: str | pathlib.Path) -> dict[str, Any]:
+    """Returns the sizes of the ad books, and the spread of log bids over all of them and in one."""
+    books = Books.load(pathlib.Path(folder))
+    log_bid, num_ads = np.log(books.bid), np.diff(books.book_start)
+    within = [part.std() for part in np.split(log_bid, books.book_start[1:-1]) if len(part)]
     return {
+        "book.count": len(books.book_id),
+        "book.ads": float(num_ads.mean()),
         "bid.median": float(np.exp(np.median(log_bid))),
         "bid.log_sd": float(log_bid.std()),
-        "bid.log_sd_within_request": float(log_bid.std(axis=1).mean()),
-        "bid.relevance_correlation": float(np.corrcoef(log_bid.ravel(), relevance.ravel())[0, 1]),
+        "bid.log_sd_within_book": float(np.mean(within)),
         "bid.log_quantiles": np.quantile(log_bid, np.linspace(0.01, 0.99, 99)).tolist(),
     }
 

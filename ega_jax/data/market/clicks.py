@@ -1,11 +1,11 @@
 """The true response model: exact click, image-click and conversion probabilities of any slate.
 
 Only simulation and evaluation may use it; training must not. The probability of a click in slot `k`
-is `examination_k * sigmoid(utility_k)`. The utility is the sum of interest, intent, distance,
-quality and creative match, and of three effects of the slate: crowding (similar items above take
-clicks), contrast (with the neighbours) and fatigue (each ad above lowers it). Clicks are
-independent given the slate. Conversion, given a click, has a utility of its own without effects of
-the slate.
+is `examination_k * sigmoid(utility_k)`. The utility is the sum of interest, intent, distance from
+the user's place, quality, hour of the day, surface and creative match, and of three effects of the
+slate: crowding (similar items above take clicks), contrast (with the neighbours) and fatigue (each
+ad above lowers it). Clicks are independent given the slate. Conversion, given a click, has a
+utility of its own without effects of the slate.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ MATCH, APPEAL = 1.0, 0.3  # Weights in a creative's effect: the user's taste, ge
 CROWDING = 0.4  # Utility lost per identical item above.
 CONTRAST = 0.2  # Utility per unit of attraction above the neighbours' mean.
 FATIGUE = 0.12  # Utility lost per ad above.
+SURFACES = (0.1, -0.1, -0.3)  # Utility of every item on each surface: feed, search, map.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +38,27 @@ class Weights:
     intent: float
     distance: float
     quality: float
+    hour: float
     creative: float
 
 
-CLICK = Weights(bias=-3.98, interest=1.5, intent=2.0, distance=-0.6, quality=0.5, creative=0.8)
-IMAGE = Weights(bias=-3.73, interest=1.0, intent=1.4, distance=-0.4, quality=0.3, creative=1.6)
-CONVERT = Weights(bias=-3.0, interest=0.5, intent=1.5, distance=-0.3, quality=0.5, creative=0.0)
+# The biases set the rates of the log, and nothing else.
+CLICK = Weights(-3.3, interest=1.5, intent=2.0, distance=-0.6, quality=0.5, hour=0.4, creative=0.8)
+IMAGE = Weights(-3.2, interest=1.0, intent=1.4, distance=-0.4, quality=0.3, hour=0.3, creative=1.6)
+CONVERT = Weights(
+    -3.0, interest=0.5, intent=1.5, distance=-0.3, quality=0.5, hour=0.2, creative=0.0
+)
+
+
+@struct.dataclass
+class Situation:
+    """What determines the responses in `B` sessions, beside the slate and the latents."""
+
+    user: Array  # [B] int32.
+    intent: Array  # [B] int32, a POI like those the user looks for.
+    place: Array  # [B, 2] float32, where the user is, kilometres.
+    hour: Array  # [B] float32 in [0, 24).
+    surface: Array  # [B] int32, an index of `SURFACES`.
 
 
 @struct.dataclass
@@ -51,8 +67,10 @@ class Affinity:
 
     interest: jax.Array  # In [-1, 1], similarity to the user's favourites.
     intent: jax.Array  # In [-1, 1], similarity to the session's intent.
-    distance: jax.Array  # log(1 + kilometres from home).
+    distance: jax.Array  # log(1 + kilometres from the user's place).
     quality: jax.Array  # Standardised.
+    hour: jax.Array  # In [-1, 1], 1 at the hour at which the subcategory is liked most.
+    surface: jax.Array  # [B, 1], the same for all items.
 
     def utility(self, weights: Weights) -> jax.Array:
         """Returns the weighted sum of the parts, `[B, N]`, without creative and slate effects."""
@@ -62,6 +80,8 @@ class Affinity:
             + weights.intent * self.intent
             + weights.distance * self.distance
             + weights.quality * self.quality
+            + weights.hour * self.hour
+            + self.surface
         )
 
 
@@ -74,29 +94,32 @@ class Responses:
     convert: jax.Array  # Given a click of the POI.
 
 
-def affinity(latents: Latents, user: Array, intent: Array, items: Array) -> Affinity:
-    """Compares each item with the session's user and intent.
+def affinity(latents: Latents, situation: Situation, items: Array) -> Affinity:
+    """Compares each item with the session's user, intent, place and hour.
 
     Args:
       latents: the world's latents.
-      user: `[B]` int32.
-      intent: `[B]` int32, a POI like those the user looks for.
+      situation: of the sessions.
       items: `[B, N]` int32 POI ids; results at empty places (-1) have no meaning.
 
     Returns:
       The parts of the utility, `[B, N]`.
     """
-    z = latents.poi_latent[items]
+    user, z = situation.user, latents.poi_latent[items]
     favourites = latents.poi_latent[latents.user_favourite[user]]
     liking = jnp.einsum("bnl,bfl->bnf", z, favourites, precision="highest")
     weight = latents.user_weight[user][:, None, :]
     interest = jax.nn.logsumexp(INTEREST_SHARPNESS * liking, axis=-1, b=weight)
-    gap = latents.poi_place[items] - latents.user_home[user][:, None, :]
+    wanted = latents.poi_latent[situation.intent]
+    gap = latents.poi_place[items] - situation.place[:, None, :]
+    late = situation.hour[:, None] - latents.poi_peak[items]
     return Affinity(
         interest=interest / INTEREST_SHARPNESS,
-        intent=jnp.einsum("bnl,bl->bn", z, latents.poi_latent[intent], precision="highest"),
+        intent=jnp.einsum("bnl,bl->bn", z, wanted, precision="highest"),
         distance=jnp.log1p(jnp.sqrt(jnp.sum(gap**2, axis=-1))),
         quality=latents.poi_quality[items],
+        hour=jnp.cos(2 * jnp.pi / 24 * late),
+        surface=jnp.array(SURFACES)[situation.surface][:, None],
     )
 
 
@@ -140,19 +163,13 @@ def slate_effect(latents: Latents, items: Array, is_ad: Array, attraction: Array
 
 @jax.jit
 def responses(
-    latents: Latents,
-    user: Array,
-    intent: Array,
-    items: Array,
-    creatives: Array,
-    is_ad: Array,
+    latents: Latents, situation: Situation, items: Array, creatives: Array, is_ad: Array
 ) -> Responses:
     """Computes the exact probabilities of every response to a slate.
 
     Args:
       latents: the world's latents.
-      user: `[B]` int32.
-      intent: `[B]` int32, a POI like those the user looks for.
+      situation: of the sessions.
       items: `[B, K]` int32 POI ids, -1 where the slot is empty.
       creatives: `[B, K]` int32, of those POIs, -1 where the slot is empty.
       is_ad: `[B, K]` bool.
@@ -160,8 +177,8 @@ def responses(
     Returns:
       Probabilities in (0, 1), and 0 in empty slots.
     """
-    parts = affinity(latents, user, intent, items)
-    creative = creative_effect(latents, user, creatives)
+    parts = affinity(latents, situation, items)
+    creative = creative_effect(latents, situation.user, creatives)
     attraction = CLICK.quality * parts.quality + CLICK.creative * creative
     around = slate_effect(latents, items, is_ad, attraction)
     seen = jnp.where(items >= 0, examination(items.shape[1])[None, :], 0.0)
@@ -182,17 +199,15 @@ class Truth:
     """The true response model of a written log; session ids are row numbers over all files."""
 
     latents: Latents
-    session_user: Array  # [sessions] int32.
-    session_intent: Array  # [sessions] int32 POI ids.
+    situation: Situation  # Of all sessions.
 
     def save(self, folder: str | pathlib.Path) -> None:
         """Writes the truth into the subfolder `truth` of a dataset folder."""
         path = pathlib.Path(folder) / "truth"
         path.mkdir()
-        fields = {f.name: getattr(self.latents, f.name) for f in dataclasses.fields(Latents)}
-        np.savez(path / "latents.npz", **jax.tree.map(np.asarray, fields))
-        user, intent = np.asarray(self.session_user), np.asarray(self.session_intent)
-        np.savez(path / "sessions.npz", user=user, intent=intent)
+        for name, part in (("latents", self.latents), ("sessions", self.situation)):
+            fields = {f.name: np.asarray(getattr(part, f.name)) for f in dataclasses.fields(part)}
+            np.savez(path / f"{name}.npz", allow_pickle=False, **fields)
 
     @classmethod
     def load(cls, folder: str | pathlib.Path) -> "Truth":
@@ -207,9 +222,10 @@ class Truth:
         with np.load(path / "latents.npz") as arrays:
             latents = Latents(**{name: jnp.asarray(arrays[name]) for name in arrays.files})
         with np.load(path / "sessions.npz") as arrays:
-            return cls(latents, jnp.asarray(arrays["user"]), jnp.asarray(arrays["intent"]))
+            situation = Situation(**{name: jnp.asarray(arrays[name]) for name in arrays.files})
+        return cls(latents, situation)
 
     def responses(self, session: Array, items: Array, creatives: Array, is_ad: Array) -> Responses:
         """Returns the exact response probabilities of slates `[B, K]` in sessions `[B]`."""
-        user, intent = self.session_user[session], self.session_intent[session]
-        return responses(self.latents, user, intent, items, creatives, is_ad)
+        situation = jax.tree.map(lambda x: x[session], self.situation)
+        return responses(self.latents, situation, items, creatives, is_ad)

@@ -1,45 +1,27 @@
-"""Simulates the sessions of a market over time and writes them as an ad log."""
+"""Writes the sessions of a market as an ad log."""
 
 import dataclasses
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from flax import struct
 
-from ega_jax.data.market import behaviour
-from ega_jax.data.market.behaviour import Users
-from ega_jax.data.market.clicks import Array, Responses, Truth, responses
-from ega_jax.data.market.policy import Shown, cascade
-from ega_jax.data.market.recall import Candidates, recall
-from ega_jax.data.market.world import Latents, MarketConfig, Supply, World, make_world
+from ega_jax.data.market.clicks import Array, Truth
+from ega_jax.data.market.config import MarketConfig
+from ega_jax.data.market.logger import Logger
+from ega_jax.data.market.requests import Book
+from ega_jax.data.market.scores import make_ranker
+from ega_jax.data.market.simulation import Chunk, begin, simulate, timestamps
+from ega_jax.data.market.world import World, make_world
 
-START_TIME = 1_700_000_000  # Seconds since 1970.
-SPAN = 28 * 86_400  # Seconds covered by a log of any number of sessions.
 ROW_GROUP = 4096
 ROWS_PER_FILE = 8 * ROW_GROUP
-
-
-@struct.dataclass
-class Chunk:
-    """A chunk of simulated sessions."""
-
-    user: jax.Array  # [B] int32, distinct.
-    intent: jax.Array  # [B] int32.
-    history_poi: jax.Array  # [B, T] int32, before the session.
-    history_creative: jax.Array  # [B, T] int32.
-    candidates: Candidates
-    shown: Shown
-    click_poi: jax.Array  # [B, K] bool.
-    click_image: jax.Array  # [B, K] bool.
-    convert: jax.Array  # [B, K] bool, only where the POI was clicked.
 
 
 def write_market(
@@ -73,108 +55,36 @@ def write_market(
         world = make_world(config, sequences_folder)
         _write_items(world, partial)
         _write_sessions(world, partial, progress or (lambda done, total: None))
-        market = dataclasses.asdict(world.config)
-        description = {"format": "ad_log", "num_slots": config.num_slots, "market": market}
-        (partial / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
+        _describe(world.config, partial)
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def simulate(world: World) -> Iterator[Chunk]:
-    """Yields the sessions of a market in chunks, and computes one chunk ahead."""
-    start_key, key = jax.random.split(jax.random.key(world.config.seed))
-    users = behaviour.start(start_key, world)
-    size = min(world.config.chunk_size, max(world.config.num_users // 2, 1))
-    play = jax.jit(
-        _chunk,
-        static_argnames=("config", "size"),
-        donate_argnames="users",
-        compiler_options=behaviour.compiler_options(),
-    )
-    ready = None
-    for i in range(-(-world.config.num_sessions // size)):
-        chunk_key = jax.random.fold_in(key, i)
-        users, chunk = play(chunk_key, world.latents, world.supply, users, world.config, size)
-        if ready is not None:
-            yield ready
-        ready = chunk
-    left = world.config.num_sessions - i * size
-    yield jax.tree.map(lambda x: x[:left], ready)
-
-
-def _chunk(
-    key: jax.Array,
-    latents: Latents,
-    supply: Supply,
-    users: Users,
-    config: MarketConfig,
-    size: int,
-) -> tuple[Users, Chunk]:
-    """Simulates one session for each of `size` users, sampled by activity without replacement."""
-    keys = jax.random.split(key, 6)
-    wait = jax.random.exponential(keys[0], supply.log_activity.shape)
-    user = jax.lax.top_k(supply.log_activity - jnp.log(wait), size)[1]
-    intent = behaviour.drift(keys[1], latents, supply, user, users.intent[user])
-    candidates = recall(keys[2], latents, supply, user, intent, config)
-    shown = cascade(keys[3], latents, supply, user, candidates, config.num_slots)
-    truth = responses(latents, user, intent, shown.items, shown.creatives, shown.is_ad)
-    chunk = Chunk(
-        user=user,
-        intent=intent,
-        history_poi=users.history_poi[user],
-        history_creative=users.history_creative[user],
-        candidates=candidates,
-        shown=shown,
-        **_feedback(keys[4], truth),
-    )
-    return _remember(keys[5], latents, supply, users, chunk), chunk
-
-
-def _feedback(key: jax.Array, truth: Responses) -> dict[str, jax.Array]:
-    """Draws clicks, image clicks and conversions, `[B, K]` bool each."""
-    draws = jax.random.uniform(key, (3, *truth.click_poi.shape))
-    click = draws[0] < truth.click_poi
-    return {
-        "click_poi": click,
-        "click_image": draws[1] < truth.click_image,
-        "convert": click & (draws[2] < truth.convert),
+def _describe(config: MarketConfig, folder: pathlib.Path) -> None:
+    description = {
+        "format": "ad_log",
+        "num_slots": config.num_slots,
+        "max_ads": config.max_ads,
+        "market": dataclasses.asdict(config),
     }
-
-
-def _remember(
-    key: jax.Array, latents: Latents, supply: Supply, users: Users, chunk: Chunk
-) -> Users:
-    """Adds clicked items, and for a share of users a visit elsewhere, to the histories."""
-    share_key, visit_key, creative_key = jax.random.split(key, 3)
-    clicked = chunk.click_poi | chunk.click_image
-    visited = behaviour.visit(visit_key, latents, supply, chunk.user, chunk.intent)
-    went = jax.random.uniform(share_key, visited.shape) < behaviour.VISIT_SHARE
-    visited = jnp.where(went, visited, -1)[:, None]
-    seen = behaviour.pleasing_creative(creative_key, latents, supply, chunk.user, visited)
-    poi = jnp.concatenate([jnp.where(clicked, chunk.shown.items, -1), visited], axis=1)
-    creative = jnp.concatenate([jnp.where(clicked, chunk.shown.creatives, -1), seen], axis=1)
-    history_poi = behaviour.append(chunk.history_poi, poi)
-    history_creative = behaviour.append(chunk.history_creative, creative)
-    return Users(
-        history_poi=users.history_poi.at[chunk.user].set(history_poi),
-        history_creative=users.history_creative.at[chunk.user].set(history_creative),
-        intent=users.intent.at[chunk.user].set(chunk.intent),
-    )
+    (folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
 
 
 def _write_items(world: World, folder: pathlib.Path) -> None:
-    p, r = len(world.poi_embedding), len(world.creative_poi)
+    seen = jax.tree.map(np.asarray, world.observables)
     pois = {
-        "poi_id": np.arange(p, dtype=np.int32),
-        "embedding": _fixed_lists(world.poi_embedding),
+        "poi_id": np.arange(len(seen.poi_embedding), dtype=np.int32),
+        "embedding": _fixed_lists(seen.poi_embedding),
         "title": world.titles,
         "category": world.categories,
+        "region": seen.poi_region,
+        "opening_day": seen.opening_day,
     }
     creatives = {
-        "creative_id": np.arange(r, dtype=np.int32),
-        "poi_id": world.creative_poi,
-        "embedding": _fixed_lists(world.creative_embedding),
+        "creative_id": np.arange(len(seen.creative_poi), dtype=np.int32),
+        "poi_id": seen.creative_poi,
+        "embedding": _fixed_lists(seen.creative_embedding),
     }
     pq.write_table(pa.table(pois), folder / "pois.parquet")
     pq.write_table(pa.table(creatives), folder / "creatives.parquet")
@@ -184,40 +94,64 @@ def _write_sessions(
     world: World, folder: pathlib.Path, progress: Callable[[int, int], None]
 ) -> None:
     (folder / "sessions").mkdir()
-    total, done, files, tables, users, intents = world.config.num_sessions, 0, 0, [], [], []
-    for chunk in simulate(world):
-        tables.append(_table(jax.device_get(chunk), done, total))
-        users.append(np.asarray(chunk.user))
-        intents.append(np.asarray(chunk.intent))
-        done += len(users[-1])
-        if done == total or sum(map(len, tables)) >= ROWS_PER_FILE:
+    total, files, tables, situations = world.config.num_sessions, 0, [], []
+    books: dict[int, pa.Table] = {}
+    start_key, key = jax.random.split(jax.random.key(world.config.seed))
+    state = begin(start_key, world)
+    ranker = make_ranker(world.observables, state.users.history_poi)
+    for span, book, chunk in simulate(key, world, state, ranker):
+        chunk = jax.tree.map(lambda x, n=span.stop - span.first: np.asarray(x)[:n], chunk)
+        if span.day not in books:
+            books[span.day] = _book_table(book, span.day)
+        times = timestamps(world.config, span.first, span.stop - span.first)
+        tables.append(_table(chunk, span.first, times, span.day * world.config.num_regions))
+        situations.append(chunk.situation)
+        if span.stop == total or sum(map(len, tables)) >= ROWS_PER_FILE:
             path = folder / "sessions" / f"part-{files:05d}.parquet"
             rows = pa.concat_tables(tables).combine_chunks()
             pq.write_table(rows, path, row_group_size=ROW_GROUP, use_dictionary=False)
             files, tables = files + 1, []
-        progress(done, total)
-    Truth(world.latents, np.concatenate(users), np.concatenate(intents)).save(folder)
+        progress(span.stop, total)
+    (folder / "books").mkdir()
+    pq.write_table(pa.concat_tables(books.values()), folder / "books" / "part-00000.parquet")
+    Logger(ranker, world.config).save(folder)
+    Truth(world.latents, jax.tree.map(lambda *x: np.concatenate(x), *situations)).save(folder)
 
 
-def _table(chunk: Chunk, first: int, total: int) -> pa.Table:
+def _book_table(book: Book, day: int) -> pa.Table:
+    """Converts the books `[G, A]` of a day to the columns of the ad-log format."""
+    poi, bid = np.asarray(book.poi), np.asarray(book.bid)
+    return pa.table(
+        {
+            "book_id": day * len(poi) + np.arange(len(poi), dtype=np.int32),
+            "ad_poi": _lists(poi, poi >= 0),
+            "ad_bid": _lists(bid, poi >= 0),
+        }
+    )
+
+
+def _table(chunk: Chunk, first: int, times: np.ndarray, first_book: int) -> pa.Table:
     """Converts a chunk to the columns of the ad-log format; its first session has id `first`."""
-    row = first + np.arange(len(chunk.user), dtype=np.int64)
+    requests, served, feedback = chunk.requests, chunk.served, chunk.feedback
+    known, shown = requests.history_poi >= 0, served.slates.items >= 0
     columns = {
-        "session_id": row,
-        "user_id": chunk.user,
-        "timestamp": START_TIME + row * SPAN // total,
-        "history_poi": _lists(chunk.history_poi, chunk.history_poi >= 0),
-        "history_creative": _lists(chunk.history_creative, chunk.history_poi >= 0),
-        "ad_poi": _lists(chunk.candidates.ad_poi),
-        "ad_bid": _lists(chunk.candidates.ad_bid),
-        "organic_poi": _lists(chunk.candidates.organic_poi),
-        "shown_poi": _lists(chunk.shown.items),
-        "shown_creative": _lists(chunk.shown.creatives),
-        "shown_is_ad": _lists(chunk.shown.is_ad),
-        "click_poi": _lists(chunk.click_poi),
-        "click_image": _lists(chunk.click_image),
-        "convert": _lists(chunk.convert),
-        "propensity": np.exp(chunk.shown.log_propensity.astype(np.float64)),
+        "session_id": first + np.arange(len(times), dtype=np.int64),
+        "user_id": requests.user,
+        "timestamp": times,
+        "history_poi": _lists(requests.history_poi, known),
+        "history_creative": _lists(requests.history_creative, known),
+        "context": _fixed_lists(np.asarray(requests.context)),
+        "book_id": chunk.region + np.int32(first_book),
+        "organic_poi": _lists(served.organic.poi),
+        "shown_poi": _lists(served.slates.items, shown),
+        "shown_creative": _lists(served.slates.creatives, shown),
+        "shown_is_ad": _lists(served.slates.is_ad, shown),
+        "shown_score": _lists(served.score, shown),
+        "click_poi": _lists(feedback.click_poi, shown),
+        "click_image": _lists(feedback.click_image, shown),
+        "convert": _lists(feedback.convert, shown),
+        "propensity": _lists(served.propensity, shown),
+        "explored": served.explored,
     }
     return pa.table(columns)
 

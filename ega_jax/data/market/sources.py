@@ -8,6 +8,7 @@ import numpy as np
 
 from ega_jax.data.item_rules import open_items
 from ega_jax.data.market.config import MarketConfig
+from ega_jax.data.market.regions import co_visit_regions, roles
 from ega_jax.data.reading import read_lists, read_matrix
 from ega_jax.data.schema import validate
 from ega_jax.data.sequence_rules import open_sequences
@@ -54,6 +55,10 @@ class Source:
     subcategory: np.ndarray  # [P] int32.
     titles: list[str]
     categories: list[str]  # "category > subcategory" of each POI.
+    region: np.ndarray  # [P] int32.
+    user_region: np.ndarray  # [U] int32.
+    advertises: np.ndarray  # [P] bool, whether the POI buys ads.
+    opening_day: np.ndarray  # [P] int32, 0 for most.
     embedding: np.ndarray | None = None  # [P, E] float32.
     visits: Visits | None = None
 
@@ -79,12 +84,18 @@ def synthetic_source(config: MarketConfig, rng: np.random.Generator) -> Source:
     subcategory = rng.integers(len(subs), size=p).astype(np.int32)
     latent = unit(subs[subcategory] + POI_SPREAD * unit(rng.normal(size=(p, latent_dim))))
     names = [_category_names(i, config.num_subcategories) for i in range(len(subs))]
+    region = rng.permutation(p).astype(np.int32) % config.num_regions
+    advertises, opening_day = roles(region, rng)
     return Source(
         latent=latent.astype(np.float32),
         quality=standardise(rng.normal(size=p)).astype(np.float32),
         subcategory=subcategory,
         titles=[f"{names[sub][1]} no. {i}" for i, sub in enumerate(subcategory)],
         categories=[" > ".join(names[sub]) for sub in subcategory],
+        region=region,
+        user_region=np.arange(config.num_users, dtype=np.int32) % config.num_regions,
+        advertises=advertises,
+        opening_day=opening_day,
     )
 
 
@@ -95,15 +106,20 @@ def _category_names(index: int, num_subcategories: int) -> tuple[str, str]:
     return category, f"{category} {sub + 1}"
 
 
-def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source:
+def sequences_source(
+    config: MarketConfig, folder: str | pathlib.Path, rng: np.random.Generator
+) -> Source:
     """Reads real POIs and visits from a folder in the sequences format.
 
     The latents are the principal components of the embeddings, the quality is the standardised
-    log of the number of visits, and the taxonomy comes from the POIs' tags.
+    log of the number of visits, the taxonomy comes from the POIs' tags, and the regions from
+    visits of the same users. A user's region is that of most visits; visits to other regions and
+    to POIs that open late are dropped.
 
     Args:
       config: its `num_pois` and `num_users` bound the numbers of POIs and users.
       folder: a folder with `items.parquet` and `sequences.parquet`.
+      rng: random generator.
 
     Returns:
       The source, with the most visited POIs and users of at least `MIN_VISITS` visits to them.
@@ -119,14 +135,13 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
     sequences = read_lists(open_sequences(folder), "items", np.int32)
     counts = np.bincount(sequences.values, minlength=items.num_rows)
     kept = np.sort(np.argsort(-counts, kind="stable")[: config.num_pois])
-    visits = _kept_visits(
-        sequences.values, sequences.lengths, kept, items.num_rows, config.num_users
-    )
-    if len(visits.offsets) == 1:
-        raise UserError(
-            f"{folder}/sequences.parquet: no user has {MIN_VISITS} visits to the "
-            f"{len(kept)} most visited POIs"
-        )
+    user, poi = _renumbered(sequences.values, sequences.lengths, kept, items.num_rows)
+    region = co_visit_regions(user, poi, len(kept), config.num_regions)
+    advertises, opening_day = roles(region, rng)
+    user_region = _most_visited(user, region[poi], len(sequences.lengths), config.num_regions)
+    inside = (region[poi] == user_region[user]) & (opening_day[poi] == 0)
+    visits, users = _kept_visits(user[inside], poi[inside], config.num_users)
+    _require_regions(folder, user_region[users], config.num_regions)
     embedding = read_matrix(items, "embedding")[kept]
     tags, titles = read_tags(items, "categories"), read_texts(items, "title")
     subcategory, categories = _taxonomy([tags[i] for i in kept])
@@ -136,23 +151,49 @@ def sequences_source(config: MarketConfig, folder: str | pathlib.Path) -> Source
         subcategory=subcategory,
         titles=[titles[item] or f"POI {i}" for i, item in enumerate(kept)],
         categories=categories,
+        region=region,
+        user_region=user_region[users],
+        advertises=advertises,
+        opening_day=opening_day,
         embedding=embedding,
         visits=visits,
     )
 
 
-def _kept_visits(
-    visits: np.ndarray, lengths: np.ndarray, kept: np.ndarray, num_items: int, num_users: int
-) -> Visits:
-    """Drops visits to other POIs, renumbers the rest, and drops users with too few visits."""
+def _renumbered(
+    visits: np.ndarray, lengths: np.ndarray, kept: np.ndarray, num_items: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the users `[V]` of visits to kept POIs, and the new ids `[V]` of these POIs."""
     new_id = np.full(num_items, -1, np.int32)
     new_id[kept] = np.arange(len(kept))
-    visits = new_id[visits]
     user = np.repeat(np.arange(len(lengths)), lengths)
-    remaining = np.bincount(user[visits >= 0], minlength=len(lengths))
-    chosen = np.flatnonzero(remaining >= MIN_VISITS)[:num_users]
-    where = (visits >= 0) & np.isin(user, chosen)
-    return Visits(visits[where], np.concatenate([[0], np.cumsum(remaining[chosen])]))
+    where = new_id[visits] >= 0
+    return user[where], new_id[visits[where]]
+
+
+def _most_visited(
+    user: np.ndarray, region: np.ndarray, num_users: int, num_regions: int
+) -> np.ndarray:
+    """Returns the region `[U]` of most visits of each user."""
+    count = np.bincount(user * num_regions + region, minlength=num_users * num_regions)
+    return count.reshape(num_users, num_regions).argmax(axis=1).astype(np.int32)
+
+
+def _kept_visits(user: np.ndarray, poi: np.ndarray, num_users: int) -> tuple[Visits, np.ndarray]:
+    """Drops users with too few visits; returns the visits and the ids of the users kept."""
+    count = np.bincount(user, minlength=1)
+    users = np.flatnonzero(count >= MIN_VISITS)[:num_users]
+    return Visits(poi[np.isin(user, users)], np.concatenate([[0], np.cumsum(count[users])])), users
+
+
+def _require_regions(folder: pathlib.Path, user_region: np.ndarray, num_regions: int):
+    """Refuses visits that leave a region without users."""
+    empty = np.bincount(user_region, minlength=num_regions) == 0
+    if empty.any():
+        raise UserError(
+            f"{folder}/sequences.parquet: no user has {MIN_VISITS} visits in region "
+            f"{empty.argmax()} of {num_regions}"
+        )
 
 
 def _principal_components(x: np.ndarray, num_components: int) -> np.ndarray:

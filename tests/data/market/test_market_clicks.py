@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 
 from ega_jax.data.market import clicks
-from ega_jax.data.market.clicks import CLICK, CONVERT, IMAGE, Truth, responses
+from ega_jax.data.market.clicks import (
+    CLICK,
+    CONVERT,
+    IMAGE,
+    SURFACES,
+    Situation,
+    Truth,
+    responses,
+)
 from ega_jax.data.market.config import MarketConfig
 from ega_jax.data.market.world import make_world
 
-CONFIG = MarketConfig(num_pois=80, num_users=12, num_sessions=10, num_slots=4)
+CONFIG = MarketConfig(num_pois=80, num_regions=1, num_users=12, num_sessions=10, num_slots=4)
 
 
 @pytest.fixture(scope="module")
@@ -27,25 +35,34 @@ def slates(world):
     b, k = 20, 4
     items = np.stack([rng.choice(80, k, replace=False) for _ in range(b)]).astype(np.int32)
     items[5, 3:], items[6, 1:], items[7, 1], items[8] = -1, -1, -1, -1
-    table = np.asarray(world.supply.poi_creatives)
+    table = np.asarray(world.observables.poi_creatives)
     creatives = np.where(items >= 0, table[items, rng.integers(0, 2, (b, k))], -1).astype(np.int32)
-    user = rng.integers(0, 12, b).astype(np.int32)
-    intent = rng.integers(0, 80, b).astype(np.int32)
-    return user, intent, items, creatives, rng.random((b, k)) < 0.5
+    situation = Situation(
+        user=rng.integers(0, 12, b).astype(np.int32),
+        intent=rng.integers(0, 80, b).astype(np.int32),
+        place=rng.uniform(0, 10, (b, 2)).astype(np.float32),
+        hour=rng.uniform(0, 24, b).astype(np.float32),
+        surface=rng.integers(0, 3, b).astype(np.int32),
+    )
+    return situation, items, creatives, rng.random((b, k)) < 0.5
+
+
+def rows(slates, index):
+    return jax.tree.map(lambda x: x[index], slates)
 
 
 def sigmoid(x):
     return 1 / (1 + math.exp(-x))
 
 
-def oracle(world, user, intent, items, creatives, is_ad):
+def oracle(world, now, items, creatives, is_ad):
     """The response to one slate, slot by slot, straight from the module's docstring."""
     lat = jax.tree.map(np.asarray, world.latents)
     k = len(items)
     result = np.zeros((3, k))
 
     def creative(s):
-        match = lat.creative_style[creatives[s]] @ lat.user_taste[user]
+        match = lat.creative_style[creatives[s]] @ lat.user_taste[now.user]
         return clicks.MATCH * match + clicks.APPEAL * lat.creative_appeal[creatives[s]]
 
     def attraction(s):
@@ -57,13 +74,14 @@ def oracle(world, user, intent, items, creatives, is_ad):
         z = lat.poi_latent[items[s]]
         near = sum(
             w * math.exp(4 * lat.poi_latent[f] @ z)
-            for w, f in zip(lat.user_weight[user], lat.user_favourite[user], strict=True)
+            for w, f in zip(lat.user_weight[now.user], lat.user_favourite[now.user], strict=True)
         )
         parts = {
             "interest": math.log(near) / 4,
-            "intent": lat.poi_latent[intent] @ z,
-            "distance": math.log(1 + math.dist(lat.poi_place[items[s]], lat.user_home[user])),
+            "intent": lat.poi_latent[now.intent] @ z,
+            "distance": math.log(1 + math.dist(lat.poi_place[items[s]], now.place)),
             "quality": lat.poi_quality[items[s]],
+            "hour": math.cos(2 * math.pi * (now.hour - lat.poi_peak[items[s]]) / 24),
         }
         around = 0.0
         for above in range(s):
@@ -75,7 +93,8 @@ def oracle(world, user, intent, items, creatives, is_ad):
             around += clicks.CONTRAST * (attraction(s) - sum(beside) / len(beside))
 
         def utility(weights, parts=parts):
-            return weights.bias + sum(getattr(weights, name) * x for name, x in parts.items())
+            whole = sum(getattr(weights, name) * x for name, x in parts.items())
+            return weights.bias + SURFACES[now.surface] + whole
 
         seen = 1 / (1 + 0.25 * s)
         for i, weights in enumerate((CLICK, IMAGE)):
@@ -87,13 +106,13 @@ def oracle(world, user, intent, items, creatives, is_ad):
 
 def test_responses_equal_the_loop_oracle(world, slates):
     got = responses(world.latents, *slates)
-    expected = [oracle(world, *(x[b] for x in slates)) for b in range(len(slates[0]))]
+    expected = [oracle(world, *rows(slates, b)) for b in range(len(slates[1]))]
     for i, field in enumerate((got.click_poi, got.click_image, got.convert)):
         np.testing.assert_allclose(field, [e[i] for e in expected], rtol=2e-5, atol=1e-7)
 
 
 def test_probabilities_are_proper_and_empty_slots_get_none(world, slates):
-    items = slates[2]
+    items = slates[1]
     for field in jax.tree.leaves(responses(world.latents, *slates)):
         field = np.asarray(field)
         assert np.all((field > 0) & (field < 1) == (items >= 0))
@@ -102,16 +121,17 @@ def test_probabilities_are_proper_and_empty_slots_get_none(world, slates):
 
 def test_a_slate_alone_gets_what_it_gets_in_a_batch(world, slates):
     batch = responses(world.latents, *slates).click_poi
-    alone = responses(world.latents, *(x[3:4] for x in slates)).click_poi
+    alone = responses(world.latents, *rows(slates, slice(3, 4))).click_poi
     np.testing.assert_allclose(alone[0], batch[3], rtol=1e-5)
 
 
 def click_rate(world, items, is_ad=None, user=0, intent=0):
     items = np.array([items], np.int32)
-    creatives = np.where(items >= 0, np.asarray(world.supply.poi_creatives)[items, 0], -1)
+    creatives = np.where(items >= 0, np.asarray(world.observables.poi_creatives)[items, 0], -1)
     is_ad = np.zeros(items.shape, bool) if is_ad is None else np.array([is_ad])
     ids = (np.array([user], np.int32), np.array([intent], np.int32))
-    return np.asarray(responses(world.latents, *ids, items, creatives, is_ad).click_poi[0])
+    now = Situation(*ids, np.full((1, 2), 5.0), np.full(1, 12.0), np.zeros(1, np.int32))
+    return np.asarray(responses(world.latents, now, items, creatives, is_ad).click_poi[0])
 
 
 def test_similar_items_above_take_clicks(world):
@@ -151,27 +171,31 @@ def test_attention_falls_by_slot_and_never_ends(world):
 
 
 @pytest.mark.parametrize("field", ["click_poi", "click_image", "convert"])
-def test_intent_and_nearness_raise_every_response(world, slates, field):
-    user, _, items, creatives, is_ad = (x[:1] for x in slates)
+def test_intent_nearness_and_hour_raise_every_response(world, slates, field):
+    now, items, creatives, is_ad = rows(slates, slice(0, 1))
     latents, shown = world.latents, items[0, 0]
     unlike = np.argmin(latents.poi_latent @ latents.poi_latent[shown]).astype(np.int32)
 
-    def response(intent, kilometres):
-        home = latents.user_home.at[user[0]].set(latents.poi_place[shown] + kilometres)
-        moved = latents.replace(user_home=home)
-        found = responses(moved, user, np.array([intent]), items, creatives, is_ad)
-        return getattr(found, field)[0, 0]
+    def response(intent=shown, kilometres=1.0, late=0.0):
+        there = now.replace(
+            intent=np.array([intent]),
+            place=np.asarray(latents.poi_place)[[shown]] + np.float32(kilometres),
+            hour=np.asarray(latents.poi_peak)[[shown]] + np.float32(late),
+        )
+        return float(getattr(responses(latents, there, items, creatives, is_ad), field)[0, 0])
 
-    assert response(shown, 1.0) > response(unlike, 1.0)
-    assert response(shown, 0.0) > response(shown, 1.0) > response(shown, 20.0)
+    assert response() > response(intent=unlike)
+    assert response(kilometres=0.0) > response() > response(kilometres=20.0)
+    assert response() > response(late=6.0) > response(late=12.0)
+    assert response(late=24.0) == pytest.approx(response(), rel=1e-4)
 
 
 def test_truth_survives_saving(world, slates, tmp_path):
-    user, intent, *slate = slates
-    Truth(world.latents, user, intent).save(tmp_path)
+    situation, *slate = slates
+    Truth(world.latents, situation).save(tmp_path)
     sessions = np.array([4, 0, 6], np.int32)
     got = Truth.load(tmp_path).responses(sessions, *(x[sessions] for x in slate))
-    expected = responses(world.latents, *(x[sessions] for x in slates))
+    expected = responses(world.latents, *rows(slates, sessions))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, expected)
 
 

@@ -4,41 +4,16 @@ import dataclasses
 
 import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from market_visits import REAL, write_sequences
 
-from ega_jax.data.market.config import SIZES, MarketConfig
-from ega_jax.data.market.sampling import Groups, choose, distinct
+from ega_jax.data.market.config import SIZES, MarketConfig, MarketSettings
+from ega_jax.data.market.regions import co_visit_regions, padded
+from ega_jax.data.market.sampling import choose, gumbel
 from ega_jax.data.market.world import make_world
 from ega_jax.data.tables import DataError
 
-CONFIG = MarketConfig(num_pois=200, num_users=30, num_sessions=10)
-REAL = MarketConfig(
-    world="yelp", num_pois=40, num_users=50, num_sessions=10, num_ads=6, num_organic=6
-)
-
-
-def write_sequences(folder, num_items=60, num_users=20):
-    """Items of two categories with two subcategories each, and users who stay in one category."""
-    rng = np.random.default_rng(0)
-    group = np.arange(num_items) % 4
-    embedding = np.eye(4)[group] + 0.1 * rng.normal(size=(num_items, 4))
-    embedding = np.concatenate([embedding, 0.1 * rng.normal(size=(num_items, 20))], axis=1)
-    items = {
-        "item_id": np.arange(num_items, dtype=np.int32),
-        "embedding": pa.FixedSizeListArray.from_arrays(
-            pa.array(embedding.astype(np.float16).ravel()), 24
-        ),
-        "title": [f"Shop {i}" for i in range(num_items)],
-        "categories": [["Food", "ABCD"[g]] if g < 3 else ["Shops", "ABCD"[g]] for g in group],
-    }
-    pq.write_table(pa.table(items), folder / "items.parquet")
-    visits = [[(4 * j + u) % num_items for j in range(2 + u)] for u in range(num_users)]
-    sequences = {"user_id": np.arange(num_users, dtype=np.int32), "items": visits}
-    schema = pa.schema([("user_id", pa.int32()), ("items", pa.list_(pa.int32()))])
-    pq.write_table(pa.table(sequences, schema=schema), folder / "sequences.parquet")
-    return embedding.astype(np.float16), visits
+CONFIG = MarketConfig(num_pois=200, num_regions=2, num_users=30, num_sessions=10)
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +30,54 @@ def test_the_same_seed_gives_the_same_world(world):
     jax.tree.map(np.testing.assert_array_equal, arrays(world), arrays(again))
     assert again.titles == world.titles
     other = make_world(dataclasses.replace(CONFIG, seed=1))
-    assert not np.allclose(other.poi_embedding, world.poi_embedding)
+    assert not np.allclose(other.observables.poi_embedding, world.observables.poi_embedding)
 
 
-def test_each_poi_owns_two_to_five_creatives(world):
-    table = np.asarray(world.supply.poi_creatives)
-    for poi, row in enumerate(table):
-        owned = row[row >= 0]
-        assert 2 <= len(owned) <= 5
-        np.testing.assert_array_equal(owned, np.flatnonzero(world.creative_poi == poi))
+def test_each_poi_owns_two_to_sixteen_creatives():
+    world = make_world(dataclasses.replace(CONFIG, num_pois=2000))
+    table = np.asarray(world.observables.poi_creatives)
+    count = (table >= 0).sum(axis=1)
+    assert (count.min(), np.median(count), count.max()) == (2, 5, 16)
+    owner = np.asarray(world.observables.creative_poi)
+    for poi in range(0, 2000, 50):
+        np.testing.assert_array_equal(table[poi, : count[poi]], np.flatnonzero(owner == poi))
+
+
+def test_regions_share_pois_advertisers_users_and_late_openings(world):
+    seen = arrays(world.observables)
+    for region in range(2):
+        inside = seen.poi_region == region
+        assert inside.sum() == 100
+        assert seen.advertises[inside].sum() == 50
+        assert set(seen.region_ads[region]) == set(np.flatnonzero(inside & seen.advertises))
+        assert set(seen.region_organic[region]) == set(np.flatnonzero(inside & ~seen.advertises))
+        late = inside & (seen.opening_day > 0)
+        assert late.sum() == 10
+        assert seen.opening_day[late].min() >= 23
+        assert seen.opening_day[late].max() <= 27
+    favourite = np.asarray(world.latents.user_favourite)
+    np.testing.assert_array_equal(
+        seen.poi_region[favourite], np.repeat(seen.user_region[:, None], 3, axis=1)
+    )
+    assert not seen.opening_day[favourite].any()
+
+
+def test_cells_hold_the_open_pois_of_a_region_and_subcategory(world):
+    lat, seen = arrays(world.latents), arrays(world.observables)
+    subcategory = np.unique(world.categories, return_inverse=True)[1]
+    for poi in range(0, 200, 20):
+        cell = lat.poi_cell[poi]
+        for day in (0, 24, 27):
+            first = lat.cell_start[cell]
+            found = lat.cell_member[first : first + lat.cell_open[day, cell]]
+            same = (seen.poi_region == seen.poi_region[poi]) & (subcategory == subcategory[poi])
+            assert set(found) == set(np.flatnonzero(same & (seen.opening_day <= day)))
 
 
 def test_latents_cluster_by_category_then_subcategory(world):
     z = np.asarray(world.latents.poi_latent)
     close = z @ z.T
-    sub = np.asarray(world.supply.subcategory)
+    sub = np.unique(world.categories, return_inverse=True)[1]
     top = np.array([name.split(" > ")[0] for name in world.categories])
     same_sub = sub[:, None] == sub
     same_top = (top[:, None] == top) & ~same_sub
@@ -81,12 +89,13 @@ def test_latents_cluster_by_category_then_subcategory(world):
 
 def test_embeddings_tell_of_the_latents_but_are_not_them(world):
     """A nearest neighbour by embedding is of the same subcategory far more often than chance."""
-    e = world.poi_embedding
+    e = np.asarray(world.observables.poi_embedding)
     assert e.shape == (200, 64)
-    assert world.creative_embedding.shape == (len(world.creative_poi), 32)
+    creatives = world.observables.creative_embedding
+    assert creatives.shape == (len(world.observables.creative_poi), 32)
     distance = ((e[:, None] - e) ** 2).sum(axis=-1)
     np.fill_diagonal(distance, np.inf)
-    sub = np.asarray(world.supply.subcategory)
+    sub = np.unique(world.categories, return_inverse=True)[1]
     agreement = np.mean(sub[distance.argmin(axis=1)] == sub)
     assert agreement > 0.3
 
@@ -94,23 +103,39 @@ def test_embeddings_tell_of_the_latents_but_are_not_them(world):
 def test_a_config_that_cannot_fill_a_request_is_refused():
     with pytest.raises(ValueError, match=r"world 'mars' is unknown"):
         MarketConfig(world="mars")
-    with pytest.raises(ValueError, match="advertisers among 20 POIs"):
+    with pytest.raises(ValueError, match="the 3 advertisers of a region"):
         MarketConfig(num_pois=20)
+    with pytest.raises(ValueError, match="exceeds the 9 POIs of a region"):
+        MarketConfig(num_pois=60)
+    with pytest.raises(ValueError, match=r"max_ads \(5\) must be below num_slots \(5\)"):
+        MarketConfig(max_ads=5)
+    with pytest.raises(ValueError, match="explore is 2"):
+        MarketConfig(explore=2)
     with pytest.raises(ValueError, match="num_users must be positive, got 0"):
         MarketConfig(num_users=0)
     with pytest.raises(ValueError, match="at least num_slots"):
         MarketConfig(num_organic=3)
-    assert [SIZES[name].num_slots for name in ("tiny", "small", "large")] == [5, 6, 10]
 
 
-def test_the_real_world_keeps_pois_embeddings_and_visits(tmp_path):
+def test_sizes_books_and_slots():
+    sizes = [SIZES[name] for name in ("tiny", "small", "large")]
+    assert [(size.num_slots, size.max_ads) for size in sizes] == [(5, 3), (6, 4), (10, 7)]
+    assert [size.num_advertisers for size in sizes] == [100, 1000, 10_000]
+    assert [MarketSettings(size=name).config for name in SIZES] == sizes
+    larger = MarketSettings(size="small", book=5000, num_slots=8).config
+    assert (larger.num_pois, larger.num_advertisers, larger.max_ads) == (100_000, 5000, 5)
+
+
+def test_the_real_world_keeps_pois_and_visits(tmp_path):
     embedding, visits = write_sequences(tmp_path)
     world = make_world(REAL, tmp_path)
     kept = np.array([int(title.split()[1]) for title in world.titles])
     counts = np.bincount(np.concatenate(visits), minlength=60)
     assert counts[kept].min() >= np.delete(counts, kept).max()
-    np.testing.assert_allclose(world.poi_embedding, embedding[kept].astype(np.float32))
-    remaining = [[np.flatnonzero(kept == i)[0] for i in seq if i in kept] for seq in visits]
+    added = np.asarray(world.observables.poi_embedding) - embedding[kept].astype(np.float32)
+    assert added.std() < 0.5 * embedding[kept].std()
+    opened = set(kept[np.asarray(world.observables.opening_day) == 0])
+    remaining = [[np.flatnonzero(kept == i)[0] for i in seq if i in opened] for seq in visits]
     remaining = [seq for seq in remaining if len(seq) >= 3]
     assert (world.config.num_pois, world.config.num_users) == (40, len(remaining))
     for user, seq in enumerate(remaining):
@@ -119,6 +144,28 @@ def test_the_real_world_keeps_pois_embeddings_and_visits(tmp_path):
         assert row[-1] >= 0
         assert set(np.asarray(world.latents.user_favourite[user])) <= set(seq)
     assert world.categories[0].split(" > ")[0] in ("Food", "Shops")
+
+
+def test_the_real_worlds_users_stay_in_their_region(tmp_path):
+    write_sequences(tmp_path)
+    world = make_world(dataclasses.replace(REAL, num_regions=2, num_slots=2, max_ads=1), tmp_path)
+    region = np.asarray(world.observables.poi_region)
+    assert np.bincount(region).tolist() == [20, 20]
+    for row, home in zip(world.visits, np.asarray(world.observables.user_region), strict=True):
+        assert set(region[row[row >= 0]]) == {home}
+
+
+def test_visits_of_the_same_users_make_a_region():
+    """Users of four groups of POIs, each of which visits one group."""
+    rng = np.random.default_rng(0)
+    group = rng.permutation(np.repeat(np.arange(4), 25))
+    user = np.repeat(np.arange(200), 10)
+    poi = np.concatenate([rng.choice(np.flatnonzero(group == u % 4), 10) for u in range(200)])
+    region = co_visit_regions(user, poi, 100, 4)
+    shares = [np.bincount(group[region == r], minlength=4).max() / 25 for r in range(4)]
+    assert np.bincount(region).tolist() == [25] * 4
+    assert min(shares) > 0.9
+    assert co_visit_regions(user, poi, 100, 1).tolist() == [0] * 100
 
 
 def test_missing_input_of_the_real_world_is_named(tmp_path):
@@ -140,11 +187,16 @@ def test_choose_draws_by_probability_and_never_the_impossible():
     assert choose(edges, probabilities[:2].astype(np.float32)).tolist() == [1, 3]
 
 
-def test_distinct_members_and_members_of_a_group():
-    members = np.arange(100, 191)
-    uniform = np.random.default_rng(0).random((2, 50))
-    for row in np.asarray(distinct(uniform, members, 91)):
-        assert sorted(row) == members.tolist()
-    groups = Groups(np.array([4, 2, 9, 7]), np.array([0, 2, 2, 4]))
-    drawn = groups.draw(np.array([0.0, 0.9, 0.4, 0.9]), np.array([0, 0, 1, 2]))
-    assert drawn.tolist() == [4, 2, 9, 7]
+def test_gumbel_noise_draws_from_the_softmax():
+    logits = np.log([0.1, 0.2, 0.7])
+    uniform = np.random.default_rng(0).random((20_000, 3), np.float32)
+    uniform[0] = 0.0
+    noise = np.asarray(gumbel(uniform))
+    assert np.isfinite(noise).all()
+    drawn = np.bincount((logits + noise).argmax(axis=1), minlength=3) / len(noise)
+    np.testing.assert_allclose(drawn, [0.1, 0.2, 0.7], atol=0.015)
+
+
+def test_lists_are_padded_to_a_table():
+    table = padded([np.array([3, 1]), np.array([], int), np.array([2])])
+    assert table.tolist() == [[3, 1], [-1, -1], [2, -1]]

@@ -1,0 +1,113 @@
+"""What a log tells of the uniform policy, and what a reward model says of its slates.
+
+The logger of a simulated market shows every slate that the rules allow with a known, positive
+probability. So the click rate of the uniform policy can be estimated from the log alone, and
+compared with the truth. Ratios of sums have intervals by linearisation, over sessions.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.data.books import Books
+from ega_jax.data.market.clicks import Truth
+from ega_jax.data.market.logger import Logger, book_rows
+from ega_jax.data.market.requests import Book, Requests, Slates
+from ega_jax.phases.auction import real_rows
+from ega_jax.phases.reward import batch_predictor
+from ega_jax.reward.model import Items, RewardConfig
+from ega_jax.types import Params
+
+NORMAL_95 = 1.96  # Standard deviations of a two-sided interval.
+
+Batch = Mapping[str, Any]
+
+
+class Ratio(NamedTuple):
+    """A ratio of two sums over sessions, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio(over: np.ndarray, under: np.ndarray) -> Ratio:
+    """Returns `sum(over) / sum(under)` of independent sessions `[D]`, with its 95 % interval."""
+    over, under = np.asarray(over, np.float64), np.asarray(under, np.float64)
+    value = over.sum() / under.sum()
+    error = np.sqrt(np.sum((over - value * under) ** 2)) / under.sum()
+    return Ratio(float(value), float(value - NORMAL_95 * error), float(value + NORMAL_95 * error))
+
+
+def inverse_propensity_ctr(
+    clicks: np.ndarray, shown: np.ndarray, wanted: np.ndarray, logged: np.ndarray
+) -> Ratio:
+    """Estimates the clicks per shown item of a policy from the log of another one.
+
+    Args:
+      clicks: `[D]` clicks in each session.
+      shown: `[D]` items shown.
+      wanted: `[D]` probability of the shown slate under the policy.
+      logged: `[D]` its propensity in the log.
+
+    Returns:
+      The self-normalised estimate.
+    """
+    weight = np.asarray(wanted, np.float64) / np.asarray(logged, np.float64)
+    return ratio(weight * clicks, weight * shown)
+
+
+def predicted_over_true_clicks(
+    params: Params,
+    config: RewardConfig,
+    items: Items,
+    batches: Iterable[Batch],
+    logger: Logger,
+    books: Books,
+    truth: Truth,
+    key: jax.Array,
+) -> Ratio:
+    """Compares a reward model with the truth on uniformly drawn slates of logged requests.
+
+    Args:
+      params: the reward model's parameters.
+      config: its config.
+      items: its item features.
+      batches: batches of the market's log; blank rows are skipped.
+      logger: the policy of the log.
+      books: its ad books.
+      truth: its true click probabilities.
+      key: random key of the slates.
+
+    Returns:
+      Predicted over true clicks; 1 if the log is not confounded and the model is calibrated.
+    """
+    predict, predicted, true = batch_predictor(config, items), [], []
+    for number, batch in enumerate(batches):
+        offer = offer_of(batch, books)
+        slates = jax.device_get(logger.uniform_slates(jax.random.fold_in(key, number), *offer))
+        shown = slates.items, slates.creatives, slates.is_ad
+        names = ("shown_poi", "shown_creative", "shown_is_ad")
+        found = predict(params, dict(batch) | dict(zip(names, shown, strict=True)))
+        real = real_rows(batch)
+        predicted.append(np.asarray(found.click_poi).sum(-1)[real])
+        known = truth.responses(np.asarray(batch["session"]), *shown)
+        true.append(np.asarray(known.click_poi).sum(-1)[real])
+    return ratio(np.concatenate(predicted), np.concatenate(true))
+
+
+def offer_of(batch: Batch, books: Books) -> tuple[Requests, Book, jax.Array]:
+    """The requests of a batch of a market's log, their books and organic items, for its logger."""
+    names = ("history_poi", "history_creative", "context")
+    given = {name: jnp.asarray(batch[name]) for name in names}
+    number = np.maximum(np.asarray(batch["book"]), 0)
+    requests = Requests(user=jnp.zeros(len(number), jnp.int32), **given)
+    return requests, book_rows(books, number), jnp.asarray(batch["organic"])
+
+
+def slates_of(batch: Batch) -> Slates:
+    """The slates that a batch of a log shows."""
+    return Slates(*(jnp.asarray(batch[f"shown_{name}"]) for name in ("poi", "creative", "is_ad")))

@@ -1,0 +1,56 @@
+"""What reward models trained on a market's log know of the truth."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from ega_jax.data.market.clicks import Truth
+from ega_jax.data.market.logger import Logger
+from ega_jax.evaluation.off_policy import predicted_over_true_clicks
+from ega_jax.phases.auction import AuctionTraining
+from ega_jax.phases.reward import reward_phase
+from ega_jax.types import Params
+from experiments.common.runs import measure_reward
+
+SESSIONS = 20_000  # Test sessions, each with one uniformly drawn slate.
+WEIGHTED = 1.0  # Power of the inverse propensity in the weighted model.
+
+
+def reward_models(run: AuctionTraining) -> dict[str, Any]:
+    """Measures the default reward model, and one that weighs sessions by inverse propensity.
+
+    Returns:
+      `uniform_ratio` with its interval, and `uniform_ratio_weighted` likewise: predicted over true
+      clicks on uniformly drawn slates of test sessions. `logloss_excess_poi`: the log-loss of
+      logged clicks over that of the true probabilities, less 1.
+    """
+    figures = measure_reward(run, run.reward, run.reward_config)
+    report = _on_uniform_slates(run, run.reward, "uniform_ratio")
+    report |= _on_uniform_slates(run, _weighted(run), "uniform_ratio_weighted")
+    return report | {
+        "logloss_excess_poi": figures["logloss_poi"] / figures["truth_logloss_poi"] - 1
+    }
+
+
+def _weighted(run: AuctionTraining) -> Params:
+    """A reward model that weighs sessions; trained first, unless an earlier run did."""
+    settings = dataclasses.replace(run.settings.reward, propensity_weight=WEIGHTED)
+    phase = reward_phase(run.dataset, run.items, run.reward_config, settings, run.settings.seed)
+    return run.train_shared(phase, "calibration/weighted", settings)
+
+
+def _on_uniform_slates(run: AuctionTraining, params: Params, name: str) -> dict[str, float]:
+    folder, books = run.pretraining.folder, run.dataset.books
+    assert books is not None, "a market's log has books"
+    found = predicted_over_true_clicks(
+        params,
+        run.reward_config,
+        run.items,
+        run.sessions("test", SESSIONS, run.settings.reward.batch_size),
+        Logger.load(folder),
+        books,
+        Truth.load(folder),
+        jax.random.key(run.settings.seed),
+    )
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
