@@ -245,7 +245,9 @@ def rank(
     return Ranking(chance(logits["click_poi"]), chance(logits["convert"]), state)
 
 
-def shown_in(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+def shown_in(
+    batch: Mapping[str, jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns a batch's slates as candidates: POIs, creatives, ad flags and slots, all `[B, K]`."""
     poi = batch["shown_poi"]
     slot = jnp.broadcast_to(jnp.arange(poi.shape[-1]), poi.shape)
