@@ -71,7 +71,8 @@ def sample():
     item = np.stack([rng.permutation(P)[:N] for _ in range(D)]).astype(np.int32)
     is_ad = np.broadcast_to(np.arange(N) < ADS, item.shape)
     bid = np.where(is_ad, rng.uniform(0.5, 2.0, item.shape), 0.0).astype(np.float32)
-    batch = vars(requests) | {"item": item, "is_ad": is_ad, "bid": bid, "session": np.arange(D)}
+    batch = {name: x for name, x in vars(requests).items() if x is not None}
+    batch |= {"item": item, "is_ad": is_ad, "bid": bid, "session": np.arange(D)}
     (found,) = samples_of([batch], OwnTruth(), owned())
     return found
 
