@@ -1,8 +1,9 @@
 """Calibrates a simulated market: what its log looks like, and what can be learned from it.
 
-    python -m experiments.calibrate --workdir=DIR --out=DIR [--ipinyou=CSV] [--parts=log,ips]
+    python -m experiments.calibrate --config=experiments/configs/market.py:small --workdir=DIR \
+        --out=DIR [--ipinyou=CSV] [--parts=log,ips]
 
-reads a workdir of `experiments.pretrain` on a simulated market, and writes a table, figures and
+makes the market's log in the workdir, unless it is there, and writes a table, figures and
 `calibration.json`. `--parts` chooses from
 
 - `log`: click rates by slot, share of ads, spread of bids (with `--ipinyou` beside that of real
@@ -26,6 +27,7 @@ from absl import flags
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ega_jax.baselines.settings import Settings
 from ega_jax.data.market.calibration import calibrate, log_sd, real_prices
 from ega_jax.data.market.config import SIZES
 from ega_jax.phases.pretraining import Pretraining
@@ -36,6 +38,7 @@ from experiments.calibrations.propensities import covered
 from experiments.calibrations.reward_models import reward_models
 from experiments.common import command, workdirs
 
+command.define_config()
 flags.adopt_module_key_flags(command)
 PARTS = ("log", "reward", "recall", "ips")
 _PARTS = flags.DEFINE_list("parts", list(PARTS), f"What to measure: {', '.join(PARTS)}.")
@@ -47,8 +50,9 @@ _MARKETS = flags.DEFINE_integer("markets", 20, "Number of markets of `ips`.", lo
 
 def main() -> None:
     """Runs the command."""
-    settings, workdir = workdirs.find_workdir()
+    settings, workdir = workdirs.open_workdir(Settings)
     run = training_of(Pretraining(settings, workdir, data_mesh()), workdir / "systems" / "ega")
+    _ = run.dataset  # Makes the market's log, if it is not there.
     out = pathlib.Path(_OUT.value).expanduser()
     path = out / "calibration.json"
     report = json.loads(path.read_text()) if path.exists() else {}
@@ -64,7 +68,6 @@ def main() -> None:
     if "recall" in _PARTS.value:
         report |= observables(run)
     if "reward" in _PARTS.value:
-        run.pretraining.check_finished()
         report |= reward_models(run)
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")

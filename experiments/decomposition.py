@@ -58,7 +58,10 @@ def measure(run: AuctionTraining, truth: Truth, num_sessions: int) -> dict[str, 
     """Measures the loss at each step in `num_sessions` test sessions; see `losses`."""
     mechanism, size = run.mechanism, run.settings.auction.batch_size
     samples = samples_of(
-        run.sessions("test", num_sessions, size), truth, run.items.catalogue.poi_creatives
+        run.sessions("test", num_sessions, size),
+        truth,
+        run.items.catalogue.poi_creatives,
+        run.dataset.books,
     )
     with ProgressReport("searching", 0, num_sessions) as progress:
 

@@ -17,7 +17,6 @@ from ega_jax.auction.pricing import RULES, PricingConfig
 from ega_jax.auction.system import Levers, check_levers
 from ega_jax.mechanism import TRUTHFUL, Mechanism, checked, mechanism_folder
 from ega_jax.training.checkpoints import save_tree
-from ega_jax.types import Request
 
 REQUESTS = random_requests(11, 6)
 
@@ -221,7 +220,7 @@ def test_histories_of_any_length_and_lists_are_served():
     nothing = REQUESTS.replace(**{name: [[]] * 6 for name in names})
     none = REQUESTS.replace(**{name: np.full((6, 4), -1) for name in names})
     chex.assert_trees_all_equal(*[tiny_mechanism().allocate(x) for x in (nothing, none)])
-    lists = Request(**{name: values.tolist() for name, values in vars(REQUESTS).items()})
+    lists = jax.tree.map(lambda values: values.tolist(), REQUESTS)
     chex.assert_trees_all_equal(tiny_mechanism().allocate(lists), expected)
 
 

@@ -87,6 +87,11 @@ def random_requests(seed, rows):
     )
 
 
+def batch_of(requests, **more):
+    """The fields of requests as batches of a log hold them: without a context if there is none."""
+    return {name: x for name, x in vars(requests).items() if x is not None} | more
+
+
 def one(requests, row):
     """One request of a batch."""
     return jax.tree.map(lambda x: x[row], requests)

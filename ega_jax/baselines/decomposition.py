@@ -18,7 +18,7 @@ from ega_jax.auction.system import Funnel, Levers, System
 from ega_jax.errors import UserError
 from ega_jax.evaluation.attainable import Sample, best_creatives, best_slates
 from ega_jax.mechanism import Mechanism
-from ega_jax.types import Request, Slate
+from ega_jax.types import AnyRequest, BookRequest, Request, Slate
 
 
 def decompose(mechanism: Mechanism, samples: Iterable[Sample]) -> dict[str, float]:
@@ -35,7 +35,7 @@ def decompose(mechanism: Mechanism, samples: Iterable[Sample]) -> dict[str, floa
       revenue. All but the last value clicks at their bids.
 
     Raises:
-      UserError: the system limits the ads of a slate; the search has no such limits.
+      UserError: the system keeps a least gap between ads; the search has no such rule.
     """
     chains = [_chain(mechanism, sample) for sample in samples]
     every = lambda name: np.concatenate([chain[name] for chain in chains])
@@ -58,11 +58,11 @@ def losses(chain: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 def _chain(mechanism: Mechanism, sample: Sample) -> dict[str, np.ndarray]:
     """Returns the chain of each request, `[D]` per entry."""
-    slate: Slate = jax.tree.map(np.asarray, mechanism.allocate(sample.request))
+    slate: Slate = jax.tree.map(np.asarray, mechanism.allocate(sample.asked))
     candidate, everyone = _candidates(sample.request, slate), np.arange(len(slate.items))
     num_slots = candidate.shape[1]
-    if mechanism.levers.max_ads < num_slots or mechanism.levers.min_gap > 0:
-        raise UserError("the best slates are searched without limits on the ads of a slate")
+    if mechanism.levers.min_gap > 0:
+        raise UserError("the best slates are searched without a least gap between ads")
     own = candidate, np.asarray(slate.creatives)
     found = best_creatives(sample, *own)
     chain = {
@@ -70,13 +70,17 @@ def _chain(mechanism: Mechanism, sample: Sample) -> dict[str, np.ndarray]:
         "shown": sample.values(everyone, *own),
         "placed": found.value,
     }
-    search = functools.partial(best_slates, sample, num_slots)
+    most = int(min(mechanism.levers.max_ads, num_slots))
+    search = functools.partial(best_slates, sample, num_slots, max_ads=most)
     allowed = np.asarray(sample.request.bid >= mechanism.levers.reserve)
-    funnel = _funnels(mechanism.system, sample.request, mechanism.levers)
+    funnel = _funnels(mechanism.system, sample.asked, mechanism.levers)
     if funnel is not None:
+        funnel = jax.tree.map(
+            lambda x: _in_list(mechanism.system, sample.asked, np.asarray(x)), funnel
+        )
         number = np.arange(allowed.shape[1])[:, None]
-        kept = lambda ads: allowed & (number == np.asarray(ads)[:, None]).any(-1)
-        found = search(kept(funnel.ranked), np.asarray(funnel.listed), found)
+        kept = lambda ads: allowed & (number == ads[:, None]).any(-1)
+        found = search(kept(funnel.ranked), funnel.listed, found)
         chain["listed"] = found.value
         for stage in ("ranked", "recalled"):
             found = search(kept(getattr(funnel, stage)), start=found)
@@ -86,13 +90,22 @@ def _chain(mechanism: Mechanism, sample: Sample) -> dict[str, np.ndarray]:
 
 
 @jax.jit
-def _funnels(system: System, request: Request, levers: Levers) -> Funnel | None:
+def _funnels(system: System, request: AnyRequest, levers: Levers) -> Funnel | None:
     """Returns the ads that the stages keep of each request, `[D, ...]`; `None` if not a cascade."""
 
-    def one(request: Request) -> Funnel | None:
+    def one(request: AnyRequest) -> Funnel | None:
         return system.funnel(system.prepare(request, levers))
 
     return jax.vmap(one)(request)
+
+
+def _in_list(system: System, asked: AnyRequest, ads: np.ndarray) -> np.ndarray:
+    """The places `[D, ...]` of ads in the requests' lists, -1 for none."""
+    if not isinstance(asked, BookRequest):
+        return ads
+    assert system.book is not None, "a request names a book, and the system has none"
+    first = np.asarray(system.book.book_start)[asked.book]
+    return np.where(ads >= 0, ads - first[:, None], -1)
 
 
 def _candidates(request: Request, slate: Slate) -> np.ndarray:

@@ -21,6 +21,14 @@ class Books:
     book_start: np.ndarray  # [books + 1] int64 first ad of each book, and the number of ads.
     book_id: np.ndarray  # [books] int64 ids by which sessions name them, in the order of the files.
 
+    def rows(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """POIs, -1 after the last, and bids of books `[D]` by their numbers, both `[D, A]`."""
+        start, stop = self.book_start[number], self.book_start[np.asarray(number) + 1]
+        place = start[:, None] + np.arange(int(np.diff(self.book_start).max()))
+        inside = place < stop[:, None]
+        place = np.minimum(place, len(self.poi) - 1)
+        return np.where(inside, self.poi[place], -1), np.where(inside, self.bid[place], 0.0)
+
     @classmethod
     def load(cls, folder: Path) -> "Books":
         """Reads `books/` of a folder that `schema.validate` found valid."""

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ega_jax.data.books import Books
 from ega_jax.data.market.clicks import Truth
-from ega_jax.errors import UserError
 from ega_jax.evaluation.slate_rules import Array, SlateRules, picked
 from ega_jax.phases.auction import real_rows, request_of
-from ega_jax.types import Request, repeats_an_ad
+from ega_jax.types import repeats_an_ad
 
 _ROWS = 4096  # Slates per call of the truth; a fixed size, so that it compiles once.
 _GAIN = 1e-6  # Least relative gain of a change; less is rounding.
@@ -34,7 +34,8 @@ class Sample:
 
     truth: Truth
     session: np.ndarray  # [D] int32.
-    request: Any  # A `Request` of NumPy arrays, [D, ...].
+    request: Any  # A `Request` of NumPy arrays, [D, ...]; the ads of a book are listed.
+    asked: Any  # The request as systems take it, [D, ...]: to a book, or the same.
     poi_creatives: np.ndarray  # [P, M] int32, -1 where none.
 
     @functools.cached_property
@@ -68,24 +69,42 @@ class Sample:
 
 
 def samples_of(
-    batches: Iterable[Mapping[str, np.ndarray]], truth: Truth, poi_creatives: Array
+    batches: Iterable[Mapping[str, np.ndarray]],
+    truth: Truth,
+    poi_creatives: Array,
+    books: Books | None = None,
 ) -> Iterator[Sample]:
-    """Yields a sample per batch with the fields of `Request` and `session`; drops blank rows.
+    """Yields a sample per batch with the fields of a request and `session`; drops blank rows.
 
     Organic items whose POI is also an ad are left out.
 
-    Raises:
-      UserError: the requests name books.
+    Args:
+      batches: batches of a log.
+      truth: its true click probabilities.
+      poi_creatives: `[P, M]` creatives of each POI, -1 where none.
+      books: its ad books, if it has any.
     """
     for batch in batches:
         real = real_rows(batch)
         kept = {name: np.asarray(x)[real] for name, x in batch.items()}
-        request = request_of(kept)
-        if not isinstance(request, Request):
-            raise UserError("the best slates are searched in requests with lists of their own")
-        repeated = repeats_an_ad(request.item, request.is_ad)
-        kept["item"] = np.where(repeated, -1, request.item)
-        yield Sample(truth, kept["session"], request_of(kept), np.asarray(poi_creatives))
+        lists = kept if books is None else kept | listed(kept, books)
+        repeated = repeats_an_ad(lists["item"], lists["is_ad"])
+        lists = lists | {"item": np.where(repeated, -1, lists["item"])}
+        request = request_of({name: x for name, x in lists.items() if name != "book"})
+        asked = request if books is None else request_of(kept)
+        yield Sample(truth, kept["session"], request, asked, np.asarray(poi_creatives))
+
+
+def listed(batch: Mapping[str, np.ndarray], books: Books) -> dict[str, np.ndarray]:
+    """Lists of a batch's requests to books: the ads of the book, then the organic items."""
+    poi, bid = books.rows(batch["book"])
+    organic = batch["organic"]
+    nothing = np.zeros(organic.shape)
+    return {
+        "item": np.concatenate([poi, organic], axis=1),
+        "is_ad": np.concatenate([poi >= 0, nothing > 0], axis=1),
+        "bid": np.concatenate([bid, nothing], axis=1, dtype=np.float32),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +122,7 @@ def best_slates(
     allowed: np.ndarray,
     listed: np.ndarray | None = None,
     start: Attainable | None = None,
+    max_ads: int | None = None,
 ) -> Attainable:
     """Searches for the slate of highest true value for each request.
 
@@ -113,6 +133,7 @@ def best_slates(
       listed: `[D, L]` int candidates, -1 after the last: only these ads may be shown, in this
         order. Default: all allowed ads, in any order.
       start: more initial slates; the result is worth at least as much as these.
+      max_ads: most ads in a slate; no limit by default.
 
     Returns:
       The slates, with the best creatives.
@@ -120,7 +141,7 @@ def best_slates(
     Raises:
       ValueError: an initial slate breaks a rule.
     """
-    rules = SlateRules.of(sample.request, num_slots, allowed, listed)
+    rules = SlateRules.of(sample.request, num_slots, allowed, listed, max_ads)
     alone, everyone = sample.clicks_alone(num_slots), np.arange(len(allowed))
     wardrobes = best, plain = _wardrobes(sample, alone)
     worth = sample.request.bid * np.where(sample.creatives >= 0, alone, 0.0).max(-1)

@@ -1,8 +1,8 @@
 """What can be known of the true utility of ads from what a platform sees, and what recall loses.
 
 Features of an ad in a request are its embedding and products of the embedding with the history and
-with the context. A linear model of them ranks ads, as the recall stage of a cascade does; a
-gradient-boosted one shows what a large model can tell. Both are fitted to true utilities, so they
+with the context. A linear model of them ranks ads, as the recall stage of a cascade does; a neural
+network shows what a large model can tell. Both are fitted to true utilities, so they
 bound what models of logged clicks can reach.
 """
 
@@ -17,6 +17,7 @@ from ega_jax.data.market.logger import book_rows
 from ega_jax.errors import UserError
 
 RECENT = 3  # The last behaviours, which features hold apart from the whole history.
+LAYERS = (256, 256)  # Widths of the neural network.
 RIDGE = 1.0  # Penalty of the linear model, for standardised features.
 VIEWS = ("history", "context", "both")
 
@@ -99,19 +100,28 @@ def linear_scores(fitted: Ads, view: str, ads: Ads) -> np.ndarray:
     return (ads.features[view] - mean) / scale @ weight
 
 
-def boosted_r2(fitted: Ads, view: str, ads: Ads) -> float:
-    """Share of the utility's variance that gradient-boosted trees explain, on other ads.
+def network_r2(fitted: Ads, view: str, ads: Ads) -> float:
+    """Share of the utility's variance that a neural network explains, on other ads.
 
     Raises:
       UserError: scikit-learn is not installed.
     """
     try:
-        from sklearn.ensemble import HistGradientBoostingRegressor
+        from sklearn.neural_network import MLPRegressor
+        from sklearn.preprocessing import StandardScaler
     except ImportError as error:
         raise UserError("R2 needs scikit-learn: pip install 'ega-jax[convert]'") from error
-    model = HistGradientBoostingRegressor(max_iter=300, early_stopping=True, random_state=0)
-    model.fit(fitted.features[view][fitted.where], fitted.utility[fitted.where])
-    return float(model.score(ads.features[view][ads.where], ads.utility[ads.where]))
+    scale = StandardScaler().fit(fitted.features[view][fitted.where])
+    x, other = (scale.transform(given.features[view][given.where]) for given in (fitted, ads))
+    model = MLPRegressor(
+        hidden_layer_sizes=LAYERS,
+        batch_size=512,
+        early_stopping=True,
+        max_iter=30,
+        random_state=0,
+    )
+    model.fit(x, fitted.utility[fitted.where])
+    return float(model.score(other, ads.utility[ads.where]))
 
 
 def value_kept(

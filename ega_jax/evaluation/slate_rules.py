@@ -23,6 +23,7 @@ class SlateRules:
     place: np.ndarray | None  # [D, N] int position of an ad in `listed`; None: any order.
     queue: np.ndarray  # [D, N + K] int organic candidates in upstream order, -1 after the last.
     holds: np.ndarray  # [D, K] bool, slots that hold an item.
+    max_ads: int  # The most ads in a slate.
 
     @classmethod
     def of(
@@ -31,6 +32,7 @@ class SlateRules:
         num_slots: int,
         allowed: np.ndarray,
         listed: np.ndarray | None = None,
+        max_ads: int | None = None,
     ) -> "SlateRules":
         """Makes the rules of a batch of requests; see `attainable.best_slates` for arguments."""
         there, is_ad = np.asarray(request.item) >= 0, np.asarray(request.is_ad)
@@ -42,8 +44,10 @@ class SlateRules:
         if listed is not None:
             same = listed[:, None] == np.arange(allowed.shape[1])[:, None]
             place, allowed = same.argmax(-1), allowed & same.any(-1)
-        holds = np.arange(num_slots) < (allowed | is_organic).sum(1, keepdims=True)
-        return cls(allowed, place, queue, holds)
+        most = num_slots if max_ads is None else min(max_ads, num_slots)
+        items = np.minimum(allowed.sum(1), most) + is_organic.sum(1)
+        holds = np.arange(num_slots) < items[:, None]
+        return cls(allowed, place, queue, holds, most)
 
     def filled(self, row: np.ndarray, ads: np.ndarray) -> np.ndarray:
         """Returns slates with these ads `[X, ..., K]`; other slots get the next organic items."""
@@ -58,13 +62,14 @@ class SlateRules:
             place = picked(self.place, row, ads, -1)
             before = np.maximum.accumulate(place, -1)[..., :-1]
             fine[..., 1:] &= (ads[..., 1:] < 0) | (place[..., 1:] > before)
-        return fine.all(-1)
+        return fine.all(-1) & ((ads >= 0).sum(-1) <= self.max_ads)
 
     def first_ads(self, worth: np.ndarray, share: float) -> np.ndarray:
         """Returns ads `[D, K]` of slates that start with a share of ads, the best by `worth`."""
         full, slots = self.holds.sum(1), self.holds.shape[1]
         least = np.maximum(full - (self.queue >= 0).sum(1), 0)
-        count = np.clip(round(share * slots), least, np.minimum(self.allowed.sum(1), full))
+        most = np.minimum(self.allowed.sum(1), np.minimum(full, self.max_ads))
+        count = np.clip(round(share * slots), least, most)
         best = np.argsort(-np.where(self.allowed, worth, -1.0), axis=1, kind="stable")
         best = np.pad(best, ((0, 0), (0, slots)))[:, :slots]
         ads = np.where(np.arange(slots) < count[:, None], best, -1)

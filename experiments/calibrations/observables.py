@@ -10,14 +10,14 @@ from ega_jax.evaluation.observability import (
     VIEWS,
     Ads,
     ads_of,
-    boosted_r2,
     linear_scores,
+    network_r2,
     value_kept,
 )
 from ega_jax.phases.auction import AuctionTraining, real_rows
 from ega_jax.phases.reward import standardise
 
-FITTED, DRAWN = 4096, 24  # Sessions to fit models to, and ads of each.
+FITTED, DRAWN = 2048, 24  # Sessions to fit models to, and ads of each.
 JUDGED = 1024  # Sessions whose whole books are ranked.
 AT_ONCE = 128  # Sessions whose whole books are in memory.
 SHARES = (0.05, 0.1, 0.2, 0.5)  # Of a book that recall keeps.
@@ -29,10 +29,12 @@ def observables(run: AuctionTraining) -> dict[str, Any]:
     Returns:
       `recall_value` by share of the book: the value kept by the better linear recall, that of
       `both` views; `recall_value_VIEW`: by one view. `utility_r2_VIEW`: share of the variance of
-      the true utility, over all ads of the books, that a gradient-boosted model explains.
+      the true utility, over all ads of the books, that a neural network explains.
     """
     fitted, other = (_ads(run, split, FITTED, DRAWN) for split in ("pretrain", "test"))
-    report = {f"utility_r2_{view}": boosted_r2(fitted, view, other) for view in VIEWS}
+    report: dict[str, Any] = {
+        f"utility_r2_{view}": network_r2(fitted, view, other) for view in VIEWS
+    }
     shown = run.dataset.summary.max_ads
     for view in VIEWS:
         kept = [

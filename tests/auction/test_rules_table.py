@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_models import LEVERS, levers, random_requests, tiny_ega, with_beams
+from tiny_models import LEVERS, batch_of, levers, random_requests, tiny_ega, with_beams
 
 from ega_jax.auction.pricing import RULES, PricingConfig, Rule
 from ega_jax.errors import UserError
@@ -42,7 +42,7 @@ def test_a_rule_of_the_table_is_served(half):
 
 
 def test_a_rule_of_the_table_is_judged(half):
-    batch = vars(REQUESTS) | {"session": np.arange(B)}
+    batch = batch_of(REQUESTS, session=np.arange(B))
     found = judge(half, levers(), [batch], None, 1)["model"]
     np.testing.assert_array_equal(found.price["half"], 0.5 * found.price["first_price"])
     shown = found.clicks > 0

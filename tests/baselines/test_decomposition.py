@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from every_slate import every_slate, exhaustive
 from tiny_cascade import CASCADE, with_funnel
-from tiny_models import K, N, P, R, levers, random_requests, tiny_ega
+from tiny_models import K, N, P, R, batch_of, levers, random_requests, tiny_ega
 
 from ega_jax.auction.pricing import PricingConfig
 from ega_jax.auction.system import Levers
@@ -71,8 +71,7 @@ def sample():
     item = np.stack([rng.permutation(P)[:N] for _ in range(D)]).astype(np.int32)
     is_ad = np.broadcast_to(np.arange(N) < ADS, item.shape)
     bid = np.where(is_ad, rng.uniform(0.5, 2.0, item.shape), 0.0).astype(np.float32)
-    batch = {name: x for name, x in vars(requests).items() if x is not None}
-    batch |= {"item": item, "is_ad": is_ad, "bid": bid, "session": np.arange(D)}
+    batch = batch_of(requests, item=item, is_ad=is_ad, bid=bid, session=np.arange(D))
     (found,) = samples_of([batch], OwnTruth(), owned())
     return found
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import struct
 from tiny_cascade import UPSTREAM, tiny_gr
-from tiny_models import K, N, W, alone, levers, random_requests, serve, tiny_ega
+from tiny_models import K, N, W, alone, batch_of, levers, random_requests, serve, tiny_ega
 
 from ega_jax.auction.ega import EGA
 from ega_jax.auction.system import Bidders, Menu
@@ -25,7 +25,7 @@ ROWS, STRENGTH, PART = 24, 0.5, "head_and_last_block"
 STEPS, RATE = 24, 0.1
 OPTIMIZER = optax.sgd(RATE)
 REQUESTS = random_requests(3, ROWS)
-BATCH = vars(REQUESTS)
+BATCH = batch_of(REQUESTS)
 LEVERS = levers(bid_free=True)
 
 

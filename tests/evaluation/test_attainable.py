@@ -66,6 +66,21 @@ def test_it_finds_the_best_of_all_slates(sample, allowed, listed, kind):
         assert tuple(found.creative[row]) in every_dress(sample, row, found.candidate[row])
 
 
+def test_a_limit_of_ads_holds(sample, allowed):
+    """The best slate with at most one ad, where the organic items fill the other slots."""
+    found = best_slates(sample, K, allowed, max_ads=1)
+    is_ad = lambda row, slate: np.asarray(sample.request.is_ad)[row][slate] & (slate >= 0)
+    compared = 0
+    for row, slates in enumerate(slates_of(sample, allowed)):
+        assert is_ad(row, found.candidate[row]).sum() <= 1
+        kept = [slate for slate in slates if is_ad(row, np.array(slate)).sum() <= 1]
+        if kept and min(slates[0]) >= 0:
+            best = exhaustive(sample, row, kept)
+            assert found.value[row] == pytest.approx(best, rel=1e-5)
+            compared += 1
+    assert compared > 3
+
+
 def test_a_slate_is_worth_the_bids_of_its_true_clicks(sample, allowed):
     found = best_slates(sample, K, allowed)
     request = sample.request

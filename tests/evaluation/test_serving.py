@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 from tiny_mechanism import requests_with_ads_last, tiny_mechanism
+from tiny_models import batch_of
 
 from ega_jax.data.market.clicks import Responses
 from ega_jax.evaluation.serving import served
@@ -22,7 +23,7 @@ class HalfOfAll:
 
 def test_money_and_clicks_by_a_loop():
     requests, mechanism = requests_with_ads_last(3, B), tiny_mechanism()
-    batch = vars(requests) | {"session": np.arange(B)}
+    batch = batch_of(requests, session=np.arange(B))
     found = served(mechanism, [batch, batch], HalfOfAll(), rule="gsp", beta=3.0)
     slate = mechanism.allocate(requests, "gsp", beta=3.0)
     sums = {judge: np.zeros(4) for judge in ("model", "truth")}
@@ -59,7 +60,7 @@ def test_money_and_clicks_by_a_loop():
 
 def test_blank_rows_count_for_nothing():
     requests = requests_with_ads_last(3, B)
-    batch = vars(requests) | {"session": np.arange(B)}
+    batch = batch_of(requests, session=np.arange(B))
     blank = {name: np.array(x) for name, x in batch.items()}
     for name in ("history_poi", "history_creative", "item"):
         blank[name][:] = -1

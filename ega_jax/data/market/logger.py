@@ -73,13 +73,7 @@ class Logger:
 
 def book_rows(books: Books, number: np.ndarray) -> Book:
     """Returns the books `[B, A]` of requests from a log's books, by their numbers `[B]`."""
-    start, stop = books.book_start[number], books.book_start[number + 1]
-    width = int(np.diff(books.book_start).max())
-    place = start[:, None] + np.arange(width)
-    inside = place < stop[:, None]
-    place = np.minimum(place, len(books.poi) - 1)
-    poi, bid = np.where(inside, books.poi[place], -1), np.where(inside, books.bid[place], 0.0)
-    return Book(jnp.asarray(poi), jnp.asarray(bid))
+    return Book(*map(jnp.asarray, books.rows(number)))
 
 
 @functools.partial(jax.jit, static_argnames="config")
