@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 from ega_jax.baselines.settings import Settings
 from ega_jax.data.market.calibration import calibrate, log_sd, real_prices
 from ega_jax.data.market.config import SIZES
+from ega_jax.evaluation.report import flatten
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import training_of
 from ega_jax.training.mesh import data_mesh
@@ -90,7 +91,7 @@ def _draw(report: dict[str, Any], prices: dict[str, Any], out: pathlib.Path) -> 
 def _table(report: dict[str, Any]) -> str:
     """Formats one statistic per line; lists of more than 20 entries are in the JSON file only."""
     lines = []
-    for name, value in report.items():
+    for name, value in flatten(report):
         values = value if isinstance(value, list) else [value]
         if len(values) <= 20:
             lines.append(f"{name:32s} {'  '.join(f'{v:.4g}' for v in values)}")

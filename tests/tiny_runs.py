@@ -19,6 +19,7 @@ from experiments.common import command
 from experiments.configs import market
 
 NUM_POIS, NUM_SLOTS, STEPS = 16, 3, 12  # POI p owns creatives 2p and 2p + 1.
+CONTEXT_WIDTH = 7  # As in the market's logs, for which the docs write requests.
 TINY = {
     "data": {"history_length": 4},
     "tokenizer": {
@@ -115,6 +116,7 @@ def _session(rng, number):
         "click_poi": click,
         "click_image": click,
         "convert": [False] * NUM_SLOTS,
+        "context": np.sin(number + np.arange(CONTEXT_WIDTH)).tolist(),
     }
 
 

@@ -85,7 +85,7 @@ def counterfactuals(
 
     steps = reports, jnp.asarray(owner.reshape(-1, size))
     matching, *found = jax.lax.scan(search, jnp.zeros(number), steps)[1]
-    bid, clicks, shown, menus = jax.tree.map(lambda x: x.reshape(end, *x.shape[2:]), found)
+    bid, clicks, shown, menus = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), found)
     of_menu = best_value_without(menu, prepared.levers, ads.ad)
     without = menus.value[:number].max(-1)
     known = Counterfactuals(

@@ -136,7 +136,7 @@ def test_ads_below_the_reserve_are_nobodys():
     rows = shown >= reserve
     request = jax.tree.map(lambda x: np.concatenate([x[rows]] * D)[:D], sample().request)
     session = np.concatenate([np.arange(D)[rows]] * D)[:D]
-    kept = dataclasses.replace(sample(), request=request, session=session)
+    kept = dataclasses.replace(sample(), request=request, asked=request, session=session)
     bids = request.bid[:, :ADS]
     best = [
         exhaustive(
@@ -167,7 +167,11 @@ def test_losses_are_shares_of_the_first():
     assert losses({"attainable": 0.0, "paid": 0.0})["paid"]["share"] == 0
 
 
-@pytest.mark.parametrize("limit", [{"max_ads": 1}, {"min_gap": 1}])
-def test_limits_on_ads_are_refused(limit):
-    with pytest.raises(ValueError, match="without limits"):
-        decompose(showing(**limit), [sample()])
+def test_a_limit_of_ads_lowers_what_is_attainable():
+    free, limited = (decompose(showing(max_ads=most), [sample()]) for most in (K, 1))
+    assert free["shown"] == limited["shown"] <= limited["attainable"] < free["attainable"]
+
+
+def test_a_least_gap_is_refused():
+    with pytest.raises(ValueError, match="without a least gap"):
+        decompose(showing(min_gap=1), [sample()])

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import struct
-from tiny_cascade import UPSTREAM, tiny_gr
+from tiny_cascade import tiny_gr
 from tiny_models import K, N, W, alone, batch_of, levers, random_requests, serve, tiny_ega
 
 from ega_jax.auction.ega import EGA
@@ -50,7 +50,7 @@ def prepared_by(system, request):
 def with_peri_crs_creatives(system, request):
     """Creatives and click probabilities `[N]` of the candidates, each alone in a slate."""
     history, items = (request.history_poi, request.history_creative), system.items
-    creative = peri_cr.choose(system.peri_cr, UPSTREAM.peri_cr, items, *history, request.item)
+    creative = peri_cr.choose(system.peri_cr, system.peri_cr_config, items, *history, request.item)
     slate = request.item[:, None], creative[:, None], request.is_ad[:, None]
     return creative, system.predict(system.prepare(request, LEVERS), *slate).click_poi[:, 0]
 

@@ -240,8 +240,10 @@ def test_the_report_is_written_and_printed(folder, tmp_path):
     (tmp_path / "p.csv").write_text("campaign,price,impressions\na,1,3\na,10,1\n")
     out = tmp_path / "out"
     flags = [
-        f"--data={folder}",
+        f"--config.data.path={folder}",
+        f"--workdir={tmp_path / 'work'}",
         f"--out={out}",
+        "--parts=log",
         "--sessions=500",
         f"--ipinyou={tmp_path / 'p.csv'}",
     ]
