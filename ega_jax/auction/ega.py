@@ -63,6 +63,7 @@ class EGAMemory:
 
     history_poi: jax.Array  # [T] int32.
     history_creative: jax.Array  # [T] int32.
+    context: jax.Array | None  # [X] float32, as logged; None if models read none.
     encoded: Any  # History and context encoded by the decoder.
     candidates: Candidates  # Without book if the request names one; see `EGA.candidates`.
 
@@ -86,6 +87,7 @@ class EGA(System[EGAConfig]):
         return PreparedRequest(
             memory=EGAMemory(
                 *history,
+                request.context,
                 encoded=self.decoder.encode(*history, self.items.catalogue, request.context),
                 candidates=candidates,
             ),

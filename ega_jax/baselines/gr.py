@@ -45,8 +45,9 @@ class GR(EGA):
 
     def creative_alone(self, prepared: PreparedRequest, item: jax.Array) -> jax.Array:
         """The creative `[X]` that Peri-CR chooses for each POI `[X]`."""
-        history = prepared.memory.history_poi, prepared.memory.history_creative
-        return peri_cr.choose(self.peri_cr, self.peri_cr_config, self.items, *history, item)
+        memory, model = prepared.memory, (self.peri_cr, self.peri_cr_config, self.items)
+        history = memory.history_poi, memory.history_creative
+        return peri_cr.choose(*model, *history, item, memory.context)
 
 
 def dpo_loss(log_ratio: jax.Array, strength: float) -> jax.Array:

@@ -5,7 +5,8 @@ arXiv 2402.17152): attention without normalisation, so that it keeps the number 
 gated by a projection of the input. The history is encoded once per request, causally. Each
 candidate comes after the history and attends to the history and itself, not to other candidates
 (that paper's sec. 3.3). The log holds only positive behaviours, without times; so actions are not
-tokens, and the relative bias depends on positions only.
+tokens, and the relative bias depends on positions only. If requests have a context, it is the last
+position of the history.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from ega_jax.baselines.cascade.context_embedding import ContextEmbedding, appended
 from ega_jax.baselines.cascade.item_embedding import ItemEmbedding
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.network import NetworkSettings
@@ -58,12 +60,20 @@ class Ranking:
     state: jax.Array  # [..., N, D] user-dependent state of the candidate, whatever its slot.
 
 
+@struct.dataclass
+class Past:
+    """An encoded history of `L` positions: `T` behaviours, and the context if there is one."""
+
+    layers: tuple[KeysValues, ...]  # Keys and values by layer, each [..., L, H, D / H].
+    where: jax.Array  # [..., L] bool, False at padding.
+
+
 class HSTULayer(nn.Module):
     """One HSTU layer: gated causal attention without normalisation, with a residual."""
 
     width: int
     num_heads: int
-    reach: int  # T, the largest distance of attention.
+    reach: int  # L, the largest distance of attention.
     dtype: str
     dropout_rate: float = 0.0
 
@@ -120,8 +130,11 @@ class HSTU(nn.Module):
         embed = lambda number: embedding(number, c.width, c.dtype)
         self.item = ItemEmbedding(c.num_codes, c.num_layers, c.width, c.dtype)
         self.slot, self.ad = embed(c.num_slots), embed(2)
+        has_context = c.context.width > 0
+        if has_context:
+            self.context = ContextEmbedding(c.context, c.width, c.dtype)
         self.layers = [
-            HSTULayer(c.width, c.num_heads, c.history_length, c.dtype, c.dropout_rate)
+            HSTULayer(c.width, c.num_heads, c.history_length + has_context, c.dtype, c.dropout_rate)
             for _ in range(c.blocks)
         ]
         self.norm = nn.LayerNorm(dtype=c.dtype)
@@ -129,25 +142,32 @@ class HSTU(nn.Module):
         self.click, self.convert = Tower(c.hidden, c.dtype), Tower(c.hidden, c.dtype)
 
     def encode(
-        self, items: Items, poi: jax.Array, creative: jax.Array, *, deterministic: bool = True
-    ) -> tuple[KeysValues, ...]:
-        """Encodes histories `[..., T]`: returns each layer's keys and values for candidates."""
-        x = self.item.poi(items, poi) + self.item.creative(items, creative)
+        self,
+        items: Items,
+        poi: jax.Array,
+        creative: jax.Array,
+        context: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> Past:
+        """Encodes histories `[..., T]` and contexts `[..., X]` for candidates."""
+        x, where = self.item.poi(items, poi) + self.item.creative(items, creative), poi >= 0
+        if self.config.context.width:
+            x, where = appended(x, where, self.context(context))
         x = self.dropout(x, deterministic=deterministic)
-        place = jnp.arange(poi.shape[-1])
+        place = jnp.arange(x.shape[-2])
         distance = place[:, None] - place
-        seen = (poi >= 0)[..., None, :] & (distance > 0)
-        memory = []
+        seen = where[..., None, :] & (distance > 0)
+        layers = []
         for layer in self.layers:
             x, past = layer(x, None, jnp.maximum(distance, 0), seen, deterministic=deterministic)
-            memory.append(past)
-        return tuple(memory)
+            layers.append(past)
+        return Past(tuple(layers), where)
 
     def __call__(
         self,
         items: Items,
-        memory: tuple[KeysValues, ...],
-        past: jax.Array,
+        past: Past,
         poi: jax.Array,
         creative: jax.Array,
         is_ad: jax.Array,
@@ -157,16 +177,16 @@ class HSTU(nn.Module):
     ) -> tuple[dict[str, jax.Array], jax.Array]:
         """Returns candidates' log-odds `[..., N]` by response, and states `[..., N, D]`.
 
-        `memory` is the result of `encode` for histories with POIs `past [..., T]`. The slot affects
-        examination, so only the click head reads it.
+        `past` is the result of `encode`. The slot affects examination, so only the click head reads
+        it.
         """
         x = self.item.poi(items, poi) + self.item.creative(items, creative)
         x = x + self.ad(is_ad.astype(jnp.int32))
         x = self.dropout(x, deterministic=deterministic)
-        length, number = past.shape[-1], poi.shape[-1]
+        length, number = past.where.shape[-1], poi.shape[-1]
         distance = jnp.broadcast_to(length - jnp.arange(length), (number, length))
-        seen = jnp.broadcast_to((past >= 0)[..., None, :], (*poi.shape, length))
-        for layer, before in zip(self.layers, memory, strict=True):
+        seen = jnp.broadcast_to(past.where[..., None, :], (*poi.shape, length))
+        for layer, before in zip(self.layers, past.layers, strict=True):
             x, _ = layer(x, before, distance, seen, deterministic=deterministic)
         state = self.norm(x)
         seen_at = jnp.concatenate([state, self.slot(slot)], axis=-1)
@@ -176,10 +196,10 @@ class HSTU(nn.Module):
 def init(key: chex.PRNGKey, config: HSTUConfig, items: Items) -> Params:
     """Returns initial parameters of a ranker; pure, for `eval_shape`."""
     past = jnp.zeros((1, config.history_length), jnp.int32)
-    one = jnp.zeros((1, 1), jnp.int32)
+    one, context = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, config.context.width))
 
     def whole(model: HSTU):
-        return model(items, model.encode(items, past, past), past, one, one, one > 0, one)
+        return model(items, model.encode(items, past, past, context), one, one, one > 0, one)
 
     return nn.init(whole, HSTU(config))(key)["params"]
 
@@ -194,6 +214,7 @@ def rank(
     creatives: jax.Array,
     is_ad: jax.Array,
     slot: jax.Array,
+    context: jax.Array | None = None,
 ) -> Ranking:
     """Predicts clicks and conversions of candidates, independently of each other.
 
@@ -207,6 +228,7 @@ def rank(
       creatives: `[..., N]` int32 creatives of the candidates, -1 where none.
       is_ad: `[..., N]` bool.
       slot: `[..., N]` int32 slots of the candidates; use 0 for all to compare candidates.
+      context: `[..., X]` contexts as logged; `None` if requests have none.
 
     Returns:
       The predictions.
@@ -214,8 +236,8 @@ def rank(
     chex.assert_equal_shape([candidates, creatives, is_ad, slot])
 
     def judge(model: HSTU):
-        memory = model.encode(items, history_poi, history_creative)
-        return model(items, memory, history_poi, candidates, creatives, is_ad, slot)
+        past = model.encode(items, history_poi, history_creative, context)
+        return model(items, past, candidates, creatives, is_ad, slot)
 
     found: Any = HSTU(config).apply({"params": params}, method=judge)
     logits, state = found
@@ -223,7 +245,9 @@ def rank(
     return Ranking(chance(logits["click_poi"]), chance(logits["convert"]), state)
 
 
-def shown_in(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
+def shown_in(
+    batch: Mapping[str, jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Returns a batch's slates as candidates: POIs, creatives, ad flags and slots, all `[B, K]`."""
     poi = batch["shown_poi"]
     slot = jnp.broadcast_to(jnp.arange(poi.shape[-1]), poi.shape)
@@ -244,9 +268,9 @@ def hstu_loss(config: HSTUConfig, items: Items) -> LossFn:
 
     def loss(params: Params, variables, batch: dict[str, jax.Array], key: chex.PRNGKey):
         def forward(model: HSTU):
-            past = batch["history_poi"], batch["history_creative"]
-            memory = model.encode(items, *past, deterministic=False)
-            return model(items, memory, past[0], *shown_in(batch), deterministic=False)
+            request = batch["history_poi"], batch["history_creative"], batch.get("context")
+            past = model.encode(items, *request, deterministic=False)
+            return model(items, past, *shown_in(batch), deterministic=False)
 
         logits, _ = HSTU(config).apply({"params": params}, method=forward, rngs={"dropout": key})
         value, metrics = feedback_loss(logits, batch)
@@ -275,7 +299,7 @@ def hstu_phase(
     @jax.jit
     def predict(params: Params, batch):
         history = batch["history_poi"], batch["history_creative"]
-        ranking = rank(params, config, items, *history, *shown_in(batch))
+        ranking = rank(params, config, items, *history, *shown_in(batch), batch.get("context"))
         return {"click_poi": ranking.click, "convert": ranking.convert}
 
     return logged_phase(

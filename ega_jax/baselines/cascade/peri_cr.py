@@ -4,7 +4,8 @@ Yang et al., "Parallel Ranking of Ads and Creatives in Real-Time Advertising Sys
 arXiv 2312.12750). Online, creatives and ads are ranked in parallel; offline, one joint model of ad
 and creative is trained. Here a click's log-odds are the ad tower's output for the POI plus a
 multiple of the creative's score; POI clicks and image clicks have one multiple each. Both towers
-read the same embedded history, each with its own attention.
+read the same embedded history, each with its own attention. If requests have a context, it is one
+more position of the history.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from ega_jax.baselines.cascade.context_embedding import ContextEmbedding, appended
 from ega_jax.baselines.cascade.item_embedding import ItemEmbedding
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.network import NetworkSettings
@@ -73,16 +75,32 @@ class PeriCR(nn.Module):
         embed = lambda number: embedding(number, c.width, c.dtype)
         self.item = ItemEmbedding(c.num_codes, c.num_layers, c.width, c.dtype)
         self.recency, self.slot, self.ad = embed(c.history_length), embed(c.num_slots), embed(2)
+        if c.context.width:
+            self.context = ContextEmbedding(c.context, c.width, c.dtype)
         self.interest, self.taste = Interest(c), Interest(c)
         self.dropout = nn.Dropout(c.dropout_rate)
         self.ad_towers = [Tower(c.hidden, c.dtype) for _ in RESPONSES]
         self.creative_tower = Tower(c.hidden, c.dtype)
         self.scale = self.param("scale", nn.initializers.ones, (len(RESPONSES),))
 
-    def past(self, items: Items, poi: jax.Array, creative: jax.Array) -> jax.Array:
-        """Embeds behaviours `[..., T]` as `[..., T, D]` for both towers."""
+    def past(
+        self,
+        items: Items,
+        poi: jax.Array,
+        creative: jax.Array,
+        context: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Embeds behaviours `[..., T]` and contexts `[..., X]` for both towers.
+
+        Returns:
+          Positions `[..., L, D]` and their mask `[..., L]`: the behaviours, and the context if
+          there is one.
+        """
         recency = self.recency(jnp.arange(poi.shape[-1])[::-1])
-        return self.item.poi(items, poi) + self.item.creative(items, creative) + recency
+        x = self.item.poi(items, poi) + self.item.creative(items, creative) + recency
+        if self.config.context.width:
+            return appended(x, poi >= 0, self.context(context))
+        return x, poi >= 0
 
     def score(
         self,
@@ -107,11 +125,12 @@ class PeriCR(nn.Module):
         poi: jax.Array,
         creative: jax.Array,
         is_ad: jax.Array,
+        context: jax.Array | None = None,
         *,
         deterministic: bool = True,
     ) -> dict[str, jax.Array]:
         """Returns log-odds `[..., K]` of responses to each item of a slate, ignoring the others."""
-        past, where = self.past(items, history_poi, history_creative), history_poi >= 0
+        past, where = self.past(items, history_poi, history_creative, context)
         added = self.score(items, past, where, poi, creative, deterministic=deterministic)
         x = self.interest(self.item.poi(items, poi), past, where)
         shown = self.ad(is_ad.astype(jnp.int32)) + self.slot(jnp.arange(poi.shape[-1]))
@@ -127,7 +146,8 @@ def init(key: chex.PRNGKey, config: PeriCRConfig, items: Items) -> Params:
     """Returns initial parameters of the joint model; pure, for `eval_shape`."""
     past = jnp.zeros((1, config.history_length), jnp.int32)
     slots = jnp.zeros((1, config.num_slots), jnp.int32)
-    whole = lambda model: model(items, past, past, slots, slots, slots > 0)
+    context = jnp.zeros((1, config.context.width))
+    whole = lambda model: model(items, past, past, slots, slots, slots > 0, context)
     return nn.init(whole, PeriCR(config))(key)["params"]
 
 
@@ -139,6 +159,7 @@ def score(
     history_creative: jax.Array,
     pois: jax.Array,
     creatives: jax.Array,
+    context: jax.Array | None = None,
 ) -> jax.Array:
     """Scores creatives by their effect on the log-odds of a click.
 
@@ -150,6 +171,7 @@ def score(
       history_creative: `[..., T]` int32, likewise.
       pois: `[..., N]` int32, -1 where none.
       creatives: `[..., N, M]` int32 creatives of each POI, -1 where none.
+      context: `[..., X]` contexts as logged; `None` if requests have none.
 
     Returns:
       `[..., N, M]` float32, -1e30 where there is no creative.
@@ -158,8 +180,7 @@ def score(
     owner = jnp.broadcast_to(pois[..., None], creatives.shape)
 
     def judge(model: PeriCR):
-        past = model.past(items, history_poi, history_creative)
-        where = history_poi >= 0
+        past, where = model.past(items, history_poi, history_creative, context)
         return model.score(items, past, where, owner.reshape(flat), creatives.reshape(flat))
 
     scores: Any = PeriCR(config).apply({"params": params}, method=judge)
@@ -173,21 +194,23 @@ def choose(
     history_poi: jax.Array,
     history_creative: jax.Array,
     pois: jax.Array,
+    context: jax.Array | None = None,
 ) -> jax.Array:
     """Returns the best creative of each POI `[..., N]`: `[..., N]` int32, -1 where none.
 
     See `score` for the arguments.
     """
     owned = jnp.where(pois[..., None] >= 0, items.catalogue.poi_creatives[jnp.maximum(pois, 0)], -1)
-    scores = score(params, config, items, history_poi, history_creative, pois, owned)
+    history = history_poi, history_creative
+    scores = score(params, config, items, *history, pois, owned, context)
     best = jnp.argmax(scores, axis=-1)[..., None]
     return jnp.take_along_axis(owned, best, axis=-1)[..., 0]
 
 
-def slates_of(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, ...]:
-    """Returns the histories and slates of a batch, as the joint model takes them."""
+def slates_of(batch: Mapping[str, jax.Array]) -> tuple[jax.Array | None, ...]:
+    """Returns the histories, slates and contexts of a batch, as the joint model takes them."""
     names = ("history_poi", "history_creative", "shown_poi", "shown_creative", "shown_is_ad")
-    return tuple(batch[name] for name in names)
+    return *(batch[name] for name in names), batch.get("context")
 
 
 def peri_cr_loss(config: PeriCRConfig, items: Items) -> LossFn:

@@ -109,12 +109,13 @@ class Stages:
         def search(params: Params, batch: Mapping[str, Any]) -> jax.Array:
             decoder = GeneratorDecoder(params, config)
 
-            def one(history_poi, history_creative, root):
-                memory = decoder.encode(history_poi, history_creative, catalogue)
+            def one(history_poi, history_creative, context, root):
+                memory = decoder.encode(history_poi, history_creative, catalogue, context)
                 ads = likeliest_ads(decoder, memory, book, root, most, most)
                 return pick(book.poi, ads, -1)
 
-            requests = batch["history_poi"], batch["history_creative"], batch["book"]
+            history = batch["history_poi"], batch["history_creative"]
+            requests = *history, batch.get("context"), batch["book"]
             return lax.map(lambda request: one(*request), requests, batch_size=_SEARCHED_AT_ONCE)
 
         return search

@@ -25,7 +25,7 @@ from ega_jax.generation.pretraining import CodeTree, slate_nll, weighted_mean
 from ega_jax.phases.logged import logged_phase
 from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
-from ega_jax.types import Catalogue, ContextScale, LossFn, Params, Sessions
+from ega_jax.types import Catalogue, LossFn, Params, Sessions
 
 KS = (5, 10)
 
@@ -40,8 +40,8 @@ class TigerSettings(LoggedSettings):
 
 
 def tiger_config(config: GeneratorConfig) -> GeneratorConfig:
-    """Returns the generator's config, changed to one next item, without creative and context."""
-    return dataclasses.replace(config, num_slots=1, creatives=False, context=ContextScale())
+    """Returns the generator's config, changed to one next item without its creative."""
+    return dataclasses.replace(config, num_slots=1, creatives=False)
 
 
 def item_log_probs(
@@ -53,8 +53,9 @@ def item_log_probs(
     item: jax.Array,
     tree: CodeTree | None = None,
     dropout_key: chex.PRNGKey | None = None,
+    context: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns log-likelihoods of items as the next one, teacher-forced; encodes the history once.
+    """Returns log-likelihoods of items as the next one, teacher-forced; encodes the request once.
 
     Args:
       params: TIGER's parameters.
@@ -66,6 +67,7 @@ def item_log_probs(
       tree: the existing codes, over which likelihoods are normalised as in training; see
         `item_nll`.
       dropout_key: random key of the dropout; `None` turns dropout off.
+      context: `[..., X]` contexts as logged; `None` if requests have none.
 
     Returns:
       `[..., N]` float32 in nats.
@@ -74,7 +76,7 @@ def item_log_probs(
     def nll(target: jax.Array) -> jax.Array:
         target = target[..., None]
         weight = jnp.ones(target.shape)
-        sessions = Sessions(history_poi, history_creative, target, target, weight)
+        sessions = Sessions(history_poi, history_creative, target, target, weight, context)
         return slate_nll(params, config, catalogue, sessions, tree, dropout_key)[0][..., 0]
 
     return -jax.vmap(nll, in_axes=-1, out_axes=-1)(item)
@@ -98,8 +100,8 @@ def tiger_loss(
 
     def loss(params: Params, variables, batch: dict[str, jax.Array], key: chex.PRNGKey):
         history = batch["history_poi"], batch["history_creative"]
-        target = batch["target_poi"]
-        found = item_log_probs(params, config, catalogue, *history, target, tree, key)
+        target, context = batch["target_poi"], batch.get("context")
+        found = item_log_probs(params, config, catalogue, *history, target, tree, key, context)
         value = weighted_mean(-found, batch["target_weight"])
         return value, ({"nll_poi": value}, variables)
 
@@ -133,7 +135,8 @@ def tiger_phase(
     @jax.jit
     def likelihoods(params: Params, batch):
         history, item = (batch["history_poi"], batch["history_creative"]), batch["item"]
-        found = item_log_probs(params, config, catalogue, *history, item, tree)
+        context = batch.get("context")
+        found = item_log_probs(params, config, catalogue, *history, item, tree, context=context)
         order = jnp.argsort(jnp.where(item >= 0, -found, jnp.inf), axis=-1)
         return jnp.take_along_axis(item, order, axis=-1)
 

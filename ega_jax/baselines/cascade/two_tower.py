@@ -1,10 +1,11 @@
 """The pre-ranker, a two-tower model: it scores many ads by one inner product each.
 
-The user tower pools the history's items with learned weights by recency; the item tower reads a POI
-alone (Covington et al., "Deep Neural Networks for YouTube Recommendations", RecSys 2016; Huang et
-al., "Learning Deep Structured Semantic Models", CIKM 2013). The item tower's outputs do not depend
-on the request, so they are computed once for the whole catalogue. In training, slot and ad flag add
-to the log-odds of a click; in serving, they are the same for all ads and left out.
+The user tower pools the history's items with learned weights by recency, and reads the context if
+requests have one; the item tower reads a POI alone (Covington et al., "Deep Neural Networks for
+YouTube Recommendations", RecSys 2016; Huang et al., "Learning Deep Structured Semantic Models",
+CIKM 2013). The item tower's outputs do not depend on the request, so they are computed once for the
+whole catalogue. In training, slot and ad flag add to the log-odds of a click; in serving, they are
+the same for all ads and left out.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from ega_jax.baselines.cascade.context_embedding import ContextEmbedding
 from ega_jax.baselines.cascade.hstu import shown_in
 from ega_jax.baselines.cascade.item_embedding import ItemEmbedding
 from ega_jax.data.ad_logs import AdLogDataset
@@ -70,6 +72,8 @@ class TwoTower(nn.Module):
             [linear(c.hidden, c.dtype), nn.relu, linear(c.width, c.dtype)]
         )
         self.item = ItemEmbedding(c.num_codes, c.num_layers, c.width, c.dtype)
+        if c.context.width:
+            self.context = ContextEmbedding(c.context, c.width, c.dtype)
         self.recency = self.param("recency", nn.initializers.zeros, (c.history_length,))
         self.user_tower, self.item_tower = tower(), tower()
         self.popularity = linear(1, c.dtype)
@@ -78,13 +82,22 @@ class TwoTower(nn.Module):
         self.dropout = nn.Dropout(c.dropout_rate)
 
     def user(
-        self, items: Items, poi: jax.Array, creative: jax.Array, *, deterministic: bool = True
+        self,
+        items: Items,
+        poi: jax.Array,
+        creative: jax.Array,
+        context: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
     ) -> jax.Array:
-        """The user's vector `[..., D]`, from a history `[..., T]`."""
+        """The user's vector `[..., D]`, from a history `[..., T]` and a context `[..., X]`."""
         x = self.item.poi(items, poi) + self.item.creative(items, creative)
         x = self.dropout(x, deterministic=deterministic)
         weight = masked_softmax(self.recency[-poi.shape[-1] :], poi >= 0).astype(x.dtype)
-        return self.user_tower(jnp.einsum("...t,...td->...d", weight, x))
+        pooled = jnp.einsum("...t,...td->...d", weight, x)
+        if self.config.context.width:
+            pooled = jnp.concatenate([pooled, self.context(context)], axis=-1)
+        return self.user_tower(pooled)
 
     def pois(
         self, items: Items, poi: jax.Array, *, deterministic: bool = True
@@ -101,11 +114,12 @@ class TwoTower(nn.Module):
         poi: jax.Array,
         is_ad: jax.Array,
         slot: jax.Array,
+        context: jax.Array | None = None,
         *,
         deterministic: bool = True,
     ) -> jax.Array:
         """Log-odds `[..., N]` of clicks of POIs `[..., N]` that are shown in slots `[..., N]`."""
-        user = self.user(items, past_poi, past_creative, deterministic=deterministic)
+        user = self.user(items, past_poi, past_creative, context, deterministic=deterministic)
         vector, bias = self.pois(items, poi, deterministic=deterministic)
         shown = self.slot[slot] + self.ad[is_ad.astype(jnp.int32)]
         return matched(user, vector, bias) + shown
@@ -120,7 +134,8 @@ def matched(user: jax.Array, vector: jax.Array, bias: jax.Array) -> jax.Array:
 def init(key: chex.PRNGKey, config: TwoTowerConfig, items: Items) -> Params:
     """Returns initial parameters of a pre-ranker; pure, for `eval_shape`."""
     past, one = jnp.zeros((1, config.history_length), jnp.int32), jnp.zeros((1, 1), jnp.int32)
-    return TwoTower(config).init(key, items, past, past, one, one > 0, one)["params"]
+    context = jnp.zeros((1, config.context.width))
+    return TwoTower(config).init(key, items, past, past, one, one > 0, one, context)["params"]
 
 
 def poi_table(params: Params, config: TwoTowerConfig, items: Items) -> PoiTable:
@@ -138,6 +153,7 @@ def scores(
     history_poi: jax.Array,
     history_creative: jax.Array,
     poi: jax.Array,
+    context: jax.Array | None = None,
 ) -> jax.Array:
     """Scores POIs `[..., N]` for a user: log-odds of a click up to a constant.
 
@@ -149,12 +165,13 @@ def scores(
       history_poi: `[..., T]` int32, most recent last, -1 where none.
       history_creative: `[..., T]` int32, likewise.
       poi: `[..., N]` int32; results of negative ids have no meaning.
+      context: `[..., X]` contexts as logged; `None` if requests have none.
 
     Returns:
       `[..., N]` float32.
     """
-    history = history_poi, history_creative
-    user: Any = TwoTower(config).apply({"params": params}, items, *history, method="user")
+    request = history_poi, history_creative, context
+    user: Any = TwoTower(config).apply({"params": params}, items, *request, method="user")
     return matched(user, table.vector[poi], table.bias[poi])
 
 
@@ -181,7 +198,8 @@ def two_tower_loss(config: TwoTowerConfig, items: Items) -> LossFn:
 def _logits(params: Params, config: TwoTowerConfig, items: Items, batch, rngs=None, **how: bool):
     """Log-odds `[B, K]` of clicks in the slates of a batch."""
     poi, _, is_ad, slot = shown_in(batch)
-    shown = batch["history_poi"], batch["history_creative"], poi, is_ad, slot
+    history = batch["history_poi"], batch["history_creative"]
+    shown = *history, poi, is_ad, slot, batch.get("context")
     model: Any = TwoTower(config)
     return model.apply({"params": params}, items, *shown, rngs=rngs, **how)
 

@@ -80,9 +80,10 @@ class Passed:
 
 @struct.dataclass
 class Offer:
-    """A request as the funnel reads it: a history, a book of ads, and organic items."""
+    """A request as the funnel reads it: a history, a context, a book of ads, and organic items."""
 
     history: tuple[jax.Array, jax.Array]  # [T] int32 each, POIs and creatives.
+    context: jax.Array | None  # [X] float32, as logged; None if models read none.
     book: AdBook
     root: jax.Array  # [] int32 number of the book in its forest.
     organic: jax.Array  # [O] int32 candidates in upstream order, -1 after the last.
@@ -114,7 +115,7 @@ def offer_of(
     order = jnp.argsort(~stays, stable=True)[: config.hstu.num_slots + 1]
     keep = lambda x: jnp.where(stays, x, -1)[order]
     history = request.history_poi, request.history_creative
-    return Offer(history, book, root, keep(number), keep(poi))
+    return Offer(history, request.context, book, root, keep(number), keep(poi))
 
 
 def _own_book(request: Request, items: Items, num_codes: int) -> AdBook:
@@ -154,7 +155,7 @@ def run_funnel(
 def _recalled(models: Upstream, items: Items, offer: Offer) -> jax.Array:
     """The ads `[R]` that TIGER recalls."""
     decoder = GeneratorDecoder(models.tiger, models.config.tiger)
-    memory = decoder.encode(*offer.history, items.catalogue)
+    memory = decoder.encode(*offer.history, items.catalogue, offer.context)
     return recall(decoder, memory, offer.book, offer.root, models.config.funnel)
 
 
@@ -164,19 +165,21 @@ def _preranked(models: Upstream, items: Items, offer: Offer, ads: jax.Array) -> 
     if config.funnel.num_preranked >= ads.size:
         return ads
     model = models.two_tower, config.two_tower, items, models.poi_table
-    score = two_tower.scores(*model, *offer.history, pick(offer.book.poi, ads, 0))
+    poi = pick(offer.book.poi, ads, 0)
+    score = two_tower.scores(*model, *offer.history, poi, offer.context)
     return ads[highest(ads, score, config.funnel.num_preranked)]
 
 
 def _ranked(models: Upstream, items: Items, offer: Offer, ads: jax.Array) -> Ranked:
     """The best of pre-ranked ads `[Q]` by HSTU, by number, and the organic items."""
-    config, history = models.config, offer.history
+    config, history, context = models.config, offer.history, offer.context
     candidate = jnp.concatenate([ads, offer.organic])
     item = jnp.concatenate([pick(offer.book.poi, ads, -1), offer.organic_poi])
     place, slot = jnp.arange(item.size), jnp.zeros_like(item)
     is_ad = (place < ads.size) & (item >= 0)
-    creative = peri_cr.choose(models.peri_cr, config.peri_cr, items, *history, item)
-    ranking = hstu.rank(models.hstu, config.hstu, items, *history, item, creative, is_ad, slot)
+    creative = peri_cr.choose(models.peri_cr, config.peri_cr, items, *history, item, context)
+    shown = item, creative, is_ad, slot, context
+    ranking = hstu.rank(models.hstu, config.hstu, items, *history, *shown)
     best = highest(ads, ranking.click[: ads.size], config.funnel.num_ranked)
     best = best[jnp.argsort(jnp.where(ads[best] >= 0, ads[best], _LAST))]
     kept = jnp.concatenate([best, place[ads.size :]])

@@ -1,4 +1,4 @@
-"""The cascade trained on a log with books: every phase, its figures, and the saved mechanism."""
+"""The cascade trained on a log with books and contexts: its phases, figures and mechanism."""
 
 import json
 
@@ -23,12 +23,14 @@ STAGES = ("tiger", "two_tower", "hstu", "peri_cr")
 
 
 def write_book_log(folder):
-    """The log of `write_ad_log`, whose sessions name one of two books."""
+    """The log of `write_ad_log`, whose sessions name one of two books and have a context."""
     path = write_ad_log(folder) / "sessions" / "part-0.parquet"
     columns = pq.read_table(path).to_pydict()
     del columns["ad_poi"], columns["ad_bid"]
     rows = range(len(columns["session_id"]))
     columns["book_id"] = [(7, 3)[row % 2] for row in rows]
+    context = np.random.default_rng(1).normal(size=(len(rows), 2))
+    columns["context"] = list(context.astype(np.float32))
     for row in rows:
         ads, others = (HALF * (row % 2) + HALF * n for n in (0, 1))
         organic = [(others + n) % NUM_POIS for n in range(HALF)]
@@ -82,7 +84,11 @@ def test_its_restored_mechanism_serves_books(run):
     assert shown.size
     np.testing.assert_array_equal(shown, book)
     assert slate.bid[slate.is_ad].min() >= 0.1
-    passed = run.system.prepare(jax.tree.map(lambda x: x[0], request), mechanism.levers).memory
+    first = jax.tree.map(lambda x: x[0], request)
+    passed = run.system.prepare(first, mechanism.levers).memory
     assert passed.recalled.shape == (3,)
     assert passed.ranked.is_ad.sum() == 2
+    elsewhere = first.replace(context=first.context + 1)
+    moved = run.system.prepare(elsewhere, mechanism.levers).memory.ranked
+    assert np.abs(moved.click - passed.ranked.click).max() > 1e-6
     assert json.dumps(mechanism.explain(request).to_dict())
