@@ -85,7 +85,7 @@ def _draw(report: dict[str, Any], prices: dict[str, Any], out: pathlib.Path) -> 
         axes = figure.subplots()
         draw(axes, report)
         axes.legend()
-        figure.savefig(out / f"{name}.png", dpi=120)
+        figure.savefig(out / f"calibration_{name}.png", dpi=120)
 
 
 def _table(report: dict[str, Any]) -> str:

@@ -257,7 +257,10 @@ def test_the_report_is_written_and_printed(folder, tmp_path):
     assert report["sessions"] == 500
     assert report["real.a.log_sd"] == pytest.approx(math.log(10) * math.sqrt(3) / 4)
     names = {path.name for path in out.iterdir()}
-    assert names == {"calibration.json", "rates.png", "slate.png", "bids.png"}
+    assert names == {
+        "calibration.json",
+        *(f"calibration_{x}.png" for x in ("rates", "slate", "bids")),
+    }
     assert "click_poi.rate_by_slot" in done.stdout
 
 
