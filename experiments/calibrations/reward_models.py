@@ -9,7 +9,8 @@ from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.logger import Logger
 from ega_jax.evaluation.off_policy import predicted_over_true_clicks
 from ega_jax.phases.auction import AuctionTraining
-from ega_jax.phases.reward import reward_phase
+from ega_jax.phases.reward import reward_phase, weighting_report
+from ega_jax.phases.settings import RewardPhaseSettings
 from ega_jax.types import Params
 from experiments.common.runs import measure_reward
 
@@ -22,20 +23,24 @@ def reward_models(run: AuctionTraining) -> dict[str, Any]:
 
     Returns:
       `uniform_ratio` with its interval, and `uniform_ratio_weighted` likewise: predicted over true
-      clicks on uniformly drawn slates of test sessions. `logloss_excess_poi`: the log-loss of
-      logged clicks over that of the true probabilities, less 1.
+      clicks on uniformly drawn slates of test sessions. `weighted_effective_sessions`: how many
+      sessions without weights tell as much as the weighted ones. `logloss_excess_poi`: the
+      log-loss of logged clicks over that of the true probabilities, less 1.
     """
+    weighted = dataclasses.replace(run.settings.reward, propensity_weight=WEIGHTED)
     figures = measure_reward(run, run.reward, run.reward_config)
     report = _on_uniform_slates(run, run.reward, "uniform_ratio")
-    report |= _on_uniform_slates(run, _weighted(run), "uniform_ratio_weighted")
+    report |= _on_uniform_slates(run, _weighted(run, weighted), "uniform_ratio_weighted")
     return report | {
-        "logloss_excess_poi": figures["logloss_poi"] / figures["truth_logloss_poi"] - 1
+        "weighted_effective_sessions": weighting_report(run.dataset, weighted)[
+            "effective_sessions"
+        ],
+        "logloss_excess_poi": figures["logloss_poi"] / figures["truth_logloss_poi"] - 1,
     }
 
 
-def _weighted(run: AuctionTraining) -> Params:
+def _weighted(run: AuctionTraining, settings: RewardPhaseSettings) -> Params:
     """A reward model that weighs sessions; trained first, unless an earlier run did."""
-    settings = dataclasses.replace(run.settings.reward, propensity_weight=WEIGHTED)
     phase = reward_phase(run.dataset, run.items, run.reward_config, settings, run.settings.seed)
     return run.train_shared(phase, "calibration/weighted", settings)
 
