@@ -23,18 +23,16 @@ def reward_models(run: AuctionTraining) -> dict[str, Any]:
 
     Returns:
       `uniform_ratio` with its interval, and `uniform_ratio_weighted` likewise: predicted over true
-      clicks on uniformly drawn slates of test sessions. `weighted_effective_sessions`: how many
-      sessions without weights tell as much as the weighted ones. `logloss_excess_poi`: the
-      log-loss of logged clicks over that of the true probabilities, less 1.
+      clicks on uniformly drawn slates of test sessions. `weighted_sessions`: how many sessions
+      without weights tell as much as the weighted ones. `logloss_excess_poi`: the log-loss of
+      logged clicks over that of the true probabilities, less 1.
     """
     weighted = dataclasses.replace(run.settings.reward, propensity_weight=WEIGHTED)
     figures = measure_reward(run, run.reward, run.reward_config)
     report = _on_uniform_slates(run, run.reward, "uniform_ratio")
     report |= _on_uniform_slates(run, _weighted(run, weighted), "uniform_ratio_weighted")
     return report | {
-        "weighted_effective_sessions": weighting_report(run.dataset, weighted)[
-            "effective_sessions"
-        ],
+        "weighted_sessions": weighting_report(run.dataset, weighted)["effective_sessions"],
         "logloss_excess_poi": figures["logloss_poi"] / figures["truth_logloss_poi"] - 1,
     }
 
