@@ -21,7 +21,7 @@ DRAWS = 4  # Uniform slates of each request, for the true rate.
 def covered(config: MarketConfig, seeds: range) -> int:
     """The number of seeds whose estimate's 95 % interval holds the true click rate."""
     found = [uniform_ctr(dataclasses.replace(config, seed=seed)) for seed in seeds]
-    return sum(estimate.low <= true <= estimate.high for estimate, true in found)
+    return sum(bool(estimate.low <= true <= estimate.high) for estimate, true in found)
 
 
 def uniform_ctr(config: MarketConfig) -> tuple[Ratio, float]:
