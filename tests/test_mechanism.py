@@ -346,6 +346,7 @@ def test_a_row_beyond_the_batch_is_refused():
 
 
 def test_double_precision_elsewhere_in_the_process_does_no_harm():
+    mechanism = tiny_mechanism()
     with jax.enable_x64(True):
-        slate = jax.eval_shape(lambda: tiny_mechanism().allocate(REQUESTS))
+        slate = jax.eval_shape(lambda: mechanism.allocate(REQUESTS))
     assert slate.price_per_click.shape == (6, K)

@@ -66,7 +66,8 @@ def counterfactuals(
     first, num_probed = number + beside.bid.size, number * len(probes)
     size, start = _sizes(first, num_probed)
     end = -(-(start + num_probed) // size) * size
-    of_scale = Report(jnp.repeat(ads.ad, len(probes)), jnp.tile(jnp.array(probes), number))
+    multiples = jnp.tile(jnp.asarray(probes, jnp.float32), number)
+    of_scale = Report(jnp.repeat(ads.ad, len(probes)), multiples)
     gaps = Report.none(start - first), Report.none(end - start - num_probed)
     parts = absent(ads.ad), beside, gaps[0], of_scale, gaps[1]
     reports = jax.tree.map(lambda *x: jnp.concatenate(x).reshape(-1, size), *parts)
@@ -84,7 +85,7 @@ def counterfactuals(
         return scale, (matching, bid, clicks_of(shown, reports.candidate), shown, menus)
 
     steps = reports, jnp.asarray(owner.reshape(-1, size))
-    matching, *found = jax.lax.scan(search, jnp.zeros(number), steps)[1]
+    matching, *found = jax.lax.scan(search, jnp.zeros(number, jnp.float32), steps)[1]
     bid, clicks, shown, menus = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), found)
     of_menu = best_value_without(menu, prepared.levers, ads.ad)
     without = menus.value[:number].max(-1)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_runs import Flag
 
-from ega_jax.baselines.cascade import cga, cross_dqn, peri_cr
+from ega_jax.baselines.cascade import cga, cross_dqn
 from ega_jax.baselines.cascade.training import Cascade
 from ega_jax.evaluation.comparison import METRICS, SERVED
 from ega_jax.evaluation.report import read_results
@@ -88,13 +88,13 @@ def with_kappa(run, kappa):
 def test_the_auction_and_the_placement_are_taught_by_the_reward_model(tabulated, monkeypatch):
     config, root = tabulated
     monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, root / "run" / "seed-0"))
-    run, judges = with_kappa(runs.find_system("mca"), 3.0), {}
+    run, views = with_kappa(runs.find_system("mca"), 3.0), {}
     cascade, train = Cascade(run), AuctionTraining.train_phase
     monkeypatch.setattr(
-        cga, "cga_phase", lambda *_, judge, kappa, **__: judges.update(cga=judge, kappa=kappa)
+        cga, "cga_phase", lambda *_, view, kappa, **__: views.update(cga=view, kappa=kappa)
     )
     monkeypatch.setattr(
-        cross_dqn, "cross_dqn_phase", lambda *_, judge, **__: judges.update(cross_dqn=judge)
+        cross_dqn, "cross_dqn_phase", lambda *_, view, **__: views.update(cross_dqn=view)
     )
     monkeypatch.setattr(
         AuctionTraining,
@@ -102,28 +102,40 @@ def test_the_auction_and_the_placement_are_taught_by_the_reward_model(tabulated,
         lambda run, phase, *at: train(run, phase, *at) if phase else {},
     )
     _ = cascade.cross_dqn
-    assert judges["kappa"] == 3.0
+    assert views["kappa"] == 3.0
     batch = next(iter(run.sessions("align", 4, 4)))
-    slates = np.array([[0, 9, 3], [8, 1, -1], [2, 10, 11], [12, -1, -1]])
+    passed = jax.device_get(cascade._passed(batch))
+    ranked = passed.ranked
+    wanted = np.array([[0, 5, 3], [4, 1, -1], [2, 1, 4], [3, -1, -1]])
+    there = [np.flatnonzero(row >= 0) for row in ranked.item]
+    slates = np.array(
+        [
+            [places[i] if i >= 0 else -1 for i in row]
+            for places, row in zip(there, wanted, strict=True)
+        ]
+    )
 
     @jax.jit
     def expected(params):
         history = batch["history_poi"], batch["history_creative"]
-        chooser = cascade.stages.peri_cr, cascade.stages.peri_cr_config, run.items
-        creative = peri_cr.choose(*chooser, *history, batch["item"])
-        memory = model.encode(params, run.reward_config, run.items, *history, organic_pois(batch))
-        there = lambda x: jnp.where(slates >= 0, jnp.take_along_axis(x, slates, axis=1), -1)
-        is_ad = there(batch["is_ad"]) == 1
-        shown = there(batch["item"]), there(creative), is_ad
+        request = *history, organic_pois(batch), batch.get("context")
+        memory = model.encode(params, run.reward_config, run.items, *request)
+        shown = (
+            jnp.where(slates >= 0, jnp.take_along_axis(x, slates, axis=1), -1)
+            for x in (ranked.item, ranked.creative, ranked.is_ad)
+        )
+        item, creative, is_ad = shown
+        shown = item, creative, is_ad == 1
         return model.predict(params, run.reward_config, run.items, memory, *shown).click_poi
 
-    judged = jax.jit(judges["cga"])(batch, slates[:, None])[:, 0]
+    judge = lambda name: jax.jit(lambda batch, slates: views[name](batch)[1](slates))
+    judged = judge("cga")(batch, slates[:, None])[:, 0]
     np.testing.assert_allclose(judged, expected(run.reward), rtol=1e-5)
-    turned = jax.jit(judges["cga"])(batch, slates[:, None, ::-1])[:, 0, ::-1]
+    turned = judge("cga")(batch, slates[:, None, ::-1])[:, 0, ::-1]
     several = (slates >= 0).sum(axis=1) > 1
     assert (jnp.abs(turned - judged).max(axis=1) > 1e-6)[several].all(), "the order counts"
-    bid = np.where(slates >= 0, np.take_along_axis(batch["bid"], slates, axis=1), 0)
-    judged = jax.jit(judges["cross_dqn"])(batch, slates)
+    bid = np.where(slates >= 0, np.take_along_axis(passed.bid, slates, axis=1), 0)
+    judged = judge("cross_dqn")(batch, slates)
     np.testing.assert_allclose(judged, (bid + 3.0) * expected(run.reward), rtol=1e-5)
 
 
