@@ -109,6 +109,7 @@ class Cascade:
     @functools.cached_property
     def cga(self) -> Params:
         """CGA's parameters, trained with the reward model as evaluator."""
+        _ = self.run.reward  # Before the losses, which read it, are traced.
         phase = cga.cga_phase(
             self.run.dataset,
             self.config.cga,
