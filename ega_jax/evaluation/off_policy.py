@@ -15,7 +15,7 @@ import numpy as np
 from ega_jax.data.books import Books
 from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.logger import Logger, book_rows
-from ega_jax.data.market.requests import Book, Requests, Slates
+from ega_jax.data.market.requests import Book, Requests
 from ega_jax.phases.auction import real_rows
 from ega_jax.phases.reward import batch_predictor
 from ega_jax.reward.model import Items, RewardConfig
@@ -106,8 +106,3 @@ def offer_of(batch: Batch, books: Books) -> tuple[Requests, Book, jax.Array]:
     number = np.maximum(np.asarray(batch["book"]), 0)
     requests = Requests(user=jnp.zeros(len(number), jnp.int32), **given)
     return requests, book_rows(books, number), jnp.asarray(batch["organic"])
-
-
-def slates_of(batch: Batch) -> Slates:
-    """The slates that a batch of a log shows."""
-    return Slates(*(jnp.asarray(batch[f"shown_{name}"]) for name in ("poi", "creative", "is_ad")))

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -54,14 +55,15 @@ class Logger:
           organic_poi: `[B, O]` in upstream order.
           slates: empty slots on the right.
         """
-        return _propensity(self.ranker, requests, books, organic_poi, slates, self.config)
+        given = self.ranker, requests, books, organic_poi, slates
+        return _of_slates(policy.propensity, *given, self.config)
 
     def uniform_propensity(
         self, requests: Requests, books: Book, organic_poi: jax.Array, slates: Slates
     ) -> jax.Array:
         """Returns the probability `[B]` of any slates under the uniform policy."""
         given = self.ranker, requests, books, organic_poi, slates
-        return _uniform_propensity(*given, self.config)
+        return _of_slates(policy.uniform_propensity, *given, self.config)
 
     def uniform_slates(
         self, key: jax.Array, requests: Requests, books: Book, organic_poi: jax.Array
@@ -76,8 +78,9 @@ def book_rows(books: Books, number: np.ndarray) -> Book:
     return Book(*map(jnp.asarray, books.rows(number)))
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def _propensity(
+@functools.partial(jax.jit, static_argnames=("chances", "config"))
+def _of_slates(
+    chances: Callable[..., jax.Array],
     ranker: Ranker,
     requests: Requests,
     books: Book,
@@ -85,25 +88,10 @@ def _propensity(
     slates: Slates,
     config: MarketConfig,
 ) -> jax.Array:
+    """Applies a function of `policy`, for requests of one book, to requests of a book each."""
+
     def one(requests, book, organic_poi, slates):
-        return policy.propensity(ranker, requests, book, organic_poi, slates, config)
-
-    rows = jax.tree.map(_alone, (requests, organic_poi, slates))
-    return jax.vmap(one)(rows[0], books, *rows[1:])[:, 0]
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _uniform_propensity(
-    ranker: Ranker,
-    requests: Requests,
-    books: Book,
-    organic_poi: jax.Array,
-    slates: Slates,
-    config: MarketConfig,
-) -> jax.Array:
-    def one(requests, book, organic_poi, slates):
-        given = ranker, requests, book, organic_poi, slates
-        return jnp.exp(policy.log_propensities(*given, config)[1].sum(-1))
+        return chances(ranker, requests, book, organic_poi, slates, config)
 
     rows = jax.tree.map(_alone, (requests, organic_poi, slates))
     return jax.vmap(one)(rows[0], books, *rows[1:])[:, 0]

@@ -172,6 +172,18 @@ def propensity(
     return jnp.where(slates.items >= 0, jnp.where(possible, jnp.minimum(ratio, 1.0), 0.0), 1.0)
 
 
+def uniform_propensity(
+    ranker: Ranker,
+    requests: Requests,
+    book: Book,
+    organic_poi: jax.Array,
+    slates: Slates,
+    config: MarketConfig,
+) -> jax.Array:
+    """Returns the probability `[B]` of slates under the uniform policy; see `propensity`."""
+    return jnp.exp(log_propensities(ranker, requests, book, organic_poi, slates, config)[1].sum(-1))
+
+
 def log_propensities(
     ranker: Ranker,
     requests: Requests,
