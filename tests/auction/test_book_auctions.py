@@ -7,8 +7,9 @@ import chex
 import jax
 import numpy as np
 import pytest
+from book_requests import allocate, requests_to, shapes_computed
 from tiny_mechanism import PRICING, tiny_mechanism
-from tiny_models import C, K, P, T, W, levers, one, random_requests, serve, tiny_ega, with_beams
+from tiny_models import C, K, P, W, levers, one, random_requests, serve, tiny_ega, with_beams
 
 from ega_jax.auction.contributions import contributions
 from ega_jax.auction.counterfactuals import counterfactuals
@@ -228,19 +229,6 @@ def forest(books, seed):
     return BookLedger(pois.ravel(), bid, start, codes, W, num_slots=K)
 
 
-def requests_to(book, seed):
-    """Requests to books `[B]` with organic items."""
-    rng, rows = np.random.default_rng(seed), len(book)
-    history = rng.integers(-1, P, (rows, T)).astype(np.int32)
-    organic = np.stack([rng.permutation(P)[:5] for _ in book]).astype(np.int32)
-    return BookRequest(history, history, organic, np.asarray(book, np.int32))
-
-
-def allocate(system, requests, levers):
-    each = lambda request: system.allocate(system.prepare(request, levers))
-    return jax.vmap(each)(requests)
-
-
 def test_another_book_or_forest_neither_compiles_again_nor_sees_the_others():
     once = jax.jit(chex.assert_max_traces(allocate, n=1))
     host = forest(3000, 0)
@@ -256,16 +244,6 @@ def test_another_book_or_forest_neither_compiles_again_nor_sees_the_others():
     assert again.bid.max() == 1e6
     other, _ = once(system_of(book=forest(3000, 1).book), requests, levers())
     assert (other.item != again.item).any()
-
-
-def shapes_computed(jaxpr):
-    """Shapes of all that is computed, in inner functions, loops and branches, too."""
-    for equation in jaxpr.eqns:
-        yield from (variable.aval.shape for variable in equation.outvars)
-        for inner in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from shapes_computed(inner)
 
 
 def test_nothing_that_is_computed_per_request_is_as_large_as_a_forest():

@@ -6,8 +6,9 @@ import chex
 import jax
 import numpy as np
 import pytest
+from book_requests import allocate, requests_to, shapes_computed
 from tiny_cascade import UPSTREAM, tiny_cascade, with_funnel
-from tiny_models import C, K, P, T, W, levers, random_requests, tiny_ega
+from tiny_models import C, K, P, W, levers, random_requests, tiny_ega
 
 from ega_jax.auction.outcomes import tabulate_request
 from ega_jax.auction.pricing import PricingConfig
@@ -206,18 +207,6 @@ def forest(books, seed):
     return BookLedger(pois.ravel(), rng.lognormal(size=pois.size), start, CODES, W, num_slots=K)
 
 
-def requests_to(book, seed):
-    rng, rows = np.random.default_rng(seed), len(book)
-    history = rng.integers(-1, P, (rows, T)).astype(np.int32)
-    organic = np.stack([rng.permutation(P)[:5] for _ in book]).astype(np.int32)
-    return BookRequest(history, history, organic, np.asarray(book, np.int32))
-
-
-def allocate(system, requests, levers):
-    each = lambda request: system.allocate(system.prepare(request, levers))
-    return jax.vmap(each)(requests)
-
-
 def test_another_book_or_forest_neither_compiles_again_nor_sees_the_others():
     once = jax.jit(chex.assert_max_traces(allocate, n=1))
     host = forest(3000, 0)
@@ -231,16 +220,6 @@ def test_another_book_or_forest_neither_compiles_again_nor_sees_the_others():
     other = tiny_cascade().replace(book=forest(3000, 1).book)
     again, _ = once(other, requests_to([7, 7, 1500, 1], 1), levers())
     assert (again.item != shown.item).any()
-
-
-def shapes_computed(jaxpr):
-    """Shapes of all that is computed, in inner functions, loops and branches, too."""
-    for equation in jaxpr.eqns:
-        yield from (variable.aval.shape for variable in equation.outvars)
-        for inner in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from shapes_computed(inner)
 
 
 @pytest.mark.parametrize("budgets", FUNNELS)
