@@ -99,6 +99,30 @@ def predicted_over_true_clicks(
     return ratio(np.concatenate(predicted), np.concatenate(true))
 
 
+def effective_share(propensity: np.ndarray) -> float:
+    """How large a share of a log tells of a policy that always serves the same slate to a request.
+
+    A logged session tells of the policy where it shows the policy's slate; inverse-propensity
+    estimates weigh it by `1 / p`. With expected sums, Kish's effective sample size of these weights
+    is `D^2 / sum(1 / p)` of `D` sessions. Slates that the log can never show tell nothing.
+
+    Args:
+      propensity: `[D]` probability in the log of the policy's slate.
+
+    Returns:
+      The effective sample size over `D`: the harmonic mean of the propensities if all are above 0.
+
+    Examples:
+      >>> effective_share(np.array([0.5, 0.25])), effective_share(np.array([0.5, 0.0]))
+      (0.3333333333333333, 0.25)
+    """
+    possible = np.asarray(propensity, np.float64)
+    possible = possible[possible > 0]
+    if not len(possible):
+        return 0.0
+    return float(len(possible) ** 2 / np.sum(1 / possible) / len(propensity))
+
+
 def offer_of(batch: Batch, books: Books) -> tuple[Requests, Book, jax.Array]:
     """The requests of a batch of a market's log, their books and organic items, for its logger."""
     names = ("history_poi", "history_creative", "context")

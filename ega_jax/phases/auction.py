@@ -110,7 +110,11 @@ class AuctionTraining:
     @property
     def reward_config(self) -> RewardConfig:
         """The reward model's config."""
-        own = part_of(self.settings.reward, RewardSettings)
+        return self.reward_config_of(self.settings.reward)
+
+    def reward_config_of(self, settings: RewardSettings) -> RewardConfig:
+        """The config of a reward model with other settings."""
+        own = part_of(settings, RewardSettings)
         return RewardConfig(**self.pretraining.generator_config.shared, **own)
 
     @property

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 
@@ -74,8 +75,9 @@ def logged_phase(
     loss: LossFn,
     evaluate: Callable[[Params, Iterable[Batch]], dict[str, float]],
     exposure_weight: float = 0.1,
+    batches: grain.IterDataset | None = None,
 ) -> Phase:
-    """Returns a phase that trains on the split "pretrain" of an ad log and evaluates on "align".
+    """Returns a phase that trains on logged feedback and evaluates on the split "align".
 
     Args:
       name: the phase's name.
@@ -87,11 +89,22 @@ def logged_phase(
       loss: the training loss, as `make_train_step` takes it.
       evaluate: measures parameters on held-out batches.
       exposure_weight: see `pipeline.train_batches`.
+      batches: what to train on; default: the split "pretrain".
     """
     shapes = {"history_length": history_length, "exposure_weight": exposure_weight}
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
     init_key, step_key = jax.random.split(key)
     optimizer, size = settings.optimizer(), settings.batch_size
+    if batches is None:
+        batches = pipeline.train_batches(
+            dataset,
+            "pretrain",
+            batch_size=size,
+            seed=seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            **shapes,
+        )
     held_out = pipeline.eval_batches(
         dataset,
         "align",
@@ -103,15 +116,7 @@ def logged_phase(
         name=name,
         init=lambda: TrainState.create(init(init_key), optimizer),
         step=make_train_step(loss, optimizer, step_key),
-        batches=pipeline.train_batches(
-            dataset,
-            "pretrain",
-            batch_size=size,
-            seed=seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            **shapes,
-        ),
+        batches=batches,
         num_steps=settings.num_steps,
         checkpoint_every=settings.checkpoint_every,
         log_every=settings.log_every,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +56,7 @@ def reward_phase(
     config: RewardConfig,
     settings: RewardPhaseSettings,
     seed: int,
+    batches: grain.IterDataset | None = None,
 ) -> Phase:
     """Returns the phase "reward", which trains the reward model on logged feedback (30).
 
@@ -64,6 +66,7 @@ def reward_phase(
       config: the model's config.
       settings: the training settings; see `logged_phase`.
       seed: seeds the parameters, the order of the sessions and dropout.
+      batches: what to train on; default: the split "pretrain" of the log.
 
     Raises:
       UserError: sessions are to be weighed by their propensities, and the log has none.
@@ -80,6 +83,7 @@ def reward_phase(
         evaluate=lambda params, batches: report(
             lambda params, batch: vars(predict(params, batch)), params, batches
         ),
+        batches=batches,
     )
 
 

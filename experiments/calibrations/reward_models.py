@@ -1,6 +1,7 @@
 """What reward models trained on a market's log know of the truth."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,11 +12,20 @@ from ega_jax.evaluation.off_policy import predicted_over_true_clicks
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.reward import reward_phase, weighting_report
 from ega_jax.phases.settings import RewardPhaseSettings
+from ega_jax.phases.streamed import streamed_reward
 from ega_jax.types import Params
 from experiments.common.runs import measure_reward
 
 SESSIONS = 20_000  # Test sessions, each with one uniformly drawn slate.
 WEIGHTED = 1.0  # Power of the inverse propensity in the weighted model.
+LARGE = {  # A million parameters, and two million sessions, each seen once.
+    "width": 128,
+    "hidden": 512,
+    "num_heads": 8,
+    "blocks": 2,
+    "batch_size": 512,
+    "num_steps": 3907,
+}
 
 
 def reward_models(run: AuctionTraining) -> dict[str, Any]:
@@ -33,8 +43,27 @@ def reward_models(run: AuctionTraining) -> dict[str, Any]:
     report |= _on_uniform_slates(run, _weighted(run, weighted), "uniform_ratio_weighted")
     return report | {
         "weighted_sessions": weighting_report(run.dataset, weighted)["effective_sessions"],
-        "logloss_excess_poi": figures["logloss_poi"] / figures["truth_logloss_poi"] - 1,
+        "logloss_excess_poi": _excess(figures),
     }
+
+
+def large_reward_model(run: AuctionTraining) -> dict[str, Any]:
+    """Measures a model with more parameters, trained on many more sessions: what can be learned.
+
+    Returns:
+      `logloss_excess_large` and `large_sessions`, the number of sessions it was trained on.
+    """
+    settings = dataclasses.replace(run.settings.reward, **LARGE)
+    params, config = streamed_reward(run, settings, "calibration/large", run.settings.seed + 1)
+    figures = measure_reward(run, params, config)
+    return {
+        "logloss_excess_large": _excess(figures),
+        "large_sessions": settings.batch_size * settings.num_steps,
+    }
+
+
+def _excess(figures: Mapping[str, float]) -> float:
+    return figures["logloss_poi"] / figures["truth_logloss_poi"] - 1
 
 
 def _weighted(run: AuctionTraining, settings: RewardPhaseSettings) -> Params:

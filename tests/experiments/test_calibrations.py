@@ -11,7 +11,8 @@ from ega_jax.data.market.logs import write_market
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import training_of
 from ega_jax.training.mesh import data_mesh
-from experiments.calibrations import observables, propensities, reward_models
+from ega_jax.training.metrics import read_metrics
+from experiments.calibrations import observables, propensities, reward_models, served_slates
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,15 @@ def run(tmp_path_factory):
         "num_heads": 2,
         "hidden": 8,
     }
-    settings = tiny_config(folder / "market", kind="kmeans", reward=reward)
+    settings = tiny_config(
+        folder / "market",
+        kind="kmeans",
+        reward=reward,
+        allocation={"num_beams": 2},
+        alignment={"num_steps": 0},
+        payment={"heads": ()},
+        auction={"rule": "gsp", "num_served": 64},
+    )
     workdir = folder / "work"
     return training_of(Pretraining(settings, workdir, data_mesh()), workdir / "systems" / "ega")
 
@@ -38,6 +47,27 @@ def test_reward_models_have_intervals_and_an_excess_over_the_truth(run, monkeypa
         assert 0 < report[f"{name}_low"] < report[name] < report[f"{name}_high"]
     assert 0 < report["weighted_sessions"] < run.dataset.summary.num_rows
     assert report["logloss_excess_poi"] > 0
+
+
+def test_a_large_model_learns_from_fresh_sessions_and_is_restored(run, monkeypatch):
+    sizes = {"width": 8, "hidden": 8, "num_heads": 2, "blocks": 1, "batch_size": 16, "num_steps": 8}
+    monkeypatch.setattr(reward_models, "LARGE", sizes)
+    report = reward_models.large_reward_model(run)
+    assert report["large_sessions"] == 16 * 8
+    assert report["logloss_excess_large"] > 0
+    assert reward_models.large_reward_model(run) == report
+    metrics = run.pretraining.workdir / "calibration" / "large" / "metrics" / "reward.jsonl"
+    assert read_metrics(metrics)[-1]["step"] == 8
+
+
+def test_served_slates_are_beside_the_truth_and_in_the_log(run):
+    run.pretraining.train_generator()
+    report = served_slates.served_slates({"ega": run})
+    low, ratio, high = (report[f"served_ratio{end}"]["ega"] for end in ("_low", "", "_high"))
+    assert 0 < low < ratio < high
+    shares = report["overlap_by_slots"]["ega"]
+    assert 1 > shares[0] > shares[-1] == report["overlap"]["ega"] > 0
+    assert len(shares) == MARKET.num_slots
 
 
 def test_recall_keeps_more_of_a_larger_share(run, monkeypatch):
