@@ -1,7 +1,5 @@
 """Reward models trained on fresh sessions of a simulated market instead of its log."""
 
-import dataclasses
-
 import jax
 
 from ega_jax.data.market.logger import Logger
