@@ -14,11 +14,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.evaluation.comparison import summary
+from ega_jax.evaluation.lifts import student_interval
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
@@ -74,7 +75,7 @@ def print_models(found: Mapping[str, Mapping[str, Any]], title: str) -> None:
 
 
 def _shown(values: list[float]) -> str:
-    mean, low, high = summary(values)
+    mean, (low, high) = np.mean(values), student_interval(values)
     return f"{mean:.4f}" if len(values) < 2 else f"{mean:.4f} ± {(high - low) / 2:.4f}"
 
 

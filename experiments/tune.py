@@ -90,7 +90,7 @@ def title_of(changes: Mapping[str, Any]) -> str:
 
 def print_trials(trials: Mapping[str, Mapping[str, Any]], title: str) -> None:
     """Prints one line per trial; the best by the model is marked."""
-    value = lambda name, scorer: trials[name].get(scorer, {}).get("bid_rpm", float("nan"))
+    value = lambda name, scorer: trials[name].get(scorer, {}).get("value", float("nan"))
     best = max(trials, key=lambda name: value(name, "model"))
     table = Table("", "trial", "value, model", "value, truth", title=title, title_justify="left")
     for name in trials:

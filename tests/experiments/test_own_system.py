@@ -53,4 +53,4 @@ def test_one_entry_each_makes_a_system_and_a_rule(finished, tmp_path, monkeypatc
     run_command(config, root, monkeypatch, only=("toy",))
     with (root / "results" / "table2.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["system"] == "toy"]
-    assert {row["metric"] for row in rows} >= {"rpm", "bid_rpm", "psi"}
+    assert {row["metric"] for row in rows} >= {"rpm", "value", "psi"}
