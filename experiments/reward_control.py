@@ -4,7 +4,7 @@ Trains both on the logged feedback of a pre-trained workdir, with several seeds,
 on its test sessions; on the simulated market also the true probabilities. The difference is the
 value of the slate's context for click prediction (paper sec. 4.2).
 
-    python -m experiments.reward_control --workdir=runs/market-small/seed-0
+    python -m experiments.reward_control --workdir=runs/market-small/market-0
 
 Prints means with 95 % Student intervals over seeds, and adds all metrics to results.json. Models
 are stored in reward_control/; finished models are not trained again.

@@ -49,10 +49,7 @@ from experiments.common.protocol import Market
 command.define_config()
 flags.adopt_module_key_flags(command)
 FREE = ("data.path", "data.market.sequences")  # Every other field binds the tables' workdir.
-TABLES = {
-    "table2": tuple(KINDS),
-    "table3": ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp", "ega-unaligned"),
-}
+TABLE3 = ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp", "ega-unaligned")
 _MARKETS = flags.DEFINE_list("markets", ["0", "1", "2"], "Numbers of markets; none: only merge.")
 _ONLY = flags.DEFINE_list("only", None, "Systems to run; default: all.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder for the tables.")
@@ -118,7 +115,8 @@ def measure(market: Market, name: str) -> None:
 def merge(market: Market, workdir: Path) -> None:
     """Writes the tables of all records on this kind of market."""
     with locked(workdir):
-        write_tables(read_records(market.results / "runs", market.kind), TABLES, market.results)
+        names = {"table2": tuple(KINDS), "table3": TABLE3}
+        write_tables(read_records(market.results / "runs", market.kind), names, market.results)
 
 
 def print_grid(runs: list[tuple[Market, str]], running: tuple[Market, str] | None = None) -> None:

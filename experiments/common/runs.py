@@ -104,7 +104,7 @@ def find_system(name: str) -> AuctionTraining:
         found = sorted(path.parent.name for path in workdir.glob("systems/*/config.json"))
         raise FileNotFoundError(
             f"{workdir} holds no system {name!r}, but {', '.join(found) or 'none'}: run "
-            "experiments.auction_align, or experiments.tables, whose workdirs are seed-0, ..."
+            "experiments.auction_align, or experiments.tables, whose workdirs are market-0, ..."
         )
     if name not in read_results(workdir).get("systems", {}):
         raise FileNotFoundError(

@@ -69,7 +69,8 @@ def record(root, name):
 
 def test_all_systems_are_in_their_tables(tabulated):
     _, root = tabulated
-    for table, names in tables.TABLES.items():
+    expected = {"table2": ("mca", "gr", "ega"), "table3": tables.TABLE3}
+    for table, names in expected.items():
         rows = read(root / "results" / f"{table}.csv")
         assert tuple(rows[0]) == COLUMNS
         assert tuple(dict.fromkeys(row["system"] for row in rows)) == names
@@ -78,7 +79,7 @@ def test_all_systems_are_in_their_tables(tabulated):
             shown = {row["metric"] for row in rows if row["system"] == name}
             assert {*VALUED, "rpm", "surplus", "ms"} <= shown
         assert {row["markets"] for row in rows} == {"1"}
-    assert (root / "results" / "tables.md").read_text().count("###") == len(tables.TABLES)
+    assert (root / "results" / "tables.md").read_text().count("###") == 2
 
 
 def test_a_record_holds_what_its_run_measured(tabulated):
