@@ -22,7 +22,7 @@ from rich.table import Table
 
 from ega_jax.baselines.settings import Settings
 from ega_jax.evaluation.report import read_results, write_results
-from ega_jax.evaluation.serving import served
+from ega_jax.evaluation.serving import judges_of, served
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import UNPRICED, compared
 from ega_jax.training.mesh import data_mesh
@@ -80,7 +80,7 @@ def try_out(
     folder = workdir / "tuning" / f"{system}-{number}"
     run = open_system(Pretraining(own, workdir, data_mesh()), folder)
     batches = run.sessions("tune", _SESSIONS.value, settings.auction.batch_size)
-    return served(run.mechanism, batches, truth_of(run))
+    return served(run.mechanism, batches, judges_of(truth_of(run)))
 
 
 def title_of(changes: Mapping[str, Any]) -> str:

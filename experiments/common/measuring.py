@@ -15,7 +15,7 @@ import numpy as np
 
 from ega_jax.evaluation.auction import Judged, judge_batch, scores
 from ega_jax.evaluation.records import ByJudge, Results
-from ega_jax.evaluation.serving import Outcomes, served_batch
+from ega_jax.evaluation.serving import Outcomes, judges_of, served_batch
 from ega_jax.phases.auction import AuctionTraining, request_of
 from ega_jax.training.files import read_json, replacing
 from ega_jax.training.mesh import fill_devices
@@ -131,10 +131,10 @@ class Measured:
 
     def _served(self, part: str, num_sessions: int, rule: str, **levers: float) -> ByJudge:
         """Outcomes of some test sessions by judge, under a rule and changed levers."""
-        truth = truth_of(self.run)
+        judges = judges_of(truth_of(self.run))
 
         def outcomes(batch: Batch) -> dict[str, Any]:
-            found = served_batch(self.run.mechanism, batch, truth, rule, **levers)
+            found = served_batch(self.run.mechanism, batch, judges, rule, **levers)
             return {judge: dict(vars(each)) for judge, each in found.items()}
 
         table = self._table(part, num_sessions, outcomes)
