@@ -28,9 +28,9 @@ from rich.table import Table
 
 from ega_jax.baselines.decomposition import CEILINGS, decompose, losses
 from ega_jax.data.market.clicks import Truth
-from ega_jax.evaluation.attainable import Sample, samples_of
 from ega_jax.evaluation.judges import Judge, PredictedClicks
 from ega_jax.evaluation.report import save_figure, write_results
+from ega_jax.evaluation.samples import Sample, samples_of
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.training.progress import ProgressReport
 from experiments.calibrations.reward_models import trained_large_model
@@ -49,6 +49,7 @@ LOST_AT = {  # Slate -> the stage that loses the difference to the slate before.
     "paid": "prices",
 }
 COMPARED = ("attainable", "visible", "menu", "shown", "paid")  # Columns of the table of systems.
+CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # Behind text on a line.
 _SESSIONS = flags.DEFINE_integer("decomposed_sessions", 128, "About how many test sessions.", 1)
 
 Measured = Mapping[str, Mapping[str, float]]  # Slate -> its figures, as `losses` returns them.
@@ -157,12 +158,13 @@ def draw_losses(found: Measured, path: Path) -> Path:
     for place, (left, gone, stage) in enumerate(zip(share, lost, stages_of(chain), strict=True)):
         axes.text(place, left / 2, percent(left), ha="center", color="white")
         if stage:
-            text = f"{stage}\n-{percent(gone)}"
-            axes.text(place, left + gone + 0.01, text, ha="center", fontsize=8)
+            text = f"{stage}\n-{percent(gone)}".replace(" and ", "\nand ")
+            axes.text(place, left + gone + 0.025, text, ha="center", fontsize=8, bbox=CLEAR)
     for name, style in zip(CEILINGS, ("--", ":"), strict=True):
         if name in ceilings:
             level = ceilings[name]["share"]
-            axes.axhline(level, color="0.3", linestyle=style, label=f"{name} {percent(level)}")
+            label = f"{name} {percent(level)}"
+            axes.axhline(level, color="0.3", linestyle=style, zorder=0, label=label)
     figure.legend(loc="outside right upper")
     axes.set(ylabel="share of the attainable value", ylim=(0, 1.18))
     save_figure(figure, path)

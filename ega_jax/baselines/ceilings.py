@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ega_jax.auction.system import Levers, Menu
-from ega_jax.evaluation.attainable import Attainable, Sample, best_slates, improved
+from ega_jax.evaluation.attainable import Attainable, best_slates, improved
+from ega_jax.evaluation.samples import Sample
 from ega_jax.evaluation.slate_rules import Array
 
 

@@ -29,14 +29,9 @@ from ega_jax.baselines.ceilings import (
     valued,
 )
 from ega_jax.errors import UserError
-from ega_jax.evaluation.attainable import (
-    Attainable,
-    Sample,
-    best_creatives,
-    best_slates,
-    improved,
-)
+from ega_jax.evaluation.attainable import Attainable, best_creatives, best_slates, improved
 from ega_jax.evaluation.judges import Judge
+from ega_jax.evaluation.samples import Sample
 from ega_jax.mechanism import Mechanism
 from ega_jax.types import AnyRequest, BookRequest
 

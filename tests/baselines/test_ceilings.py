@@ -11,7 +11,7 @@ from small_market import MARKET, catalogue_of, small_market
 from ega_jax.baselines import ceilings
 from ega_jax.baselines.ceilings import Limits, best_of_menu, candidates, search_of, valued
 from ega_jax.data.pipeline import eval_batches
-from ega_jax.evaluation.attainable import samples_of
+from ega_jax.evaluation.samples import samples_of
 
 K, D = MARKET.num_slots, 24
 EVERYONE = np.arange(D)

@@ -29,8 +29,8 @@ from ega_jax.baselines.cascade.mca import ads_of, cga
 from ega_jax.baselines.decomposition import decompose, losses
 from ega_jax.data.market.clicks import Responses
 from ega_jax.errors import UserError
-from ega_jax.evaluation.attainable import samples_of
 from ega_jax.evaluation.judges import TrueClicks
+from ega_jax.evaluation.samples import samples_of
 from ega_jax.mechanism import Mechanism
 from ega_jax.types import Slate
 

@@ -13,8 +13,8 @@ from ega_jax.evaluation.attainable import (
     best_creatives,
     best_slates,
     improved,
-    samples_of,
 )
+from ega_jax.evaluation.samples import samples_of
 
 K, D = MARKET.num_slots, 40
 EVERYONE = np.arange(D)

@@ -6,8 +6,8 @@ import pytest
 from tiny_models import REWARD, K, N, P, R, batch_of, one, random_requests, tiny_ega
 
 from ega_jax.evaluation import judges
-from ega_jax.evaluation.attainable import Sample
 from ega_jax.evaluation.judges import PredictedClicks
+from ega_jax.evaluation.samples import Sample
 from ega_jax.phases.reward import batch_predictor
 from ega_jax.types import BookRequest
 
