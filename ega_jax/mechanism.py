@@ -294,5 +294,6 @@ def _slates(
         price_per_click=jnp.stack(charged).sum(0),
         pctr=allocation.prediction.click_poi,
         pctr_image=allocation.prediction.click_image,
+        pcvr=allocation.prediction.convert,
     )
     return slate, menu

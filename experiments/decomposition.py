@@ -5,8 +5,8 @@ constraints at each step, down to the system's own slate at its own prices. Prin
 step. The log must have known true probabilities, i.e. come from the simulated market.
 
     python -m experiments.decomposition --workdir=runs/market-tiny
-    python -m experiments.decomposition --workdir=runs/market-small/seed-0 --system=mca
-    python -m experiments.decomposition --workdir=runs/market-small/seed-0 --system=all
+    python -m experiments.decomposition --workdir=runs/market-small/market-0 --system=mca
+    python -m experiments.decomposition --workdir=runs/market-small/market-0 --system=all
 
 Two ceilings stand beside the steps, both valued by the truth. `visible` is the slate that the large
 reward model of experiments.calibrate (--parts=large) values most; it is left out if the workdir has

@@ -46,7 +46,7 @@ from experiments.common.runs import (
 
 command.define_system()
 flags.adopt_module_key_flags(command)
-FIGURES = ("rpm", "bid_rpm", "ctr_poi", "ad_share")
+FIGURES = ("rpm", "value", "ctr_poi", "ad_share")
 FIELDS = {  # Setting -> its field of the config.
     "alpha": "allocation.alpha",
     "beta": "allocation.beta",

@@ -1,8 +1,8 @@
 """Tunes each compared system with the same number of trials and the same procedure.
 
 Every trial trains the models that choose slates, with the workdir's shared data, tokens,
-pre-training, reward model and stages, and serves sessions of the split "align", which the tables do
-not use. The criterion is the value of the slates, expected clicks times full bids, by the reward
+pre-training, reward model and stages, and serves sessions of the split "tune", which nothing else
+uses. The criterion is the value of the slates, expected clicks times full bids, by the reward
 model. Payments have no effect, and the true value is shown but not used.
 
     python -m experiments.tune --workdir=runs/market-tiny
@@ -79,7 +79,7 @@ def try_out(
     own = changed(settings, {**compared()[system], **TRIALS[system][number], **UNPRICED})
     folder = workdir / "tuning" / f"{system}-{number}"
     run = open_system(Pretraining(own, workdir, data_mesh()), folder)
-    batches = run.sessions("align", _SESSIONS.value, settings.auction.batch_size)
+    batches = run.sessions("tune", _SESSIONS.value, settings.auction.batch_size)
     return served(run.mechanism, batches, truth_of(run))
 
 
@@ -90,7 +90,7 @@ def title_of(changes: Mapping[str, Any]) -> str:
 
 def print_trials(trials: Mapping[str, Mapping[str, Any]], title: str) -> None:
     """Prints one line per trial; the best by the model is marked."""
-    value = lambda name, scorer: trials[name].get(scorer, {}).get("bid_rpm", float("nan"))
+    value = lambda name, scorer: trials[name].get(scorer, {}).get("value", float("nan"))
     best = max(trials, key=lambda name: value(name, "model"))
     table = Table("", "trial", "value, model", "value, truth", title=title, title_justify="left")
     for name in trials:

@@ -23,7 +23,8 @@ from ega_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-SPLITS = ("pretrain", "align", "test")
+SPLITS = ("pretrain", "align", "tune", "test")  # In time order.
+Fractions = tuple[float, float, float]  # Shares of all splits but the last, which is the rest.
 
 _LISTS = {
     "history_poi": np.int32,
@@ -66,14 +67,12 @@ class AdLogDataset:
     creative_embedding: np.ndarray  # [R, E'] float32.
     creative_poi: np.ndarray  # [R] int32, the POI that owns each creative.
     row_groups: tuple[RowGroup, ...]  # all sessions, in time order.
-    fractions: tuple[float, float]  # shares of "pretrain" and "align"; "test" is the rest.
+    fractions: Fractions
     books: Books | None = None  # none if every session holds its ads itself.
     recorded: tuple[str, ...] = ()  # the optional columns that all sessions have.
 
     @classmethod
-    def load(
-        cls, folder: Path | str, summary: Summary, fractions: tuple[float, float]
-    ) -> "AdLogDataset":
+    def load(cls, folder: Path | str, summary: Summary, fractions: Fractions) -> "AdLogDataset":
         """Opens a folder that `schema.validate` found valid, with the summary it returned.
 
         Raises:
@@ -82,7 +81,7 @@ class AdLogDataset:
         """
         if min(fractions) < 0 or sum(fractions) > 1:
             raise UserError(
-                f"data.fractions is {fractions}: two shares, at least 0, that sum to 1 at most"
+                f"data.fractions is {fractions}: three shares, at least 0, that sum to 1 at most"
             )
         creatives, sessions = open_creatives(Path(folder)), open_sessions(Path(folder))
         require_shown(sessions, split_bounds(fractions, summary.num_rows)[1])
@@ -98,7 +97,7 @@ class AdLogDataset:
         )
 
     def split(self, name: str) -> tuple[RowGroup, ...]:
-        """The sessions of a time-ordered split: "pretrain", "align" or "test"."""
+        """The sessions of one of `SPLITS`."""
         bounds = split_bounds(self.fractions, self.summary.num_rows).tolist()
         first, last = bounds[SPLITS.index(name)], bounds[SPLITS.index(name) + 1]
         return clipped(self.row_groups, first, last)
@@ -107,7 +106,7 @@ class AdLogDataset:
         """Reads one of the optional columns of a split, some rows at a time.
 
         Args:
-          split: "pretrain", "align" or "test".
+          split: one of `SPLITS`.
           column: one of `recorded`.
 
         Yields:
@@ -117,10 +116,10 @@ class AdLogDataset:
             yield recorded_values(group.read([column]), column, self.summary.num_slots)
 
 
-def split_bounds(fractions: tuple[float, float], num_rows: int) -> np.ndarray:
-    """`[4]` int, the row at which each split begins, and the number of rows."""
-    shares = np.array([0.0, fractions[0], sum(fractions), 1.0])
-    return np.round(shares * num_rows).astype(int)
+def split_bounds(fractions: Fractions, num_rows: int) -> np.ndarray:
+    """`[5]` int, the row at which each split begins, and the number of rows."""
+    shares = np.cumsum([0.0, *fractions])
+    return np.round(np.append(shares, 1.0) * num_rows).astype(int)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ega_jax.data import item_rules, log_statistics
-from ega_jax.data.ad_logs import SPLITS, split_bounds
+from ega_jax.data.ad_logs import SPLITS, Fractions, split_bounds
 from ega_jax.data.checks import parts
 from ega_jax.data.counts import Histogram
 from ega_jax.data.offers import BookAds, OwnAds
@@ -32,7 +32,7 @@ class Description:
 def describe(
     folder: Path | str,
     summary: Summary,
-    fractions: tuple[float, float],
+    fractions: Fractions,
     progress: Progress = lambda done, total: None,
 ) -> Description:
     """Counts what is in a folder that `schema.validate` found valid, in one streamed pass.
@@ -40,7 +40,7 @@ def describe(
     Args:
       folder: the dataset.
       summary: what `schema.validate` returned.
-      fractions: shares of the splits "pretrain" and "align" of an ad log.
+      fractions: shares of the splits "pretrain", "align" and "tune" of an ad log.
       progress: called with (rows read, rows in all).
 
     Raises:
@@ -52,7 +52,7 @@ def describe(
 
 
 def _describe_log(
-    folder: Path, summary: Summary, fractions: tuple[float, float], progress: Progress
+    folder: Path, summary: Summary, fractions: Fractions, progress: Progress
 ) -> Description:
     pois, creatives = item_rules.open_pois(folder), item_rules.open_creatives(folder)
     sessions, bounds = open_sessions(folder), split_bounds(fractions, summary.num_rows)

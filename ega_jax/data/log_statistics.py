@@ -45,7 +45,7 @@ class LogStatistics:
 
         Args:
           part: their rows.
-          bounds: `[4]` row at which each split begins, as `ad_logs.split_bounds`.
+          bounds: `[5]` row at which each split begins, as `ad_logs.split_bounds`.
         """
         shown = part.lists("shown_poi", np.int64)
         row = shown.row_of_value()
@@ -157,7 +157,7 @@ def session_warnings(
 
     Args:
       found: the counts.
-      bounds: `[4]` as in `LogStatistics.add`.
+      bounds: `[5]` as in `LogStatistics.add`.
       splits: names of the splits.
     """
     warnings = found.offers.warnings()

@@ -22,7 +22,7 @@ _FOR_EVER = 2**60  # examples; more than any run reads.
 def open_dataset(
     folder: Path | str,
     num_slots: int | None = None,
-    fractions: tuple[float, float] = (0.8, 0.1),
+    fractions: ad_logs.Fractions = (0.7, 0.1, 0.05),
     progress: schema.Progress = lambda done, total: None,
 ) -> Dataset:
     """Validates a dataset folder and opens it.
@@ -30,7 +30,8 @@ def open_dataset(
     Args:
       folder: in either format of `schema`.
       num_slots: K of an ad log; default: as declared in the folder, else the most items shown.
-      fractions: shares of the splits "pretrain" and "align" of an ad log; "test" is the rest.
+      fractions: shares of the splits "pretrain", "align" and "tune" of an ad log, in time order;
+        "test" is the rest.
       progress: called with (rows checked, rows in all).
 
     Raises:
@@ -75,7 +76,7 @@ def train_batches(
 
     Args:
       dataset: what `open_dataset` returned.
-      split: "train" for sequences; "pretrain", "align" or "test" for ad logs.
+      split: "train" for sequences; "pretrain", "align", "tune" or "test" for ad logs.
       batch_size: B, over all processes.
       history_length: T; longer histories keep their most recent items.
       num_slots: K; default: that of the dataset's summary.

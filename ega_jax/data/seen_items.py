@@ -15,7 +15,7 @@ def seen_pois(dataset: AdLogDataset, split: str = "pretrain") -> np.ndarray:
 
     Args:
       dataset: an ad log; the split is read once, a row group at a time.
-      split: "pretrain", "align" or "test".
+      split: "pretrain", "align", "tune" or "test".
 
     Returns:
       `[P]` bool.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ega_jax.auction.alignment import AlignmentSettings
 from ega_jax.auction.pricing import RULES, PricingSettings
 from ega_jax.auction.settings import AllocationSettings
-from ega_jax.data.ad_logs import SPLITS
+from ega_jax.data.ad_logs import SPLITS, Fractions
 from ega_jax.data.market.config import MarketSettings
 from ega_jax.data.sequences import HELD_OUT
 from ega_jax.errors import UserError
@@ -44,8 +44,9 @@ class DataSettings:
     interactions: float = setting(0.0, at_least=0, at_most=1)
     # Loss weight of an exposure without a click; a click weighs 1.
     exposure_weight: float = setting(0.1, at_least=0, below=1)
-    # Ad logs: shares of the splits "pretrain" and "align", in time order; the rest is "test".
-    fractions: tuple[float, float] = setting((0.8, 0.1), above=0, at_most=1)
+    # Ad logs: shares of the splits "pretrain", "align" and "tune", in time order; the rest is
+    # "test". Nothing is trained on "tune", which `experiments.tune` judges on.
+    fractions: Fractions = setting((0.7, 0.1, 0.05), at_least=0, at_most=1)
     market: MarketSettings = setting(MarketSettings())
 
     def problems(self) -> Iterator[tuple[str, str]]:

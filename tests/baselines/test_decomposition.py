@@ -72,7 +72,7 @@ class Showing(Mechanism):
         item, bid, nothing = at(request.item), at(request.bid), np.zeros(candidate.shape)
         creative = owned()[item, 0]
         is_ad = at(request.is_ad)
-        return Slate(item, creative, is_ad, bid, PAID * bid, nothing, nothing)
+        return Slate(item, creative, is_ad, bid, PAID * bid, nothing, nothing, nothing)
 
 
 def showing(system=None, **changes):
@@ -245,7 +245,7 @@ class Serving(Mechanism):
     def allocate_with_menu(self, request, rule=None, **changes):
         _, shown, menu = jax.device_get(serve(self.system, request, self.levers))
         named = {name: getattr(shown, name) for name in ("is_ad", "bid")}
-        names = ("price_per_click", "pctr", "pctr_image")
+        names = ("price_per_click", "pctr", "pctr_image", "pcvr")
         slate = Slate(shown.item, shown.creative, **named, **dict.fromkeys(names, shown.bid))
         return slate, menu
 

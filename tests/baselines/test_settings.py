@@ -156,7 +156,7 @@ def test_what_binds_a_workdir_and_what_a_system():
         ("payment.lagrangian.sampled", 11, "lagrangian.sampled: 11 of 10 reports"),
         ("data.market.num_slots", 1, "config.data.market: num_slots must be at least 2, got 1"),
         ("data.market.num_slots", 40, "must each be at least num_slots (40)"),
-        ("data.fractions", (0.5, 0.5), "fractions: (0.5, 0.5) leave no test sessions"),
+        ("data.fractions", (0.5, 0.4, 0.1), "fractions: (0.5, 0.4, 0.1) leave no test sessions"),
     ],
 )
 def test_a_value_out_of_range_is_named(field, value, message):

@@ -3,6 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ega_jax.data.ad_logs import SPLITS
 from ega_jax.data.description import describe
 from ega_jax.data.pipeline import eval_batches, open_dataset
 from ega_jax.data.schema import validate
@@ -54,18 +55,18 @@ def test_catalogue_as_stored(ad_log, dataset):
 
 
 def test_examples_equal_those_made_by_hand(ad_log, dataset):
-    """40 sessions: 32 to pre-train on, 4 to align, 4 to test."""
+    """40 sessions: 28 to pre-train on, 4 to align, 2 to tune, 6 to test."""
     batches = {
         split: list(
             eval_batches(
                 dataset, split, batch_size=7, history_length=T, num_slots=K, exposure_weight=0.25
             )
         )
-        for split in ("pretrain", "align", "test")
+        for split in SPLITS
     }
     sizes = {split: len(found) for split, found in batches.items()}
-    assert sizes == {"pretrain": 5, "align": 1, "test": 1}
-    firsts = {"pretrain": (0, 32), "align": (32, 36), "test": (36, 40)}
+    assert sizes == {"pretrain": 4, "align": 1, "tune": 1, "test": 1}
+    firsts = {"pretrain": (0, 28), "align": (28, 32), "tune": (32, 34), "test": (34, 40)}
     for split, (start, stop) in firsts.items():
         joined = {
             name: np.concatenate([batch[name] for batch in batches[split]])
@@ -92,13 +93,13 @@ def test_an_organic_item_that_is_an_ad_too_stays_a_candidate(ad_log, tmp_path):
 
 
 def test_blank_rows_are_empty(dataset):
-    (batch,) = eval_batches(dataset, "test", batch_size=6, history_length=T)
+    (batch,) = eval_batches(dataset, "test", batch_size=8, history_length=T)
     for name, values in batch.items():
-        assert (values[4:] == (-1 if values.dtype == np.int32 else 0)).all(), name
+        assert (values[6:] == (-1 if values.dtype == np.int32 else 0)).all(), name
 
 
 def test_dtypes(dataset):
-    (batch,) = eval_batches(dataset, "test", batch_size=4, history_length=T)
+    (batch,) = eval_batches(dataset, "test", batch_size=6, history_length=T)
     kinds = {name: values.dtype.name for name, values in batch.items()}
     for name in ("history_poi", "history_creative", "item", "target_poi", "shown_poi", "session"):
         assert kinds[name] == "int32", name
@@ -109,8 +110,9 @@ def test_dtypes(dataset):
 
 
 def test_fractions_set_the_splits(ad_log, tmp_path):
-    dataset = open_dataset(ad_log.write(tmp_path / "log"), fractions=(0.3, 0.5))
-    for split, first, size in (("pretrain", 100, 12), ("align", 112, 20), ("test", 132, 8)):
+    dataset = open_dataset(ad_log.write(tmp_path / "log"), fractions=(0.3, 0.4, 0.1))
+    sizes = (("pretrain", 100, 12), ("align", 112, 16), ("tune", 128, 4), ("test", 132, 8))
+    for split, first, size in sizes:
         (batch,) = eval_batches(dataset, split, batch_size=size, history_length=T)
         assert batch["session"].tolist() == list(range(first, first + size))
 
@@ -123,7 +125,7 @@ def test_files_may_differ_in_the_types_of_their_columns(ad_log, tmp_path):
     fields = [pa.field(f.name, wide.get(f.type, f.type)) for f in table.schema]
     pq.write_table(table.cast(pa.schema(fields)), path)
     of = lambda folder: eval_batches(
-        open_dataset(folder, fractions=(0.3, 0.5)), "align", batch_size=20, history_length=T
+        open_dataset(folder, fractions=(0.3, 0.5, 0.1)), "align", batch_size=20, history_length=T
     )
     (one,), (other,) = of(first), of(second)
     for name, values in one.items():
@@ -131,37 +133,37 @@ def test_files_may_differ_in_the_types_of_their_columns(ad_log, tmp_path):
 
 
 def test_slots_may_be_added_but_not_taken(dataset):
-    (batch,) = eval_batches(dataset, "test", batch_size=4, history_length=T, num_slots=5)
-    assert batch["shown_poi"].shape == (4, 5)
+    (batch,) = eval_batches(dataset, "test", batch_size=6, history_length=T, num_slots=5)
+    assert batch["shown_poi"].shape == (6, 5)
     assert (batch["target_weight"][:, 3:] == 0).all()
     with pytest.raises(ValueError, match="num_slots=2, but the log's slates have 3 slots"):
         eval_batches(dataset, "test", batch_size=4, history_length=T, num_slots=2)
 
 
 def test_a_split_without_rows_is_named(ad_log, tmp_path):
-    log = open_dataset(ad_log.write(tmp_path / "log"), fractions=(0.5, 0.5))
+    log = open_dataset(ad_log.write(tmp_path / "log"), fractions=(0.5, 0.25, 0.25))
     with pytest.raises(UserError, match="split 'test' has no rows"):
-        eval_batches(log, "test", batch_size=4, history_length=T)
+        eval_batches(log, "test", batch_size=6, history_length=T)
 
 
-@pytest.mark.parametrize("fractions", [(-0.1, 0.5), (0.8, 0.3)])
+@pytest.mark.parametrize("fractions", [(-0.1, 0.5, 0.1), (0.8, 0.1, 0.2)])
 def test_fractions_that_are_no_shares_are_named(ad_log, tmp_path, fractions):
-    with pytest.raises(UserError, match=r"data.fractions is \(.*\): two shares"):
+    with pytest.raises(UserError, match=r"data.fractions is \(.*\): three shares"):
         open_dataset(ad_log.write(tmp_path / "log"), fractions=fractions)
 
 
 def test_a_split_to_train_on_that_shows_nothing_is_refused(ad_log, tmp_path):
     shown = [name for name in ad_log.sessions if name.startswith(("shown", "click", "convert"))]
     for name in shown:
-        ad_log.sessions[name][:32] = [[] for _ in range(32)]
+        ad_log.sessions[name][:28] = [[] for _ in range(28)]
     ad_log.sessions.pop("propensity", None)
     folder = ad_log.write(tmp_path / "log")
     with pytest.raises(
-        UserError, match=r"'shown_poi': nothing was shown .*, the first 32 sessions"
+        UserError, match=r"'shown_poi': nothing was shown .*, the first 28 sessions"
     ):
         open_dataset(folder)
     with pytest.raises(
-        UserError, match=r"'shown_poi': nothing was shown .*, the first 32 sessions"
+        UserError, match=r"'shown_poi': nothing was shown .*, the first 28 sessions"
     ):
-        describe(folder, validate(folder), (0.8, 0.1))
-    assert open_dataset(folder, fractions=(0.9, 0.05)).summary.num_rows == 40
+        describe(folder, validate(folder), (0.7, 0.1, 0.05))
+    assert open_dataset(folder, fractions=(0.9, 0.05, 0.05)).summary.num_rows == 40

@@ -15,7 +15,7 @@ from ega_jax.data.schema import validate
 CANDIDATES = ("item", "is_ad", "bid")
 
 
-def batches(dataset, split="pretrain", batch_size=8):
+def batches(dataset, split="pretrain", batch_size=7):
     return list(eval_batches(dataset, split, batch_size=batch_size, history_length=4))
 
 
@@ -48,8 +48,8 @@ def test_batches_name_books_and_organic_items(book_log, folder):
     dataset = open_dataset(folder)
     found, width = joined(batches(dataset)), dataset.summary.num_candidates
     assert not found.keys() & set(CANDIDATES)
-    assert found["book"].tolist() == [row % 3 for row in range(32)]
-    organic = book_log.sessions["organic_poi"][:32]
+    assert found["book"].tolist() == [row % 3 for row in range(28)]
+    organic = book_log.sessions["organic_poi"][:28]
     expected = [items + [-1] * (width - len(items)) for items in organic]
     assert found["organic"].tolist() == expected
     assert found["organic"].dtype == found["book"].dtype == np.int32
@@ -72,15 +72,15 @@ def test_the_rest_of_a_batch_is_that_of_the_log_without_books(book_log, folder, 
 
 
 def test_blank_rows_name_no_book(folder):
-    (batch,) = batches(open_dataset(folder), "test", batch_size=6)
-    assert (batch["book"][4:] == -1).all()
-    assert (batch["organic"][4:] == -1).all()
+    (batch,) = batches(open_dataset(folder), "test", batch_size=8)
+    assert (batch["book"][6:] == -1).all()
+    assert (batch["organic"][6:] == -1).all()
 
 
 def test_training_batches_have_every_row_once(folder):
-    stream = iter(train_batches(open_dataset(folder), "pretrain", batch_size=8, history_length=4))
+    stream = iter(train_batches(open_dataset(folder), "pretrain", batch_size=7, history_length=4))
     found = joined([next(stream) for _ in range(4)])
-    assert sorted(found["session"].tolist()) == list(range(100, 132))
+    assert sorted(found["session"].tolist()) == list(range(100, 128))
     assert (found["book"] == (found["session"] - 100) % 3).all()
 
 
@@ -94,7 +94,7 @@ def test_books_may_be_parts_in_nested_folders_in_the_order_of_their_names(book_l
     dataset = open_dataset(folder)
     assert dataset.books.book_id.tolist() == [2**40, 3, 7]
     assert dataset.books.book_start.tolist() == [0, 6, 10, 15]
-    assert joined(batches(dataset))["book"].tolist() == [2 - row % 3 for row in range(32)]
+    assert joined(batches(dataset))["book"].tolist() == [2 - row % 3 for row in range(28)]
 
 
 def test_types_may_differ_by_file(book_log, folder):
@@ -122,14 +122,14 @@ def test_sessions_are_streamed_and_books_are_not_copied(folder):
     """A pool of sessions holds the rows of its row groups, and no list of ads."""
     dataset = open_dataset(folder)
     sessions = ad_logs.LoggedSessions(dataset.split("pretrain"), 4, 3, 5, 0.1, dataset.books)
-    assert sessions.group_sizes == (10, 10, 5, 7)
+    assert sessions.group_sizes == (10, 10, 5, 3)
     pool = sessions.load((1, 3))
-    assert pool.session.tolist() == [*range(110, 120), *range(125, 132)]
+    assert pool.session.tolist() == [*range(110, 120), *range(125, 128)]
     assert not pool.lists.keys() & {"ad_poi", "ad_bid"}
 
 
 def test_figures_of_a_log_of_books(book_log, folder):
-    found = describe(folder, validate(folder), (0.8, 0.1))
+    found = describe(folder, validate(folder), (0.7, 0.1, 0.1))
     bids = list(itertools.chain(*book_log.books["ad_bid"]))
     organic = [*map(len, book_log.sessions["organic_poi"])]
     assert found.facts["books"] == 3
@@ -148,7 +148,7 @@ def test_books_that_look_wrong_are_warned_of(book_log, tmp_path):
     book_log.books["book_id"].append(0)
     book_log.books["ad_bid"] = [[0.0] * len(ads) for ads in book_log.books["ad_bid"]]
     folder = book_log.write(tmp_path / "log")
-    warnings = describe(folder, validate(folder), (0.8, 0.1)).warnings
+    warnings = describe(folder, validate(folder), (0.7, 0.1, 0.1)).warnings
     for words in (
         "1 of 4 books are named by no session",
         "1 of 4 books have no ad",

@@ -12,7 +12,7 @@ from ega_jax.data.description import describe
 from ega_jax.data.schema import validate
 
 
-def described(folder, fractions=(0.8, 0.1)):
+def described(folder, fractions=(0.7, 0.1, 0.1)):
     return describe(folder, validate(folder), fractions)
 
 
@@ -52,7 +52,7 @@ def test_figures_of_an_ad_log(ad_log, tmp_path, monkeypatch, rows_at_a_time):
     assert facts["bid"]["50 %"] == pytest.approx(np.median(bids), rel=1e-6)
     assert facts["bid"]["100 %"] == pytest.approx(max(bids), rel=1e-6)
     assert facts["first time"] == "1970-01-01 00:16:40 (1000)"
-    assert facts["split"] == {"pretrain": 32, "align": 4, "test": 4}
+    assert facts["split"] == {"pretrain": 28, "align": 4, "tune": 4, "test": 4}
 
 
 def test_figures_of_sequences(make_sequences, tmp_path):
@@ -95,13 +95,13 @@ def test_a_log_without_clicks_is_warned_of(ad_log, tmp_path):
 def test_clicks_after_training_do_not_count_for_it(ad_log, tmp_path):
     for name in ("click_poi", "convert"):
         rows = ad_log.sessions[name]
-        ad_log.sessions[name] = [[row >= 32] * len(rows[row]) for row in range(40)]
+        ad_log.sessions[name] = [[row >= 28] * len(rows[row]) for row in range(40)]
     folder = ad_log.write(tmp_path / "log")
     assert warned(folder, "has no click") == ["the split 'pretrain' has no click"]
 
 
 def test_an_empty_split_is_warned_of(ad_log, tmp_path):
-    found = described(ad_log.write(tmp_path / "log"), fractions=(0.5, 0.5))
+    found = described(ad_log.write(tmp_path / "log"), fractions=(0.5, 0.25, 0.25))
     assert "the split 'test' has no session; see config.data.fractions" in found.warnings
 
 

@@ -72,7 +72,7 @@ def test_shards_partition_each_batch(dataset):
 
 def test_shards_of_an_evaluation(dataset):
     """The last batch holds one row, so the second shard's part of it is blank."""
-    size = 3 if dataset.summary.format == "ad_log" else 29
+    size = 5 if dataset.summary.format == "ad_log" else 29
     arguments = {"batch_size": 2 * size, "history_length": 5}
     whole = list(eval_batches(dataset, "test", **arguments))
     first, second = (
@@ -86,7 +86,7 @@ def test_shards_of_an_evaluation(dataset):
 
 
 def test_every_session_comes_once_per_epoch(make_ad_log, tmp_path):
-    dataset = open_dataset(make_ad_log().write(tmp_path / "log"), fractions=(1.0, 0.0))
+    dataset = open_dataset(make_ad_log().write(tmp_path / "log"), fractions=(1.0, 0.0, 0.0))
     sessions = np.concatenate([b["session"] for b in take(batches_of(dataset, batch_size=8), 15)])
     epochs = sessions.reshape(3, 40)
     for epoch in epochs:
@@ -95,7 +95,9 @@ def test_every_session_comes_once_per_epoch(make_ad_log, tmp_path):
 
 
 def test_batches_may_span_epochs(make_ad_log, tmp_path):
-    dataset = open_dataset(make_ad_log(num_sessions=5).write(tmp_path / "log"), fractions=(1.0, 0))
+    dataset = open_dataset(
+        make_ad_log(num_sessions=5).write(tmp_path / "log"), fractions=(1.0, 0.0, 0.0)
+    )
     (batch,) = take(batches_of(dataset, batch_size=20), 1)
     assert [sorted(part) for part in batch["session"].reshape(4, 5)] == [list(range(100, 105))] * 4
 

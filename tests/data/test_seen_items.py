@@ -5,7 +5,7 @@ import pytest
 from ega_jax.data.pipeline import open_dataset
 from ega_jax.data.seen_items import seen_pois
 
-SPLITS = {"pretrain": (0, 6), "align": (6, 12), "test": (12, 40)}
+SPLITS = {"pretrain": (0, 6), "align": (6, 12), "tune": (12, 16), "test": (16, 40)}
 
 
 def expected(log, first, last, books):
@@ -39,7 +39,7 @@ def test_pois_in_any_part_of_the_sessions_of_a_split(ad_log, book_log, tmp_path,
         log.sessions["shown_is_ad"][row] = [False]
         for name in ("click_poi", "click_image", "convert"):
             log.sessions[name][row] = [name != "click_image"]
-    dataset = open_dataset(log.write(tmp_path / "log"), fractions=(6 / 40, 6 / 40))
+    dataset = open_dataset(log.write(tmp_path / "log"), fractions=(6 / 40, 6 / 40, 4 / 40))
     for split, rows in SPLITS.items():
         assert seen_pois(dataset, split).tolist() == expected(log, *rows, books), split
     if books is None:

@@ -52,11 +52,11 @@ def test_the_configs_slots_and_fractions_hold(tmp_path):
     code, printed = run(arguments, tmp_path)
     assert code == 1
     assert "column 'shown_poi', row 0: at most 2 items fit the slots, found 3" in printed
-    arguments[1] = "--config.data.fractions=(0.5, 0.25)"
+    arguments[1] = "--config.data.fractions=(0.5, 0.25, 0.1)"
     code, printed = run(arguments, tmp_path)
     assert code == 0
     assert [line.split()[3] for line in printed.splitlines() if "split." in line] == [
-        *("30", "15", "15")
+        *("30", "15", "6", "9")
     ]
 
 
@@ -69,7 +69,10 @@ def test_a_folder_must_be_named(tmp_path):
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("fractions=(0.9,0.2)", "config.data.fractions: (0.9, 0.2) leave no test sessions"),
+        (
+            "fractions=(0.9,0.1,0.1)",
+            "config.data.fractions: (0.9, 0.1, 0.1) leave no test sessions",
+        ),
         ("num_slots=-1", "config.data.num_slots is -1: it must be at least 0"),
         ("path=~nobody-here/log", "~nobody-here/log: the folder does not exist"),
     ],
