@@ -15,7 +15,7 @@ from jax import lax
 
 from ega_jax.auction.counterfactuals import counterfactuals, of_the_menu
 from ega_jax.auction.pricing import RULES, Needs, PricingConfig, prices
-from ega_jax.auction.system import Levers, System, check_levers
+from ega_jax.auction.system import Levers, Menu, System, check_levers
 from ega_jax.errors import UserError
 from ega_jax.explanation import Explanation, explain
 from ega_jax.generation.ad_book import AdBook
@@ -83,10 +83,22 @@ class Mechanism:
             rule is unknown, a lever is unknown or out of range, or the book does not serve the
             levers.
         """
+        return _serve(*self._asked(request, rule, levers))
+
+    def allocate_with_menu(
+        self, request: AnyRequest, rule: str | None = None, **levers: float
+    ) -> tuple[Slate, Menu]:
+        """Does what `allocate` does, and also returns the menus from which slates were chosen."""
+        return _serve_with_menus(*self._asked(request, rule, levers))
+
+    def _asked(
+        self, request: AnyRequest, rule: str | None, changes: Mapping[str, Any]
+    ) -> tuple[System, dict[str, Params], PricingConfig, AnyRequest, Levers, ChosenRule]:
+        """Checks a batch of requests, and returns all that serving it takes."""
         request = self._checked(request)
-        chosen, settings = self._settings(rule, levers)
+        chosen, settings = self._settings(rule, changes)
         self._check_book(request, settings)
-        return _serve(self.system, self.networks, self.pricing, request, settings, chosen)
+        return self.system, self.networks, self.pricing, request, settings, chosen
 
     def explain(
         self, request: AnyRequest, row: int = 0, rule: str | None = None, **levers: float
@@ -223,39 +235,65 @@ def _serve(
     chosen: ChosenRule,
 ) -> Slate:
     """Slates of a batch of requests, with the prices of one rule."""
+    serve = functools.partial(_slates, system, networks, pricing, levers, chosen)
+    return split_rows(lambda request: serve(request)[0], request)
+
+
+@functools.partial(jax.jit, static_argnames="pricing")
+def _serve_with_menus(
+    system: System,
+    networks: dict[str, Params],
+    pricing: PricingConfig,
+    request: AnyRequest,
+    levers: Levers,
+    chosen: ChosenRule,
+) -> tuple[Slate, Menu]:
+    """The slates of `_serve`, with their menus."""
+    return split_rows(
+        functools.partial(_slates, system, networks, pricing, levers, chosen), request
+    )
+
+
+def _slates(
+    system: System,
+    networks: dict[str, Params],
+    pricing: PricingConfig,
+    levers: Levers,
+    chosen: ChosenRule,
+    request: AnyRequest,
+) -> tuple[Slate, Menu]:
+    """Slates and menus of the requests `[B]` of one device."""
     # Clarke prices of a bid-free menu need no second search; a payment network always needs one.
     searches = chosen.reads_network | (chosen.searches & ~jnp.asarray(levers.bid_free))
-
-    def slates(request: AnyRequest) -> Slate:
-        prepared, allocation, menu = jax.vmap(allocated)(request)
-
-        def from_menu(_):
-            tell = lambda menu, ads: of_the_menu(menu, levers, ads, len(pricing.probes))
-            return jax.vmap(tell)(menu, allocation.ads)
-
-        def search_again(_):
-            search = lambda prepared, ads, menu: counterfactuals(
-                system, pricing.probes, prepared, ads, menu
-            )
-            return map_looping(lambda x: search(*x)[0], (prepared, allocation.ads, menu))
-
-        known = lax.cond(searches, search_again, from_menu, None)
-        price = lambda *found: prices(networks, pricing, levers, *found)
-        every = jax.vmap(price)(allocation, menu, known)
-        charged = [jnp.where(chosen.is_rule[name], every[name], 0.0) for name in pricing.rules]
-        return Slate(
-            items=allocation.item,
-            creatives=allocation.creative,
-            is_ad=allocation.is_ad,
-            bid=allocation.bid,
-            price_per_click=jnp.stack(charged).sum(0),
-            pctr=allocation.prediction.click_poi,
-            pctr_image=allocation.prediction.click_image,
-            pcvr=allocation.prediction.convert,
-        )
 
     def allocated(request: AnyRequest):
         prepared = system.prepare(request, levers)
         return prepared, *system.allocate(prepared)
 
-    return split_rows(slates, request)
+    prepared, allocation, menu = jax.vmap(allocated)(request)
+
+    def from_menu(_):
+        tell = lambda menu, ads: of_the_menu(menu, levers, ads, len(pricing.probes))
+        return jax.vmap(tell)(menu, allocation.ads)
+
+    def search_again(_):
+        search = lambda prepared, ads, menu: counterfactuals(
+            system, pricing.probes, prepared, ads, menu
+        )
+        return map_looping(lambda x: search(*x)[0], (prepared, allocation.ads, menu))
+
+    known = lax.cond(searches, search_again, from_menu, None)
+    price = lambda *found: prices(networks, pricing, levers, *found)
+    every = jax.vmap(price)(allocation, menu, known)
+    charged = [jnp.where(chosen.is_rule[name], every[name], 0.0) for name in pricing.rules]
+    slate = Slate(
+        items=allocation.item,
+        creatives=allocation.creative,
+        is_ad=allocation.is_ad,
+        bid=allocation.bid,
+        price_per_click=jnp.stack(charged).sum(0),
+        pctr=allocation.prediction.click_poi,
+        pctr_image=allocation.prediction.click_image,
+        pcvr=allocation.prediction.convert,
+    )
+    return slate, menu

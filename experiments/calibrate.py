@@ -35,7 +35,7 @@ from ega_jax.baselines.settings import Settings
 from ega_jax.data.market.calibration import calibrate, log_sd, real_prices
 from ega_jax.data.market.config import SIZES
 from ega_jax.errors import UserError
-from ega_jax.evaluation.report import flatten, read_results
+from ega_jax.evaluation.report import flatten
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import training_of
@@ -45,7 +45,7 @@ from experiments.calibrations.propensities import covered
 from experiments.calibrations.reward_models import large_reward_model, reward_models
 from experiments.calibrations.served_slates import served_slates
 from experiments.common import command, workdirs
-from experiments.common.runs import find_system
+from experiments.common.runs import find_system, trained_systems
 
 command.define_config()
 flags.adopt_module_key_flags(command)
@@ -97,8 +97,7 @@ def _trained_systems(workdir: pathlib.Path) -> dict[str, AuctionTraining]:
     Raises:
       UserError: there is none.
     """
-    measured = read_results(workdir).get("systems", {})
-    names = [name for name in measured if (workdir / "systems" / name / "config.json").exists()]
+    names = trained_systems(workdir)
     if not names:
         raise UserError(
             f"--parts=served: {workdir} holds no trained system; run experiments.auction_align"

@@ -70,7 +70,7 @@ def test_training_code_never_reads_the_truth():
         if any(name.startswith(TRUTH) for name in imports(path))
     }
     assert readers, "the test looks for the right module"
-    names = ("attainable", "auction", "observability", "off_policy", "response", "serving")
+    names = ("auction", "judges", "observability", "off_policy", "response", "samples", "serving")
     judges = {("evaluation", f"{name}.py") for name in names}
     assert readers <= {("data", "market"), *judges}
 

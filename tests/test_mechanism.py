@@ -45,6 +45,14 @@ def test_every_rule_prices_within_the_bid(rule):
     assert slate.is_ad.any()
 
 
+def test_a_slate_comes_with_the_menu_from_which_it_was_chosen():
+    slates, menu = tiny_mechanism().allocate_with_menu(REQUESTS)
+    chex.assert_trees_all_close(slates, tiny_mechanism().allocate(REQUESTS), rtol=1e-5)
+    row, best = np.arange(6), np.asarray(menu.value).argmax(1)
+    np.testing.assert_array_equal(np.asarray(menu.item)[row, best], slates.items)
+    np.testing.assert_array_equal(np.asarray(menu.is_ad)[row, best], slates.is_ad)
+
+
 def test_devices_share_a_batch_wherever_its_arrays_lie():
     slates = tiny_mechanism().allocate(REQUESTS)
     assert len(slates.items.sharding.device_set) == 4, "six requests, padded to eight"

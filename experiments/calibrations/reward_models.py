@@ -13,11 +13,14 @@ from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.reward import reward_phase, weighting_report
 from ega_jax.phases.settings import RewardPhaseSettings
 from ega_jax.phases.streamed import streamed_reward
+from ega_jax.reward.model import RewardConfig
+from ega_jax.training.checkpoints import PhaseCheckpoints
 from ega_jax.types import Params
 from experiments.common.runs import measure_reward
 
 SESSIONS = 20_000  # Test sessions, each with one uniformly drawn slate.
 WEIGHTED = 1.0  # Power of the inverse propensity in the weighted model.
+LARGE_FOLDER = "calibration/large"  # In the workdir.
 LARGE = {  # A million parameters, and two million sessions, each seen once.
     "width": 128,
     "hidden": 512,
@@ -53,13 +56,26 @@ def large_reward_model(run: AuctionTraining) -> dict[str, Any]:
     Returns:
       `logloss_excess_large` and `large_sessions`, the number of sessions it was trained on.
     """
-    settings = dataclasses.replace(run.settings.reward, **LARGE)
-    params, config = streamed_reward(run, settings, "calibration/large", run.settings.seed + 1)
+    settings = _large_settings(run)
+    params, config = streamed_reward(run, settings, LARGE_FOLDER, run.settings.seed + 1)
     figures = measure_reward(run, params, config)
     return {
         "logloss_excess_large": _excess(figures),
         "large_sessions": settings.batch_size * settings.num_steps,
     }
+
+
+def trained_large_model(run: AuctionTraining) -> tuple[Params, RewardConfig] | None:
+    """Restores the model of `large_reward_model`; None if it was not trained to its end."""
+    settings = _large_settings(run)
+    checkpoints = run.pretraining.workdir / LARGE_FOLDER / "checkpoints" / "reward"
+    if PhaseCheckpoints(checkpoints).latest_step() != settings.num_steps:
+        return None
+    return streamed_reward(run, settings, LARGE_FOLDER, run.settings.seed + 1)
+
+
+def _large_settings(run: AuctionTraining) -> RewardPhaseSettings:
+    return dataclasses.replace(run.settings.reward, **LARGE)
 
 
 def _excess(figures: Mapping[str, float]) -> float:

@@ -66,14 +66,15 @@ def define_config() -> None:
     )
 
 
-def define_system(otherwise: str = EGA) -> None:
+def define_system(otherwise: str = EGA, what: str = "A system of the workdir") -> None:
     """Defines the flag `--system`, which names a system of the workdir; defined once.
 
     Args:
       otherwise: the default, for `--help`.
+      what: what the flag may name, for `--help`.
     """
     if "system" not in flags.FLAGS:
-        flags.DEFINE_string("system", None, f"A system of the workdir; without it, {otherwise}.")
+        flags.DEFINE_string("system", None, f"{what}; without it, {otherwise}.")
 
 
 def named_system() -> str:

@@ -23,7 +23,7 @@ from ega_jax.training.checkpoints import check_workdir, read_config
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.progress import ProgressReport
 from ega_jax.types import Params
-from experiments.common import workdirs
+from experiments.common import command, workdirs
 
 TEST_ROWS = 20_000  # About how many test sessions the reward model is evaluated on.
 CURVES = {  # Phase -> metrics to draw over time, if the phase has them.
@@ -112,6 +112,24 @@ def find_system(name: str) -> AuctionTraining:
         )
     settings = Settings.from_dict(read_config(folder))
     return training_of(Pretraining(settings, workdir, data_mesh()), folder)
+
+
+def find_systems(named: str) -> list[AuctionTraining]:
+    """Finds the systems that `--system` names: one, several with commas between, or `all`.
+
+    Raises:
+      FileNotFoundError: there is no such system, or its training is not finished.
+    """
+    if named == "all":
+        _, workdir = workdirs.find_workdir()
+        named = ",".join(trained_systems(workdir)) or command.EGA
+    return [find_system(name) for name in dict.fromkeys(named.split(","))]
+
+
+def trained_systems(workdir: Path) -> list[str]:
+    """Returns the names of the trained and measured systems of a workdir, in order of training."""
+    measured = read_results(workdir).get("systems", {})
+    return [name for name in measured if (workdir / "systems" / name / "config.json").exists()]
 
 
 def train_and_measure(run: AuctionTraining) -> dict[str, Any]:

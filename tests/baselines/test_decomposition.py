@@ -2,26 +2,41 @@
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from every_slate import every_slate, exhaustive
-from tiny_cascade import CASCADE, with_funnel
-from tiny_models import K, N, P, R, batch_of, levers, random_requests, tiny_ega
+from every_slate import every_dress, every_slate, exhaustive
+from tiny_cascade import CASCADE, tiny_gr, with_funnel
+from tiny_models import (
+    K,
+    N,
+    P,
+    R,
+    batch_of,
+    levers,
+    random_requests,
+    serve,
+    tiny_ega,
+    with_beams,
+)
 
 from ega_jax.auction.pricing import PricingConfig
 from ega_jax.auction.system import Levers
 from ega_jax.baselines.cascade.mca import ads_of, cga
 from ega_jax.baselines.decomposition import decompose, losses
 from ega_jax.data.market.clicks import Responses
-from ega_jax.evaluation.attainable import samples_of
+from ega_jax.errors import UserError
+from ega_jax.evaluation.judges import TrueClicks
+from ega_jax.evaluation.samples import samples_of
 from ega_jax.mechanism import Mechanism
 from ega_jax.types import Slate
 
 D, ADS, PAID = 24, 4, 0.6
-STAGES = ["attainable", "recalled", "ranked", "listed", "placed", "shown", "paid"]
+SHOWN = ("item", "creative", "is_ad")
+STAGES = ["attainable", "recalled", "ranked", "listed", "placed", "shown", "paid", "menu"]
 
 
 class OwnTruth:
@@ -31,13 +46,24 @@ class OwnTruth:
         rng = np.random.default_rng(0)
         poi, image = rng.uniform(0.1, 0.5, P), rng.uniform(0.5, 1.0, R)
         above = np.cumsum(is_ad, axis=1) - is_ad
-        click = poi[items] * image[creatives] * 0.8 ** np.arange(K) * 0.7**above
+        click = poi[items] * image[creatives] * 0.8 ** np.arange(items.shape[1]) * 0.7**above
         click = np.where(items >= 0, click * (1 + session[:, None] % 2), 0.0)
         return Responses(**{field.name: click for field in dataclasses.fields(Responses)})
 
 
 class Showing(Mechanism):
-    """Shows the second ad listed between two organic items, at a share of its bid."""
+    """Shows the second ad listed between two organic items, at a share of its bid.
+
+    The other slate of its menu has the ad first.
+    """
+
+    def allocate_with_menu(self, request, rule=None, **changes):
+        slate = self.allocate(request)
+        order = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 0]])
+        stacked = lambda x: np.asarray(x)[:, order]
+        where = np.broadcast_to(np.arange(3) < 2, (len(slate.items), 3))
+        shown = stacked(slate.items), stacked(slate.creatives), stacked(slate.is_ad)
+        return slate, SimpleNamespace(**dict(zip(SHOWN, shown, strict=True)), where=where)
 
     def allocate(self, request, rule=None, **changes):
         candidate = np.full((len(request.item), K), ADS) + np.arange(K) // 2
@@ -46,7 +72,7 @@ class Showing(Mechanism):
         item, bid, nothing = at(request.item), at(request.bid), np.zeros(candidate.shape)
         creative = owned()[item, 0]
         is_ad = at(request.is_ad)
-        return Slate(item, creative, is_ad, bid, PAID * bid, nothing, nothing)
+        return Slate(item, creative, is_ad, bid, PAID * bid, nothing, nothing, nothing)
 
 
 def showing(system=None, **changes):
@@ -72,7 +98,7 @@ def sample():
     is_ad = np.broadcast_to(np.arange(N) < ADS, item.shape)
     bid = np.where(is_ad, rng.uniform(0.5, 2.0, item.shape), 0.0).astype(np.float32)
     batch = batch_of(requests, item=item, is_ad=is_ad, bid=bid, session=np.arange(D))
-    (found,) = samples_of([batch], OwnTruth(), owned())
+    (found,) = samples_of([batch], OwnTruth(), owned(), K)
     return found
 
 
@@ -107,11 +133,17 @@ def own_slates():
         (ad,) = np.flatnonzero(request.item[row] == slate.items[row, 1])
         shown += click[row, 1] * request.bid[row, ad]
         placed += exhaustive(sample(), row, [[ADS, ad, ADS + 1]])
-    return {"placed": placed / D, "shown": shown / D, "paid": PAID * shown / D}
+    first = shown / 0.8  # The menu's other slate.
+    return {"placed": placed / D, "shown": shown / D, "paid": PAID * shown / D, "menu": first / D}
+
+
+def decomposed(mechanism, *samples, model=None):
+    """The values of one system."""
+    return decompose({"own": mechanism}, samples, model)["own"]
 
 
 def test_the_chain_of_a_cascade_stage_by_stage():
-    found = decompose(showing(cascade()), [sample()])
+    found = decomposed(showing(cascade()), sample())
     recalled, ranked, listed = traced(sample().request)
     assert np.all(recalled.sum(1) == 3)
     assert np.all((listed >= 0).sum(1) == ranked.sum(1))
@@ -125,7 +157,7 @@ def test_the_chain_of_a_cascade_stage_by_stage():
     assert list(found) == list(expected) == STAGES
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-3), name
-    values = np.array(list(found.values()))
+    values = np.array([found[name] for name in STAGES[:-1]])
     assert np.all(values[1:] < 0.995 * values[:-1]), "every stage of this cascade loses something"
 
 
@@ -136,7 +168,8 @@ def test_ads_below_the_reserve_are_nobodys():
     rows = shown >= reserve
     request = jax.tree.map(lambda x: np.concatenate([x[rows]] * D)[:D], sample().request)
     session = np.concatenate([np.arange(D)[rows]] * D)[:D]
-    kept = dataclasses.replace(sample(), request=request, asked=request, session=session)
+    judge = TrueClicks(OwnTruth(), session)
+    kept = dataclasses.replace(sample(), request=request, asked=request, judge=judge)
     bids = request.bid[:, :ADS]
     best = [
         exhaustive(
@@ -144,14 +177,14 @@ def test_ads_below_the_reserve_are_nobodys():
         )
         for row in range(D)
     ]
-    found = decompose(showing(reserve=reserve), [kept])
+    found = decomposed(showing(reserve=reserve), kept)
     assert found["attainable"] == pytest.approx(np.mean(best), rel=1e-3)
-    assert found["attainable"] < 0.99 * decompose(showing(), [kept])["attainable"]
+    assert found["attainable"] < 0.99 * decomposed(showing(), kept)["attainable"]
 
 
 def test_the_chain_of_another_system_has_no_stages_before_its_slates():
-    found = decompose(showing(), [sample(), sample()])
-    assert list(found) == ["attainable", "placed", "shown", "paid"]
+    found = decomposed(showing(), sample(), sample())
+    assert list(found) == ["attainable", "placed", "shown", "paid", "menu"]
     expected = own_slates() | {"attainable": mean_of_best([range(ADS)] * D)}
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-3), name
@@ -167,11 +200,95 @@ def test_losses_are_shares_of_the_first():
     assert losses({"attainable": 0.0, "paid": 0.0})["paid"]["share"] == 0
 
 
+def test_ceilings_are_no_steps_of_the_chain():
+    found = losses({"attainable": 4.0, "shown": 2.0, "paid": 1.0, "visible": 3.0, "menu": 2.5})
+    assert found["visible"] == {"currency": 3.0, "share": 0.75}
+    assert found["menu"] == {"currency": 2.5, "share": 0.625}
+    assert found["paid"]["lost"] == 0.25
+
+
+def test_the_truth_as_the_model_sees_all_that_is_attainable():
+    for mechanism in (showing(cascade()), showing(), showing(max_ads=1)):
+        found = decomposed(mechanism, sample(), model=lambda sample: sample.judge)
+        assert found["visible"] == pytest.approx(found["attainable"], rel=1e-6)
+
+
+class Misled:
+    """Sees the opposite of the truth."""
+
+    at_once = 64
+
+    def __init__(self, judge):
+        self.judge = judge
+
+    def clicks(self, row, item, creative, is_ad):
+        return np.where(item >= 0, 1.0 - self.judge.clicks(row, item, creative, is_ad), 0.0)
+
+
+def test_what_a_misled_model_sees_is_valued_by_the_truth():
+    found = decomposed(showing(), sample(), model=lambda sample: Misled(sample.judge))
+    request, misled = sample().request, dataclasses.replace(sample(), judge=Misled(sample().judge))
+    expected = []
+    for row in range(D):
+        slates = list(every_slate(request, row, list(range(ADS)), K))
+        pairs = [(slate, dress) for slate in slates for dress in every_dress(misled, row, slate)]
+        rows, (slate, dress) = np.full(len(pairs), row), map(np.array, zip(*pairs, strict=True))
+        seen, true = (judged.values(rows, slate, dress) for judged in (misled, sample()))
+        expected.append(true[seen.argmax()])
+    assert found["visible"] == pytest.approx(np.mean(expected), rel=1e-3)
+    assert found["visible"] < 0.9 * found["attainable"]
+
+
+class Serving(Mechanism):
+    """Serves without prices, which take much longer to compile."""
+
+    def allocate_with_menu(self, request, rule=None, **changes):
+        _, shown, menu = jax.device_get(serve(self.system, request, self.levers))
+        named = {name: getattr(shown, name) for name in ("is_ad", "bid")}
+        names = ("price_per_click", "pctr", "pctr_image", "pcvr")
+        slate = Slate(shown.item, shown.creative, **named, **dict.fromkeys(names, shown.bid))
+        return slate, menu
+
+
+SYSTEMS = {"ega": lambda: with_beams(tiny_ega(), 4), "gr": tiny_gr, "mca": cascade}
+
+
+def test_menus_of_systems_by_a_loop():
+    """The best by the truth of all slates from which a system chose, and of that shown."""
+    mechanisms = {
+        name: Serving(
+            system(), {}, PricingConfig(heads=()), levers(max_ads=2, bid_free=name == "gr"), "gsp"
+        )
+        for name, system in SYSTEMS.items()
+    }
+    every = decompose(mechanisms, [sample()], lambda sample: sample.judge)
+    assert list(every) == list(SYSTEMS)
+    for name, found in every.items():
+        slate, menu = mechanisms[name].allocate_with_menu(sample().request)
+        shown = SimpleNamespace(**vars(slate), item=slate.items, creative=slate.creatives)
+        best = [max(values_of(menu, row, menu.where[row])) for row in range(D)]
+        own = [values_of(shown, row, ...)[0] for row in range(D)]
+        assert found["shown"] == pytest.approx(np.mean(own), rel=1e-5), name
+        assert found["menu"] == pytest.approx(np.mean(np.maximum(best, own)), rel=1e-5), name
+        assert found["shown"] <= found["menu"] <= found["attainable"] * (1 + 1e-6), name
+        assert found["visible"] == pytest.approx(found["attainable"], rel=1e-6), name
+    assert every["mca"]["menu"] == every["mca"]["shown"], "a cascade's menu is its one slate"
+    assert every["ega"]["menu"] > 1.02 * every["ega"]["shown"]
+
+
+def values_of(slates, row, where):
+    """Values of a request's slates by the truth; `where` picks some."""
+    of = lambda name: np.atleast_2d(getattr(slates, name)[row][where])
+    session, bid = np.full(len(of("item")), row), of("bid")
+    click = OwnTruth().responses(session, of("item"), of("creative"), of("is_ad")).click_poi
+    return (bid * click).sum(-1)
+
+
 def test_a_limit_of_ads_lowers_what_is_attainable():
-    free, limited = (decompose(showing(max_ads=most), [sample()]) for most in (K, 1))
+    free, limited = (decomposed(showing(max_ads=most), sample()) for most in (K, 1))
     assert free["shown"] == limited["shown"] <= limited["attainable"] < free["attainable"]
 
 
 def test_a_least_gap_is_refused():
-    with pytest.raises(ValueError, match="without a least gap"):
-        decompose(showing(min_gap=1), [sample()])
+    with pytest.raises(UserError, match="own: the best slates"):
+        decomposed(showing(min_gap=1), sample())

@@ -3,15 +3,18 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 from small_market import MARKET
 from tiny_runs import tiny_config
 
+from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.logs import write_market
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import training_of
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
+from experiments import decomposition
 from experiments.calibrations import observables, propensities, reward_models, served_slates
 
 
@@ -52,12 +55,36 @@ def test_reward_models_have_intervals_and_an_excess_over_the_truth(run, monkeypa
 def test_a_large_model_learns_from_fresh_sessions_and_is_restored(run, monkeypatch):
     sizes = {"width": 8, "hidden": 8, "num_heads": 2, "blocks": 1, "batch_size": 16, "num_steps": 8}
     monkeypatch.setattr(reward_models, "LARGE", sizes)
+    assert reward_models.trained_large_model(run) is None
     report = reward_models.large_reward_model(run)
     assert report["large_sessions"] == 16 * 8
     assert report["logloss_excess_large"] > 0
     assert reward_models.large_reward_model(run) == report
     metrics = run.pretraining.workdir / "calibration" / "large" / "metrics" / "reward.jsonl"
     assert read_metrics(metrics)[-1]["step"] == 8
+    params, config = reward_models.trained_large_model(run)
+    assert jax.tree.leaves(params)
+    assert config.width == 8
+    monkeypatch.setattr(reward_models, "LARGE", sizes | {"num_steps": 9})
+    assert reward_models.trained_large_model(run) is None, "a training that is not finished"
+
+
+def test_a_decomposition_sees_what_the_large_model_sees(run, monkeypatch, capsys):
+    run.pretraining.train_generator()
+    truth = Truth.load(run.pretraining.folder)
+    monkeypatch.setattr(decomposition, "trained_large_model", lambda run: None)
+    blind = decomposition.measure([run], truth, 16)["ega"]
+    assert "--parts=large" in capsys.readouterr().out
+    trained = run.reward, run.reward_config
+    monkeypatch.setattr(decomposition, "trained_large_model", lambda run: trained)
+    found = decomposition.measure([run], truth, 16)["ega"]
+    assert list(found) == ["attainable", "placed", "shown", "paid", "visible", "menu"]
+    assert found.keys() - blind.keys() == {"visible"}
+    for name in ("shown", "menu"):
+        assert found[name]["currency"] == pytest.approx(blind[name]["currency"])
+    value = lambda name: found[name]["currency"]
+    assert value("shown") <= value("menu") <= value("attainable")
+    assert 0 < value("visible") <= value("attainable")
 
 
 def test_served_slates_are_beside_the_truth_and_in_the_log(run):

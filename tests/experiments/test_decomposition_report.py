@@ -4,10 +4,16 @@ import pytest
 from absl.testing import flagsaver
 from matplotlib import image
 
+from ega_jax.evaluation.report import write_results
 from experiments import decomposition
-from experiments.common import workdirs
+from experiments.common import runs, workdirs
 
 CASCADE = ("attainable", "recalled", "ranked", "listed", "placed", "shown", "paid")
+ALONE = ("attainable", "placed", "shown", "paid")
+CEILINGS = {
+    "visible": {"currency": 4.25, "share": 0.85},
+    "menu": {"currency": 3.1, "share": 0.62},
+}
 
 
 def chain(*names):
@@ -22,18 +28,39 @@ def test_every_loss_has_a_stage():
     stages = decomposition.stages_of(chain(*CASCADE))
     ranking = "pre-ranking and ranking"
     assert stages == ["", "recall", ranking, "auction", "allocation", "creatives", "prices"]
-    alone = decomposition.stages_of(chain("attainable", "placed", "shown", "paid"))
+    alone = decomposition.stages_of(chain(*ALONE))
     assert alone == ["", "choice of items", "creatives", "prices"]
 
 
 def test_table_and_figure(capsys, tmp_path):
-    decomposition.print_losses(chain(*CASCADE), "mca, 8 sessions")
+    found = chain(*CASCADE) | CEILINGS
+    decomposition.print_losses(found, "mca, 8 sessions")
     lines = capsys.readouterr().out.splitlines()
-    (paid,) = [line for line in lines if "paid" in line]
+    line_of = lambda name: next(line for line in lines if name in line)
     for text in ("2", "40.0 %", "10.0 %", "prices"):
-        assert text in paid
-    path = decomposition.draw_losses(chain(*CASCADE), tmp_path / "figures" / "decomposition.png")
+        assert text in line_of("paid")
+    for text in ("4.25", "85.0 %", "ceiling"):
+        assert text in line_of("visible")
+    path = decomposition.draw_losses(found, tmp_path / "figures" / "decomposition.png")
     assert image.imread(path).std() > 0
+
+
+def test_one_line_and_one_group_of_bars_per_system(capsys, tmp_path):
+    found = {"mca": chain(*CASCADE) | CEILINGS, "ega": chain(*ALONE) | CEILINGS}
+    decomposition.print_systems(found, "8 sessions")
+    lines = capsys.readouterr().out.splitlines()
+    mca, ega = (next(line for line in lines if name in line) for name in found)
+    for text in ("5 (100.0 %)", "4.25 (85.0 %)", "3.1 (62.0 %)", "2.5 (50.0 %)", "2 (40.0 %)"):
+        assert text in mca
+    for text in ("5 (100.0 %)", "4.25 (85.0 %)", "3.1 (62.0 %)", "4 (80.0 %)", "3.5 (70.0 %)"):
+        assert text in ega
+    path = decomposition.draw_systems(found, tmp_path / "figures" / "decomposition.png")
+    with_all = image.imread(path)
+    for measured in found.values():
+        del measured["visible"]
+    decomposition.print_systems(found, "8 sessions")
+    assert "visible" not in capsys.readouterr().out
+    assert (image.imread(decomposition.draw_systems(found, path)) != with_all).any()
 
 
 def test_a_system_that_is_not_there(monkeypatch, tmp_path):
@@ -41,3 +68,15 @@ def test_a_system_that_is_not_there(monkeypatch, tmp_path):
     missing = pytest.raises(FileNotFoundError, match="no system 'mca'")
     with flagsaver.flagsaver(system="mca"), missing:
         decomposition.main()
+
+
+def test_all_systems_of_a_workdir_are_found_by_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: ({}, tmp_path))
+    monkeypatch.setattr(runs, "find_system", lambda name: name)
+    for name in ("mca", "ega"):
+        (tmp_path / "systems" / name).mkdir(parents=True)
+        (tmp_path / "systems" / name / "config.json").write_text("{}")
+    write_results(tmp_path, {"systems": {"mca": {}, "ega": {}, "ega-clarke": {}}})
+    assert runs.find_systems("all") == ["mca", "ega"], "other payment rules are no systems"
+    assert runs.find_systems("ega,mca,ega") == ["ega", "mca"]
+    assert runs.find_systems("mca") == ["mca"]
