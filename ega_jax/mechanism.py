@@ -83,10 +83,14 @@ class Mechanism:
             rule is unknown, a lever is unknown or out of range, or the book does not serve the
             levers.
         """
+        return serve(*self.arguments(request, rule, **levers))
+
+    def arguments(self, request: AnyRequest, rule: str | None = None, **levers: float) -> tuple:
+        """The checked arguments of `serve`; arguments and errors as in `allocate`."""
         request = self._checked(request)
         chosen, settings = self._settings(rule, levers)
         self._check_book(request, settings)
-        return _serve(self.system, self.networks, self.pricing, request, settings, chosen)
+        return self.system, self.networks, self.pricing, request, settings, chosen
 
     def explain(
         self, request: AnyRequest, row: int = 0, rule: str | None = None, **levers: float
@@ -214,7 +218,7 @@ def mechanism_folder(workdir: str | os.PathLike, system: str) -> Path:
 
 
 @functools.partial(jax.jit, static_argnames="pricing")
-def _serve(
+def serve(
     system: System,
     networks: dict[str, Params],
     pricing: PricingConfig,
