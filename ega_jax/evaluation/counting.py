@@ -34,8 +34,8 @@ def counting(function: Callable) -> Callable[..., jax.Array]:
     - A conditional counts the branch that runs. Under `vmap` JAX runs all branches.
     - A `shard_map` counts the work of all devices.
 
-    The compiler may save work, such as a result that nothing reads or that is computed twice; it
-    counts here.
+    It counts the function as it is written. The compiler may save work, such as a result that
+    nothing reads or that is computed twice.
 
     Args:
       function: a function that `jax.jit` compiles, without collectives in a `shard_map`.

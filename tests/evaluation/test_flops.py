@@ -145,7 +145,8 @@ def test_without_loops_xla_agrees(function):
 
 
 def test_xla_agrees_on_a_training_step():
-    step, given = Model(dataclasses.replace(GENERATOR, creatives=False), num_items=8).training(4)
+    config = dataclasses.replace(GENERATOR, creatives=False, width=32, hidden=64)
+    step, given = Model(config, num_items=8).training(16)
     assert flops_of(step, *given) == pytest.approx(xla(step, *given), rel=0.01)
 
 
@@ -176,7 +177,7 @@ def test_serving_counts_what_differs_between_requests():
     items, gsp = (REQUESTS.item >= 0).sum(1), flops_per_request(tiny_mechanism(), REQUESTS, "gsp")
     few = gsp[items <= 4]
     assert gsp.shape == (6,)
-    assert few.min() == few.max() < gsp[items.argmax()]
+    assert few.min() == few.max() < gsp.max()
 
 
 def test_a_learned_price_counts_its_searches():
