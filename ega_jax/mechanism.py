@@ -255,6 +255,7 @@ def serve(
             price_per_click=jnp.stack(charged).sum(0),
             pctr=allocation.prediction.click_poi,
             pctr_image=allocation.prediction.click_image,
+            pcvr=allocation.prediction.convert,
         )
 
     def allocated(request: AnyRequest):

@@ -217,3 +217,4 @@ class Slate:
     price_per_click: jax.Array  # [B, K] float32, currency per click; 0 for organic items.
     pctr: jax.Array  # [B, K] float32, predicted click probability of the POI.
     pctr_image: jax.Array  # [B, K] float32, predicted click probability of the creative.
+    pcvr: jax.Array  # [B, K] float32, predicted conversion probability, given a click of the POI.

@@ -5,7 +5,7 @@ constraints at each step, down to the system's own slate at its own prices. Prin
 step. The log must have known true probabilities, i.e. come from the simulated market.
 
     python -m experiments.decomposition --workdir=runs/market-tiny
-    python -m experiments.decomposition --workdir=runs/market-small/seed-0 --system=mca
+    python -m experiments.decomposition --workdir=runs/market-small/market-0 --system=mca
 
 Writes the figure decomposition.png to systems/SYSTEM/figures and adds the numbers to results.json.
 """

@@ -4,7 +4,7 @@ Trains both on the logged feedback of a pre-trained workdir, with several seeds,
 on its test sessions; on the simulated market also the true probabilities. The difference is the
 value of the slate's context for click prediction (paper sec. 4.2).
 
-    python -m experiments.reward_control --workdir=runs/market-small/seed-0
+    python -m experiments.reward_control --workdir=runs/market-small/market-0
 
 Prints means with 95 % Student intervals over seeds, and adds all metrics to results.json. Models
 are stored in reward_control/; finished models are not trained again.
@@ -14,11 +14,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.evaluation.comparison import summary
+from ega_jax.evaluation.lifts import student_interval
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
@@ -74,7 +75,7 @@ def print_models(found: Mapping[str, Mapping[str, Any]], title: str) -> None:
 
 
 def _shown(values: list[float]) -> str:
-    mean, low, high = summary(values)
+    mean, (low, high) = np.mean(values), student_interval(values)
     return f"{mean:.4f}" if len(values) < 2 else f"{mean:.4f} ± {(high - low) / 2:.4f}"
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from ega_jax.baselines.settings import Settings
 from ega_jax.evaluation.report import read_results, write_results
-from ega_jax.evaluation.serving import served
+from ega_jax.evaluation.serving import judges_of, served
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import UNPRICED, compared
 from ega_jax.training.mesh import data_mesh
@@ -80,7 +80,7 @@ def try_out(
     folder = workdir / "tuning" / f"{system}-{number}"
     run = open_system(Pretraining(own, workdir, data_mesh()), folder)
     batches = run.sessions("tune", _SESSIONS.value, settings.auction.batch_size)
-    return served(run.mechanism, batches, truth_of(run))
+    return served(run.mechanism, batches, judges_of(truth_of(run)))
 
 
 def title_of(changes: Mapping[str, Any]) -> str:
@@ -90,7 +90,7 @@ def title_of(changes: Mapping[str, Any]) -> str:
 
 def print_trials(trials: Mapping[str, Mapping[str, Any]], title: str) -> None:
     """Prints one line per trial; the best by the model is marked."""
-    value = lambda name, scorer: trials[name].get(scorer, {}).get("bid_rpm", float("nan"))
+    value = lambda name, scorer: trials[name].get(scorer, {}).get("value", float("nan"))
     best = max(trials, key=lambda name: value(name, "model"))
     table = Table("", "trial", "value, model", "value, truth", title=title, title_justify="left")
     for name in trials:

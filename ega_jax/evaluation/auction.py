@@ -83,21 +83,33 @@ def judge(
       The sessions scored by `model` and, with a truth, by `truth`.
     """
     seen: dict[str, list[Judged]] = {}
-    rules, done = mechanism.pricing.rules, 0
+    done = 0
     for batch in fill_devices(batches):
-        request = request_of(batch)
-        prepared = prepare_batch(mechanism.system, request, levers)
-        fair = truthful(mechanism, prepared, num_losing)
-        tried = explore(mechanism, prepared, fair)
-        real = real_rows(batch)
-        rows = lambda tree, real=real: jax.tree.map(lambda x: np.asarray(x)[real], tree)
-        fair, tried, session = rows(fair), rows(tried), batch["session"][real]
-        seen.setdefault("model", []).append(_by_model(rules, fair, tried))
-        if truth is not None:
-            seen.setdefault("truth", []).append(_by_truth(rules, fair, tried, truth, session))
-        done += len(session)
+        for name, judged in judge_batch(mechanism, levers, batch, truth, num_losing).items():
+            seen.setdefault(name, []).append(judged)
+        done += int(real_rows(batch).sum())
         progress(done)
     return {name: _joined(parts) for name, parts in seen.items()}
+
+
+def judge_batch(
+    mechanism: Mechanism,
+    levers: Levers,
+    batch: Mapping[str, np.ndarray],
+    truth: Truth | None,
+    num_losing: int,
+) -> dict[str, Judged]:
+    """Judges the sessions of one batch, but not its blank rows; see `judge`."""
+    prepared = prepare_batch(mechanism.system, request_of(batch), levers)
+    fair = truthful(mechanism, prepared, num_losing)
+    tried = explore(mechanism, prepared, fair)
+    real, rules = real_rows(batch), mechanism.pricing.rules
+    rows = lambda tree: jax.tree.map(lambda x: np.asarray(x)[real], tree)
+    fair, tried, session = rows(fair), rows(tried), batch["session"][real]
+    judged = {"model": _by_model(rules, fair, tried)}
+    if truth is not None:
+        judged["truth"] = _by_truth(rules, fair, tried, truth, session)
+    return judged
 
 
 def _by_model(rules, fair: Truthful, tried: Reported) -> Judged:

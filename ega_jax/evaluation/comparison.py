@@ -1,96 +1,130 @@
-"""Comparing systems over training seeds: means with intervals, tables, a figure (sec. 5)."""
+"""Comparing systems over markets: tables with intervals, and figures (sec. 5).
+
+A run is one system on one market. Tables merge the records of any number of runs.
+"""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 
+from ega_jax.evaluation.lifts import student_interval
+from ega_jax.evaluation.records import (
+    COSTS,
+    JUDGED,
+    LIFTS,
+    ON_FRONTIER,
+    OTHERS,
+    PRICED,
+    VALUED,
+    Record,
+)
 from ega_jax.evaluation.report import save_figure
 from ega_jax.training.files import replacing
 
-SERVED = ("rpm", "bid_rpm", "ctr_poi", "ctr_img")  # See `serving.served`,
-REPORTED = ("psi", "psi_10")  # and `auction.systems`.
-METRICS = (*SERVED, *REPORTED)
 SCORERS = ("model", "truth")
-# (seed, system) -> scorer -> metric -> value; empty if a run is not finished.
-Scores = Mapping[tuple[int, str], Mapping[str, Mapping[str, float]]]
+METRICS = ("value", "rpm", *VALUED[1:], "surplus", *JUDGED, *COSTS, *LIFTS)
+COLUMNS = ("system", "scorer", "metric", "mean", "low", "high", "markets", "sessions")
+FRONTIER_COLUMNS = ("system", "lever", "setting", "market", *ON_FRONTIER)
+_STYLES = {"alpha": "o-", "beta": "s--", "kappa": "^:"}  # Of the curve along each lever.
 
 
-def summary(values: list[float]) -> tuple[float, float, float]:
-    """Returns the mean and its 95 % Student interval over seeds; with one seed the ends are NaN.
+def rows_of(records: Iterable[Record], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns one row per system, scorer and metric, over the markets of finished runs.
 
-    The interval covers the variation between training seeds only, not the sampling of sessions.
+    Ends are those of Student's interval over markets; with one market, a lift has the interval of
+    its sessions, and a level has none.
     """
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, float("nan"), float("nan")
-    reach = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return mean, float(mean - reach), float(mean + reach)
-
-
-def rows_of(scores: Scores, names: tuple[str, ...]) -> list[dict]:
-    """Returns one row per system, scorer and metric, over the finished runs."""
+    finished = [record for record in records if "failed" not in record]
     rows = []
     for name in names:
+        of_system = [record for record in finished if record["system"] == name]
         for scorer in SCORERS:
-            found = by_seed(scores, name, scorer)
-            for metric in METRICS if found else ():
-                mean, low, high = summary([figures[metric] for figures in found.values()])
-                ends = {"mean": mean, "low": low, "high": high, "seeds": len(found)}
-                rows.append({"system": name, "scorer": scorer, "metric": metric} | ends)
+            scored = [record for record in of_system if scorer in record["means"]]
+            rows += [row for metric in METRICS if (row := _row(scored, name, scorer, metric))]
     return rows
 
 
-def by_seed(scores: Scores, name: str, scorer: str) -> dict[int, Mapping[str, float]]:
-    """Returns seed -> metric -> value of a system's finished runs."""
+def _row(records: list[Record], name: str, scorer: str, metric: str) -> dict[str, Any] | None:
+    kind = "lifts" if metric in LIFTS else "means"
+    known = [r for r in records if r[kind][scorer].get(metric) is not None]
+    if not known:
+        return None
+    values = [record[kind][scorer][metric] for record in known]
+    low, high = student_interval(values)
+    if metric in LIFTS and len(known) == 1:
+        ends = known[0]["intervals"][scorer][metric]
+        low, high = (np.nan if end is None else end for end in ends)
     return {
-        seed: by[scorer] for (seed, other), by in scores.items() if other == name and scorer in by
+        "system": name,
+        "scorer": scorer,
+        "metric": metric,
+        "mean": float(np.mean(values)),
+        "low": low,
+        "high": high,
+        "markets": len(known),
+        "sessions": known[0]["sessions"].get(_part(metric), ""),
     }
 
 
-def lifts(scores: Scores, name: str, first: str, scorer: str, metric: str) -> list[float]:
-    """Returns a system's relative lifts of a metric over the system `first`, one per shared seed.
+def _part(metric: str) -> str:
+    """The measurement that a metric is of."""
+    if metric in JUDGED:
+        return "psi"
+    if metric in PRICED or metric.startswith("rpm"):
+        return "rpm"
+    return "" if metric in COSTS else "value"
 
-    Seeds in which the value of `first` is 0 are left out.
-    """
-    own, others = by_seed(scores, name, scorer), by_seed(scores, first, scorer)
-    shared = [seed for seed in own if seed in others and others[seed][metric]]
-    return [own[seed][metric] / others[seed][metric] - 1 for seed in shared]
+
+def frontier_rows(records: Iterable[Record], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns one row per point of each system's frontiers, by the truth if it is known."""
+    return [
+        {
+            "system": record["system"],
+            "lever": point["lever"],
+            "setting": point["setting"],
+            "market": record["market"],
+        }
+        | point.get("truth", point["model"])
+        for record in records
+        if "failed" not in record and record["system"] in names
+        for point in record["frontier"]
+    ]
 
 
-def write_tables(scores: Scores, tables: Mapping[str, tuple[str, ...]], folder: Path) -> None:
-    """Writes tables as CSV and as Markdown, and a figure of all their systems.
+def write_tables(
+    records: Sequence[Record], tables: Mapping[str, Sequence[str]], folder: Path
+) -> None:
+    """Writes the tables of all runs as CSV and as Markdown, and figures.
 
     Args:
-      scores: the metrics of the runs.
-      tables: table name -> names of its systems; lifts are over the first system.
-      folder: the output folder. It gets TABLE.csv, `tables.md`, `tables.png`, and `runs.csv` with
-        the values of every run.
+      records: of the runs.
+      tables: table name -> names of its systems.
+      folder: gets TABLE.csv, `frontier.csv`, `tables.md`, `lifts.png` and `frontier.png`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    runs = [
-        {"system": name, "seed": seed, "scorer": scorer, "metric": metric, "value": value}
-        for (seed, name), by in scores.items()
-        for scorer, figures in by.items()
-        for metric, value in figures.items()
-    ]
-    write_csv(folder / "runs.csv", ("system", "seed", "scorer", "metric", "value"), runs)
     text = []
     for table, names in tables.items():
-        rows = rows_of(scores, names)
-        columns = ("system", "scorer", "metric", "mean", "low", "high", "seeds")
-        write_csv(folder / f"{table}.csv", columns, rows)
-        text.append(f"### {table}\n\n{markdown(rows, scores, first=names[0])}")
+        rows = rows_of(records, names)
+        write_csv(folder / f"{table}.csv", COLUMNS, rows)
+        text.append(f"### {table}\n\n{markdown(rows)}")
+    every = list(dict.fromkeys(name for names in tables.values() for name in names))
+    points = frontier_rows(records, every)
+    write_csv(folder / "frontier.csv", FRONTIER_COLUMNS, points)
+    failed = [
+        f"- {r['system']}, market {r['market']}: {r['failed']}" for r in records if "failed" in r
+    ]
+    text += ["### Failed runs\n\n" + "\n".join(failed) + "\n"] if failed else []
     with replacing(folder / "tables.md") as written:
         written.write_text("\n".join(text))
-    every = tuple(dict.fromkeys(name for names in tables.values() for name in names))
-    draw(rows_of(scores, every), folder / "tables.png")
+    draw_lifts(rows_of(records, every), folder / "lifts.png")
+    draw_frontier(points, folder / "frontier.png")
 
 
-def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows (dictionaries by column) as CSV, with a header line."""
     with replacing(path) as written, written.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -98,49 +132,67 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def markdown(rows: list[dict], scores: Scores, first: str) -> str:
-    """Returns a table, one line per system and scorer: means and lifts over the system `first`.
-
-    `±` is half the 95 % interval. Systems of the same seed share data, tokens and models where they
-    can, so lifts are paired by seed.
-    """
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns two tables, one line per system and scorer: levels, and lifts with intervals."""
     cells = {(row["system"], row["scorer"], row["metric"]): row for row in rows}
-    lines = ["| system | scorer | seeds | " + " | ".join(METRICS) + " |"]
-    lines.append("|---" * (3 + len(METRICS)) + "|")
-    for system, scorer in dict.fromkeys((row["system"], row["scorer"]) for row in rows):
-        shown = []
-        for metric in METRICS:
-            cell = cells[system, scorer, metric]
-            text = f"{cell['mean']:.4g}" + _reach(cell["low"], cell["high"], ".2g")
-            lifted = metric in SERVED and system != first
-            if lifted and (found := lifts(scores, system, first, scorer, metric)):
-                mean, low, high = summary(found)
-                text += f" ({mean:+.1%}{_reach(low, high, '.1%')})"
-            shown.append(text)
-        seeds = cells[system, scorer, METRICS[0]]["seeds"]
-        lines.append(f"| {system} | {scorer} | {seeds} | " + " | ".join(shown) + " |")
+    keys = list(dict.fromkeys((row["system"], row["scorer"]) for row in rows))
+    levels = [metric for metric in METRICS if metric not in LIFTS]
+    level = lambda row: f"{row['mean']:.4g}"
+    lifted = lambda row: f"{row['mean']:+.1f} % ({row['low']:+.1f} to {row['high']:+.1f})"
+    return _grid(cells, keys, levels, level) + "\n" + _grid(cells, keys, LIFTS, lifted)
+
+
+def _grid(cells, keys, metrics: Sequence[str], form) -> str:
+    lines = ["| system | scorer | markets | " + " | ".join(metrics) + " |"]
+    lines.append("|---" * (3 + len(metrics)) + "|")
+    for system, scorer in keys:
+        found = [cells.get((system, scorer, metric)) for metric in metrics]
+        markets = max((row["markets"] for row in found if row), default=0)
+        shown = [form(row) if row else "" for row in found]
+        if markets:
+            lines.append(f"| {system} | {scorer} | {markets} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _reach(low: float, high: float, form: str) -> str:
-    """Returns half an interval as text, or "" if there is none."""
-    return f" ± {(high - low) / 2:{form}}" if np.isfinite(high) else ""
-
-
-def draw(rows: list[dict], path: Path) -> None:
-    """Draws a bar chart per metric: one bar per system and scorer, with the intervals."""
-    figure = Figure(figsize=(3.6 * len(METRICS) // 2, 6.4), layout="constrained")
+def draw_lifts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws each lift of each system by each scorer, with its interval."""
+    figure = Figure(figsize=(3.4 * len(OTHERS) * 1.6, 9), layout="constrained")
     names = list(dict.fromkeys(row["system"] for row in rows))
-    for axes, metric in zip(figure.subplots(2, len(METRICS) // 2).flat, METRICS, strict=True):
+    panels = figure.subplots(len(LIFTS) // len(OTHERS), len(OTHERS), squeeze=False)
+    for axes, metric in zip(panels.flat, LIFTS, strict=True):
         for number, scorer in enumerate(SCORERS):
             own = [row for row in rows if (row["scorer"], row["metric"]) == (scorer, metric)]
-            place = [names.index(row["system"]) + 0.4 * number - 0.2 for row in own]
+            place = [names.index(row["system"]) + 0.3 * number - 0.15 for row in own]
             mean = np.array([row["mean"] for row in own])
-            reach = np.nan_to_num(np.array([row["high"] for row in own]) - mean)
-            axes.bar(place, mean, 0.4, yerr=reach, label=scorer, capsize=2)
-        axes.set(title=metric, xticks=range(len(names)))
-        if metric in REPORTED and any(r["mean"] > 0 for r in rows if r["metric"] == metric):
-            axes.set_yscale("log")  # Psi differs by orders of magnitude.
-        axes.set_xticklabels(names, rotation=60)
+            ends = np.array([(row["low"], row["high"]) for row in own]).reshape(-1, 2).T
+            reach = np.nan_to_num(np.abs(ends - mean))
+            axes.errorbar(mean, place, xerr=reach, fmt="o", capsize=2, label=scorer)
+        axes.axvline(0, color="0.6", lw=1)
+        axes.set(title=f"{metric}, %", yticks=range(len(names)))
+        axes.set_yticklabels(names)
+        axes.invert_yaxis()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    save_figure(figure, path)
+
+
+def draw_frontier(points: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws value against CTR-poi along each lever, one panel per market."""
+    markets = sorted({point["market"] for point in points})
+    if not markets:
+        return
+    figure = Figure(figsize=(5 * len(markets), 4), layout="constrained")
+    names = list(dict.fromkeys(point["system"] for point in points))
+    panels = figure.subplots(1, len(markets), squeeze=False)[0]
+    for axes, market in zip(panels, markets, strict=True):
+        for system, lever in dict.fromkeys((p["system"], p["lever"]) for p in points):
+            own = [
+                (p["ctr_poi"], p["value"])
+                for p in points
+                if (p["system"], p["lever"], p["market"]) == (system, lever, market)
+            ]
+            if own:
+                colour, style = f"C{names.index(system) % 10}", _STYLES.get(lever, "-")
+                axes.plot(*zip(*own, strict=True), style, color=colour, label=f"{system}, {lever}")
+        axes.set(xlabel="CTR-poi", ylabel="value per 1000 impressions", title=f"market {market}")
+        axes.legend(fontsize=7)
     save_figure(figure, path)

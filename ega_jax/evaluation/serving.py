@@ -1,6 +1,8 @@
-"""Serving logged sessions under given levers: RPM and click rates (paper fig. 5)."""
+"""Serving logged sessions under given levers: value, revenue and responses (paper sec. 5)."""
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,57 +10,161 @@ import numpy as np
 from ega_jax.data.market.clicks import Truth
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.reward.model import Predictions
 from ega_jax.training.mesh import fill_devices
 from ega_jax.types import Slate
+
+THOUSAND = 1000.0  # Money and conversions are stated per 1000 impressions.
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcomes:
+    """Expected outcomes of `D` served sessions by one judge (model or truth), `[D]` float64.
+
+    Totals over sessions are held in the same form, with any axes left.
+    """
+
+    impressions: np.ndarray  # Items shown.
+    ads: np.ndarray  # Ads shown.
+    clicks: np.ndarray  # Clicks on POIs.
+    images: np.ndarray  # Clicks on creatives.
+    conversions: np.ndarray
+    value: np.ndarray  # Clicks on ads times their bids, which are the true values, currency.
+    paid: np.ndarray  # Clicks on ads times their prices, currency.
+
+    @property
+    def total(self) -> "Outcomes":
+        """The sums over the sessions."""
+        return Outcomes(*(np.sum(x, axis=-1) for x in vars(self).values()))
+
+    def figures(self) -> dict[str, np.ndarray]:
+        """Returns the metrics of totals.
+
+        Returns:
+          `value`, `rpm` (revenue), `surplus` (value less revenue), each in currency per 1000
+          impressions; `conversions` per 1000 impressions; `ctr_poi`, `ctr_img` and `ad_share` per
+          impression.
+        """
+        shown = np.maximum(self.impressions, 1.0)
+        return {
+            "value": THOUSAND * self.value / shown,
+            "rpm": THOUSAND * self.paid / shown,
+            "surplus": THOUSAND * (self.value - self.paid) / shown,
+            "conversions": THOUSAND * self.conversions / shown,
+            "ctr_poi": self.clicks / shown,
+            "ctr_img": self.images / shown,
+            "ad_share": self.ads / shown,
+        }
+
+    def of(self, rows: np.ndarray) -> "Outcomes":
+        """Returns some of the sessions: `rows` are numbers, of any shape `[...]`, or a mask."""
+        return Outcomes(*(x[rows] for x in vars(self).values()))
+
+
+Batch = Mapping[str, Any]
+# From a batch and the slates served to it to the probabilities of responses, each `[B, K]`: a click
+# of the POI, a click of the creative, and a conversion given the first.
+Judge = Callable[[Batch, Slate], tuple[Any, Any, Any]]
+
+
+def by_model(batch: Batch, slate: Slate) -> tuple[Any, Any, Any]:
+    """What the system itself predicts; a `Judge`."""
+    return slate.pctr, slate.pctr_image, slate.pcvr
+
+
+def by_truth(truth: Truth) -> Judge:
+    """Returns the judge that knows the true probabilities of the log."""
+
+    def responses(batch: Batch, slate: Slate) -> tuple[Any, Any, Any]:
+        true = truth.responses(batch["session"], slate.items, slate.creatives, slate.is_ad)
+        return true.click_poi, true.click_image, true.convert
+
+    return responses
+
+
+def by_reward_model(predict: Callable[[Batch], Predictions]) -> Judge:
+    """Returns the judge that asks another reward model.
+
+    Args:
+      predict: predicts the responses to the slates of a batch; see `phases.reward`.
+    """
+
+    def responses(batch: Batch, slate: Slate) -> tuple[Any, Any, Any]:
+        shown = {"shown_poi": slate.items, "shown_creative": slate.creatives}
+        found = predict(dict(batch) | shown | {"shown_is_ad": slate.is_ad})
+        return found.click_poi, found.click_image, found.convert
+
+    return responses
+
+
+def judges_of(truth: Truth | None) -> dict[str, Judge]:
+    """The judges of reported figures: `model` and, if it is known, `truth`."""
+    return {"model": by_model} | ({} if truth is None else {"truth": by_truth(truth)})
 
 
 def served(
     mechanism: Mechanism,
-    batches: Iterable[Mapping[str, np.ndarray]],
-    truth: Truth | None,
+    batches: Iterable[Batch],
+    judges: Mapping[str, Judge],
     rule: str | None = None,
     **levers: float,
 ) -> dict[str, dict[str, float]]:
-    """Serves sessions, whose bids are the true values, and measures revenue and clicks.
+    """Serves sessions, whose bids are the true values, and measures revenue and responses.
 
     Args:
       mechanism: the mechanism to measure.
       batches: batches with the fields of `Request` and `session`; blank rows are skipped.
-      truth: the log's true click probabilities, `None` if unknown.
+      judges: by name; see `judges_of`.
       rule: the payment rule; default: the mechanism's.
       **levers: levers that replace the mechanism's.
 
     Returns:
-      Metrics by `model` and, with a truth, by `truth`: `rpm` (currency per 1000 impressions),
-      `bid_rpm` (the same with bids instead of prices), and `ctr_poi`, `ctr_img` and `ad_share` per
-      impression.
+      The figures of `Outcomes` by judge.
     """
-    seen: dict[str, list[np.ndarray]] = {}
+    seen: dict[str, list[Outcomes]] = {}
     for batch in fill_devices(batches):
-        real = real_rows(batch)
-        request = jax.tree.map(lambda x, real=real: np.asarray(x)[real], request_of(batch))
-        slate = jax.tree.map(np.asarray, mechanism.allocate(request, rule, **levers))
-        clicks = {"model": (slate.pctr, slate.pctr_image)}
-        if truth is not None:
-            shown = slate.items, slate.creatives, slate.is_ad
-            responses = truth.responses(batch["session"][real], *shown)
-            clicks["truth"] = np.asarray(responses.click_poi), np.asarray(responses.click_image)
-        for judge, (poi, image) in clicks.items():
-            seen.setdefault(judge, []).append(_sums(slate, poi, image))
-    return {judge: _figures(*np.sum(parts, axis=0)) for judge, parts in seen.items()}
+        for judge, outcomes in served_batch(mechanism, batch, judges, rule, **levers).items():
+            seen.setdefault(judge, []).append(outcomes)
+    return {judge: figures_of(joined(parts)) for judge, parts in seen.items()}
 
 
-def _sums(slate: Slate, click: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Sums payments, bids of clicks, POI and image clicks, ads and impressions over slates."""
-    money = click * slate.price_per_click, click * slate.bid
-    parts = *money, click, image, slate.is_ad, slate.items >= 0
-    return np.array([part.sum(dtype=np.float64) for part in parts])
+def figures_of(outcomes: Outcomes) -> dict[str, float]:
+    """Returns the metrics of some sessions together; see `Outcomes.figures`."""
+    return {name: float(value) for name, value in outcomes.total.figures().items()}
 
 
-def _figures(
-    paid: float, offered: float, clicks: float, images: float, ads: float, impressions: float
-) -> dict[str, float]:
-    shown = max(impressions, 1.0)
-    per_thousand = {"rpm": 1000 * paid / shown, "bid_rpm": 1000 * offered / shown}
-    rates = {"ctr_poi": clicks / shown, "ctr_img": images / shown, "ad_share": ads / shown}
-    return per_thousand | rates
+def served_batch(
+    mechanism: Mechanism,
+    batch: Batch,
+    judges: Mapping[str, Judge],
+    rule: str | None = None,
+    **levers: float,
+) -> dict[str, Outcomes]:
+    """Serves one batch; all outcomes of blank rows are 0. The arguments are those of `served`."""
+    real = real_rows(batch)
+    filled = np.where(real, np.arange(len(real)), np.argmax(real))  # No request may be blank.
+    batch = {name: np.asarray(x)[filled] for name, x in batch.items()}
+    slate = jax.tree.map(np.asarray, mechanism.allocate(request_of(batch), rule, **levers))
+    shown = (slate.items >= 0) & real[:, None]
+    return {name: _outcomes(slate, shown, *judge(batch, slate)) for name, judge in judges.items()}
+
+
+def joined(parts: Iterable[Outcomes]) -> Outcomes:
+    """Returns the sessions of all parts, in order."""
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return Outcomes(*map(np.concatenate, columns))
+
+
+def _outcomes(slate: Slate, shown: np.ndarray, click: Any, image: Any, convert: Any) -> Outcomes:
+    """Sums over the slots `[B, K]` that are `shown`; responses are probabilities `[B, K]`."""
+    total = lambda x: np.where(shown, np.asarray(x, np.float64), 0.0).sum(axis=-1)
+    click = np.asarray(click, np.float64)
+    return Outcomes(
+        impressions=total(shown),
+        ads=total(slate.is_ad),
+        clicks=total(click),
+        images=total(image),
+        conversions=total(click * np.asarray(convert)),
+        value=total(click * np.asarray(slate.bid)),
+        paid=total(click * np.asarray(slate.price_per_click)),
+    )

@@ -243,7 +243,7 @@ class AuctionTraining:
         keys_of = lambda number: jax.random.split(jax.random.fold_in(key, number), size)
         rows_of = lambda number: tabulate(system, batches[number], keys_of(number))
         path = self.folder / "tables" / "payment"
-        return tabulated(path, len(batches), size, rows_of)
+        return dict(tabulated(path, len(batches), rows_of))
 
     def _payment_phase(self, head: str) -> Phase:
         settings, table = self.settings.payment, self.table

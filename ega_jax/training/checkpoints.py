@@ -120,7 +120,6 @@ def restore_tree(path: str | os.PathLike, target: Any) -> Any:
         raise CheckpointMismatchError(
             f"{path} does not fit what is being restored:\n" + "\n".join(differences)
         )
-    restored = _restore(path, tree=ocp.args.StandardRestore(jax.tree.map(_abstract, target)))
 
     def placed(x: Any, leaf: Any) -> jax.Array:
         sharding = getattr(leaf, "sharding", None)
@@ -128,7 +127,7 @@ def restore_tree(path: str | os.PathLike, target: Any) -> Any:
             return jnp.zeros(leaf.shape, leaf.dtype, device=sharding)
         return jnp.asarray(x) if sharding is None else x
 
-    return jax.tree.map(placed, restored["tree"], target)
+    return jax.tree.map(placed, _stored(path, target), target)
 
 
 def read_tree(path: str | os.PathLike) -> Any:
@@ -138,6 +137,17 @@ def read_tree(path: str | os.PathLike) -> Any:
       FileNotFoundError: there is no complete saved tree at `path`.
     """
     return restore_tree(path, unflatten_dict(saved_shapes(path), sep="/"))
+
+
+def read_arrays(path: str | os.PathLike) -> Any:
+    """Returns a saved tree as nested dictionaries of NumPy arrays, in double precision if saved so.
+
+    Raises:
+      FileNotFoundError: there is no complete saved tree at `path`.
+    """
+    shapes = unflatten_dict(saved_shapes(path), sep="/")
+    empty = lambda x, leaf: x if leaf.size else np.zeros(leaf.shape, leaf.dtype)  # See `_save`.
+    return jax.tree.map(empty, _stored(Path(path).absolute(), shapes), shapes)
 
 
 def saved_shapes(path: str | os.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
@@ -219,6 +229,11 @@ def _save(path: Path, tree: Any, metadata: Mapping[str, Any], **items: Any) -> N
 def _restore(path: Path, **items: Any) -> Any:
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(path, ocp.args.Composite(**items))
+
+
+def _stored(path: Path, target: Any) -> Any:
+    """The leaves as they were written, in the structure of `target`; see `_save` for empty ones."""
+    return _restore(path, tree=ocp.args.StandardRestore(jax.tree.map(_abstract, target)))["tree"]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

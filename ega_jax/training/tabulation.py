@@ -1,21 +1,25 @@
 """Computing a table batch by batch, with partial tables saved on disk."""
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from ega_jax.training.checkpoints import is_complete, read_tree, save_tree
+from ega_jax.training.checkpoints import is_complete, read_arrays, read_metadata, save_tree
 from ega_jax.training.interrupt import Interrupted, StopRequest
 from ega_jax.training.progress import ProgressReport
 
 SAVES = 10  # A table is saved after each tenth of its batches.
 
+Columns = Mapping[str, Any]  # Arrays `[rows, ...]` by name, or nested mappings of them.
+
 
 def tabulated(
-    path: Path, num_batches: int, batch_size: int, rows_of: Callable[[int], Mapping[str, jax.Array]]
-) -> dict[str, np.ndarray]:
+    path: Path, num_batches: int, rows_of: Callable[[int], Columns], name: str = "tabulating"
+) -> Columns:
     """Computes a table, or reads it if it is already finished.
 
     The table is the same however often the run was killed and resumed.
@@ -23,33 +27,40 @@ def tabulated(
     Args:
       path: the folder of the table; an unfinished table holds the batches computed so far.
       num_batches: the number of batches.
-      batch_size: rows per batch.
-      rows_of: computes the columns `[batch_size, ...]` of the batch with a given number.
+      rows_of: computes the columns `[rows, ...]` of the batch with a given number.
+      name: what the progress report calls it.
 
     Returns:
-      Columns `[num_batches * batch_size, ...]` on the host.
+      Columns of all batches' rows, in order, on the host.
 
     Raises:
       Interrupted: the process got SIGTERM or Ctrl-C; the finished batches are saved.
     """
-    parts = [jax.device_get(read_tree(path))] if is_complete(path) else []
-    joined = lambda: {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    done = sum(len(next(iter(part.values()))) for part in parts) // batch_size
+    parts = [read_arrays(path)] if is_complete(path) else []
+    done, spent = progress_of(path) if parts else (0, 0.0)
+    start = time.perf_counter() - spent
+    joined = lambda: jax.tree.map(lambda *x: np.concatenate(x), *parts)
     if done == num_batches:
         return joined()
-    num_rows = num_batches * batch_size
-    with StopRequest() as stop, ProgressReport("tabulating", done * batch_size, num_rows) as shown:
+    with StopRequest() as stop, ProgressReport(name, done, num_batches) as progress:
         while done < num_batches:
             parts.append(jax.device_get(rows_of(done)))
             done += 1
-            shown.count(done * batch_size, num_rows)
+            progress.count(done, num_batches)
             stopping = stop.agreed(done)
             if stopping or done == num_batches or done % -(-num_batches // SAVES) == 0:
                 parts = [joined()]
-                save_tree(path, parts[0], {})
+                seconds = time.perf_counter() - start
+                save_tree(path, parts[0], {"batches": done, "seconds": seconds})
             if stopping:
                 raise Interrupted(
-                    f"tabulating stopped after {done} of {num_batches} batches, saved in {path}; "
+                    f"{name} stopped after {done} of {num_batches} batches, saved in {path}; "
                     "run the same command again to continue"
                 )
     return joined()
+
+
+def progress_of(path: Path) -> tuple[int, float]:
+    """Returns the number of batches of a saved table, and the seconds that they took."""
+    metadata = read_metadata(path)
+    return metadata["batches"], metadata["seconds"]

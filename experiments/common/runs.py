@@ -104,7 +104,7 @@ def find_system(name: str) -> AuctionTraining:
         found = sorted(path.parent.name for path in workdir.glob("systems/*/config.json"))
         raise FileNotFoundError(
             f"{workdir} holds no system {name!r}, but {', '.join(found) or 'none'}: run "
-            "experiments.auction_align, or experiments.tables, whose workdirs are seed-0, ..."
+            "experiments.auction_align, or experiments.tables, whose workdirs are market-0, ..."
         )
     if name not in read_results(workdir).get("systems", {}):
         raise FileNotFoundError(
@@ -122,8 +122,7 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
     """
     start = time.perf_counter()
     workdir, name = run.pretraining.workdir, run.name
-    mechanism = run.mechanism
-    mechanism.save(mechanism_folder(workdir, name))
+    mechanism = train_system(run)
     results = {
         "reward": read_results(workdir).get("reward")
         or measure_reward(run, run.reward, run.reward_config),
@@ -133,9 +132,16 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
     # Removes the scores that an earlier run with another payment rule stored under this name.
     write_results(workdir, {"systems": {f"{name}-{mechanism.rule}": None}})
     write_results(workdir, results)
+    return results
+
+
+def train_system(run: AuctionTraining) -> Mechanism:
+    """Finishes or restores a system's training; saves its mechanism and draws its curves."""
+    mechanism = run.mechanism
+    mechanism.save(mechanism_folder(run.pretraining.workdir, run.name))
     for path in sorted((run.folder / "metrics").glob("[!.]*.jsonl")):
         plot_curves(run.folder, path.stem, CURVES.get(path.stem, ["loss"]))
-    return results
+    return mechanism
 
 
 def measure_reward(run: AuctionTraining, params: Params, config: RewardConfig) -> dict[str, float]:

@@ -1,87 +1,110 @@
-"""Means and intervals over seeds, and what the tables say of them."""
+"""Tables of runs on several markets: means, intervals and what is left out."""
 
 import csv
 
 import numpy as np
 import pytest
 
-from ega_jax.evaluation.comparison import METRICS, lifts, rows_of, summary, write_tables
+from ega_jax.evaluation.comparison import (
+    COLUMNS,
+    FRONTIER_COLUMNS,
+    METRICS,
+    frontier_rows,
+    rows_of,
+    write_tables,
+)
+from ega_jax.evaluation.records import LIFTS
+
+LEVELS = [metric for metric in METRICS if metric not in LIFTS]
 
 
-def run(**rpm):
-    """Scores of one run: `rpm` by scorer, every other metric 1."""
-    return {scorer: dict.fromkeys(METRICS, 1.0) | {"rpm": x} for scorer, x in rpm.items()}
+def record(system, market, value, lift=None, scorers=("model", "truth")):
+    lifts = {} if lift is None else {"value_vs_mca": lift}
+    point = {"value": value, "ctr_poi": 0.05, "ad_share": 0.6}
+    return {
+        "system": system,
+        "market": market,
+        "means": {scorer: dict.fromkeys(LEVELS, 1.0) | {"value": value} for scorer in scorers},
+        "lifts": dict.fromkeys(scorers, lifts),
+        "intervals": {scorer: {name: [-1.0, 9.0] for name in lifts} for scorer in scorers},
+        "frontier": [{"lever": "alpha", "setting": 1.2} | dict.fromkeys(scorers, point)],
+        "sessions": {"value": 4096, "rpm": 2048, "psi": 256},
+    }
 
 
-PAIRED = {  # Seeds differ more than systems do.
-    (0, "a"): run(model=10.0),
-    (1, "a"): run(model=20.0),
-    (2, "a"): run(model=5.0),
-    (0, "b"): run(model=11.0),
-    (1, "b"): run(model=24.0),
-}
-SCORES = {
-    (0, "mca"): run(model=2.0, truth=1.0),
-    (1, "mca"): run(model=4.0, truth=1.0),
-    (0, "ega"): run(model=6.0, truth=3.0),
-    (1, "ega"): {},
-}
+RECORDS = [
+    record("mca", 0, 100.0),
+    record("mca", 1, 50.0),
+    record("ega", 0, 110.0, lift=10.0),
+    record("ega", 1, 60.0, lift=20.0),
+    record("ega", 2, 30.0),
+    {"system": "ega", "market": 3, "failed": "the loss is nan at step 7"},
+]
 
 
-def test_the_interval_is_students():
-    assert summary([2.0])[0] == 2.0
-    assert np.isnan(summary([2.0])[1:]).all()
-    mean, low, high = summary([1.0, 2.0, 4.5])
-    reach = 4.302653 * np.std([1.0, 2.0, 4.5], ddof=1) / np.sqrt(3)
-    assert (mean, low, high) == pytest.approx((2.5, 2.5 - reach, 2.5 + reach), rel=1e-6)
+def cells(records, names):
+    return {(r["system"], r["scorer"], r["metric"]): r for r in rows_of(records, names)}
 
 
-def test_only_finished_runs_count():
-    rows = {(r["system"], r["scorer"], r["metric"]): r for r in rows_of(SCORES, ("mca", "ega"))}
-    assert rows["mca", "model", "rpm"]["mean"] == 3.0
-    assert rows["mca", "model", "rpm"]["seeds"] == 2
-    assert rows["ega", "model", "rpm"]["seeds"] == 1
-    assert rows_of(SCORES, ("gr",)) == []
+def test_lifts_have_students_interval_over_their_markets():
+    row = cells(RECORDS, ["ega"])["ega", "truth", "value_vs_mca"]
+    reach = 12.7062047 * np.std([10.0, 20.0], ddof=1) / np.sqrt(2)
+    assert (row["mean"], row["markets"], row["sessions"]) == (15.0, 2, 4096)
+    assert (row["low"], row["high"]) == pytest.approx((15 - reach, 15 + reach))
 
 
-def test_lifts_are_over_the_first_system_of_a_table(tmp_path):
-    write_tables(SCORES, {"both": ("mca", "ega"), "own": ("ega",)}, tmp_path)
+def test_a_lift_of_one_market_has_the_interval_of_its_sessions():
+    row = cells(RECORDS[:3], ["ega"])["ega", "truth", "value_vs_mca"]
+    assert (row["mean"], row["low"], row["high"], row["markets"]) == (10.0, -1.0, 9.0, 1)
+
+
+def test_levels_are_means_over_all_markets_that_did_not_fail():
+    found = cells(RECORDS, ["mca", "ega", "gr"])
+    assert found["mca", "model", "value"]["mean"] == 75.0
+    assert found["ega", "model", "value"]["markets"] == 3
+    assert found["ega", "model", "rpm"]["sessions"] == 2048
+    assert found["ega", "model", "psi"]["sessions"] == 256
+    assert ("gr", "model", "value") not in found
+    assert np.isnan(cells(RECORDS[:1], ["mca"])["mca", "truth", "rpm"]["low"])
+
+
+def test_what_is_not_finite_in_a_market_is_left_out():
+    endless = record("mca", 1, 80.0)
+    endless["means"]["truth"]["psi"] = None
+    row = cells([RECORDS[0], endless], ["mca"])["mca", "truth", "psi"]
+    assert (row["mean"], row["markets"]) == (1.0, 1)
+
+
+def test_a_lift_without_an_interval_is_shown(tmp_path):
+    endless = record("ega", 0, 80.0, lift=5.0)
+    endless["intervals"]["truth"]["value_vs_mca"] = [None, None]
+    assert np.isnan(cells([endless], ["ega"])["ega", "truth", "value_vs_mca"]["high"])
+    write_tables([endless], {"own": ("ega",)}, tmp_path)
+    assert "+5.0 % (+nan to +nan)" in (tmp_path / "tables.md").read_text()
+
+
+def test_points_are_by_the_truth_if_it_is_known():
+    rows = frontier_rows([record("ega", 0, 5.0), record("gr", 0, 6.0, scorers=["model"])], ["gr"])
+    assert [(row["system"], row["value"], row["market"]) for row in rows] == [("gr", 6.0, 0)]
+
+
+def test_tables_and_figures_are_written(tmp_path):
+    write_tables(RECORDS, {"table2": ("mca", "gr", "ega"), "own": ("ega",)}, tmp_path)
+    with (tmp_path / "table2.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert len(rows) == 2 * (2 * len(LEVELS) + 1)
+    with (tmp_path / "frontier.csv").open() as file:
+        points = list(csv.DictReader(file))
+    assert tuple(points[0]) == FRONTIER_COLUMNS
+    assert len(points) == 5
     text = (tmp_path / "tables.md").read_text()
-    first, second = text.split("### own")
-    assert "| ega | model | 1 | 6 (+200.0%)" in first
-    assert "| ega | truth | 1 | 3 (+200.0%)" in first
-    assert "| ega | truth | 1 | 3 |" in second
-    with (tmp_path / "both.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == 2 * 2 * len(METRICS)
-    with (tmp_path / "runs.csv").open() as file:
-        runs = list(csv.DictReader(file))
-    assert len(runs) == 3 * 2 * len(METRICS)
-    assert {
-        "system": "mca",
-        "seed": "1",
-        "scorer": "model",
-        "metric": "rpm",
-        "value": "4.0",
-    } in runs
-    assert (tmp_path / "tables.png").stat().st_size > 0
+    assert "| ega | truth | 2 | +15.0 % (" in text
+    assert "- ega, market 3: the loss is nan at step 7" in text
+    for name in ("lifts.png", "frontier.png"):
+        assert (tmp_path / name).stat().st_size > 0
 
 
-def test_without_a_tables_first_system_there_are_no_lifts(tmp_path):
-    write_tables(SCORES, {"table": ("gr", "mca", "ega")}, tmp_path)
-    assert "%" not in (tmp_path / "tables.md").read_text()
-
-
-def test_lifts_are_taken_seed_by_seed(tmp_path):
-    assert lifts(PAIRED, "b", "a", "model", "rpm") == pytest.approx([0.1, 0.2])
-    write_tables(PAIRED, {"both": ("a", "b")}, tmp_path)
-    reach = 12.7062047 * np.std([0.1, 0.2], ddof=1) / np.sqrt(2)
-    assert f"(+15.0% ± {reach:.1%})" in (tmp_path / "tables.md").read_text()
-
-
-def test_what_is_not_finite_and_a_first_system_without_revenue_are_shown(tmp_path):
-    nothing = dict.fromkeys(METRICS, 0.0)
-    endless = dict.fromkeys(METRICS, 1.0) | {"psi": float("nan")}
-    scores = {(0, "a"): {"model": nothing}, (0, "b"): {"model": endless}}
-    assert lifts(scores, "b", "a", "model", "rpm") == []
-    write_tables(scores, {"both": ("a", "b")}, tmp_path)
-    assert "| b | model | 1 | 1 | 1 | 1 | 1 | nan | 1 |" in (tmp_path / "tables.md").read_text()
+def test_without_runs_tables_are_empty(tmp_path):
+    write_tables([], {"table2": ("mca",)}, tmp_path)
+    assert (tmp_path / "table2.csv").read_text().strip() == ",".join(COLUMNS)

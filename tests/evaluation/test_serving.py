@@ -3,11 +3,12 @@
 import dataclasses
 
 import numpy as np
+import pytest
 from tiny_mechanism import requests_with_ads_last, tiny_mechanism
 from tiny_models import batch_of
 
 from ega_jax.data.market.clicks import Responses
-from ega_jax.evaluation.serving import served
+from ega_jax.evaluation.serving import judges_of, served
 
 B = 6
 
@@ -24,9 +25,9 @@ class HalfOfAll:
 def test_money_and_clicks_by_a_loop():
     requests, mechanism = requests_with_ads_last(3, B), tiny_mechanism()
     batch = batch_of(requests, session=np.arange(B))
-    found = served(mechanism, [batch, batch], HalfOfAll(), rule="gsp", beta=3.0)
+    found = served(mechanism, [batch, batch], judges_of(HalfOfAll()), rule="gsp", beta=3.0)
     slate = mechanism.allocate(requests, "gsp", beta=3.0)
-    sums = {judge: np.zeros(4) for judge in ("model", "truth")}
+    sums = {judge: np.zeros(5) for judge in ("model", "truth")}
     ads = shown = 0
     for row in range(B):
         for slot, item in enumerate(np.asarray(slate.items[row])):
@@ -40,15 +41,17 @@ def test_money_and_clicks_by_a_loop():
             )
             bids = [float(bid) for i, ad, bid in candidates if i == item and ad]
             bid = max(bids) if is_ad else 0.0
-            by_model = float(slate.pctr[row, slot]), float(slate.pctr_image[row, slot])
-            for judge, (click, image) in (("model", by_model), ("truth", (0.5, 0.5))):
+            by_model = [float(x[row, slot]) for x in (slate.pctr, slate.pctr_image, slate.pcvr)]
+            for judge, (click, image, convert) in (("model", by_model), ("truth", [0.5] * 3)):
                 price = float(slate.price_per_click[row, slot])
-                sums[judge] += np.array([click * price, click * bid, click, image])
+                sums[judge] += np.array([click * price, click * bid, click, image, click * convert])
     assert 0 < ads < shown
-    for judge, (paid, offered, clicks, images) in sums.items():
+    for judge, (paid, value, clicks, images, converted) in sums.items():
         expected = {
             "rpm": 1000 * paid / shown,
-            "bid_rpm": 1000 * offered / shown,
+            "value": 1000 * value / shown,
+            "surplus": 1000 * (value - paid) / shown,
+            "conversions": 1000 * converted / shown,
             "ctr_poi": clicks / shown,
             "ctr_img": images / shown,
             "ad_share": ads / shown,
@@ -66,6 +69,8 @@ def test_blank_rows_count_for_nothing():
         blank[name][:] = -1
     blank["is_ad"][:], blank["bid"][:] = False, 0.0
     half = {name: np.concatenate([batch[name], blank[name]]) for name in batch}
-    kept, alone = (served(tiny_mechanism(), [b], None, rule="gsp") for b in (half, batch))
-    assert kept == alone
+    kept, alone = (
+        served(tiny_mechanism(), [b], judges_of(None), rule="gsp") for b in (half, batch)
+    )
+    assert kept["model"] == pytest.approx(alone["model"], rel=1e-5)
     assert kept.keys() == {"model"}

@@ -160,7 +160,7 @@ def test_a_sweep_serves_each_point_once(finished, monkeypatch):
     place = json.loads((workdir / "results.json").read_text())["sweep"]["ega"]["gsp, 4 sessions"]
     for figures in place["beta"].values():
         assert figures.keys() == {"model"}, "a log has no truth"
-        assert 0 <= figures["model"]["rpm"] <= figures["model"]["bid_rpm"]
+        assert 0 <= figures["model"]["rpm"] <= figures["model"]["value"]
         assert 0 < figures["model"]["ctr_poi"] < 1
     assert place["beta"]["0"]["model"]["ad_share"] >= place["beta"]["8"]["model"]["ad_share"]
     assert (workdir / "systems" / "ega" / "figures" / "sweep-gsp.png").stat().st_size > 0

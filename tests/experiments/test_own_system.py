@@ -17,7 +17,6 @@ from ega_jax.phases.auction import request_of
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import KINDS
 from ega_jax.training.mesh import data_mesh
-from experiments import tables
 
 
 @pytest.fixture
@@ -48,9 +47,8 @@ def test_one_entry_each_makes_a_system_and_a_rule(finished, tmp_path, monkeypatc
     assert mechanism.explain(request, row=0).to_dict()[0]["contribution"] >= 0
 
     root = tmp_path / "tables"
-    shutil.copytree(workdir, root / "run" / "seed-0")
-    monkeypatch.setattr(tables, "compared", lambda: {"toy": KIND.changes})
+    shutil.copytree(workdir, root / "run" / "market-0")
     run_command(config, root, monkeypatch, only=("toy",))
     with (root / "results" / "table2.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["system"] == "toy"]
-    assert {row["metric"] for row in rows} >= {"rpm", "bid_rpm", "psi"}
+    assert {row["metric"] for row in rows} >= {"rpm", "value", "psi"}

@@ -1,9 +1,8 @@
-"""The systems on a log of seconds: the grid, the tables, and that nothing is run twice."""
+"""The systems on a log of seconds: records, tables, and that nothing is run twice."""
 
 import contextlib
 import csv
 import dataclasses
-import math
 import shutil
 
 import jax
@@ -14,20 +13,23 @@ from tiny_runs import Flag
 
 from ega_jax.baselines.cascade import cga, cross_dqn
 from ega_jax.baselines.cascade.training import Cascade
-from ega_jax.evaluation.comparison import METRICS, SERVED
+from ega_jax.evaluation.comparison import COLUMNS
+from ega_jax.evaluation.records import COSTS, LIFTS, VALUED
 from ega_jax.evaluation.report import read_results
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.reward import model
 from ega_jax.systems import compared
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config
+from ega_jax.training.files import read_json
+from ega_jax.training.loop import NonFiniteLossError
 from ega_jax.types import organic_pois
 from experiments import tables, tune
-from experiments.common import runs, workdirs
+from experiments.common import measuring, protocol, runs, workdirs
 
-FIGURES = dict.fromkeys(METRICS, 0.5)
+LEVERS = {"alpha": (0.6, 2.0), "kappa": (0.0, 4.0)}
 
 
-def run_command(config, root, monkeypatch, seeds=("0",), only=None):
+def run_command(config, root, monkeypatch, markets=("0",), only=None):
     """Runs the command as its flags would."""
 
     def open_workdir(kind, free):
@@ -35,9 +37,12 @@ def run_command(config, root, monkeypatch, seeds=("0",), only=None):
         return config, root / "run"
 
     monkeypatch.setattr(workdirs, "open_workdir", open_workdir)
-    monkeypatch.setattr(tables, "_SEEDS", Flag(list(seeds)))
-    monkeypatch.setattr(tables, "_ONLY", Flag(list(only or compared())))
-    monkeypatch.setattr(tables, "_RESULTS", Flag(str(root / "results")))
+    monkeypatch.setattr(measuring, "FRONTIER", LEVERS)
+    monkeypatch.setattr(measuring, "LATENCY_LIMIT_S", 0.0)
+    flags = {"_MARKETS": list(markets), "_ONLY": list(only or compared())}
+    flags |= {"_RESULTS": str(root / "results"), "_VALUE": 8, "_RPM": 4, "_PSI": 4}
+    for name, value in flags.items():
+        monkeypatch.setattr(tables, name, Flag(value))
     tables.main()
 
 
@@ -46,7 +51,7 @@ def tabulated(finished, tmp_path_factory):
     """A run that finds EGA trained: config, and the folder of workdir and results."""
     config, workdir = finished
     root = tmp_path_factory.mktemp("tables")
-    shutil.copytree(workdir, root / "run" / "seed-0")
+    shutil.copytree(workdir, root / "run" / "market-0")
     with pytest.MonkeyPatch.context() as patch:
         run_command(config, root, patch)
     return config, root
@@ -57,25 +62,49 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def test_all_systems_are_in_their_tables_with_every_metric(tabulated):
+def record(root, name):
+    (path,) = (root / "results" / "runs").glob(f"*-0-{name}.json")
+    return read_json(path)
+
+
+def test_all_systems_are_in_their_tables(tabulated):
     _, root = tabulated
-    for table, names in ({"table2": ("mca", "gr", "ega")} | tables.TABLES).items():
+    expected = {"table2": ("mca", "gr", "ega"), "table3": tables.TABLE3}
+    for table, names in expected.items():
         rows = read(root / "results" / f"{table}.csv")
-        assert [*rows[0]] == ["system", "scorer", "metric", "mean", "low", "high", "seeds"]
-        expected = [(name, "model", metric) for name in names for metric in METRICS]
-        assert [(r["system"], r["scorer"], r["metric"]) for r in rows] == expected
-        for row in rows:
-            assert row["seeds"] == "1"
-            assert math.isnan(float(row["low"])), "one seed has no interval"
-            if row["metric"] in SERVED:
-                assert np.isfinite(float(row["mean"]))
-    rows = read(root / "results" / "table3.csv")
-    shown = {(row["system"], row["metric"]): row["mean"] for row in rows}
-    assert shown["ega", "ctr_poi"] == shown["ega-gsp", "ctr_poi"], "the same slates"
-    kept = read_config(root / "run" / "seed-0" / "systems" / "ega")
-    assert kept["auction"]["rule"] != "gsp", "scoring it by another rule leaves a system its own"
-    assert "| ega-gsp | model | 1 |" in (root / "results" / "tables.md").read_text()
-    assert (root / "results" / "tables.png").stat().st_size > 0
+        assert tuple(rows[0]) == COLUMNS
+        assert tuple(dict.fromkeys(row["system"] for row in rows)) == names
+        assert {row["scorer"] for row in rows} == {"model"}, "a log has no truth"
+        for name in names:
+            shown = {row["metric"] for row in rows if row["system"] == name}
+            assert {*VALUED, "rpm", "surplus", "ms"} <= shown
+        assert {row["markets"] for row in rows} == {"1"}
+    assert (root / "results" / "tables.md").read_text().count("###") == 2
+
+
+def test_a_record_holds_what_its_run_measured(tabulated):
+    _, root = tabulated
+    found = record(root, "ega")
+    assert found["lifts"]["model"].keys() == set(LIFTS)
+    for name, (low, high) in found["intervals"]["model"].items():
+        if low is not None:
+            assert low <= found["lifts"]["model"][name] <= high
+    assert [(point["lever"], point["setting"]) for point in found["frontier"]] == [
+        (lever, value) for lever, values in LEVERS.items() for value in values
+    ]
+    assert {point["lever"] for point in record(root, "gr")["frontier"]} == {"kappa"}
+    assert all(found["means"]["model"][cost] > 0 for cost in COSTS)
+    assert found["sessions"]["value"] >= found["sessions"]["rpm"] > 0
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+    assert found["manifest"]["config"]["auction"]["system"] == "ega"
+
+
+def test_systems_that_differ_in_the_rule_share_slates(tabulated):
+    _, root = tabulated
+    own, gsp = (record(root, name)["means"]["model"] for name in ("ega", "ega-gsp"))
+    assert own["value"] == gsp["value"]
+    kept = read_config(root / "run" / "market-0" / "systems" / "ega")
+    assert kept["auction"]["rule"] != "gsp", "another rule leaves the system its own"
 
 
 def with_kappa(run, kappa):
@@ -87,7 +116,7 @@ def with_kappa(run, kappa):
 
 def test_the_auction_and_the_placement_are_taught_by_the_reward_model(tabulated, monkeypatch):
     config, root = tabulated
-    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, root / "run" / "seed-0"))
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, root / "run" / "market-0"))
     auction = runs.find_system("mca").system.cga
     run, views = with_kappa(runs.find_system("mca"), 3.0), {}
     cascade, train = Cascade(run), AuctionTraining.train_phase
@@ -139,37 +168,84 @@ def test_the_auction_and_the_placement_are_taught_by_the_reward_model(tabulated,
     np.testing.assert_allclose(judged, (bid + 3.0) * expected(run.reward), rtol=1e-5)
 
 
-def test_what_is_finished_is_never_repeated_nor_mixed(tabulated, monkeypatch, capsys):
+def test_what_is_recorded_is_never_repeated_nor_mixed(tabulated, monkeypatch, capsys):
     config, root = tabulated
     before = (root / "results" / "table2.csv").read_text()
-    monkeypatch.setattr(tables, "run_system", lambda *_: pytest.fail("run again"))
+    monkeypatch.setattr(tables, "measure", lambda *_: pytest.fail("run again"))
     run_command(config, root, monkeypatch)
     count = len(compared())
-    assert f"{count} of {count} runs finished" in capsys.readouterr().out
+    assert f"{count} of {count} runs recorded" in capsys.readouterr().out
     assert (root / "results" / "table2.csv").read_text() == before
     config = config.changed({"payment.num_reports": 4})
     with pytest.raises(ConfigMismatchError, match=r"payment\.num_reports"):
         run_command(config, root, monkeypatch)
 
 
-def test_a_seed_that_another_process_is_at_comes_last(finished, tmp_path, monkeypatch):
-    order, taken = [], tmp_path / "run" / "seed-0" / "systems"
+def test_lifts_that_became_possible_are_added_from_what_was_measured(
+    tabulated, tmp_path, monkeypatch
+):
+    config, root = tabulated
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    for name in ("mca", "gr", "ega"):
+        (path,) = (tmp_path / "results" / "runs").glob(f"*-0-{name}.json")
+        path.unlink()
+    monkeypatch.setattr(measuring, "served_batch", lambda *_, **__: pytest.fail("served again"))
+    monkeypatch.setattr(measuring, "judge_batch", lambda *_: pytest.fail("judged again"))
+    run_command(config, tmp_path, monkeypatch, only=["ega"])
+    assert record(tmp_path, "ega")["lifts"]["model"] == {}
+    run_command(config, tmp_path, monkeypatch, only=["mca", "gr", "ega"])
+    for name in ("mca", "gr", "ega"):
+        ours, theirs = (record(folder, name) for folder in (tmp_path, root))
+        assert ours["lifts"] == theirs["lifts"]
+        assert ours["means"] == theirs["means"]
+
+
+def test_a_run_that_fails_is_recorded_and_the_others_go_on(
+    tabulated, tmp_path, monkeypatch, capsys
+):
+    config, root = tabulated
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "results")
+    results = measuring.Measured.results.fget
+
+    def failing(measured):
+        if measured.run.name == "gr":
+            raise NonFiniteLossError("the loss is nan at step 7")
+        return results(measured)
+
+    monkeypatch.setattr(measuring.Measured, "results", property(failing))
+    run_command(config, tmp_path, monkeypatch, only=["gr", "ega"])
+    assert record(tmp_path, "gr")["failed"] == "the loss is nan at step 7"
+    assert "- gr, market 0: the loss is nan at step 7" in capsys.readouterr().out
+    assert record(tmp_path, "ega")["lifts"]["model"] == {}
+
+
+def test_a_market_that_another_process_is_at_comes_last(finished, tmp_path, monkeypatch):
+    order, taken = [], tmp_path / "run" / "market-0" / "systems"
 
     @contextlib.contextmanager
     def other_process(folder, *, wait=True):
         yield wait or folder != taken
 
+    config = finished[0].changed({"data.path": ""})
     monkeypatch.setattr(tables, "locked", other_process)
-    monkeypatch.setattr(tables, "run_system", lambda *run: order.append(run[-2:]))
-    monkeypatch.setattr(tables, "known", lambda _, *run: {"model": FIGURES} if run in order else {})
-    run_command(finished[0], tmp_path, monkeypatch, seeds=("0", "1"))
-    assert order == [(seed, name) for seed in (1, 0) for name in compared()]
+    monkeypatch.setattr(tables, "measure", lambda market, name: order.append((market.number, name)))
+    monkeypatch.setattr(
+        protocol.Market, "is_recorded", lambda market, name: (market.number, name) in order
+    )
+    run_command(config, tmp_path, monkeypatch, markets=("0", "1"))
+    assert order == [(number, name) for number in (1, 0) for name in compared()]
+
+
+def test_one_log_is_one_market(finished, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"--markets=0,1: .* is one log, so one market"):
+        run_command(finished[0], tmp_path, monkeypatch, markets=("0", "1"))
 
 
 @pytest.mark.slow
 def test_trials_use_what_the_workdir_has(tabulated, monkeypatch, capsys):
     config, root = tabulated
-    workdir = root / "run" / "seed-0"
+    workdir = root / "run" / "market-0"
     monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, workdir))
     monkeypatch.setattr(
         tune, "TRIALS", {"gr": ({"alignment.num_steps": 1}, {"alignment.num_steps": 0})}
@@ -194,6 +270,6 @@ def test_tables_without_learned_prices_are_refused(finished, tmp_path, monkeypat
 
 
 def test_runs_share_what_they_may():
-    assert tables.folders_of(2, "ega-gsp") == tables.folders_of(2, "ega") == ("seed-2", "ega")
-    assert tables.folders_of(0, "gr") == ("seed-0", "gr")
-    assert tables.folders_of(1, "ega-mtp") == ("seed-1-ega-mtp", "ega-mtp")
+    assert protocol.folders_of(2, "ega-gsp") == protocol.folders_of(2, "ega") == ("market-2", "ega")
+    assert protocol.folders_of(0, "gr") == ("market-0", "gr")
+    assert protocol.folders_of(1, "ega-mtp") == ("market-1-ega-mtp", "ega-mtp")

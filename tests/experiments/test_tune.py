@@ -8,8 +8,8 @@ from experiments.common.runs import changed
 from experiments.configs import market
 
 BEST_BY_TRUTH = {
-    "one_rec.strength=0.1": {"model": {"bid_rpm": 3.0}, "truth": {"bid_rpm": 9.0}},
-    "one_rec.strength=0.5": {"model": {"bid_rpm": 4.0}, "truth": {"bid_rpm": 1.0}},
+    "one_rec.strength=0.1": {"model": {"value": 3.0}, "truth": {"value": 9.0}},
+    "one_rec.strength=0.5": {"model": {"value": 4.0}, "truth": {"value": 1.0}},
 }
 
 

@@ -24,11 +24,16 @@ class Toy:
             os.kill(os.getpid(), self._signum)
         self.asked.append(number)
         row = SIZE * number + jnp.arange(SIZE)
-        return {"row": row, "wide": jnp.tile(row[:, None] / 3, 3), "none": jnp.zeros((SIZE, 0))}
+        return {
+            "row": row,
+            "wide": jnp.tile(row[:, None] / 3, 3),
+            "none": jnp.zeros((SIZE, 0)),
+            "inner": {"exact": np.arange(SIZE) + number / 3},
+        }
 
 
 def made(path, toy):
-    return tabulated(path, NUM_BATCHES, SIZE, toy)
+    return tabulated(path, NUM_BATCHES, toy)
 
 
 def test_rows_stand_in_order_and_are_made_once(tmp_path):
@@ -37,6 +42,8 @@ def test_rows_stand_in_order_and_are_made_once(tmp_path):
     np.testing.assert_array_equal(table["row"], np.arange(NUM_BATCHES * SIZE))
     assert table["wide"].shape == (NUM_BATCHES * SIZE, 3)
     assert table["none"].shape == (NUM_BATCHES * SIZE, 0)
+    exact = np.add.outer(np.arange(NUM_BATCHES) / 3, np.arange(SIZE)).reshape(-1)
+    np.testing.assert_array_equal(table["inner"]["exact"], exact, strict=True)
     assert toy.asked == list(range(NUM_BATCHES))
     again = Toy()
     chex.assert_trees_all_equal(made(tmp_path / "table", again), table)

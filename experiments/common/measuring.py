@@ -1,0 +1,151 @@
+"""Measuring a trained system by the protocol, on sessions that all systems of a market share.
+
+What is measured is kept in the system's folder, batch after batch: an interrupted command goes on
+where it stopped, and other systems of the market are compared with it later.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ega_jax.evaluation.auction import Judged, judge_batch, scores
+from ega_jax.evaluation.records import ByJudge, Results
+from ega_jax.evaluation.serving import Outcomes, judges_of, served_batch
+from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.training.files import read_json, replacing
+from ega_jax.training.mesh import fill_devices
+from ega_jax.training.tabulation import progress_of, tabulated
+from experiments.benchmarks.timing import latencies, percentiles
+from experiments.common.runs import train_system, truth_of
+
+SLATES_ONLY = "first_price"  # The rule that needs no second search, where prices do not matter.
+FRONTIER: Mapping[str, tuple[float, ...]] = {  # Lever -> its settings, declared beforehand.
+    "alpha": (0.6, 1.2, 1.8, 2.4, 3.0, 3.6),
+    "beta": (0.0, 0.5, 2.0, 8.0, 16.0, 32.0),
+    "kappa": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
+}
+TOKEN_LEVERS = ("alpha", "beta")  # Without effect on a system that weighs no tokens by bids.
+LATENCY_LIMIT_S = 5.0
+
+Batch = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sessions:
+    """About how many test sessions a measurement takes, evenly spread; whole batches."""
+
+    value: int  # Value, responses and ads, at the system's own levers and along each.
+    rpm: int  # Revenue at the system's own prices.
+    psi: int  # Regret: every report of every ad.
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The measurements of a system; each is made once, and read from the system's folder later."""
+
+    run: AuctionTraining
+    rule: str  # The payment rule.
+    sessions: Sessions
+
+    @property
+    def results(self) -> Results:
+        """All measurements; those that are missing are made."""
+        costs = self.costs  # First, since it trains the system.
+        psi = self.psi
+        judged = next(iter(psi.values()))
+        return Results(
+            value=self.value,
+            rpm=self.rpm,
+            psi={judge: scores(each, self.rule) for judge, each in psi.items()},
+            psi_sessions=len(judged.value),
+            frontier=self.frontier,
+            costs={name: cost for name, cost in costs.items() if name != "train_seconds"},
+        )
+
+    @property
+    def value(self) -> ByJudge:
+        """Outcomes of the system's slates by judge."""
+        return self._served("value", self.sessions.value, SLATES_ONLY)
+
+    @property
+    def rpm(self) -> ByJudge:
+        """Outcomes at the prices of the payment rule, by judge."""
+        return self._served(f"rpm-{self.rule}", self.sessions.rpm, self.rule)
+
+    @property
+    def frontier(self) -> dict[tuple[str, float], ByJudge]:
+        """Outcomes by judge along each lever that has an effect: (lever, setting) -> judge."""
+        settings = self.run.settings
+        weighs = self.run.system.weighs_tokens and not settings.allocation.bid_free
+        own = {lever: getattr(self.run.levers, lever) for lever in FRONTIER}
+        return {
+            (lever, value): self._served(f"value-{lever}-{value:g}", *at, **{lever: value})
+            if value != own[lever]
+            else self.value
+            for lever, values in FRONTIER.items()
+            if weighs or lever not in TOKEN_LEVERS
+            for value in values
+            for at in [(self.sessions.value, SLATES_ONLY)]
+        }
+
+    @property
+    def psi(self) -> dict[str, Judged]:
+        """Reports and their outcomes by judge; they hold for every payment rule."""
+        truth, losing = truth_of(self.run), self.run.settings.auction.num_losing
+
+        def judged(batch: Batch) -> dict[str, Any]:
+            mechanism = self.run.mechanism
+            found = judge_batch(mechanism, mechanism.levers, batch, truth, losing)
+            return {judge: dataclasses.asdict(each) for judge, each in found.items()}
+
+        table = self._table("psi", self.sessions.psi, judged)
+        return {judge: Judged(**columns) for judge, columns in table.items()}
+
+    @functools.cached_property
+    def costs(self) -> dict[str, float]:
+        """`ms` of one request alone (median), and `train_seconds` of the process that trained."""
+        path = self.run.folder / "measured" / f"costs-{self.rule}.json"
+        if not path.exists():
+            start = time.perf_counter()
+            mechanism = train_system(self.run)
+            costs = {"train_seconds": time.perf_counter() - start}
+            one = request_of(next(iter(self.run.sessions("test", 1, 1))))
+            times = latencies(lambda: mechanism.allocate(one, self.rule), LATENCY_LIMIT_S)
+            costs["ms"] = percentiles(times)["p50_ms"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as written:
+                written.write_text(json.dumps(costs, indent=2) + "\n")
+        return read_json(path)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What training and each finished measurement took."""
+        tables = sorted((self.run.folder / "measured").glob("*/metadata"))
+        spent = {path.parent.name: progress_of(path.parent)[1] for path in tables}
+        return {"train": self.costs["train_seconds"]} | spent
+
+    def _served(self, part: str, num_sessions: int, rule: str, **levers: float) -> ByJudge:
+        """Outcomes of some test sessions by judge, under a rule and changed levers."""
+        judges = judges_of(truth_of(self.run))
+
+        def outcomes(batch: Batch) -> dict[str, Any]:
+            found = served_batch(self.run.mechanism, batch, judges, rule, **levers)
+            return {judge: dict(vars(each)) for judge, each in found.items()}
+
+        table = self._table(part, num_sessions, outcomes)
+        return {judge: Outcomes(**columns) for judge, columns in table.items()}
+
+    def _table(
+        self, part: str, num_sessions: int, rows_of: Callable[[Batch], dict[str, Any]]
+    ) -> Mapping[str, Any]:
+        """What `rows_of` tells of the batches of some test sessions."""
+        size = self.run.settings.auction.batch_size
+        batches = list(fill_devices(self.run.sessions("test", num_sessions, size)))
+        path = self.run.folder / "measured" / f"{part}-{num_sessions}"
+        name = f"{self.run.name}: {part}"
+        return tabulated(path, len(batches), lambda number: rows_of(batches[number]), name)
