@@ -147,7 +147,8 @@ def test_without_loops_xla_agrees(function):
 def test_xla_agrees_on_a_training_step():
     config = dataclasses.replace(GENERATOR, creatives=False, width=32, hidden=64)
     step, given = Model(config, num_items=8).training(16)
-    assert flops_of(step, *given) == pytest.approx(xla(step, *given), rel=0.01)
+    # XLA's count lacks some of the optimizer's additions and products with constants.
+    assert flops_of(step, *given) == pytest.approx(xla(step, *given), rel=0.02)
 
 
 def search(num_slots):
