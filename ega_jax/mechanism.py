@@ -83,20 +83,20 @@ class Mechanism:
             rule is unknown, a lever is unknown or out of range, or the book does not serve the
             levers.
         """
-        return _serve(*self._asked(request, rule, levers))
+        return serve(*self.arguments(request, rule, **levers))
 
     def allocate_with_menu(
         self, request: AnyRequest, rule: str | None = None, **levers: float
     ) -> tuple[Slate, Menu]:
         """Does what `allocate` does, and also returns the menus from which slates were chosen."""
-        return _serve_with_menus(*self._asked(request, rule, levers))
+        return _serve_with_menus(*self.arguments(request, rule, **levers))
 
-    def _asked(
-        self, request: AnyRequest, rule: str | None, changes: Mapping[str, Any]
+    def arguments(
+        self, request: AnyRequest, rule: str | None = None, **levers: float
     ) -> tuple[System, dict[str, Params], PricingConfig, AnyRequest, Levers, ChosenRule]:
-        """Checks a batch of requests, and returns all that serving it takes."""
+        """The checked arguments of `serve`; arguments and errors as in `allocate`."""
         request = self._checked(request)
-        chosen, settings = self._settings(rule, changes)
+        chosen, settings = self._settings(rule, levers)
         self._check_book(request, settings)
         return self.system, self.networks, self.pricing, request, settings, chosen
 
@@ -226,7 +226,7 @@ def mechanism_folder(workdir: str | os.PathLike, system: str) -> Path:
 
 
 @functools.partial(jax.jit, static_argnames="pricing")
-def _serve(
+def serve(
     system: System,
     networks: dict[str, Params],
     pricing: PricingConfig,
@@ -235,8 +235,8 @@ def _serve(
     chosen: ChosenRule,
 ) -> Slate:
     """Slates of a batch of requests, with the prices of one rule."""
-    serve = functools.partial(_slates, system, networks, pricing, levers, chosen)
-    return split_rows(lambda request: serve(request)[0], request)
+    slates = functools.partial(_slates, system, networks, pricing, levers, chosen)
+    return split_rows(lambda request: slates(request)[0], request)
 
 
 @functools.partial(jax.jit, static_argnames="pricing")
@@ -248,7 +248,7 @@ def _serve_with_menus(
     levers: Levers,
     chosen: ChosenRule,
 ) -> tuple[Slate, Menu]:
-    """The slates of `_serve`, with their menus."""
+    """The slates of `serve`, with their menus."""
     return split_rows(
         functools.partial(_slates, system, networks, pricing, levers, chosen), request
     )

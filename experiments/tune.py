@@ -3,8 +3,8 @@
 Trials run on market 100, which no table uses, and are measured on the split "tune", on which
 nothing is trained. The judge is a reward model of another seed, larger, and trained on two million
 fresh sessions of this market, half of them with uniformly drawn slates; no system sees it. The
-criterion is the value at equal clicks, as in the tables: that of the trial's frontier at the CTR-poi
-of MCA with its defaults. The truth is shown beside it and decides nothing.
+criterion is the value at equal clicks, as in the tables: that of the trial's frontier at the
+CTR-poi of MCA with its defaults. The truth is shown beside it and decides nothing.
 
     python -m experiments.tune --config=experiments/configs/market.py:tiny
     python -m experiments.tune --config=experiments/configs/market.py:small --best_of=market-tiny

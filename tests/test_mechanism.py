@@ -71,7 +71,7 @@ def test_levers_keep_their_types_whatever_is_changed():
 def test_levers_bids_and_rules_change_without_compiling_again():
     m = tiny_mechanism()
     first = m.allocate(REQUESTS)
-    compiled = mechanism._serve._cache_size()
+    compiled = mechanism.serve._cache_size()
     slates = [first]
     for rule, changes in (
         ("threshold", {"alpha": 2.0, "beta": 0.5}),
@@ -81,7 +81,7 @@ def test_levers_bids_and_rules_change_without_compiling_again():
     ):
         request = REQUESTS.replace(bid=REQUESTS.bid * np.float32(1 + len(slates)))
         slates.append(m.allocate(request, rule, **changes))
-    assert mechanism._serve._cache_size() == compiled
+    assert mechanism.serve._cache_size() == compiled
     chex.assert_trees_all_equal(first, m.allocate(REQUESTS))
     prices = [slate.price_per_click for slate in slates]
     assert all((x != y).any() for x, y in itertools.combinations(prices, 2))

@@ -81,7 +81,7 @@ def test_serving(auction, monkeypatch):
     request = request_of(auction.batch(2))
 
     def serve(system, networks, request, levers, chosen):
-        return mechanism._serve(system, networks, served.pricing, request, levers, chosen)
+        return mechanism.serve(system, networks, served.pricing, request, levers, chosen)
 
     chosen, levers = served._settings("threshold", {})
     assert lowers(serve, served.system, served.networks, request, levers, chosen)

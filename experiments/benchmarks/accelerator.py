@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from ega_jax.errors import UserError
+from ega_jax.evaluation.flops import flops_of
 from experiments.benchmarks.auction import Auction
 from experiments.benchmarks.book_search import measure_book_search
 from experiments.benchmarks.books import measure_books
@@ -20,7 +21,7 @@ from experiments.benchmarks.generator import Model, measure_generator
 from experiments.benchmarks.quick_start import measure_quick_start
 from experiments.benchmarks.sizes import DTYPE, SIZES, Sizes
 from experiments.benchmarks.suite import Part
-from experiments.benchmarks.timing import emit, flops_of, latencies, matrix_product, percentiles
+from experiments.benchmarks.timing import emit, latencies, matrix_product, percentiles
 
 RULES = ("gsp", "threshold")  # Without and with re-allocations.
 STEPS, RUNS = 10, 3  # Training: runs of so many steps that do not wait for each other.
@@ -52,7 +53,7 @@ def measure_training(sizes: Sizes) -> None:
             return state
 
         seconds = statistics.median(latencies(run, float("inf"), RUNS)) / STEPS
-        work = flops_of(compiled) / seconds
+        work = flops_of(step, state, batch) / seconds
         record = {"part": "train", "width": sizes.generator.width, "dtype": DTYPE}
         record |= {"batch": rows, "samples_per_s": rows / seconds}
         record |= {"tflop_per_s": work / 1e12, "share_of_peak": peak and work / peak}

@@ -15,6 +15,7 @@ from ega_jax.auction.outcomes import tabulate_request
 from ega_jax.auction.pricing import PricingConfig
 from ega_jax.auction.system import Levers, check_levers
 from ega_jax.evaluation import misreports
+from ega_jax.evaluation.flops import flops_of, flops_per_request
 from ega_jax.generation import generator
 from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
 from ega_jax.generation.reports import Report
@@ -31,7 +32,7 @@ from ega_jax.training.mesh import map_rows
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import AnyRequest, Catalogue
-from experiments.benchmarks.timing import emit, flops_of, matrix_product, timed
+from experiments.benchmarks.timing import emit, matrix_product, timed
 
 NUM_POIS, CREATIVES = 1000, 4
 EMBEDDINGS = 64, 32
@@ -40,6 +41,7 @@ NUM_REPORTS = 10  # J
 NUM_LOSING = 4  # Losing ads whose reports are tried.
 NUM_LAYERS = 3  # C
 BATCHES = (1, 8, 32)
+NUM_COUNTED = 4  # Requests whose FLOPs are counted.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,13 +243,15 @@ def measure_serving(name: str, rounds: int) -> None:
     """Times allocations of one shape; emits one line per measurement, a median of `rounds` runs."""
     auction = Auction(SHAPES[name])
     mechanism = auction.mechanism()
+    counted = auction.requests(NUM_COUNTED)
     for rule in ("gsp", "threshold"):
-        best = 0.0
+        best, work = 0.0, float(flops_per_request(mechanism, counted, rule).mean())
         for rows in BATCHES:
             request = request_of(auction.batch(rows))
             (median,) = timed([lambda r=request, by=rule: mechanism.allocate(r, by)], rounds)
             speed = rows / median
             served = {"rule": rule, "batch": rows, "requests_per_s": speed}
+            served |= {"gflop_per_request": work / 1e9}
             emit({"part": "allocate", "shape": name} | served)
             if speed < 1.1 * best:
                 break  # Larger batches are not faster.
@@ -264,7 +268,6 @@ def measure_phases(name: str, rounds: int) -> None:
     for phase, (rows, (function, given)) in Auction(SHAPES[name]).steps().items():
         step = function.lower(*given).compile()
         (median,) = timed([functools.partial(step, *given)], rounds)
-        share = flops_of(step) / median / product()
-        # The alignment searches in loops, whose lengths the FLOP count does not know.
-        known = {} if phase == "alignment" else {"share_of_matmul": share}
-        emit({"part": phase, "shape": name, "batch": rows, "steps_per_s": 1 / median} | known)
+        share = flops_of(function, *given) / median / product()
+        record = {"part": phase, "shape": name, "batch": rows, "steps_per_s": 1 / median}
+        emit(record | {"share_of_matmul": share})

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ega_jax.errors import UserError
+from ega_jax.evaluation.flops import flops_of
 from ega_jax.generation import generator
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.book_ledger import BookLedger
@@ -23,7 +24,7 @@ from ega_jax.generation.pretraining import pretraining_loss
 from ega_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.types import Catalogue
-from experiments.benchmarks.timing import emit, flops_of, matrix_product, seconds
+from experiments.benchmarks.timing import emit, matrix_product, seconds
 
 W, C, S, N = 1024, 3, 64, 1000
 SHAPES = {"3 codes": (20, 1), "30 codes": (32, 10)}  # (T, K)
@@ -134,7 +135,7 @@ def measure_generator(
     if "train" in parts:
         step, given = model.training(batch)
         compiled = step.lower(*given).compile()
-        calls["train"], work = functools.partial(compiled, *given), flops_of(compiled)
+        calls["train"], work = functools.partial(compiled, *given), flops_of(step, *given)
     if "search" in parts:
         calls["search"] = model.search()
     ours: dict[str, list[float]] = {name: [] for name in calls}

@@ -56,11 +56,6 @@ def matrix_product(dtype: str = "float32", size: int = 2048) -> Callable[[], flo
     return lambda: 2 * size**3 / min(seconds(product, x, x) for _ in range(5))
 
 
-def flops_of(compiled: jax.stages.Compiled) -> float:
-    """Returns the floating-point operations of a call, NaN if unknown; loop bodies count once."""
-    return (compiled.cost_analysis() or {}).get("flops", float("nan"))
-
-
 def emit(record: dict[str, Any]) -> None:
     """Prints one JSON line, with numbers rounded to four digits; NaN is `null`."""
     print(json.dumps({name: _rounded(value) for name, value in record.items()}), flush=True)

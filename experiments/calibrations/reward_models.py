@@ -12,7 +12,7 @@ from ega_jax.evaluation.off_policy import predicted_over_true_clicks
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.reward import reward_phase, weighting_report
 from ega_jax.phases.settings import RewardPhaseSettings
-from ega_jax.phases.streamed import streamed_reward
+from ega_jax.phases.streamed import LARGE, streamed_reward
 from ega_jax.reward.model import RewardConfig
 from ega_jax.training.checkpoints import PhaseCheckpoints
 from ega_jax.types import Params
@@ -21,14 +21,6 @@ from experiments.common.runs import measure_reward
 SESSIONS = 20_000  # Test sessions, each with one uniformly drawn slate.
 WEIGHTED = 1.0  # Power of the inverse propensity in the weighted model.
 LARGE_FOLDER = "calibration/large"  # In the workdir.
-LARGE = {  # A million parameters, and two million sessions, each seen once.
-    "width": 128,
-    "hidden": 512,
-    "num_heads": 8,
-    "blocks": 2,
-    "batch_size": 512,
-    "num_steps": 3907,
-}
 
 
 def reward_models(run: AuctionTraining) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from ega_jax.evaluation.auction import Judged, judge_batch, scores
+from ega_jax.evaluation.flops import flops_per_request
 from ega_jax.evaluation.records import ByJudge, Results
 from ega_jax.evaluation.serving import Judge, Outcomes, judges_of, served_batch
 from ega_jax.phases.auction import AuctionTraining, request_of
@@ -31,6 +33,7 @@ FRONTIER: Mapping[str, tuple[float, ...]] = {  # Lever -> its settings, declared
 }
 TOKEN_LEVERS = ("alpha", "beta")  # Without effect on a system that weighs no tokens by bids.
 LATENCY_LIMIT_S = 5.0
+COUNTED = 16  # Requests whose FLOPs are counted.
 
 Batch = Mapping[str, np.ndarray]
 
@@ -110,15 +113,20 @@ class Measured:
 
     @functools.cached_property
     def costs(self) -> dict[str, float]:
-        """`ms` of one request alone (median), and `train_seconds` of the process that trained."""
+        """`ms` and `flops` of a request alone, and `train_seconds` of the process that trained.
+
+        The milliseconds are the median of repeated calls, the FLOPs the mean of some requests.
+        """
         path = self.run.folder / "measured" / f"costs-{self.rule}.json"
         if not path.exists():
             start = time.perf_counter()
             mechanism = train_system(self.run)
             costs = {"train_seconds": time.perf_counter() - start}
-            one = request_of(next(iter(self.run.sessions("test", 1, 1))))
+            some = request_of(next(iter(self.run.sessions(self.split, COUNTED, COUNTED))))
+            one = jax.tree.map(lambda x: x[:1], some)
             times = latencies(lambda: mechanism.allocate(one, self.rule), LATENCY_LIMIT_S)
             costs["ms"] = percentiles(times)["p50_ms"]
+            costs["flops"] = float(flops_per_request(mechanism, some, self.rule).mean())
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as written:
                 written.write_text(json.dumps(costs, indent=2) + "\n")

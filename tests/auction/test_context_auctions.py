@@ -15,7 +15,7 @@ from ega_jax.auction.alignment import AlignmentConfig
 from ega_jax.errors import UserError
 from ega_jax.generation import generator
 from ega_jax.generation.generator import GeneratorDecoder
-from ega_jax.mechanism import Mechanism, _serve, mechanism_folder
+from ega_jax.mechanism import Mechanism, mechanism_folder, serve
 from ega_jax.phases.auction import request_of
 from ega_jax.phases.ega import auction_loss
 from ega_jax.reward import model as reward_model
@@ -65,11 +65,11 @@ def test_predictions_follow_the_context_of_their_request():
 
 def test_contexts_change_without_compiling_again():
     _ = mechanism().allocate(requests())
-    compiled = _serve._cache_size()
+    compiled = serve._cache_size()
     for value in (0.0, 3.0):
         context = np.full((ROWS, 2), value).tolist()
         _ = mechanism().allocate(requests().replace(context=context))
-    assert _serve._cache_size() == compiled
+    assert serve._cache_size() == compiled
 
 
 def test_a_request_without_its_context_is_refused():
