@@ -15,7 +15,6 @@ from ega_jax.baselines.cascade import cga, cross_dqn
 from ega_jax.baselines.cascade.training import Cascade
 from ega_jax.evaluation.comparison import COLUMNS
 from ega_jax.evaluation.records import COSTS, LIFTS, VALUED
-from ega_jax.evaluation.report import read_results
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.reward import model
 from ega_jax.systems import compared
@@ -23,7 +22,7 @@ from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, rea
 from ega_jax.training.files import read_json
 from ega_jax.training.loop import NonFiniteLossError
 from ega_jax.types import organic_pois
-from experiments import tables, tune
+from experiments import tables
 from experiments.common import measuring, protocol, runs, workdirs
 
 LEVERS = {"alpha": (0.6, 2.0), "kappa": (0.0, 4.0)}
@@ -240,27 +239,6 @@ def test_a_market_that_another_process_is_at_comes_last(finished, tmp_path, monk
 def test_one_log_is_one_market(finished, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"--markets=0,1: .* is one log, so one market"):
         run_command(finished[0], tmp_path, monkeypatch, markets=("0", "1"))
-
-
-@pytest.mark.slow
-def test_trials_use_what_the_workdir_has(tabulated, monkeypatch, capsys):
-    config, root = tabulated
-    workdir = root / "run" / "market-0"
-    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, workdir))
-    monkeypatch.setattr(
-        tune, "TRIALS", {"gr": ({"alignment.num_steps": 1}, {"alignment.num_steps": 0})}
-    )
-    monkeypatch.setattr(tune, "_SYSTEMS", Flag(["gr"]))
-    monkeypatch.setattr(tune, "_SESSIONS", Flag(4))
-    tune.main()
-    known = read_results(workdir)["tuning"]["4 sessions"]["gr"]
-    assert set(known) == {"alignment.num_steps=1", "alignment.num_steps=0"}
-    assert "alignment.num_steps=1" in capsys.readouterr().out
-    monkeypatch.setattr(tune, "try_out", lambda *_: pytest.fail("tried again"))
-    tune.main()
-    monkeypatch.setattr(tune, "_SYSTEMS", Flag(["tiger"]))
-    with pytest.raises(ValueError, match="no system tiger; there are gr"):
-        tune.main()
 
 
 def test_tables_without_learned_prices_are_refused(finished, tmp_path, monkeypatch):

@@ -1,22 +1,56 @@
-"""The trials: as many for each system, of fields that exist, the winner by the model alone."""
+"""The trials: as many for each system, of fields that exist; the winner by the judge alone."""
+
+import json
+import math
 
 import pytest
+from small_market import MARKET
+from tiny_runs import Flag, tiny_config
 
+from ega_jax.data.market.logs import write_market
 from ega_jax.errors import UserError
 from experiments import tune
+from experiments.common import measuring
+from experiments.common.measuring import Sessions
+from experiments.common.protocol import Market
 from experiments.common.runs import changed
 from experiments.configs import market
 
-BEST_BY_TRUTH = {
-    "one_rec.strength=0.1": {"model": {"value": 3.0}, "truth": {"value": 9.0}},
-    "one_rec.strength=0.5": {"model": {"value": 4.0}, "truth": {"value": 1.0}},
-}
+LEVERS = {"alpha": (0.6,), "kappa": (0.0, 4.0)}
+
+
+def point(value, ctr_poi):
+    return {judge: {"value": value, "ctr_poi": ctr_poi} for judge in ("judge", "truth")}
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """Trials that are measured by a table: value and clicks by system and changes."""
+    found = {
+        ("mca", "defaults"): [point(10.0, 0.05), point(8.0, 0.07)],
+        ("gr", "defaults"): [point(12.0, 0.04), point(9.0, 0.06)],
+        ("gr", "one_rec.strength=0.5"): [point(30.0, 0.045)],
+        ("gr", "alignment.learning_rate=0.0001"): [point(11.0, 0.051)],
+    }
+    made = []
+
+    def measured(_, system, changes):
+        made.append((system, tune.title_of(changes)))
+        return {"frontier": found[made[-1]]}
+
+    monkeypatch.setattr(tune, "measured", measured)
+    monkeypatch.setattr(tune, "_ASKED_BY", Flag("a person"))
+    place = Market(tune.MARKET, market.settings("tiny"), tmp_path, tmp_path, Sessions(8, 1, 1))
+    for changes in ({}, {"one_rec.strength": 0.5}, {"alignment.learning_rate": 1e-4}):
+        tune.try_out(place, "gr", changes)
+    return place, made
 
 
 def test_each_system_has_as_many_trials():
     assert {len(trials) for trials in tune.TRIALS.values()} == {4}
     for trials in tune.TRIALS.values():
         assert len({tune.title_of(trial) for trial in trials}) == len(trials)
+        assert tune.DEFAULTS in trials
 
 
 def test_trials_change_fields_that_exist():
@@ -31,8 +65,68 @@ def test_a_change_of_no_field_is_refused():
         changed(market.settings("tiny"), {"cascade.num_recaled": 4})
 
 
-def test_the_model_alone_says_which_is_best(capsys):
-    tune.print_trials(BEST_BY_TRUTH, "gr")
-    marked = [line for line in capsys.readouterr().out.splitlines() if "*" in line]
-    assert len(marked) == 1
-    assert "one_rec.strength=0.5" in marked[0]
+def test_trials_are_valued_at_the_clicks_of_the_reference(asked):
+    place, made = asked
+    found = tune.recorded(place.results, place.settings.name, "gr")
+    records = {tune.title_of(record["changes"]): record for record in found}
+    assert {r["clicks"] for r in records.values()} == {0.05}
+    assert records["defaults"]["judge"] == pytest.approx(10.5)
+    assert records["one_rec.strength=0.5"]["judge"] is None, "it has fewer clicks"
+    assert records["alignment.learning_rate=0.0001"]["judge"] == pytest.approx(11.0)
+    assert records["defaults"]["asked_by"] == "a person"
+    assert made.count(("mca", "defaults")) == 1
+
+
+def test_a_recorded_trial_is_not_made_again(asked):
+    place, made = asked
+    before = list(made)
+    assert tune.try_out(place, "gr", {})["judge"] == pytest.approx(10.5)
+    assert made == before
+
+
+def test_the_best_by_the_judge_are_made_again(asked, monkeypatch, capsys):
+    place, _ = asked
+    records = tune.recorded(place.results, place.settings.name, "gr")
+    assert tune.best(records, 2) == [{"alignment.learning_rate": 1e-4}, {}]
+    tune.print_trials(records, "gr")
+    (marked,) = [line for line in capsys.readouterr().out.splitlines() if "*" in line]
+    assert "alignment.learning_rate=0.0001" in marked
+    monkeypatch.setattr(tune, "_BEST_OF", Flag("market-huge"))
+    monkeypatch.setattr(tune, "_RESULTS", Flag("results"))
+    with pytest.raises(UserError, match="--best_of=market-huge: there is no trial of it"):
+        tune.best([], 2)
+
+
+@pytest.mark.slow
+def test_a_trial_is_judged_by_a_model_that_no_system_sees(tmp_path, monkeypatch):
+    write_market(MARKET, tmp_path / "log")
+    monkeypatch.setattr(measuring, "FRONTIER", LEVERS)
+    sizes = {"width": 8, "hidden": 8, "num_heads": 2, "blocks": 1, "batch_size": 16, "num_steps": 8}
+    monkeypatch.setattr(tune, "LARGE", sizes)
+    reward = {
+        "num_steps": 6,
+        "warmup_steps": 1,
+        "batch_size": 8,
+        "width": 8,
+        "num_heads": 2,
+        "hidden": 8,
+    }
+    settings = tiny_config(
+        tmp_path / "log",
+        kind="kmeans",
+        reward=reward,
+        allocation={"num_beams": 2},
+        alignment={"num_steps": 0},
+    )
+    place = Market(tune.MARKET, settings, tmp_path / "work", tmp_path, Sessions(8, 1, 1))
+    found = tune.measured(place, "ega", {"allocation.alpha": 1.2})
+    assert [p["lever"] for p in found["frontier"]] == ["own", "alpha", "kappa", "kappa"]
+    for each in found["frontier"]:
+        assert each.keys() == {"lever", "setting", "model", "truth", "judge"}
+        assert math.isfinite(each["judge"]["value"])
+    own = found["frontier"][0]
+    assert len({own[judge]["ctr_poi"] for judge in ("model", "truth", "judge")}) == 3
+    assert own["judge"]["ad_share"] == own["truth"]["ad_share"]
+    config = json.loads((tmp_path / "work" / "market-100" / "judge" / "config.json").read_text())
+    assert config["reward"]["width"] == 8
+    assert not (tmp_path / "work" / "market-100" / "systems").exists(), "tables use none of it"
