@@ -32,7 +32,7 @@ from ega_jax.baselines.settings import whole
 from ega_jax.errors import UserError
 from ega_jax.evaluation.comparison import write_csv
 from ega_jax.evaluation.report import read_results, save_figure, write_results
-from ega_jax.evaluation.serving import served
+from ega_jax.evaluation.serving import judges_of, served
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.systems import UNPRICED
 from experiments.common import command
@@ -139,7 +139,7 @@ def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str
         mechanism = dataclasses.replace(mechanism, system=system)
     levers = {setting: float(value)} if setting in LEVERS else {}
     batches = run.sessions("test", _SESSIONS.value, run.settings.auction.batch_size)
-    return served(mechanism, batches, truth_of(run), rule, **levers)
+    return served(mechanism, batches, judges_of(truth_of(run)), rule, **levers)
 
 
 def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining:

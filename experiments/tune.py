@@ -1,102 +1,196 @@
-"""Tunes each compared system with the same number of trials and the same procedure.
+"""Tunes each compared system with the same number of trials, by an independent judge.
 
-Every trial trains the models that choose slates, with the workdir's shared data, tokens,
-pre-training, reward model and stages, and serves sessions of the split "tune", which nothing else
-uses. The criterion is the value of the slates, expected clicks times full bids, by the reward
-model. Payments have no effect, and the true value is shown but not used.
+Trials run on market 100, which no table uses, and are measured on the split "tune", on which
+nothing is trained. The judge is a reward model of another seed, larger, and trained on two million
+fresh sessions of this market, half of them with uniformly drawn slates; no system sees it. The
+criterion is the value at equal clicks, as in the tables: that of the trial's frontier at the CTR-poi
+of MCA with its defaults. The truth is shown beside it and decides nothing.
 
-    python -m experiments.tune --workdir=runs/market-tiny
+    python -m experiments.tune --config=experiments/configs/market.py:tiny
+    python -m experiments.tune --config=experiments/configs/market.py:small --best_of=market-tiny
 
-Prints the trials, marks the best one of each system, and adds them to results.json. A finished
-trial is not repeated. The best settings are entered in the configs by hand.
+The first makes all trials, the second the best three of each system by the first. Every trial adds
+a record to the folder `trials` of `--results`, with `--asked_by`; a trial whose record exists is
+not repeated. The best settings are entered in the configs by hand.
 """
 
-from collections.abc import Mapping
+import dataclasses
+import math
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
 from ega_jax.baselines.settings import Settings
-from ega_jax.evaluation.report import read_results, write_results
-from ega_jax.evaluation.serving import served
-from ega_jax.phases.pretraining import Pretraining
+from ega_jax.errors import UserError
+from ega_jax.evaluation.lifts import value_at_clicks
+from ega_jax.evaluation.records import Record, write_record
+from ega_jax.evaluation.serving import Judge, by_reward_model, figures_of
+from ega_jax.phases.reward import batch_predictor
+from ega_jax.phases.streamed import LARGE, streamed_reward
 from ega_jax.systems import UNPRICED, compared
-from ega_jax.training.mesh import data_mesh
+from ega_jax.training.files import read_json
 from experiments.common import command, workdirs
-from experiments.common.runs import changed, open_system, truth_of
+from experiments.common.measuring import SLATES_ONLY, Measured, Sessions
+from experiments.common.protocol import Market, changes_pretraining, manifest
 
+command.define_config()
 flags.adopt_module_key_flags(command)
+MARKET = 100
+JUDGE_SEED, JUDGE_EXPLORES = 1000, 0.5
+REFERENCE = "mca"  # The system whose clicks, with its defaults, all trials are valued at.
+DEFAULTS: dict[str, Any] = {}  # The trial that changes nothing.
 TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
     "mca": (
+        DEFAULTS,
         {"cascade.cga.learning_rate": 1e-3},
-        {"cascade.cga.learning_rate": 3e-3},
         {"cascade.cga.learning_rate": 1e-3, "cascade.funnel.num_ranked": 16},
         {"cascade.cga.learning_rate": 1e-3, "cascade.cross_dqn.num_steps": 1000},
     ),
     "gr": (
-        {"alignment.learning_rate": 1e-4, "one_rec.strength": 0.1},
+        DEFAULTS,
+        {"alignment.learning_rate": 1e-4},
         {"alignment.learning_rate": 1e-4, "one_rec.strength": 0.5},
-        {"alignment.learning_rate": 1e-3, "one_rec.strength": 0.1},
-        {"alignment.learning_rate": 1e-3, "one_rec.strength": 0.5},
+        {"one_rec.strength": 0.5},
     ),
     "ega": (
+        DEFAULTS,
         {"alignment.learning_rate": 1e-4, "allocation.alpha": 1.2},
-        {"alignment.learning_rate": 1e-4, "allocation.alpha": 2.4},
-        {"alignment.learning_rate": 1e-3, "allocation.alpha": 1.2},
-        {"alignment.learning_rate": 1e-3, "allocation.alpha": 2.4},
+        {"alignment.learning_rate": 1e-4},
+        {"allocation.alpha": 1.2},
     ),
 }
 _SYSTEMS = flags.DEFINE_list("tuned", list(TRIALS), "Systems to tune.")
-_SESSIONS = flags.DEFINE_integer(
-    "tuning_sessions", 256, "About how many sessions a trial serves; whole batches.", 1
-)
+_SESSIONS = flags.DEFINE_integer("tuning_sessions", 1024, "About how many sessions serve.", 1)
+_RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder of the records.")
+_ASKED_BY = flags.DEFINE_string("asked_by", "grid", "Who asks for these trials, for the records.")
+_BEST_OF = flags.DEFINE_string("best_of", None, "Config name: only its best trials are made.")
+_BEST = flags.DEFINE_integer("best", 3, "How many trials of each system `--best_of` takes.", 1)
 
 
 def main() -> None:
     """Runs the command."""
-    settings, workdir = workdirs.find_workdir()
+    settings, workdir = workdirs.open_workdir(Settings, free=("data.path", "data.market.sequences"))
     command.check_named("system", _SYSTEMS.value, TRIALS)
-    Pretraining(settings, workdir, data_mesh()).check_finished()
-    place = f"{_SESSIONS.value} sessions"
-    known = lambda system: read_results(workdir).get("tuning", {}).get(place, {}).get(system, {})
+    if settings.data.path:
+        raise UserError("config.data.path: tuning makes the market and its judge; leave it empty")
+    results = Path(_RESULTS.value).expanduser()
+    market = Market(MARKET, settings, workdir, results, Sessions(_SESSIONS.value, 1, 1))
     for system in _SYSTEMS.value:
-        for number, changes in enumerate(TRIALS[system]):
-            if title_of(changes) not in known(system):
-                found = try_out(settings, workdir, system, number)
-                write_results(workdir, {"tuning": {place: {system: {title_of(changes): found}}}})
-                jax.clear_caches()  # The number of compiled functions in a process is limited.
-        print_trials(known(system), f"{system}, {place}")
+        asked = TRIALS[system]
+        if _BEST_OF.value:
+            asked = best(recorded(results, _BEST_OF.value, system), _BEST.value)
+        for changes in asked:
+            try_out(market, system, changes)
+        print_trials(recorded(results, settings.name, system), f"{system}, {settings.name}")
 
 
-def try_out(
-    settings: Settings, workdir: Path, system: str, number: int
-) -> dict[str, dict[str, float]]:
-    """Trains the slates of one trial of a system, and serves it; see `serving.served`."""
-    own = changed(settings, {**compared()[system], **TRIALS[system][number], **UNPRICED})
-    folder = workdir / "tuning" / f"{system}-{number}"
-    run = open_system(Pretraining(own, workdir, data_mesh()), folder)
-    batches = run.sessions("tune", _SESSIONS.value, settings.auction.batch_size)
-    return served(run.mechanism, batches, truth_of(run))
+def try_out(market: Market, system: str, changes: Mapping[str, Any]) -> Record:
+    """Trains the slates of a trial, measures and records it; or reads its record."""
+    path = record_path(market.results, market.settings.name, system, changes)
+    if path.exists():
+        return read_json(path)
+    is_reference = system == REFERENCE and not changes
+    reference = None if is_reference else try_out(market, REFERENCE, DEFAULTS)
+    found = measured(market, system, changes)
+    clicks = (reference or found)["frontier"][0]["judge"]["ctr_poi"]
+    about = {"system": system, "changes": dict(changes), "asked_by": _ASKED_BY.value}
+    about |= {"config": market.settings.name, "clicks": clicks}
+    about |= {judge: value_of(found["frontier"], clicks, judge) for judge in ("judge", "truth")}
+    write_record(path, about | found | {"manifest": manifest(market.settings.to_dict())})
+    jax.clear_caches()  # The number of compiled functions in a process is limited.
+    return read_json(path)
+
+
+def measured(market: Market, system: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the frontier of a trial by each judge, the point of its own settings first."""
+    own = {**compared()[system], **changes, **UNPRICED}
+    label = f"{system}-{number_of(changes)}"
+    workdir = market.workdir.name + f"-{label}" * changes_pretraining(changes)
+    run = market.open(own, workdir, f"tuning/{label}")
+    served = Measured(run, SLATES_ONLY, market.sessions, "tune", {"judge": judge_of(market)})
+    points = {("own", 0.0): served.value} | served.frontier
+    return {
+        "frontier": [
+            {"lever": lever, "setting": setting}
+            | {judge: figures_of(outcomes) for judge, outcomes in point.items()}
+            for (lever, setting), point in points.items()
+        ]
+    }
+
+
+def judge_of(market: Market) -> Judge:
+    """The independent judge of the market, trained first if it is not there."""
+    run = market.open({}, market.workdir.name, "tuning/judge")
+    settings = dataclasses.replace(run.settings.reward, **LARGE)
+    params, config = streamed_reward(run, settings, "judge", JUDGE_SEED, JUDGE_EXPLORES)
+    predict = batch_predictor(config, run.items)
+    return by_reward_model(lambda batch: predict(params, batch))
+
+
+def record_path(results: Path, name: str, system: str, changes: Mapping[str, Any]) -> Path:
+    """The record of a trial."""
+    return results / "trials" / f"{name}-{system}-{number_of(changes)}.json"
+
+
+def recorded(results: Path, name: str, system: str) -> list[Record]:
+    """The records of a system's trials with the config of a name."""
+    paths = sorted((results / "trials").glob(f"{name}-{system}-*.json"))
+    return [record for record in map(read_json, paths) if record["system"] == system]
+
+
+def best(records: Sequence[Record], number: int) -> list[Mapping[str, Any]]:
+    """The changes of the best trials by the independent judge.
+
+    Raises:
+      UserError: there are no trials.
+    """
+    if not records:
+        raise UserError(f"--best_of={_BEST_OF.value}: there is no trial of it in {_RESULTS.value}")
+    ranked = sorted(records, key=lambda record: -(record["judge"] or -math.inf))
+    return [record["changes"] for record in ranked[:number]]
+
+
+def value_of(frontier: Sequence[Mapping[str, Any]], clicks: float, judge: str) -> float:
+    """The value of a frontier at a CTR-poi; NaN if no point has as many clicks."""
+    value, ctr_poi = (
+        np.array([point[judge][name] for point in frontier]) for name in ("value", "ctr_poi")
+    )
+    return value_at_clicks(value, ctr_poi, clicks)
 
 
 def title_of(changes: Mapping[str, Any]) -> str:
     """Returns a trial's changes as text."""
-    return ", ".join(f"{field}={value}" for field, value in changes.items())
+    return ", ".join(f"{field}={value}" for field, value in changes.items()) or "defaults"
 
 
-def print_trials(trials: Mapping[str, Mapping[str, Any]], title: str) -> None:
-    """Prints one line per trial; the best by the model is marked."""
-    value = lambda name, scorer: trials[name].get(scorer, {}).get("value", float("nan"))
-    best = max(trials, key=lambda name: value(name, "model"))
-    table = Table("", "trial", "value, model", "value, truth", title=title, title_justify="left")
-    for name in trials:
-        figures = (f"{value(name, scorer):.4g}" for scorer in ("model", "truth"))
-        table.add_row("*" if name == best else "", name, *figures)
-    Console(width=100).print(table)
+def number_of(changes: Mapping[str, Any]) -> str:
+    """A number that stands for a trial's changes in names of files."""
+    return f"{zlib.crc32(title_of(changes).encode()):08x}"
+
+
+def print_trials(records: Sequence[Record], title: str) -> None:
+    """Prints one line per trial; the best by the judge is marked."""
+    by_judge = [record["judge"] or -math.inf for record in records]
+    columns = "", "trial", "value at equal clicks, judge", "truth", "own CTR-poi", "asked by"
+    table = Table(*columns, title=title, title_justify="left")
+    shown = lambda value: "unreached" if value is None else f"{value:.4g}"
+    for record, value in zip(records, by_judge, strict=True):
+        table.add_row(
+            "*" if value == max(by_judge) else "",
+            title_of(record["changes"]),
+            shown(record["judge"]),
+            shown(record["truth"]),
+            shown(record["frontier"][0]["judge"]["ctr_poi"]),
+            record["asked_by"],
+        )
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

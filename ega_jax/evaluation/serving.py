@@ -1,7 +1,7 @@
 """Serving logged sessions under given levers: value, revenue and responses (paper sec. 5)."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 from ega_jax.data.market.clicks import Truth
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.reward.model import Predictions
 from ega_jax.training.mesh import fill_devices
 from ega_jax.types import Slate
 
@@ -60,10 +61,51 @@ class Outcomes:
         return Outcomes(*(x[rows] for x in vars(self).values()))
 
 
+Batch = Mapping[str, Any]
+# From a batch and the slates served to it to the probabilities of responses, each `[B, K]`: a click
+# of the POI, a click of the creative, and a conversion given the first.
+Judge = Callable[[Batch, Slate], tuple[Any, Any, Any]]
+
+
+def by_model(batch: Batch, slate: Slate) -> tuple[Any, Any, Any]:
+    """What the system itself predicts; a `Judge`."""
+    return slate.pctr, slate.pctr_image, slate.pcvr
+
+
+def by_truth(truth: Truth) -> Judge:
+    """Returns the judge that knows the true probabilities of the log."""
+
+    def responses(batch: Batch, slate: Slate) -> tuple[Any, Any, Any]:
+        true = truth.responses(batch["session"], slate.items, slate.creatives, slate.is_ad)
+        return true.click_poi, true.click_image, true.convert
+
+    return responses
+
+
+def by_reward_model(predict: Callable[[Batch], Predictions]) -> Judge:
+    """Returns the judge that asks another reward model.
+
+    Args:
+      predict: predicts the responses to the slates of a batch; see `phases.reward`.
+    """
+
+    def responses(batch: Batch, slate: Slate) -> tuple[Any, Any, Any]:
+        shown = {"shown_poi": slate.items, "shown_creative": slate.creatives}
+        found = predict(dict(batch) | shown | {"shown_is_ad": slate.is_ad})
+        return found.click_poi, found.click_image, found.convert
+
+    return responses
+
+
+def judges_of(truth: Truth | None) -> dict[str, Judge]:
+    """The judges of reported figures: `model` and, if it is known, `truth`."""
+    return {"model": by_model} | ({} if truth is None else {"truth": by_truth(truth)})
+
+
 def served(
     mechanism: Mechanism,
-    batches: Iterable[Mapping[str, np.ndarray]],
-    truth: Truth | None,
+    batches: Iterable[Batch],
+    judges: Mapping[str, Judge],
     rule: str | None = None,
     **levers: float,
 ) -> dict[str, dict[str, float]]:
@@ -72,16 +114,16 @@ def served(
     Args:
       mechanism: the mechanism to measure.
       batches: batches with the fields of `Request` and `session`; blank rows are skipped.
-      truth: the log's true click probabilities, `None` if unknown.
+      judges: by name; see `judges_of`.
       rule: the payment rule; default: the mechanism's.
       **levers: levers that replace the mechanism's.
 
     Returns:
-      The figures of `Outcomes` by `model` and, with a truth, by `truth`.
+      The figures of `Outcomes` by judge.
     """
     seen: dict[str, list[Outcomes]] = {}
     for batch in fill_devices(batches):
-        for judge, outcomes in served_batch(mechanism, batch, truth, rule, **levers).items():
+        for judge, outcomes in served_batch(mechanism, batch, judges, rule, **levers).items():
             seen.setdefault(judge, []).append(outcomes)
     return {judge: figures_of(joined(parts)) for judge, parts in seen.items()}
 
@@ -93,8 +135,8 @@ def figures_of(outcomes: Outcomes) -> dict[str, float]:
 
 def served_batch(
     mechanism: Mechanism,
-    batch: Mapping[str, np.ndarray],
-    truth: Truth | None,
+    batch: Batch,
+    judges: Mapping[str, Judge],
     rule: str | None = None,
     **levers: float,
 ) -> dict[str, Outcomes]:
@@ -104,12 +146,7 @@ def served_batch(
     batch = {name: np.asarray(x)[filled] for name, x in batch.items()}
     slate = jax.tree.map(np.asarray, mechanism.allocate(request_of(batch), rule, **levers))
     shown = (slate.items >= 0) & real[:, None]
-    found = {"model": _outcomes(slate, shown, slate.pctr, slate.pctr_image, slate.pcvr)}
-    if truth is not None:
-        true = truth.responses(batch["session"], slate.items, slate.creatives, slate.is_ad)
-        responses = true.click_poi, true.click_image, true.convert
-        found["truth"] = _outcomes(slate, shown, *responses)
-    return found
+    return {name: _outcomes(slate, shown, *judge(batch, slate)) for name, judge in judges.items()}
 
 
 def joined(parts: Iterable[Outcomes]) -> Outcomes:

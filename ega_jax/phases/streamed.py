@@ -1,5 +1,7 @@
 """Reward models trained on fresh sessions of a simulated market instead of its log."""
 
+import dataclasses
+
 import jax
 
 from ega_jax.data.market.logger import Logger
@@ -11,9 +13,22 @@ from ega_jax.phases.settings import RewardPhaseSettings
 from ega_jax.reward.model import RewardConfig
 from ega_jax.types import Params
 
+LARGE = {  # Settings of a model of a million parameters; it sees two million sessions once.
+    "width": 128,
+    "hidden": 512,
+    "num_heads": 8,
+    "blocks": 2,
+    "batch_size": 512,
+    "num_steps": 3907,
+}
+
 
 def streamed_reward(
-    run: AuctionTraining, settings: RewardPhaseSettings, folder: str, seed: int
+    run: AuctionTraining,
+    settings: RewardPhaseSettings,
+    folder: str,
+    seed: int,
+    explore: float | None = None,
 ) -> tuple[Params, RewardConfig]:
     """Trains a reward model on as many fresh sessions as its steps take, or restores it.
 
@@ -22,6 +37,7 @@ def streamed_reward(
       settings: of the model and its training.
       folder: a folder in the workdir, bound to the settings.
       seed: seeds parameters and sessions; other seeds give other sessions.
+      explore: the share of uniformly drawn slates; default: the log's.
 
     Returns:
       The parameters and the config of the model.
@@ -31,7 +47,10 @@ def streamed_reward(
       ConfigMismatchError: the folder's model was trained with other settings.
     """
     logger = Logger.load(run.pretraining.folder)
-    world = make_world(logger.config, run.settings.data.market.sequences or None)
+    market = logger.config
+    if explore is not None:
+        market = dataclasses.replace(market, explore=explore)
+    world = make_world(market, run.settings.data.market.sequences or None)
     sessions = FreshSessions(
         world,
         logger.ranker,

@@ -15,7 +15,7 @@ import numpy as np
 
 from ega_jax.evaluation.auction import Judged, judge_batch, scores
 from ega_jax.evaluation.records import ByJudge, Results
-from ega_jax.evaluation.serving import Outcomes, served_batch
+from ega_jax.evaluation.serving import Judge, Outcomes, judges_of, served_batch
 from ega_jax.phases.auction import AuctionTraining, request_of
 from ega_jax.training.files import read_json, replacing
 from ega_jax.training.mesh import fill_devices
@@ -37,7 +37,7 @@ Batch = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Sessions:
-    """About how many test sessions a measurement takes, evenly spread; whole batches."""
+    """About how many sessions a measurement takes, evenly spread; whole batches."""
 
     value: int  # Value, responses and ads, at the system's own levers and along each.
     rpm: int  # Revenue at the system's own prices.
@@ -51,6 +51,8 @@ class Measured:
     run: AuctionTraining
     rule: str  # The payment rule.
     sessions: Sessions
+    split: str = "test"
+    other_judges: Mapping[str, Judge] = dataclasses.field(default_factory=dict)
 
     @property
     def results(self) -> Results:
@@ -130,11 +132,11 @@ class Measured:
         return {"train": self.costs["train_seconds"]} | spent
 
     def _served(self, part: str, num_sessions: int, rule: str, **levers: float) -> ByJudge:
-        """Outcomes of some test sessions by judge, under a rule and changed levers."""
-        truth = truth_of(self.run)
+        """Outcomes of some sessions by judge, under a rule and changed levers."""
+        judges = judges_of(truth_of(self.run)) | dict(self.other_judges)
 
         def outcomes(batch: Batch) -> dict[str, Any]:
-            found = served_batch(self.run.mechanism, batch, truth, rule, **levers)
+            found = served_batch(self.run.mechanism, batch, judges, rule, **levers)
             return {judge: dict(vars(each)) for judge, each in found.items()}
 
         table = self._table(part, num_sessions, outcomes)
@@ -143,9 +145,9 @@ class Measured:
     def _table(
         self, part: str, num_sessions: int, rows_of: Callable[[Batch], dict[str, Any]]
     ) -> Mapping[str, Any]:
-        """What `rows_of` tells of the batches of some test sessions."""
+        """What `rows_of` tells of the batches of some sessions."""
         size = self.run.settings.auction.batch_size
-        batches = list(fill_devices(self.run.sessions("test", num_sessions, size)))
+        batches = list(fill_devices(self.run.sessions(self.split, num_sessions, size)))
         path = self.run.folder / "measured" / f"{part}-{num_sessions}"
         name = f"{self.run.name}: {part}"
         return tabulated(path, len(batches), lambda number: rows_of(batches[number]), name)

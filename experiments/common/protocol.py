@@ -99,17 +99,27 @@ class Market:
         return Measured(self._open(name), rule, self.sessions)
 
     def _open(self, name: str) -> AuctionTraining:
-        """The training of a system; its workdir gets what earlier runs of the market trained."""
+        """The training of a compared system."""
         folder_name, trained_as = folders_of(self.number, name)
-        folder = self.root / folder_name
+        return self.open(compared()[trained_as], folder_name, f"systems/{trained_as}")
+
+    def open(self, changes: Mapping[str, Any], workdir: str, place: str) -> AuctionTraining:
+        """Returns the training of a system, whose workdir gets what the market has trained.
+
+        Args:
+          changes: the settings in which the system differs from the market's.
+          workdir: its workdir in `root`.
+          place: its folder in the workdir.
+        """
+        folder = self.root / workdir
         seeds = {"seed": self.number, "data.market.seed": self.number}
-        own = changed(self.settings, seeds | dict(compared()[trained_as]))
+        own = changed(self.settings, seeds | dict(changes))
         if folder != self.workdir:
             _ = pretrained(changed(self.settings, seeds), self.workdir)  # Makes what is shared.
             log = own.data.path or str(self.workdir / "data")
             own = own.changed({"data.path": log})
             self._share(folder)
-        return open_system(pretrained(own, folder), folder / "systems" / trained_as)
+        return open_system(pretrained(own, folder), folder / place)
 
     def _share(self, folder: Path) -> None:
         """Copies what a workdir with another pre-training has in common with the market's."""
@@ -126,12 +136,16 @@ def folders_of(number: int, name: str) -> tuple[str, str]:
     A system with another pre-training has a workdir of its own. A system that differs from another
     one only in the payment rule is measured with that one's slates.
     """
-    changes, of_systems = compared(), Settings.groups(SYSTEM)
-    own = {field for field in changes[name] if field.split(".")[0] not in of_systems}
-    workdir = f"market-{number}-{name}" if own else f"market-{number}"
+    changes = compared()
+    workdir = f"market-{number}" + f"-{name}" * changes_pretraining(changes[name])
     without_rule = lambda fields: {k: v for k, v in fields.items() if k != "auction.rule"}
     wanted = without_rule(changes[name])
     return workdir, next(name for name in changes if without_rule(changes[name]) == wanted)
+
+
+def changes_pretraining(changes: Mapping[str, Any]) -> bool:
+    """Whether a system with these changes needs a workdir of its own."""
+    return any(field.split(".")[0] not in Settings.groups(SYSTEM) for field in changes)
 
 
 def manifest(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from tiny_mechanism import requests_with_ads_last, tiny_mechanism
 from tiny_models import batch_of
 
 from ega_jax.data.market.clicks import Responses
-from ega_jax.evaluation.serving import served
+from ega_jax.evaluation.serving import judges_of, served
 
 B = 6
 
@@ -25,7 +25,7 @@ class HalfOfAll:
 def test_money_and_clicks_by_a_loop():
     requests, mechanism = requests_with_ads_last(3, B), tiny_mechanism()
     batch = batch_of(requests, session=np.arange(B))
-    found = served(mechanism, [batch, batch], HalfOfAll(), rule="gsp", beta=3.0)
+    found = served(mechanism, [batch, batch], judges_of(HalfOfAll()), rule="gsp", beta=3.0)
     slate = mechanism.allocate(requests, "gsp", beta=3.0)
     sums = {judge: np.zeros(5) for judge in ("model", "truth")}
     ads = shown = 0
@@ -69,6 +69,8 @@ def test_blank_rows_count_for_nothing():
         blank[name][:] = -1
     blank["is_ad"][:], blank["bid"][:] = False, 0.0
     half = {name: np.concatenate([batch[name], blank[name]]) for name in batch}
-    kept, alone = (served(tiny_mechanism(), [b], None, rule="gsp") for b in (half, batch))
+    kept, alone = (
+        served(tiny_mechanism(), [b], judges_of(None), rule="gsp") for b in (half, batch)
+    )
     assert kept["model"] == pytest.approx(alone["model"], rel=1e-5)
     assert kept.keys() == {"model"}

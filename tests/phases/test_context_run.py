@@ -10,7 +10,7 @@ from tiny_runs import NUM_SLOTS, tiny_config, write_ad_log
 
 from ega_jax.errors import UserError
 from ega_jax.evaluation.interest import evaluator_of
-from ega_jax.evaluation.serving import served
+from ega_jax.evaluation.serving import judges_of, served
 from ega_jax.phases.auction import request_of
 from ega_jax.phases.context import FILE
 from ega_jax.phases.pretraining import Pretraining
@@ -66,7 +66,7 @@ def test_from_a_log_with_contexts_to_slates(tmp_path):
     assert (np.asarray(slate.items) >= 0).any()
     with pytest.raises(UserError, match="context is missing"):
         mechanism.allocate(request_of({n: x for n, x in batch.items() if n != "context"}))
-    found = served(mechanism, run.sessions("test", 4, 4), None)
+    found = served(mechanism, run.sessions("test", 4, 4), judges_of(None))
     assert np.isfinite(found["model"]["rpm"])
 
 
