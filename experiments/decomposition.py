@@ -28,7 +28,7 @@ from rich.table import Table
 
 from ega_jax.baselines.decomposition import CEILINGS, decompose, losses
 from ega_jax.data.market.clicks import Truth
-from ega_jax.evaluation.judges import Judge, PredictedClicks
+from ega_jax.evaluation.judges import PredictedClicks, SlateJudge
 from ega_jax.evaluation.report import save_figure, write_results
 from ega_jax.evaluation.samples import Sample, samples_of
 from ega_jax.phases.auction import AuctionTraining
@@ -100,7 +100,7 @@ def measure(
     return {name: losses(values) for name, values in found.items()}
 
 
-def large_model(run: AuctionTraining) -> Callable[[Sample], Judge] | None:
+def large_model(run: AuctionTraining) -> Callable[[Sample], SlateJudge] | None:
     """Returns the judge that the workdir's large reward model is; None, and says so, without it."""
     trained = trained_large_model(run)
     if trained is None:

@@ -30,7 +30,7 @@ from ega_jax.baselines.ceilings import (
 )
 from ega_jax.errors import UserError
 from ega_jax.evaluation.attainable import Attainable, best_creatives, best_slates, improved
-from ega_jax.evaluation.judges import Judge
+from ega_jax.evaluation.judges import SlateJudge
 from ega_jax.evaluation.samples import Sample
 from ega_jax.mechanism import Mechanism
 from ega_jax.types import AnyRequest, BookRequest
@@ -42,7 +42,7 @@ _TRIED = 32  # Ads of either kind that the search for `visible` tries; a model i
 def decompose(
     mechanisms: Mapping[str, Mechanism],
     samples: Iterable[Sample],
-    model: Callable[[Sample], Judge] | None = None,
+    model: Callable[[Sample], SlateJudge] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Measures the chains and the ceilings of systems on requests whose bids are the true values.
 
@@ -103,7 +103,7 @@ class _Batch:
     by_model: Search | None
 
     @classmethod
-    def of(cls, sample: Sample, model: Callable[[Sample], Judge] | None) -> "_Batch":
+    def of(cls, sample: Sample, model: Callable[[Sample], SlateJudge] | None) -> "_Batch":
         if model is None:
             return cls(sample, search_of(sample), None)
         judged = dataclasses.replace(sample, judge=model(sample))

@@ -19,8 +19,11 @@ from ega_jax.types import AnyRequest, Params, organic_pois
 Array = jax.Array | np.ndarray
 
 
-class Judge(Protocol):
-    """Knows the click probabilities of any slates in `D` requests."""
+class SlateJudge(Protocol):
+    """Knows the click probabilities of any number of slates of each of `D` requests.
+
+    `serving.Judge` tells of the slate that is served, and of all responses.
+    """
 
     at_once: ClassVar[int]  # Slates per call of `clicks`: a fixed number, so that it compiles once.
 
@@ -45,7 +48,7 @@ class TrueClicks:
     at_once: ClassVar[int] = 4096
 
     def clicks(self, row: Array, item: Array, creative: Array, is_ad: Array) -> Array:
-        """Returns true click probabilities; see `Judge`."""
+        """Returns true click probabilities; see `SlateJudge`."""
         return self.truth.responses(self.session[row], item, creative, is_ad).click_poi
 
 
@@ -70,7 +73,7 @@ class PredictedClicks:
         return cls(params, config, items, _encode(params, config, items, *read))
 
     def clicks(self, row: Array, item: Array, creative: Array, is_ad: Array) -> Array:
-        """Returns predicted click probabilities; see `Judge`."""
+        """Returns predicted click probabilities; see `SlateJudge`."""
         memory = jax.tree.map(lambda x: x[jnp.asarray(row)], self.memory)
         slates = jnp.asarray(item), jnp.asarray(creative), jnp.asarray(is_ad)
         return _click_poi(self.params, self.config, self.items, memory, *slates)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ega_jax.data.books import Books
 from ega_jax.data.market.clicks import Truth
-from ega_jax.evaluation.judges import Judge, TrueClicks
+from ega_jax.evaluation.judges import SlateJudge, TrueClicks
 from ega_jax.evaluation.slate_rules import Array, picked
 from ega_jax.phases.auction import real_rows, request_of
 from ega_jax.types import repeats_an_ad
@@ -19,7 +19,7 @@ from ega_jax.types import repeats_an_ad
 class Sample:
     """`D` requests with a judge of their slates."""
 
-    judge: Judge
+    judge: SlateJudge
     request: Any  # A `Request` of NumPy arrays, [D, ...]; the ads of a book are listed.
     asked: Any  # The request as systems take it, [D, ...]: to a book, or the same.
     poi_creatives: np.ndarray  # [P, M] int32, -1 where none.

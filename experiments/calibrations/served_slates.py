@@ -46,14 +46,14 @@ def _of_system(run: AuctionTraining) -> dict[str, Any]:
     settings = run.settings.auction
     predicted, true, chances = [], [], []
     for batch in fill_devices(run.sessions("test", settings.num_served, settings.batch_size)):
-        real = real_rows(batch)
+        batch = {name: np.asarray(x)[real_rows(batch)] for name, x in batch.items()}
         slate = jax.tree.map(np.asarray, mechanism.allocate(request_of(batch)))
         shown = slate.items, slate.creatives, slate.is_ad
         propensity = logger.propensity(*offer_of(batch, books), Slates(*shown))
-        known = truth.responses(np.asarray(batch["session"]), *shown).click_poi
-        predicted.append(slate.pctr.sum(-1)[real])
-        true.append(np.asarray(known).sum(-1)[real])
-        chances.append(np.asarray(propensity, np.float64)[real])
+        known = truth.responses(batch["session"], *shown).click_poi
+        predicted.append(slate.pctr.sum(-1))
+        true.append(np.asarray(known).sum(-1))
+        chances.append(np.asarray(propensity, np.float64))
     clicks = ratio(np.concatenate(predicted), np.concatenate(true))
     shares = [effective_share(p) for p in np.cumprod(np.concatenate(chances), axis=1).T]
     return {
