@@ -195,6 +195,7 @@ class System(abc.ABC, Generic[Config]):
     book: AdBook | None = struct.field(default=None, kw_only=True)
 
     weighs_tokens: ClassVar[bool] = False  # The search uses token bids (21): alpha, beta, beams.
+    weighs_clicks: ClassVar[bool] = True  # Slates follow kappa when they are served.
     judged_truthful: ClassVar[bool] = False  # Evaluation also covers the exactly truthful mode.
     reads_search_bids: ClassVar[bool] = True  # The slates of a book depend on its search bids.
 

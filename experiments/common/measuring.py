@@ -31,7 +31,6 @@ FRONTIER: Mapping[str, tuple[float, ...]] = {  # Lever -> its settings, declared
     "beta": (0.0, 0.5, 2.0, 8.0, 16.0, 32.0),
     "kappa": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
-TOKEN_LEVERS = ("alpha", "beta")  # Without effect on a system that weighs no tokens by bids.
 LATENCY_LIMIT_S = 5.0
 COUNTED = 16  # Requests whose FLOPs are counted.
 
@@ -85,15 +84,14 @@ class Measured:
     @property
     def frontier(self) -> dict[tuple[str, float], ByJudge]:
         """Outcomes by judge along each lever that has an effect: (lever, setting) -> judge."""
-        settings = self.run.settings
-        weighs = self.run.system.weighs_tokens and not settings.allocation.bid_free
+        follows = _followed_levers(self.run)
         own = {lever: getattr(self.run.levers, lever) for lever in FRONTIER}
         return {
             (lever, value): self._served(f"value-{lever}-{value:g}", *at, **{lever: value})
             if value != own[lever]
             else self.value
             for lever, values in FRONTIER.items()
-            if weighs or lever not in TOKEN_LEVERS
+            if lever in follows
             for value in values
             for at in [(self.sessions.value, SLATES_ONLY)]
         }
@@ -159,3 +157,11 @@ class Measured:
         path = self.run.folder / "measured" / f"{part}-{num_sessions}"
         name = f"{self.run.name}: {part}"
         return tabulated(path, len(batches), lambda number: rows_of(batches[number]), name)
+
+
+def _followed_levers(run: AuctionTraining) -> set[str]:
+    """The levers that change the slates a system serves."""
+    system = run.system
+    weighs_tokens = system.weighs_tokens and not run.settings.allocation.bid_free
+    levers = ("alpha", "beta") * weighs_tokens + ("kappa",) * system.weighs_clicks
+    return set(levers)

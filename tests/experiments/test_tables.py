@@ -92,6 +92,7 @@ def test_a_record_holds_what_its_run_measured(tabulated):
         (lever, value) for lever, values in LEVERS.items() for value in values
     ]
     assert {point["lever"] for point in record(root, "gr")["frontier"]} == {"kappa"}
+    assert record(root, "mca")["frontier"] == []
     assert all(found["means"]["model"][cost] > 0 for cost in COSTS)
     assert found["sessions"]["value"] >= found["sessions"]["rpm"] > 0
     assert all(seconds > 0 for seconds in found["seconds"].values())

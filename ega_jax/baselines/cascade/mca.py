@@ -80,6 +80,7 @@ class MCA(System[MCAConfig]):
     cross_dqn: Params
 
     reads_search_bids: ClassVar[bool] = False
+    weighs_clicks: ClassVar[bool] = False  # Its models learn kappa.
 
     def prepare(self, request: AnyRequest, levers: Levers) -> PreparedRequest:
         """Runs the stages before the auction."""
