@@ -68,19 +68,26 @@ def test_levels_are_means_over_all_markets_that_did_not_fail():
     assert np.isnan(cells(RECORDS[:1], ["mca"])["mca", "truth", "rpm"]["low"])
 
 
-def test_what_is_not_finite_in_a_market_is_left_out():
-    endless = record("mca", 1, 80.0)
-    endless["means"]["truth"]["psi"] = None
-    row = cells([RECORDS[0], endless], ["mca"])["mca", "truth", "psi"]
-    assert (row["mean"], row["markets"]) == (1.0, 1)
+def test_what_is_undefined_in_a_market_has_no_mean(tmp_path):
+    """A market where the frontier does not reach the clicks must not drop out."""
+    undefined = record("ega", 1, 80.0)
+    undefined["lifts"]["truth"] = {"value_vs_mca": None}
+    row = cells([RECORDS[2], undefined], ["ega"])["ega", "truth", "value_vs_mca"]
+    assert row["markets"] == 2
+    assert np.isnan([row["mean"], row["low"], row["high"]]).all()
+    write_tables([RECORDS[2], undefined], {"own": ("ega",)}, tmp_path)
+    assert "| ega | truth | 2 | undefined |" in (tmp_path / "tables.md").read_text()
+    row = cells([RECORDS[2], record("ega", 1, 80.0)], ["ega"])["ega", "truth", "value_vs_mca"]
+    assert (row["mean"], row["markets"]) == (10.0, 1), "it was not compared in the other"
 
 
-def test_a_lift_without_an_interval_is_shown(tmp_path):
-    endless = record("ega", 0, 80.0, lift=5.0)
-    endless["intervals"]["truth"]["value_vs_mca"] = [None, None]
-    assert np.isnan(cells([endless], ["ega"])["ega", "truth", "value_vs_mca"]["high"])
-    write_tables([endless], {"own": ("ega",)}, tmp_path)
-    assert "+5.0 % (+nan to +nan)" in (tmp_path / "tables.md").read_text()
+def test_an_interval_without_a_lower_end(tmp_path):
+    low = record("ega", 0, 80.0, lift=5.0)
+    low["intervals"]["truth"]["value_vs_mca"] = [None, 9.0]
+    row = cells([low], ["ega"])["ega", "truth", "value_vs_mca"]
+    assert (row["low"], row["high"]) == (-np.inf, 9.0)
+    write_tables([low], {"own": ("ega",)}, tmp_path)
+    assert "+5.0 % (-inf to +9.0)" in (tmp_path / "tables.md").read_text()
 
 
 def test_points_are_by_the_truth_if_it_is_known():

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from ega_jax.errors import UserError
 from ega_jax.evaluation.records import LIFTS, Results, read_records, record_of, write_record
 from ega_jax.evaluation.serving import Outcomes, figures_of
 
@@ -57,14 +58,17 @@ def test_a_record_alone_has_no_lifts():
 
 
 def test_records_of_one_kind_of_data_are_read_back(tmp_path):
+    runs = tmp_path / "runs"
     for number, kind in enumerate(["synthetic", "yelp", "synthetic"]):
-        record = {
-            "market": number,
-            "data": {"world": kind},
-            "means": {"psi": math.nan, "low": (1.0,)},
-        }
-        write_record(tmp_path / "runs" / f"{number}.json", record)
-    found = read_records(tmp_path / "runs", {"world": "synthetic"})
+        record = {"system": "ega", "market": number, "data": {"world": kind}}
+        write_record(runs / f"{number}.json", record | {"means": {"psi": math.nan, "low": (1.0,)}})
+    found = read_records(runs, {"world": "synthetic"})
     assert [record["market"] for record in found] == [0, 2]
     assert found[0]["means"] == {"psi": None, "low": [1.0]}
     assert read_records(tmp_path / "nothing", {}) == []
+    write_record(runs / "copy.json", found[0])
+    with pytest.raises(UserError, match=r"copy\.json and .*0\.json|0\.json and .*copy\.json"):
+        read_records(runs, {"world": "synthetic"})
+    write_record(runs / "copy.json", {"trial": 1})
+    with pytest.raises(UserError, match=r"copy\.json is no record of a run"):
+        read_records(runs, {"world": "synthetic"})
