@@ -43,6 +43,8 @@ def run_command(config, root, monkeypatch, markets=("0",), only=None):
     monkeypatch.setattr(workdirs, "open_workdir", open_workdir)
     monkeypatch.setattr(measuring, "FRONTIER", LEVERS)
     monkeypatch.setattr(measuring, "LATENCY_LIMIT_S", 0.0)
+    # Counting compiles every system once more; test_flops.py covers it.
+    monkeypatch.setattr(measuring, "flops_per_request", lambda *_: np.array([6.0, 8.0]))
     flags = {"_MARKETS": list(markets), "_ONLY": list(only or compared())}
     flags |= {"_RESULTS": str(root / "results"), "_VALUE": 8, "_RPM": 4, "_PSI": 4}
     for name, value in flags.items():
@@ -122,6 +124,7 @@ def test_a_record_holds_what_its_run_measured(tabulated):
     assert {point["lever"] for point in record(root, "gr")["frontier"]} == {"own", "kappa"}
     assert [point["lever"] for point in record(root, "mca")["frontier"]] == ["own"]
     assert all(found["means"]["model"][cost] > 0 for cost in COSTS)
+    assert found["means"]["model"]["flops"] == 7.0
     assert found["sessions"]["value"] >= found["sessions"]["rpm"] > 0
     assert {"reward", "alignment", "payment", "value-test-8"} <= found["seconds"].keys()
     assert all(seconds > 0 for seconds in found["seconds"].values())
