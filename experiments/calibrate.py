@@ -39,6 +39,7 @@ from ega_jax.evaluation.report import flatten
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import training_of
+from ega_jax.training.files import read_json, replacing
 from ega_jax.training.mesh import data_mesh
 from experiments.calibrations.observables import observables
 from experiments.calibrations.propensities import covered
@@ -65,8 +66,7 @@ def main() -> None:
     run = training_of(Pretraining(settings, workdir, data_mesh()), workdir / "systems" / "ega")
     _ = run.dataset  # Makes the market's log, if it is not there.
     out = pathlib.Path(_OUT.value).expanduser()
-    path = out / "calibration.json"
-    report = json.loads(path.read_text()) if path.exists() else {}
+    report: dict[str, Any] = {}
     prices = real_prices(_IPINYOU.value) if _IPINYOU.value else {}
     if "log" in _PARTS.value:
         report |= calibrate(run.pretraining.folder, _SESSIONS.value)
@@ -85,7 +85,10 @@ def main() -> None:
     if "served" in _PARTS.value:
         report |= served_slates(_trained_systems(workdir))
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    path = out / "calibration.json"
+    report = (read_json(path) if path.exists() else {}) | report
+    with replacing(path) as written:
+        written.write_text(json.dumps(report, indent=2) + "\n")
     if "log" in _PARTS.value:
         _draw(report, prices, out)
     print(_table(report))
