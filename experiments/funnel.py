@@ -20,8 +20,9 @@ The rows of funnel.csv, in `--results`, are `system,ads,value,ctr_poi,low,high,m
 - `value` per 1000 impressions. That of `ega` is at the CTR-poi of `mca`, linear on its frontier
   along the levers that it follows; it is empty where no setting has as many clicks. MCA and its
   variants have no frontier: their value is their own, at their own clicks.
-- `ctr_poi` at the system's own levers; `low` and `high`, the 95 % interval of `value` by resampling
-  the sessions.
+- `ctr_poi` at the system's own levers.
+- `low` and `high`, the 95 % interval of `value` by resampling the sessions; they are empty where a
+  resampling has no value.
 - `ms`, the median of serving a request alone at the system's own prices.
 
 `--latency_only` trains nothing: EGA with random models of the config's sizes serves books of random
@@ -201,8 +202,8 @@ def measured_row(name: str, ads: int, system: Measured, reference: Outcomes | No
     else:
         points = [point["truth"] for point in system.frontier.values()]
         statistic, outcomes = frontier_value, [reference, own, *points]
-    low, high = bootstrap_interval(statistic, outcomes)
     value, ctr = measured(statistic, outcomes), figures_of(own)["ctr_poi"]
+    low, high = bootstrap_interval(statistic, outcomes) if np.isfinite(value) else (value, value)
     return row_of(name, ads, value=value, ctr_poi=ctr, low=low, high=high, ms=ms)
 
 

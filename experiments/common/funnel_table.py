@@ -68,8 +68,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     for number, system in enumerate(dict.fromkeys(row["system"] for row in rows)):
         style = {"color": f"C{number}", "marker": "o", "markersize": 4}
         own = [row for row in rows if row["system"] == system]
-        ads, middle, low, high = numbers(own, "ads", "value", "low", "high")
-        value.errorbar(ads, middle, yerr=(middle - low, high - middle), capsize=2, **style)
+        ads, low, high = numbers(own, "ads", "low", "high")
+        value.plot(*numbers(own, "ads", "value"), **style)
+        value.vlines(ads, low, high, color=style["color"])
         ms.plot(*numbers(own, "ads", "ms"), label=system, **style)
     value.set(xlabel="ads", ylabel="value per 1000 impressions", xscale="log")
     ms.set(xlabel="ads", ylabel="ms per request alone", xscale="log", yscale="log")

@@ -149,7 +149,7 @@ def test_a_random_book_serves_valid_requests():
     shape = dataclasses.replace(shape_of(settings), width=8, hidden=8, blocks=1, reward_width=8)
     mechanism, request = with_random_book(Auction(shape), settings, 30)
     system, _, _, checked, *_ = mechanism.arguments(request, "threshold", max_ads=3)
-    assert (system.book.num_ads, system.book.largest) == (30, 30)
+    assert system.book.book_start.tolist() == [0, 30]
     assert checked.organic.tolist() == [list(range(30, 30 + 16))]
 
 
