@@ -12,6 +12,7 @@ from scipy import stats
 from ega_jax.evaluation.serving import Outcomes
 
 RESAMPLES = 999  # Of the sessions, for an interval.
+_UNDEFINED = -1e9  # Stands for a statistic that is not defined, below any lift in per cent.
 Statistic = Callable[[Sequence[Outcomes]], np.ndarray]
 
 
@@ -76,18 +77,27 @@ def measured(statistic: Statistic, outcomes: Sequence[Outcomes]) -> float:
 def bootstrap_interval(
     statistic: Statistic, outcomes: Sequence[Outcomes], seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % interval of a statistic by resampling the sessions, the same for all systems."""
-    sessions = np.arange(len(outcomes[0].value))
+    """The 95 % interval of a statistic by resampling the sessions, the same for all systems.
+
+    A resample in which the statistic is not defined, as where no point of a frontier has as many
+    clicks, counts as lower than all others. An end in such resamples is -infinity.
+    """
+
+    def of_resamples(rows: np.ndarray, axis: int) -> np.ndarray:
+        found = statistic([each.of(rows).total for each in outcomes])
+        return np.where(np.isnan(found), _UNDEFINED, found)
+
     found = stats.bootstrap(
-        (sessions,),
-        lambda rows, axis: statistic([each.of(rows).total for each in outcomes]),
+        (np.arange(len(outcomes[0].value)),),
+        of_resamples,
         n_resamples=RESAMPLES,
         batch=50,
         vectorized=True,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    low, high = (-np.inf if end < _UNDEFINED / 2 else float(end) for end in found)
+    return low, high
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -68,9 +68,9 @@ def predicted_over_true_clicks(
     logger: Logger,
     books: Books,
     truth: Truth,
-    key: jax.Array,
+    key: jax.Array | None,
 ) -> Ratio:
-    """Compares a reward model with the truth on uniformly drawn slates of logged requests.
+    """Compares a reward model with the truth on slates of logged requests.
 
     Args:
       params: the reward model's parameters.
@@ -80,17 +80,18 @@ def predicted_over_true_clicks(
       logger: the policy of the log.
       books: its ad books.
       truth: its true click probabilities.
-      key: random key of the slates.
+      key: random key of uniformly drawn slates; None: the slates that the log shows.
 
     Returns:
       Predicted over true clicks; 1 if the log is not confounded and the model is calibrated.
     """
     predict, predicted, true = batch_predictor(config, items), [], []
+    names = ("shown_poi", "shown_creative", "shown_is_ad")
     for number, batch in enumerate(batches):
-        offer = offer_of(batch, books)
-        slates = jax.device_get(logger.uniform_slates(jax.random.fold_in(key, number), *offer))
-        shown = slates.items, slates.creatives, slates.is_ad
-        names = ("shown_poi", "shown_creative", "shown_is_ad")
+        shown = tuple(batch[name] for name in names)
+        if key is not None:
+            drawn = logger.uniform_slates(jax.random.fold_in(key, number), *offer_of(batch, books))
+            shown = tuple(map(np.asarray, (drawn.items, drawn.creatives, drawn.is_ad)))
         found = predict(params, dict(batch) | dict(zip(names, shown, strict=True)))
         real = real_rows(batch)
         predicted.append(np.asarray(found.click_poi).sum(-1)[real])

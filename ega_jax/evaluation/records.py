@@ -37,23 +37,29 @@ Record = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Results:
-    """What a run has measured, on the same sessions as the other systems of its market."""
+class Served:
+    """What a run has served, on the same sessions as the other systems of its market."""
 
-    value: ByJudge
-    rpm: ByJudge
+    value: ByJudge  # At the system's own levers; prices do not matter.
+    rpm: ByJudge  # At its own prices.
+
+
+@dataclasses.dataclass(frozen=True)
+class Results(Served):
+    """All that a run has measured."""
+
     psi: Mapping[str, Mapping[str, float]]  # Judge -> the metrics of regret.
     psi_sessions: int
     frontier: Mapping[tuple[str, float], ByJudge]  # (lever, setting) -> outcomes.
     costs: Mapping[str, float]
 
 
-def record_of(own: Results, others: Mapping[str, Results]) -> dict[str, Any]:
+def record_of(own: Results, others: Mapping[str, Served]) -> dict[str, Any]:
     """Returns what the record of a run says of its measurements, as JSON.
 
     Args:
       own: the run's.
-      others: the results of `OTHERS` on the same market, as far as they are known.
+      others: what `OTHERS` have served on the same market, as far as it is known.
 
     Returns:
       `means`, `lifts` (per cent) and `intervals` (of the lifts, by resampling sessions), by scorer
@@ -82,7 +88,7 @@ def record_of(own: Results, others: Mapping[str, Results]) -> dict[str, Any]:
 
 
 def _compared(
-    own: Results, others: Mapping[str, Results], judge: str
+    own: Results, others: Mapping[str, Served], judge: str
 ) -> Iterable[tuple[str, tuple[Statistic, list[Outcomes]]]]:
     """Yields the name of each lift, its statistic, and the outcomes that it is of."""
     points = [own.value[judge], *(point[judge] for point in own.frontier.values())]

@@ -28,14 +28,16 @@ def reward_models(run: AuctionTraining) -> dict[str, Any]:
 
     Returns:
       `uniform_ratio` with its interval, and `uniform_ratio_weighted` likewise: predicted over true
-      clicks on uniformly drawn slates of test sessions. `weighted_sessions`: how many sessions
+      clicks on uniformly drawn slates of test sessions. `logged_ratio`: the same on the slates that
+      the log shows in these sessions. `weighted_sessions`: how many sessions
       without weights tell as much as the weighted ones. `logloss_excess_poi`: the log-loss of
       logged clicks over that of the true probabilities, less 1.
     """
     weighted = dataclasses.replace(run.settings.reward, propensity_weight=WEIGHTED)
     figures = measure_reward(run, run.reward, run.reward_config)
-    report = _on_uniform_slates(run, run.reward, "uniform_ratio")
-    report |= _on_uniform_slates(run, _weighted(run, weighted), "uniform_ratio_weighted")
+    report = _over_truth(run, run.reward, "uniform_ratio")
+    report |= _over_truth(run, run.reward, "logged_ratio", uniform=False)
+    report |= _over_truth(run, _weighted(run, weighted), "uniform_ratio_weighted")
     return report | {
         "weighted_sessions": weighting_report(run.dataset, weighted)["effective_sessions"],
         "logloss_excess_poi": _excess(figures),
@@ -80,7 +82,10 @@ def _weighted(run: AuctionTraining, settings: RewardPhaseSettings) -> Params:
     return run.train_shared(phase, "calibration/weighted", settings)
 
 
-def _on_uniform_slates(run: AuctionTraining, params: Params, name: str) -> dict[str, float]:
+def _over_truth(
+    run: AuctionTraining, params: Params, name: str, uniform: bool = True
+) -> dict[str, float]:
+    """Predicted over true clicks, with its interval, on uniform or on logged slates."""
     folder, books = run.pretraining.folder, run.dataset.books
     assert books is not None, "a market's log has books"
     found = predicted_over_true_clicks(
@@ -91,6 +96,6 @@ def _on_uniform_slates(run: AuctionTraining, params: Params, name: str) -> dict[
         Logger.load(folder),
         books,
         Truth.load(folder),
-        jax.random.key(run.settings.seed),
+        jax.random.key(run.settings.seed) if uniform else None,
     )
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

@@ -16,7 +16,7 @@ import numpy as np
 
 from ega_jax.evaluation.auction import Judged, judge_batch, scores
 from ega_jax.evaluation.flops import flops_per_request
-from ega_jax.evaluation.records import ByJudge, Results
+from ega_jax.evaluation.records import ByJudge, Results, Served
 from ega_jax.evaluation.serving import Judge, Outcomes, judges_of, served_batch
 from ega_jax.phases.auction import AuctionTraining, request_of
 from ega_jax.training.files import read_json, replacing
@@ -63,13 +63,17 @@ class Measured:
         psi = self.psi
         judged = next(iter(psi.values()))
         return Results(
-            value=self.value,
-            rpm=self.rpm,
+            **vars(self.served),
             psi={judge: scores(each, self.rule) for judge, each in psi.items()},
             psi_sessions=len(judged.value),
             frontier=self.frontier,
             costs={name: cost for name, cost in costs.items() if name != "train_seconds"},
         )
+
+    @property
+    def served(self) -> Served:
+        """What other systems of the market are compared with."""
+        return Served(self.value, self.rpm)
 
     @property
     def value(self) -> ByJudge:
@@ -87,14 +91,16 @@ class Measured:
         follows = _followed_levers(self.run)
         own = {lever: getattr(self.run.levers, lever) for lever in FRONTIER}
         return {
-            (lever, value): self._served(f"value-{lever}-{value:g}", *at, **{lever: value})
-            if value != own[lever]
-            else self.value
+            (lever, value): self._at(lever, value) if value != own[lever] else self.value
             for lever, values in FRONTIER.items()
             if lever in follows
             for value in values
-            for at in [(self.sessions.value, SLATES_ONLY)]
         }
+
+    def _at(self, lever: str, value: float) -> ByJudge:
+        """Outcomes with one lever changed."""
+        part = f"value-{lever}-{value:g}"
+        return self._served(part, self.sessions.value, SLATES_ONLY, **{lever: value})
 
     @property
     def psi(self) -> dict[str, Judged]:
@@ -152,11 +158,22 @@ class Measured:
         self, part: str, num_sessions: int, rows_of: Callable[[Batch], dict[str, Any]]
     ) -> Mapping[str, Any]:
         """What `rows_of` tells of the batches of some sessions."""
-        size = self.run.settings.auction.batch_size
-        batches = list(fill_devices(self.run.sessions(self.split, num_sessions, size)))
+        batches = self._batches(num_sessions)
         path = self.run.folder / "measured" / f"{part}-{num_sessions}"
         name = f"{self.run.name}: {part}"
         return tabulated(path, len(batches), lambda number: rows_of(batches[number]), name)
+
+    def _batches(self, num_sessions: int) -> list[Batch]:
+        """About so many sessions of the split; read once."""
+        if num_sessions not in self._read:
+            size = self.run.settings.auction.batch_size
+            sessions = self.run.sessions(self.split, num_sessions, size)
+            self._read[num_sessions] = list(fill_devices(sessions))
+        return self._read[num_sessions]
+
+    @functools.cached_property
+    def _read(self) -> dict[int, list[Batch]]:
+        return {}
 
 
 def _followed_levers(run: AuctionTraining) -> set[str]:

@@ -77,7 +77,7 @@ class Market:
         """Trains and measures a system, as far as that is not done, and writes its record."""
         own = self._measured(name)
         others = {
-            other: self._measured(other).results
+            other: self._measured(other).served
             for other in OTHERS
             if other != name and "means" in self._record(other)
         }

@@ -6,13 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from book_requests import requests_to
 from jax import lax
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, PartitionSpec
+from tiny_cascade import with_funnel
 from tiny_mechanism import tiny_mechanism
-from tiny_models import GENERATOR, random_requests
+from tiny_models import GENERATOR, LEVERS, K, P, W, random_requests
 
+from ega_jax.auction.pricing import PricingConfig
 from ega_jax.evaluation.flops import flops_of, flops_per_request
+from ega_jax.generation.book_ledger import BookLedger
+from ega_jax.mechanism import Mechanism
 from experiments.benchmarks.generator import Model
 
 M = 8
@@ -118,7 +122,11 @@ def test_the_work_of_all_devices_counts():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     each = lambda trips: lax.map(lambda n: lax.fori_loop(0, n, lambda _, x: x @ X, X), trips)
     spread = jax.shard_map(
-        each, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
+        each,
+        mesh=mesh,
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec("data"),
+        check_vma=False,
     )
     assert flops_of(spread, jnp.arange(8)) == sum(range(8)) * (PRODUCT + 2)
 
@@ -201,3 +209,23 @@ def test_a_request_counts_alone():
     last = jax.tree.map(lambda x: x[4:5], REQUESTS)
     every = flops_per_request(tiny_mechanism(), REQUESTS, "threshold")
     np.testing.assert_array_equal(flops_per_request(tiny_mechanism(), last), every[4:5])
+
+
+def test_a_cascade_that_ranks_more_counts_more():
+    pricing = PricingConfig(hidden=(8, 4), probes=(), heads=())
+    given = {"recall_share": 1.0, "most_recalled": 99, "num_preranked": 3}
+    few, more = (
+        flops_per_request(Mechanism(system, {}, pricing, LEVERS, "gsp"), REQUESTS)
+        for system in (with_funnel(**given, num_ranked=n) for n in (1, 3))
+    )
+    assert (few > 0).all()
+    assert (more > few).all()
+
+
+def test_a_request_to_a_book_counts():
+    system = tiny_mechanism().system
+    codes = system.items.catalogue.poi_codes
+    ads, bids = np.arange(P, dtype=np.int32), np.linspace(1, 2, P, dtype=np.float32)
+    book = BookLedger(ads, bids, [0, 3, P], codes, W, num_slots=K).book
+    found = flops_per_request(tiny_mechanism().with_book(book), requests_to([0, 1], 0), "gsp")
+    assert 0 < found[0] < found[1]

@@ -63,6 +63,16 @@ def test_an_interval_of_one_market_pairs_the_sessions():
     assert high - low < widest / 5
 
 
+def test_resamples_that_no_frontier_reaches_count_as_lowest():
+    """Half of the sessions click; the frontier's only point is above the other system by luck."""
+    rng = np.random.default_rng(3)
+    other = outcomes(np.full(200, 1.0), rng.permutation(np.repeat([0.0, 1.0], 100)))
+    point = outcomes(np.full(200, 1.2), rng.permutation(np.repeat([0.0, 1.0], 100)))
+    low, high = bootstrap_interval(value_lift_at_clicks, [other, point])
+    assert low == -np.inf
+    assert high == pytest.approx(20.0)
+
+
 def test_bootstrap_intervals_cover_a_known_lift():
     rng, held = np.random.default_rng(1), 0
     for number in range(200):

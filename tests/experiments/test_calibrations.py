@@ -46,7 +46,7 @@ def run(tmp_path_factory):
 def test_reward_models_have_intervals_and_an_excess_over_the_truth(run, monkeypatch):
     monkeypatch.setattr(reward_models, "SESSIONS", 40)
     report = reward_models.reward_models(run)
-    for name in ("uniform_ratio", "uniform_ratio_weighted"):
+    for name in ("uniform_ratio", "logged_ratio", "uniform_ratio_weighted"):
         assert 0 < report[f"{name}_low"] < report[name] < report[f"{name}_high"]
     assert 0 < report["weighted_sessions"] < run.dataset.summary.num_rows
     assert report["logloss_excess_poi"] > 0

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +14,19 @@ from tiny_runs import Flag
 
 from ega_jax.baselines.cascade import cga, cross_dqn
 from ega_jax.baselines.cascade.training import Cascade
+from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.evaluation.comparison import COLUMNS
 from ega_jax.evaluation.records import COSTS, LIFTS, VALUED
-from ega_jax.phases.auction import AuctionTraining
+from ega_jax.mechanism import Mechanism
+from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.phases.pretraining import Pretraining
 from ega_jax.reward import model
 from ega_jax.systems import compared
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config
 from ega_jax.training.files import read_json
 from ega_jax.training.loop import NonFiniteLossError
-from ega_jax.types import organic_pois
+from ega_jax.training.mesh import data_mesh
+from ega_jax.types import BookRequest, Request, organic_pois
 from experiments import tables
 from experiments.common import measuring, protocol, runs, workdirs
 
@@ -52,8 +57,31 @@ def tabulated(finished, tmp_path_factory):
     root = tmp_path_factory.mktemp("tables")
     shutil.copytree(workdir, root / "run" / "market-0")
     with pytest.MonkeyPatch.context() as patch:
+        note_what_training_reads(patch)
         run_command(config, root, patch)
     return config, root
+
+
+READ: set[str] = set()  # Splits that were read while systems were trained.
+
+
+def note_what_training_reads(patch):
+    train, split, training = measuring.train_system, AdLogDataset.split, []
+
+    def noted(dataset, name):
+        if training:
+            READ.add(name)
+        return split(dataset, name)
+
+    def watched(run):
+        training.append(run.name)
+        try:
+            return train(run)
+        finally:
+            training.pop()
+
+    patch.setattr(AdLogDataset, "split", noted)
+    patch.setattr(measuring, "train_system", watched)
 
 
 def read(path):
@@ -105,6 +133,59 @@ def test_systems_that_differ_in_the_rule_share_slates(tabulated):
     assert own["value"] == gsp["value"]
     kept = read_config(root / "run" / "market-0" / "systems" / "ega")
     assert kept["auction"]["rule"] != "gsp", "another rule leaves the system its own"
+
+
+def reordered(request, seed):
+    """The request with its ads in another order; the organic items stay where they were."""
+    item, is_ad, bid = (np.array(x) for x in (request.item, request.is_ad, request.bid))
+    rng = np.random.default_rng(seed)
+    for row in range(len(item)):
+        ads = np.flatnonzero(is_ad[row])
+        mixed = rng.permutation(ads)
+        item[row, ads], bid[row, ads] = item[row, mixed], bid[row, mixed]
+    return dataclasses.replace(request, item=item, is_ad=is_ad, bid=bid)
+
+
+def follows_order(allocate, request):
+    """Whether slates change with the order in which a request lists its ads."""
+    slates = [allocate(request), *(allocate(reordered(request, seed)) for seed in range(3))]
+    return any(not np.array_equal(slates[0].items, slate.items) for slate in slates[1:])
+
+
+@pytest.mark.parametrize("name", ["mca", "gr", "ega"])
+def test_no_system_reads_the_order_of_ads(tabulated, name):
+    _, root = tabulated
+    mechanism = Mechanism.restore(root / "run" / "market-0", name)
+    batch = next(iter(sessions_of(tabulated)))
+    assert not follows_order(lambda request: mechanism.allocate(request), request_of(batch))
+
+
+def test_a_system_that_reads_the_order_of_ads_is_caught(tabulated):
+    def first_ads(request):
+        return types.SimpleNamespace(items=np.array(request.item)[:, :2])
+
+    assert follows_order(first_ads, request_of(next(iter(sessions_of(tabulated)))))
+
+
+def sessions_of(tabulated):
+    """Test sessions of the log."""
+    config, root = tabulated
+    run = Pretraining(config, root / "run" / "market-0", data_mesh())
+    return run.batches("test")
+
+
+def test_a_request_holds_no_truth_and_no_session(tabulated):
+    """What is served sees only these fields of a batch; all else stays with the judges."""
+    batch = next(iter(sessions_of(tabulated)))
+    shown = {"item", "is_ad", "bid", "history_poi", "history_creative", "context"}
+    for kind in (Request, BookRequest):
+        own = {field.name for field in dataclasses.fields(kind)}
+        assert own <= shown | {"organic", "book"}
+    assert {"session", "click_poi", "shown_poi", "propensity"} <= batch.keys()
+
+
+def test_systems_are_trained_on_two_splits_alone(tabulated):
+    assert {"pretrain", "align"} == READ
 
 
 def with_kappa(run, kappa):

@@ -1,5 +1,8 @@
 """Simulates the sessions of a market over time, chunk after chunk.
 
+Histories start with visits that fit each user's intents, so click rates fall while the logger's
+slates take their place. The log begins when that is over.
+
 The stages of a chunk are `arrive` (users, intents and places: latents), `serve` (organic lists and
 slates: observables alone), `respond` (clicks: latents) and `remember` (histories). A chunk lies
 within one day, has equally many sessions of each region, and puts them in random order.
@@ -26,6 +29,7 @@ from ega_jax.data.market.world import Latents, Observables, World
 
 START_TIME = 1_700_000_000  # Seconds since 1970, the start of the first day.
 DAY = 86_400  # Seconds.
+SETTLING_DAYS = 14  # Played before the log begins, and not recorded; by then click rates are level.
 
 
 @struct.dataclass
@@ -95,7 +99,9 @@ def begin(key: jax.Array, world: World) -> State:
 def simulate(
     key: jax.Array, world: World, state: State, ranker: Ranker
 ) -> Iterator[tuple[Span, Book, Chunk]]:
-    """Yields the sessions of a market in chunks, and computes one chunk ahead.
+    """Yields the sessions of a market in chunks, after `SETTLING_DAYS` that it does not yield.
+
+    It computes one chunk ahead.
 
     Args:
       key: random key; other keys give fresh sessions of the same market.
@@ -121,20 +127,24 @@ def _play(
     """Yields the chunks of `simulate` as soon as they are dispatched."""
     config, observables = world.config, world.observables
     plan = spans(config, _most_rows(world))
+    settling = [span for span in plan if span.day < SETTLING_DAYS]
     size = -(-max(span.stop - span.first for span in plan) // config.num_regions)
     options = {"compiler_options": compiler_options()}
     start_day = jax.jit(_start_day, **options)
     play = jax.jit(_chunk, static_argnames=("config", "size"), donate_argnames="state", **options)
-    for day, chunks in itertools.groupby(enumerate(plan), key=lambda numbered: numbered[1].day):
-        day_key = jax.random.fold_in(key, day)
-        balance, book, others = start_day(day_key, observables, state.balance, day)
-        state = State(state.users, balance)
-        for i, span in chunks:
-            hour = timestamps(config, span.first, size * config.num_regions) % DAY / 3600
-            rows = jnp.float32(hour), day, span.stop - span.first
-            given = (world.latents, observables, ranker, state, book, others, *rows)
-            state, chunk = play(jax.random.fold_in(key, DAYS + i), *given, config, size)
-            yield span, book, chunk
+    for part_key, part in zip(jax.random.split(key), (settling, plan), strict=True):
+        for number, chunks in itertools.groupby(enumerate(part), key=lambda placed: placed[1].day):
+            day = number if part is plan else 0  # Late POIs open during the log.
+            day_key = jax.random.fold_in(part_key, number)
+            balance, book, others = start_day(day_key, observables, state.balance, day)
+            state = State(state.users, balance)
+            for i, span in chunks:
+                hour = timestamps(config, span.first, size * config.num_regions) % DAY / 3600
+                rows = jnp.float32(hour), day, span.stop - span.first
+                given = (world.latents, observables, ranker, state, book, others, *rows)
+                state, chunk = play(jax.random.fold_in(part_key, DAYS + i), *given, config, size)
+                if part is plan:
+                    yield span, book, chunk
 
 
 def _most_rows(world: World) -> int:

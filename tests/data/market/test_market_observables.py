@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ega_jax.data.market import ad_books, behaviour, logger, policy, requests, scores, simulation
-from ega_jax.data.market.clicks import Situation, Truth
-from ega_jax.data.market.config import MarketConfig
+from ega_jax.data.market.clicks import Situation, Truth, responses
+from ega_jax.data.market.config import TINY, MarketConfig
 from ega_jax.data.market.requests import Book
 from ega_jax.data.market.scores import make_ranker
 from ega_jax.data.market.world import Latents, World, make_world
@@ -127,6 +127,29 @@ def test_chunks_cover_the_log_and_lie_within_a_day():
         days = (times - simulation.START_TIME) // simulation.DAY
         assert set(days) == {span.day}
     assert len(simulation.spans(MarketConfig(num_sessions=10), 60)) == 10
+
+
+def click_rates(config):
+    """The true click rate of the slates shown in each of the two halves of a log."""
+    world = make_world(config)
+    state = simulation.begin(jax.random.key(0), world)
+    ranker = make_ranker(world.observables, state.users.history_poi)
+    sums = np.zeros((2, 2))
+    for span, _, chunk in simulation.simulate(jax.random.key(1), world, state, ranker):
+        slates = chunk.served.slates
+        shown = slates.items, slates.creatives, slates.is_ad
+        clicks = responses(world.latents, chunk.situation, *shown).click_poi
+        half = int(span.day >= simulation.DAYS // 2)
+        sums[half] += float(clicks.sum()), float((slates.items >= 0).sum())
+    return sums[:, 0] / sums[:, 1]
+
+
+def test_click_rates_are_level_when_the_log_begins(monkeypatch):
+    first, second = click_rates(TINY)
+    assert abs(first / second - 1) < 0.02
+    monkeypatch.setattr(simulation, "SETTLING_DAYS", 0)
+    first, second = click_rates(TINY)
+    assert first / second > 1.04, "without days to settle they fall"
 
 
 def test_places_are_read_out_of_embeddings(market):
