@@ -36,6 +36,7 @@ from ega_jax.evaluation.serving import judges_of, served
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.systems import UNPRICED
 from experiments.common import command
+from experiments.common.measuring import weighs_tokens
 from experiments.common.runs import (
     changed,
     find_system,
@@ -123,11 +124,6 @@ def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) 
         except ValueError as error:
             raise UserError(f"{setting}: {value!r} is not {words}") from error
         changed(whole(run.settings), {FIELDS[setting]: number})
-
-
-def weighs_tokens(run: AuctionTraining) -> bool:
-    """Returns whether a system's search uses token bids."""
-    return run.system.weighs_tokens and not run.settings.allocation.bid_free
 
 
 def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str, Any]:

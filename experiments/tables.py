@@ -44,7 +44,7 @@ from ega_jax.training.files import locked
 from ega_jax.training.loop import NonFiniteLossError
 from experiments.common import command, workdirs
 from experiments.common.measuring import Sessions
-from experiments.common.protocol import Market
+from experiments.common.protocol import TUNING_MARKET, Market
 
 command.define_config()
 flags.adopt_module_key_flags(command)
@@ -53,8 +53,8 @@ TABLE3 = ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp", "ega-unaligned")
 _MARKETS = flags.DEFINE_list("markets", ["0", "1", "2"], "Numbers of markets; none: only merge.")
 _ONLY = flags.DEFINE_list("only", None, "Systems to run; default: all.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder for the tables.")
-_VALUE = flags.DEFINE_integer("value_sessions", 4096, "Sessions for value and responses.", 1)
-_RPM = flags.DEFINE_integer("rpm_sessions", 2048, "Sessions for revenue.", 1)
+_VALUE = flags.DEFINE_integer("value_sessions", 4096, "Sessions for value and responses.", 2)
+_RPM = flags.DEFINE_integer("rpm_sessions", 2048, "Sessions for revenue.", 2)
 _PSI = flags.DEFINE_integer("psi_sessions", 256, "Sessions for regret.", 1)
 
 
@@ -62,8 +62,11 @@ def main() -> None:
     """Runs the command."""
     only = list(compared()) if _ONLY.value is None else _ONLY.value
     command.check_named("system", only, compared())
-    if not all(number.isdecimal() for number in _MARKETS.value):
-        raise UserError(f"--markets={','.join(_MARKETS.value)}: each is a number from 0 on")
+    if not all(n.isdecimal() and int(n) != TUNING_MARKET for n in _MARKETS.value):
+        raise UserError(
+            f"--markets={','.join(_MARKETS.value)}: each is a number from 0 on, but not "
+            f"{TUNING_MARKET}, the market of experiments.tune"
+        )
     if jax.process_count() > 1:
         raise UserError("--several_hosts: tables are made by one process, or by one per market")
     settings, workdir = workdirs.open_workdir(Settings, free=FREE)
@@ -76,7 +79,7 @@ def main() -> None:
         systems = market.workdir / "systems"
         systems.mkdir(parents=True, exist_ok=True)
         with locked(systems, wait=wait) as is_ours:
-            if not is_ours or market.is_recorded(name):
+            if not is_ours or market.state(name):
                 continue
             print_grid(runs, running=(market, name))
             measure(market, name)
@@ -122,15 +125,15 @@ def merge(market: Market, workdir: Path) -> None:
 def print_grid(runs: list[tuple[Market, str]], running: tuple[Market, str] | None = None) -> None:
     """Prints which runs are recorded: one line per system, one column per market."""
     markets = {market.number: market for market, _ in runs}
-    done = sum(market.is_recorded(name) for market, name in runs)
+    done = sum(bool(market.state(name)) for market, name in runs)
     title = f"{done} of {len(runs)} runs recorded"
     columns = "system", *(f"market {number}" for number in markets)
     grid = Table(*columns, title=title, title_justify="left")
     for name in dict.fromkeys(name for _, name in runs):
-        states = [
-            "running" if (market, name) == running else "done" if market.is_recorded(name) else "-"
+        states = (
+            "running" if (market, name) == running else market.state(name) or "-"
             for market in markets.values()
-        ]
+        )
         grid.add_row(name, *states)
     Console(width=100).print(grid)
 

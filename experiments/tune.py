@@ -4,7 +4,8 @@ Trials run on market 100, which no table uses, and are measured on the split "tu
 nothing is trained. The judge is a reward model of another seed, larger, and trained on two million
 fresh sessions of this market, half of them with uniformly drawn slates; no system sees it. The
 criterion is the value at equal clicks, as in the tables: that of the trial's frontier at the
-CTR-poi of MCA with its defaults. The truth is shown beside it and decides nothing.
+CTR-poi of MCA with its defaults. MCA's slates follow no lever: its trials have one point each and
+count by its value; look at its clicks too. The truth is shown beside it and decides nothing.
 
     python -m experiments.tune --config=experiments/configs/market.py:tiny
     python -m experiments.tune --config=experiments/configs/market.py:small --best_of=market-tiny
@@ -36,14 +37,21 @@ from ega_jax.phases.reward import batch_predictor
 from ega_jax.phases.streamed import LARGE, streamed_reward
 from ega_jax.systems import UNPRICED, compared
 from ega_jax.training.files import read_json
+from ega_jax.training.loop import NonFiniteLossError
 from experiments.common import command, workdirs
 from experiments.common.measuring import SLATES_ONLY, Measured, Sessions
-from experiments.common.protocol import Market, changes_pretraining, manifest
+from experiments.common.protocol import (
+    TUNING_MARKET,
+    Market,
+    changes_pretraining,
+    manifest,
+    read_own_record,
+)
 
 command.define_config()
 flags.adopt_module_key_flags(command)
-MARKET = 100
 JUDGE_SEED, JUDGE_EXPLORES = 1000, 0.5
+JUDGES = "judge", "truth"
 REFERENCE = "mca"  # The system whose clicks, with its defaults, all trials are valued at.
 DEFAULTS: dict[str, Any] = {}  # The trial that changes nothing.
 TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -83,7 +91,7 @@ def main() -> None:
     if settings.data.path:
         raise UserError("config.data.path: tuning makes the market and its judge; leave it empty")
     results = Path(_RESULTS.value).expanduser()
-    market = Market(MARKET, settings, workdir, results, Sessions(_SESSIONS.value, 1, 1))
+    market = Market(TUNING_MARKET, settings, workdir, results, Sessions(_SESSIONS.value, 1, 1))
     for system in _SYSTEMS.value:
         asked = TRIALS[system]
         if _BEST_OF.value:
@@ -96,35 +104,47 @@ def main() -> None:
 def try_out(market: Market, system: str, changes: Mapping[str, Any]) -> Record:
     """Trains the slates of a trial, measures and records it; or reads its record."""
     path = record_path(market.results, market.settings.name, system, changes)
-    if path.exists():
-        return read_json(path)
+    asked = market.asked(settings_of(system, changes))
+    if not path.exists():
+        trial = {"system": system, "changes": dict(changes), "asked_by": _ASKED_BY.value} | asked
+        write_record(path, trial | valued(market, system, changes) | {"manifest": manifest()})
+        jax.clear_caches()  # The number of compiled functions in a process is limited.
+    return read_own_record(path, asked)
+
+
+def settings_of(system: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a trial that differ from the config's; prices play no part."""
+    return {**compared()[system], **changes, **UNPRICED}
+
+
+def valued(market: Market, system: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a trial's frontier, and its value at the clicks of the reference, by each judge.
+
+    A trial that fails because a loss is not finite, or whose reference failed, says so instead.
+    """
     is_reference = system == REFERENCE and not changes
-    reference = None if is_reference else try_out(market, REFERENCE, DEFAULTS)
-    found = measured(market, system, changes)
-    clicks = (reference or found)["frontier"][0]["judge"]["ctr_poi"]
-    about = {"system": system, "changes": dict(changes), "asked_by": _ASKED_BY.value}
-    about |= {"config": market.settings.name, "clicks": clicks}
-    about |= {judge: value_of(found["frontier"], clicks, judge) for judge in ("judge", "truth")}
-    write_record(path, about | found | {"manifest": manifest(market.settings.to_dict())})
-    jax.clear_caches()  # The number of compiled functions in a process is limited.
-    return read_json(path)
+    reference = {} if is_reference else try_out(market, REFERENCE, DEFAULTS)
+    if "failed" in reference:
+        return {"failed": "the reference has failed"}
+    try:
+        frontier = frontier_of(market, system, changes)
+    except NonFiniteLossError as error:
+        return {"failed": str(error)}
+    clicks_of = lambda judge: reference.get("frontier", frontier)[0][judge]["ctr_poi"]
+    found = {judge: value_of(frontier, clicks_of(judge), judge) for judge in JUDGES}
+    return {"frontier": frontier} | found
 
 
-def measured(market: Market, system: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the frontier of a trial by each judge, the point of its own settings first."""
-    own = {**compared()[system], **changes, **UNPRICED}
+def frontier_of(market: Market, system: str, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the points of a trial's frontier by each judge, that of its own levers first."""
     label = f"{system}-{number_of(changes)}"
     workdir = market.workdir.name + f"-{label}" * changes_pretraining(changes)
-    run = market.open(own, workdir, f"tuning/{label}")
-    served = Measured(run, SLATES_ONLY, market.sessions, "tune", {"judge": judge_of(market)})
-    points = {("own", 0.0): served.value} | served.frontier
-    return {
-        "frontier": [
-            {"lever": lever, "setting": setting}
-            | {judge: figures_of(outcomes) for judge, outcomes in point.items()}
-            for (lever, setting), point in points.items()
-        ]
-    }
+    run = market.open(settings_of(system, changes), workdir, f"tuning/{label}")
+    trial = Measured(run, SLATES_ONLY, market.sessions, "tune", {"judge": judge_of(market)})
+    return [
+        {"lever": lever, "setting": setting} | {judge: figures_of(point[judge]) for judge in JUDGES}
+        for (lever, setting), point in trial.frontier.items()
+    ]
 
 
 def judge_of(market: Market) -> Judge:
@@ -155,16 +175,25 @@ def best(records: Sequence[Record], number: int) -> list[Mapping[str, Any]]:
     """
     if not records:
         raise UserError(f"--best_of={_BEST_OF.value}: there is no trial of it in {_RESULTS.value}")
-    ranked = sorted(records, key=lambda record: -(record["judge"] or -math.inf))
-    return [record["changes"] for record in ranked[:number]]
+    return [record["changes"] for record in sorted(records, key=_rank, reverse=True)[:number]]
+
+
+def _rank(record: Record) -> float:
+    """A trial's value by the judge; the lowest if it failed or has too few clicks."""
+    value = record.get("judge")
+    return -math.inf if value is None else value
 
 
 def value_of(frontier: Sequence[Mapping[str, Any]], clicks: float, judge: str) -> float:
-    """The value of a frontier at a CTR-poi; NaN if no point has as many clicks."""
+    """The value of a frontier at a CTR-poi; NaN if no point has as many clicks.
+
+    A system that follows no lever has one point, which hardly ever has exactly so many clicks. It
+    counts by the value of this point.
+    """
     value, ctr_poi = (
         np.array([point[judge][name] for point in frontier]) for name in ("value", "ctr_poi")
     )
-    return value_at_clicks(value, ctr_poi, clicks)
+    return float(value[0]) if len(value) == 1 else value_at_clicks(value, ctr_poi, clicks)
 
 
 def title_of(changes: Mapping[str, Any]) -> str:
@@ -179,20 +208,20 @@ def number_of(changes: Mapping[str, Any]) -> str:
 
 def print_trials(records: Sequence[Record], title: str) -> None:
     """Prints one line per trial; the best by the judge is marked."""
-    by_judge = [record["judge"] or -math.inf for record in records]
     columns = "", "trial", "value at equal clicks, judge", "truth", "own CTR-poi", "asked by"
     table = Table(*columns, title=title, title_justify="left")
-    shown = lambda value: "unreached" if value is None else f"{value:.4g}"
-    for record, value in zip(records, by_judge, strict=True):
-        table.add_row(
-            "*" if value == max(by_judge) else "",
-            title_of(record["changes"]),
-            shown(record["judge"]),
-            shown(record["truth"]),
-            shown(record["frontier"][0]["judge"]["ctr_poi"]),
-            record["asked_by"],
-        )
+    first = max(map(_rank, records))
+    for record in records:
+        mark = "*" if _rank(record) == first else ""
+        table.add_row(mark, title_of(record["changes"]), *_shown(record), record["asked_by"])
     Console(width=120).print(table)
+
+
+def _shown(record: Record) -> list[str]:
+    if "failed" in record:
+        return ["failed", "", ""]
+    figures = [*(record[judge] for judge in JUDGES), record["frontier"][0]["judge"]["ctr_poi"]]
+    return ["unreached" if figure is None else f"{figure:.4g}" for figure in figures]
 
 
 if __name__ == "__main__":

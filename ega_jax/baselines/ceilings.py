@@ -3,8 +3,8 @@
 All are valued by the truth. The best slate of all ads is found by a search that knows the truth.
 The best slate by what can be seen is found by the same search on the click probabilities of a
 reward model. The best slate of a menu is the best of those from which the system chose. The first
-two depend on a system only by its limits and by the slates from which a search starts in addition,
-so most of their work is shared between systems.
+two depend on a system only through its limits and its own slates, from which the search also
+starts. So most of their work is shared between systems.
 """
 
 import dataclasses

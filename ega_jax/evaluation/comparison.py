@@ -36,7 +36,7 @@ def rows_of(records: Iterable[Record], names: Sequence[str]) -> list[dict[str, A
     """Returns one row per system, scorer and metric, over the markets of finished runs.
 
     Ends are those of Student's interval over markets; with one market, a lift has the interval of
-    its sessions, and a level has none.
+    its sessions, and a level has none. `sessions` are the fewest of any market.
     """
     finished = [record for record in records if "failed" not in record]
     rows = []
@@ -49,15 +49,16 @@ def rows_of(records: Iterable[Record], names: Sequence[str]) -> list[dict[str, A
 
 
 def _row(records: list[Record], name: str, scorer: str, metric: str) -> dict[str, Any] | None:
+    """One row; its mean is NaN if the metric is undefined in any of the markets."""
     kind = "lifts" if metric in LIFTS else "means"
-    known = [r for r in records if r[kind][scorer].get(metric) is not None]
+    known = [record for record in records if metric in record[kind][scorer]]
     if not known:
         return None
-    values = [record[kind][scorer][metric] for record in known]
+    part = _part(metric)
+    values = [_number(record[kind][scorer][metric], np.nan) for record in known]
     low, high = student_interval(values)
-    if metric in LIFTS and len(known) == 1:
-        ends = known[0]["intervals"][scorer][metric]
-        low, high = (np.nan if end is None else end for end in ends)
+    if metric in LIFTS and len(known) == 1 and np.isfinite(values[0]):
+        low, high = (_number(end, -np.inf) for end in known[0]["intervals"][scorer][metric])
     return {
         "system": name,
         "scorer": scorer,
@@ -66,8 +67,12 @@ def _row(records: list[Record], name: str, scorer: str, metric: str) -> dict[str
         "low": low,
         "high": high,
         "markets": len(known),
-        "sessions": known[0]["sessions"].get(_part(metric), ""),
+        "sessions": min(record["sessions"][part] for record in known) if part else "",
     }
+
+
+def _number(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
 
 
 def _part(metric: str) -> str:
@@ -138,8 +143,20 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     keys = list(dict.fromkeys((row["system"], row["scorer"]) for row in rows))
     levels = [metric for metric in METRICS if metric not in LIFTS]
     level = lambda row: f"{row['mean']:.4g}"
-    lifted = lambda row: f"{row['mean']:+.1f} % ({row['low']:+.1f} to {row['high']:+.1f})"
-    return _grid(cells, keys, levels, level) + "\n" + _grid(cells, keys, LIFTS, lifted)
+    return "\n".join(
+        [
+            _grid(cells, keys, levels, level),
+            "Paired lifts in per cent, with 95 % intervals: of resampled sessions for one market, "
+            "Student's over several.\n",
+            _grid(cells, keys, LIFTS, _lifted),
+        ]
+    )
+
+
+def _lifted(row: Mapping[str, Any]) -> str:
+    if np.isnan(row["mean"]):
+        return "undefined"
+    return f"{row['mean']:+.1f} % ({row['low']:+.1f} to {row['high']:+.1f})"
 
 
 def _grid(cells, keys, metrics: Sequence[str], form) -> str:
@@ -165,7 +182,7 @@ def draw_lifts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             place = [names.index(row["system"]) + 0.3 * number - 0.15 for row in own]
             mean = np.array([row["mean"] for row in own])
             ends = np.array([(row["low"], row["high"]) for row in own]).reshape(-1, 2).T
-            reach = np.nan_to_num(np.abs(ends - mean))
+            reach = np.clip(np.nan_to_num(np.abs(ends - mean)), 0, 100)
             axes.errorbar(mean, place, xerr=reach, fmt="o", capsize=2, label=scorer)
         axes.axvline(0, color="0.6", lw=1)
         axes.set(title=f"{metric}, %", yticks=range(len(names)))

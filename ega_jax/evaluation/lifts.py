@@ -63,7 +63,7 @@ def value_at_clicks(value: np.ndarray, clicks: np.ndarray, target: float) -> flo
     """
     if target > np.max(clicks):
         return float("nan")
-    order = np.argsort(clicks, kind="stable")
+    order = np.lexsort((value, clicks))
     best = np.maximum.accumulate(value[order][::-1])[::-1]  # With at least as many clicks.
     efficient = np.append(best[:-1] > best[1:], True)
     return float(np.interp(target, clicks[order][efficient], best[efficient]))

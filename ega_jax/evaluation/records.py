@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ega_jax.errors import UserError
 from ega_jax.evaluation.lifts import (
     Statistic,
     bootstrap_interval,
@@ -30,6 +31,7 @@ COSTS = ("flops", "ms")  # Of a request; the same by every scorer.
 LIFTS = tuple(
     f"{lifted}_vs_{other}" for lifted in ("value", "value_at_ctr", "rpm") for other in OTHERS
 )
+OWN = "own", 0.0  # The point of a frontier at the system's own levers.
 ON_FRONTIER = ("value", "ctr_poi", "ad_share")
 
 ByJudge = Mapping[str, Outcomes]
@@ -50,7 +52,7 @@ class Results(Served):
 
     psi: Mapping[str, Mapping[str, float]]  # Judge -> the metrics of regret.
     psi_sessions: int
-    frontier: Mapping[tuple[str, float], ByJudge]  # (lever, setting) -> outcomes.
+    frontier: Mapping[tuple[str, float], ByJudge]  # (lever, setting) -> outcomes; `OWN` first.
     costs: Mapping[str, float]
 
 
@@ -91,7 +93,7 @@ def _compared(
     own: Results, others: Mapping[str, Served], judge: str
 ) -> Iterable[tuple[str, tuple[Statistic, list[Outcomes]]]]:
     """Yields the name of each lift, its statistic, and the outcomes that it is of."""
-    points = [own.value[judge], *(point[judge] for point in own.frontier.values())]
+    points = [point[judge] for point in own.frontier.values()]
     for name, other in others.items():
         yield f"value_vs_{name}", (lift("value"), [own.value[judge], other.value[judge]])
         yield f"value_at_ctr_vs_{name}", (value_lift_at_clicks, [other.value[judge], *points])
@@ -118,9 +120,24 @@ def read_records(folder: Path, data: Mapping[str, Any]) -> list[Record]:
     Args:
       folder: the folder of `*.json`; it may be absent.
       data: what `record["data"]` must be.
+
+    Raises:
+      UserError: a file is no record, or two are of the same run.
     """
-    records = [read_json(path) for path in sorted(folder.glob("*.json"))]
-    return [record for record in records if record["data"] == data]
+    found: dict[tuple[str, int], Path] = {}
+    records: list[Record] = []
+    for path in sorted(folder.glob("*.json")):
+        record = read_json(path)
+        if not {"data", "system", "market"} <= record.keys():
+            raise UserError(f"{path} is no record of a run")
+        if record["data"] != data:
+            continue
+        run = record["system"], record["market"]
+        if run in found:
+            raise UserError(f"{path} and {found[run]} are both of {run[0]} on market {run[1]}")
+        found[run] = path
+        records.append(record)
+    return records
 
 
 def write_record(path: Path, record: Record) -> None:

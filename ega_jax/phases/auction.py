@@ -193,7 +193,9 @@ class AuctionTraining:
         # Parameters of different phases are used together, so none may stay bound to the mesh.
         return unbound(trained)
 
-    def train_shared(self, phase: Phase, folder: str, settings: LoggedSettings) -> Params:
+    def train_shared(
+        self, phase: Phase, folder: str, settings: LoggedSettings, **others: Any
+    ) -> Params:
         """Trains a phase that all systems of a workdir share, in a folder of its own.
 
         Args:
@@ -201,6 +203,7 @@ class AuctionTraining:
           folder: a folder in the workdir.
           settings: the phase's settings; `folder` is bound to these and to the settings of data,
             tokens and seed.
+          **others: what else the folder is bound to.
 
         Raises:
           ConfigMismatchError: the folder was trained with other settings.
@@ -208,13 +211,16 @@ class AuctionTraining:
         place = self.pretraining.workdir / folder
         config = self.settings.to_dict()
         shared = {name: config[name] for name in ("seed", "data", "tokenizer")}
-        shared[phase.name] = dataclasses.asdict(settings)
+        shared |= {phase.name: dataclasses.asdict(settings), **others}
         free = self.settings.free(SYSTEM) + free_fields(settings, SYSTEM, f"{phase.name}.")
         check_workdir(place, shared, free)
         return self.train_phase(phase, place)
 
     def sessions(self, split: str, num_sessions: int, batch_size: int) -> grain.IterDataset:
-        """Returns about `num_sessions` sessions, in whole batches spread evenly over the split."""
+        """Returns about `num_sessions` sessions, in whole batches spread evenly over the split.
+
+        They are at most as many as the batches that this number fills.
+        """
         return pipeline.eval_batches(
             self.dataset,
             split,
@@ -243,7 +249,7 @@ class AuctionTraining:
         keys_of = lambda number: jax.random.split(jax.random.fold_in(key, number), size)
         rows_of = lambda number: tabulate(system, batches[number], keys_of(number))
         path = self.folder / "tables" / "payment"
-        return dict(tabulated(path, len(batches), rows_of))
+        return dict(tabulated(path, len(batches), rows_of, size))
 
     def _payment_phase(self, head: str) -> Phase:
         settings, table = self.settings.payment, self.table

@@ -35,7 +35,7 @@ def streamed_reward(
     Args:
       run: the log of a market, and its tokens.
       settings: of the model and its training.
-      folder: a folder in the workdir, bound to the settings.
+      folder: a folder in the workdir, bound to the settings, the seed and the share.
       seed: seeds parameters and sessions; other seeds give other sessions.
       explore: the share of uniformly drawn slates; default: the log's.
 
@@ -50,13 +50,15 @@ def streamed_reward(
     market = logger.config
     if explore is not None:
         market = dataclasses.replace(market, explore=explore)
+    config = run.reward_config_of(settings)
     world = make_world(market, run.settings.data.market.sequences or None)
     sessions = FreshSessions(
         world,
         logger.ranker,
         batch_size=settings.batch_size // jax.process_count(),
+        history_length=config.history_length,
         seed=seed * jax.process_count() + jax.process_index(),
     )
-    config = run.reward_config_of(settings)
     phase = reward_phase(run.dataset, run.items, config, settings, seed, sessions)
-    return run.train_shared(phase, folder, settings), config
+    bound = {"sessions": {"seed": seed, "explore": market.explore}}
+    return run.train_shared(phase, folder, settings, **bound), config

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ega_jax.errors import UserError
 from ega_jax.training.checkpoints import is_complete, read_arrays, read_metadata, save_tree
 from ega_jax.training.interrupt import Interrupted, StopRequest
 from ega_jax.training.progress import ProgressReport
@@ -18,7 +19,11 @@ Columns = Mapping[str, Any]  # Arrays `[rows, ...]` by name, or nested mappings 
 
 
 def tabulated(
-    path: Path, num_batches: int, rows_of: Callable[[int], Columns], name: str = "tabulating"
+    path: Path,
+    num_batches: int,
+    rows_of: Callable[[int], Columns],
+    batch_size: int,
+    name: str = "tabulating",
 ) -> Columns:
     """Computes a table, or reads it if it is already finished.
 
@@ -28,6 +33,7 @@ def tabulated(
       path: the folder of the table; an unfinished table holds the batches computed so far.
       num_batches: the number of batches.
       rows_of: computes the columns `[rows, ...]` of the batch with a given number.
+      batch_size: the rows that a batch is made of; a saved table has to be of as many.
       name: what the progress report calls it.
 
     Returns:
@@ -35,10 +41,19 @@ def tabulated(
 
     Raises:
       Interrupted: the process got SIGTERM or Ctrl-C; the finished batches are saved.
+      UserError: the saved table is of other batches.
     """
-    parts = [read_arrays(path)] if is_complete(path) else []
-    done, spent = progress_of(path) if parts else (0, 0.0)
-    start = time.perf_counter() - spent
+    made_of = {"of": num_batches, "batch_size": batch_size}
+    parts, done, start = [], 0, time.perf_counter()
+    if is_complete(path):
+        known = read_metadata(path)
+        if {name: known[name] for name in made_of} != made_of:
+            raise UserError(
+                f"{path} is of {known['of']} batches of {known['batch_size']}, not {num_batches} "
+                f"of {batch_size}: remove it, or use as many devices as before"
+            )
+        parts, done = [read_arrays(path)], known["batches"]
+        start -= known["seconds"]
     joined = lambda: jax.tree.map(lambda *x: np.concatenate(x), *parts)
     if done == num_batches:
         return joined()
@@ -51,16 +66,10 @@ def tabulated(
             if stopping or done == num_batches or done % -(-num_batches // SAVES) == 0:
                 parts = [joined()]
                 seconds = time.perf_counter() - start
-                save_tree(path, parts[0], {"batches": done, "seconds": seconds})
+                save_tree(path, parts[0], made_of | {"batches": done, "seconds": seconds})
             if stopping:
                 raise Interrupted(
                     f"{name} stopped after {done} of {num_batches} batches, saved in {path}; "
                     "run the same command again to continue"
                 )
     return joined()
-
-
-def progress_of(path: Path) -> tuple[int, float]:
-    """Returns the number of batches of a saved table, and the seconds that they took."""
-    metadata = read_metadata(path)
-    return metadata["batches"], metadata["seconds"]

@@ -5,23 +5,26 @@ where it stopped, and other systems of the market are compared with it later.
 """
 
 import dataclasses
-import functools
+import itertools
 import json
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from ega_jax.data.ad_logs import SPLITS, split_bounds
 from ega_jax.evaluation.auction import Judged, judge_batch, scores
 from ega_jax.evaluation.flops import flops_per_request
-from ega_jax.evaluation.records import ByJudge, Results, Served
+from ega_jax.evaluation.records import OWN, ByJudge, Results, Served
 from ega_jax.evaluation.serving import Judge, Outcomes, judges_of, served_batch
-from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.phases.auction import AuctionTraining, real_rows, request_of
+from ega_jax.training.checkpoints import read_metadata
 from ega_jax.training.files import read_json, replacing
 from ega_jax.training.mesh import fill_devices
-from ega_jax.training.tabulation import progress_of, tabulated
+from ega_jax.training.metrics import read_metrics
+from ega_jax.training.tabulation import tabulated
+from ega_jax.types import AnyRequest
 from experiments.benchmarks.timing import latencies, percentiles
 from experiments.common.runs import train_system, truth_of
 
@@ -39,7 +42,7 @@ Batch = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Sessions:
-    """About how many sessions a measurement takes, evenly spread; whole batches."""
+    """How many sessions a measurement takes at least, evenly spread; whole batches."""
 
     value: int  # Value, responses and ads, at the system's own levers and along each.
     rpm: int  # Revenue at the system's own prices.
@@ -55,19 +58,19 @@ class Measured:
     sessions: Sessions
     split: str = "test"
     other_judges: Mapping[str, Judge] = dataclasses.field(default_factory=dict)
+    read: dict[int, list[Batch]] = dataclasses.field(default_factory=dict, init=False)
 
     @property
     def results(self) -> Results:
         """All measurements; those that are missing are made."""
-        costs = self.costs  # First, since it trains the system.
-        psi = self.psi
+        costs, psi = self.costs, self.psi
         judged = next(iter(psi.values()))
         return Results(
             **vars(self.served),
             psi={judge: scores(each, self.rule) for judge, each in psi.items()},
             psi_sessions=len(judged.value),
             frontier=self.frontier,
-            costs={name: cost for name, cost in costs.items() if name != "train_seconds"},
+            costs=costs,
         )
 
     @property
@@ -87,15 +90,15 @@ class Measured:
 
     @property
     def frontier(self) -> dict[tuple[str, float], ByJudge]:
-        """Outcomes by judge along each lever that has an effect: (lever, setting) -> judge."""
-        follows = _followed_levers(self.run)
+        """Outcomes by judge at the system's own levers, and along each that has an effect."""
         own = {lever: getattr(self.run.levers, lever) for lever in FRONTIER}
-        return {
+        points = {
             (lever, value): self._at(lever, value) if value != own[lever] else self.value
             for lever, values in FRONTIER.items()
-            if lever in follows
+            if lever in followed_levers(self.run)
             for value in values
         }
+        return {OWN: self.value} | points
 
     def _at(self, lever: str, value: float) -> ByJudge:
         """Outcomes with one lever changed."""
@@ -115,22 +118,19 @@ class Measured:
         table = self._table("psi", self.sessions.psi, judged)
         return {judge: Judged(**columns) for judge, columns in table.items()}
 
-    @functools.cached_property
+    @property
     def costs(self) -> dict[str, float]:
-        """`ms` and `flops` of a request alone, and `train_seconds` of the process that trained.
-
-        The milliseconds are the median of repeated calls, the FLOPs the mean of some requests.
-        """
+        """Of a request alone: the median of `ms`, and the mean of `flops`, over some requests."""
         path = self.run.folder / "measured" / f"costs-{self.rule}.json"
         if not path.exists():
-            start = time.perf_counter()
             mechanism = train_system(self.run)
-            costs = {"train_seconds": time.perf_counter() - start}
-            some = request_of(next(iter(self.run.sessions(self.split, COUNTED, COUNTED))))
-            one = jax.tree.map(lambda x: x[:1], some)
-            times = latencies(lambda: mechanism.allocate(one, self.rule), LATENCY_LIMIT_S)
-            costs["ms"] = percentiles(times)["p50_ms"]
-            costs["flops"] = float(flops_per_request(mechanism, some, self.rule).mean())
+            batch = self._batches(COUNTED)[0]
+            real = real_rows(batch)
+            some = request_of({name: np.asarray(x)[real][:COUNTED] for name, x in batch.items()})
+            each = itertools.cycle(split(some))
+            times = latencies(lambda: mechanism.allocate(next(each), self.rule), LATENCY_LIMIT_S)
+            flops = flops_per_request(mechanism, some, self.rule).mean()
+            costs = {"ms": percentiles(times)["p50_ms"], "flops": float(flops)}
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as written:
                 written.write_text(json.dumps(costs, indent=2) + "\n")
@@ -138,10 +138,14 @@ class Measured:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """What training and each finished measurement took."""
-        tables = sorted((self.run.folder / "measured").glob("*/metadata"))
-        spent = {path.parent.name: progress_of(path.parent)[1] for path in tables}
-        return {"train": self.costs["train_seconds"]} | spent
+        """What each phase of training and each measurement took, all processes together."""
+        workdir, folder = self.run.pretraining.workdir, self.run.folder
+        places = (workdir, workdir / "reward", *sorted(workdir.glob("stages/*")), folder)
+        logs = [path for place in places for path in sorted(place.glob("metrics/[!.]*.jsonl"))]
+        spent = {path.stem: read_metrics(path)[-1]["elapsed_seconds"] for path in logs}
+        tables = [path.parent for path in sorted(folder.glob("*/*/metadata"))]
+        tables = [path for path in tables if path.parent.name in ("tables", "measured")]
+        return spent | {path.name: read_metadata(path)["seconds"] for path in tables}
 
     def _served(self, part: str, num_sessions: int, rule: str, **levers: float) -> ByJudge:
         """Outcomes of some sessions by judge, under a rule and changed levers."""
@@ -159,26 +163,35 @@ class Measured:
     ) -> Mapping[str, Any]:
         """What `rows_of` tells of the batches of some sessions."""
         batches = self._batches(num_sessions)
-        path = self.run.folder / "measured" / f"{part}-{num_sessions}"
-        name = f"{self.run.name}: {part}"
-        return tabulated(path, len(batches), lambda number: rows_of(batches[number]), name)
+        path = self.run.folder / "measured" / f"{part}-{self.split}-{num_sessions}"
+        name, size = f"{self.run.name}: {part}", len(real_rows(batches[0]))
+        return tabulated(path, len(batches), lambda number: rows_of(batches[number]), size, name)
 
     def _batches(self, num_sessions: int) -> list[Batch]:
-        """About so many sessions of the split; read once."""
-        if num_sessions not in self._read:
-            size = self.run.settings.auction.batch_size
-            sessions = self.run.sessions(self.split, num_sessions, size)
-            self._read[num_sessions] = list(fill_devices(sessions))
-        return self._read[num_sessions]
+        """At least so many sessions of the split, or all it has; read once."""
+        if num_sessions not in self.read:
+            run, size = self.run, self.run.settings.auction.batch_size
+            bounds = split_bounds(run.dataset.fractions, run.dataset.summary.num_rows)
+            there = -(-int(np.diff(bounds)[SPLITS.index(self.split)]) // size)
+            wanted = -(-num_sessions // size)
+            stride = max(there // wanted, 1)
+            sessions = run.sessions(self.split, size * -(-there // stride), size)
+            self.read[num_sessions] = list(fill_devices(sessions))
+        return self.read[num_sessions]
 
-    @functools.cached_property
-    def _read(self) -> dict[int, list[Batch]]:
-        return {}
+
+def split(requests: AnyRequest) -> list[AnyRequest]:
+    """Returns each request of a batch as a batch of one."""
+    number = len(requests.history_poi)
+    return [jax.tree.map(lambda x, row=row: x[row : row + 1], requests) for row in range(number)]
 
 
-def _followed_levers(run: AuctionTraining) -> set[str]:
+def followed_levers(run: AuctionTraining) -> set[str]:
     """The levers that change the slates a system serves."""
-    system = run.system
-    weighs_tokens = system.weighs_tokens and not run.settings.allocation.bid_free
-    levers = ("alpha", "beta") * weighs_tokens + ("kappa",) * system.weighs_clicks
+    levers = ("alpha", "beta") * weighs_tokens(run) + ("kappa",) * run.system.weighs_clicks
     return set(levers)
+
+
+def weighs_tokens(run: AuctionTraining) -> bool:
+    """Returns whether a system's search uses token bids."""
+    return run.system.weighs_tokens and not run.settings.allocation.bid_free

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import platform
 import shutil
 import subprocess
@@ -10,19 +11,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 import ega_jax
 from ega_jax.baselines.settings import Settings
+from ega_jax.errors import UserError
 from ega_jax.evaluation.auction import systems
 from ega_jax.evaluation.records import OTHERS, Record, record_of, write_record
 from ega_jax.evaluation.report import write_results
 from ega_jax.phases.auction import AuctionTraining
-from ega_jax.setting import SYSTEM
+from ega_jax.setting import SYSTEM, leaves
 from ega_jax.systems import compared
 from ega_jax.training.files import read_json
 from experiments.benchmarks.devices import description
 from experiments.common.measuring import Measured, Sessions
 from experiments.common.runs import changed, open_system, pretrained
+from experiments.common.workdirs import PATHS
 
+TUNING_MARKET = 100  # No table uses it.
 SHARED = ("tokenizers", "reward")  # What systems with a pre-training of their own share.
 
 
@@ -52,47 +58,73 @@ class Market:
     @property
     def kind(self) -> dict[str, Any]:
         """What markets of one table have in common."""
-        market = self.settings.data.market
+        market, log = self.settings.data.market, self.settings.data.path
         size = {"size": market.size, "num_slots": market.num_slots, "book": market.book}
-        log = Path(self.settings.data.path).name  # Of one's own; else empty.
-        return {"log": log} if log else {"world": market.world} | size
+        source = {"log": log} if log else {"world": market.world} | size
+        return {"config": self.settings.name} | source
 
     def record_path(self, name: str) -> Path:
         """The record of a run on this market."""
         return self.results / "runs" / f"{self.settings.name}-{self.number}-{name}.json"
 
-    def is_recorded(self, name: str) -> bool:
-        """Whether the run failed, or is compared with every recorded one of `OTHERS`."""
+    def state(self, name: str) -> str:
+        """Whether a run is recorded: "done", "failed", or "" if something is left to measure.
+
+        Raises:
+          UserError: its record is of other settings.
+        """
         record = self._record(name)
-        others = [o for o in OTHERS if o != name and "means" in self._record(o)]
+        if "failed" in record:
+            return "failed"
         known = next(iter(record.get("lifts", {}).values()), {})
-        compared = all(f"value_vs_{other}" in known for other in others)
-        return "failed" in record or ("means" in record and compared)
+        compared = all(f"value_vs_{other}" in known for other in self._others(name))
+        return "done" if record and compared else ""
 
     def _record(self, name: str) -> Record:
+        """The record of a run, empty if there is none; see `state`."""
         path = self.record_path(name)
-        return read_json(path) if path.exists() else {}
+        if not path.exists():
+            return {}
+        return read_own_record(path, self.asked(compared()[name]))
+
+    def asked(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """What a record has to be of: data, numbers of sessions, and settings with changes."""
+        own = changed(self.settings, self._seeds | dict(changes))
+        free = set(own.free(SYSTEM)) - {"auction.rule"} | set(PATHS)
+        config = {leaf.name: leaf.value for leaf in leaves(own) if leaf.name not in free}
+        asked = {"data": self.kind, "asked": dataclasses.asdict(self.sessions), "config": config}
+        return json.loads(json.dumps(asked))
+
+    @property
+    def _seeds(self) -> dict[str, Any]:
+        return {"seed": self.number, "data.market.seed": self.number}
+
+    def _others(self, name: str) -> list[str]:
+        """The systems that a run is compared with: recorded, and measured in this workdir."""
+
+        def is_here(other: str) -> bool:
+            workdir, trained_as = folders_of(self.number, other)
+            measured = self.root / workdir / "systems" / trained_as / "measured"
+            return measured.is_dir() and "means" in self._record(other)
+
+        return [other for other in OTHERS if other != name and is_here(other)]
 
     def measure(self, name: str) -> None:
         """Trains and measures a system, as far as that is not done, and writes its record."""
         own = self._measured(name)
-        others = {
-            other: self._measured(other).served
-            for other in OTHERS
-            if other != name and "means" in self._record(other)
-        }
-        found = record_of(own.results, others) | {"seconds": own.seconds}
-        judged = systems(own.psi, own.run.name, own.rule)
+        others = {other: self._measured(other).served for other in self._others(name)}
+        found = {"rule": own.rule} | record_of(own.results, others) | {"seconds": own.seconds}
+        judged = systems(own.psi, own.run.name, own.run.settings.auction.rule)
         write_results(own.run.pretraining.workdir, {"systems": judged})
-        self._write(name, found, own.run.settings.to_dict())
+        self._write(name, found)
 
     def fail(self, name: str, reason: str) -> None:
         """Records that a run has failed."""
-        self._write(name, {"failed": reason}, self.settings.to_dict())
+        self._write(name, {"failed": reason})
 
-    def _write(self, name: str, found: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        run = {"system": name, "market": self.number, "data": self.kind}
-        write_record(self.record_path(name), run | dict(found) | {"manifest": manifest(config)})
+    def _write(self, name: str, found: Mapping[str, Any]) -> None:
+        run = {"system": name, "market": self.number} | self.asked(compared()[name])
+        write_record(self.record_path(name), run | dict(found) | {"manifest": manifest()})
 
     def _measured(self, name: str) -> Measured:
         rule = self.settings.changed(compared()[name]).auction.rule
@@ -112,10 +144,10 @@ class Market:
           place: its folder in the workdir.
         """
         folder = self.root / workdir
-        seeds = {"seed": self.number, "data.market.seed": self.number}
-        own = changed(self.settings, seeds | dict(changes))
+        own = changed(self.settings, self._seeds | dict(changes))
         if folder != self.workdir:
-            _ = pretrained(changed(self.settings, seeds), self.workdir)  # Makes what is shared.
+            shared = changed(self.settings, self._seeds)
+            _ = pretrained(shared, self.workdir)  # Makes what the market's systems share.
             log = own.data.path or str(self.workdir / "data")
             own = own.changed({"data.path": log})
             self._share(folder)
@@ -148,23 +180,41 @@ def changes_pretraining(changes: Mapping[str, Any]) -> bool:
     return any(field.split(".")[0] not in Settings.groups(SYSTEM) for field in changes)
 
 
-def manifest(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was made with: version, settings, machine, date."""
+def read_own_record(path: Path, asked: Mapping[str, Any]) -> Record:
+    """Reads a record, and checks that it is of what is asked for.
+
+    Raises:
+      UserError: it is not; names the first field that differs.
+    """
+    record = read_json(path)
+    known, wanted = (flatten_dict({key: x[key] for key in asked}, sep=".") for x in (record, asked))
+    for field in sorted(known.keys() | wanted.keys()):
+        if known.get(field) != wanted.get(field):
+            raise UserError(
+                f"{path} has {field} {known.get(field)}, not {wanted.get(field)}: choose another "
+                "folder for --results, or remove it"
+            )
+    return record
+
+
+def manifest() -> dict[str, Any]:
+    """What a run was made with: version, machine, date."""
     return {
         "version": ega_jax.__version__,
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d"),
         "processor": platform.processor() or platform.machine(),
         "machine": description(),
-        "config": dict(config),
     }
 
 
 @functools.cache
 def _commit() -> str | None:
-    """The commit of the package's checkout, if it is one."""
-    folder = Path(ega_jax.__file__).parent
-    found = subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    """The commit of the package's checkout, if it is one; marked if files were changed."""
+    git, folder = shutil.which("git"), Path(ega_jax.__file__).parent
+    if git is None:
+        return None
+    options = "--always", "--dirty", "--abbrev=40", "--exclude=*"
+    asked = [git, "-C", str(folder), "describe", *options]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)
     return found.stdout.strip() or None

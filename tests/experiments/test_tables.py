@@ -116,15 +116,17 @@ def test_a_record_holds_what_its_run_measured(tabulated):
     for name, (low, high) in found["intervals"]["model"].items():
         if low is not None:
             assert low <= found["lifts"]["model"][name] <= high
-    assert [(point["lever"], point["setting"]) for point in found["frontier"]] == [
-        (lever, value) for lever, values in LEVERS.items() for value in values
-    ]
-    assert {point["lever"] for point in record(root, "gr")["frontier"]} == {"kappa"}
-    assert record(root, "mca")["frontier"] == []
+    along = [(lever, value) for lever, values in LEVERS.items() for value in values]
+    points = [(point["lever"], point["setting"]) for point in found["frontier"]]
+    assert points == [("own", 0.0), *along]
+    assert {point["lever"] for point in record(root, "gr")["frontier"]} == {"own", "kappa"}
+    assert [point["lever"] for point in record(root, "mca")["frontier"]] == ["own"]
     assert all(found["means"]["model"][cost] > 0 for cost in COSTS)
     assert found["sessions"]["value"] >= found["sessions"]["rpm"] > 0
+    assert {"reward", "alignment", "payment", "value-test-8"} <= found["seconds"].keys()
     assert all(seconds > 0 for seconds in found["seconds"].values())
-    assert found["manifest"]["config"]["auction"]["system"] == "ega"
+    assert found["config"]["auction.system"] == "ega"
+    assert found["manifest"]["machine"]["devices"] == jax.device_count()
 
 
 def test_systems_that_differ_in_the_rule_share_slates(tabulated):
@@ -312,10 +314,19 @@ def test_a_market_that_another_process_is_at_comes_last(finished, tmp_path, monk
     monkeypatch.setattr(tables, "locked", other_process)
     monkeypatch.setattr(tables, "measure", lambda market, name: order.append((market.number, name)))
     monkeypatch.setattr(
-        protocol.Market, "is_recorded", lambda market, name: (market.number, name) in order
+        protocol.Market, "state", lambda market, name: "done" * ((market.number, name) in order)
     )
     run_command(config, tmp_path, monkeypatch, markets=("0", "1"))
     assert order == [(number, name) for number in (1, 0) for name in compared()]
+
+
+def test_a_record_of_other_settings_is_named(tabulated, tmp_path, monkeypatch):
+    config, root = tabulated
+    shutil.copytree(root / "results", tmp_path / "results")
+    with pytest.raises(
+        ValueError, match=r"0-mca\.json has config\.payment\.num_reports \d+, not 4"
+    ):
+        run_command(config.changed({"payment.num_reports": 4}), tmp_path, monkeypatch)
 
 
 def test_one_log_is_one_market(finished, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The trials: as many for each system, of fields that exist; the winner by the judge alone."""
 
+import dataclasses
 import json
 import math
 
@@ -9,10 +10,11 @@ from tiny_runs import Flag, tiny_config
 
 from ega_jax.data.market.logs import write_market
 from ega_jax.errors import UserError
+from ega_jax.training.loop import NonFiniteLossError
 from experiments import tune
 from experiments.common import measuring
 from experiments.common.measuring import Sessions
-from experiments.common.protocol import Market
+from experiments.common.protocol import TUNING_MARKET, Market
 from experiments.common.runs import changed
 from experiments.configs import market
 
@@ -28,19 +30,22 @@ def asked(tmp_path, monkeypatch):
     """Trials that are measured by a table: value and clicks by system and changes."""
     found = {
         ("mca", "defaults"): [point(10.0, 0.05), point(8.0, 0.07)],
+        ("mca", "cascade.cga.learning_rate=0.01"): [point(13.0, 0.049)],
         ("gr", "defaults"): [point(12.0, 0.04), point(9.0, 0.06)],
-        ("gr", "one_rec.strength=0.5"): [point(30.0, 0.045)],
+        ("gr", "one_rec.strength=0.5"): [point(30.0, 0.045), point(31.0, 0.03)],
         ("gr", "alignment.learning_rate=0.0001"): [point(11.0, 0.051)],
     }
     made = []
 
     def measured(_, system, changes):
         made.append((system, tune.title_of(changes)))
-        return {"frontier": found[made[-1]]}
+        if made[-1] not in found:
+            raise NonFiniteLossError("the loss is nan at step 3")
+        return found[made[-1]]
 
-    monkeypatch.setattr(tune, "measured", measured)
+    monkeypatch.setattr(tune, "frontier_of", measured)
     monkeypatch.setattr(tune, "_ASKED_BY", Flag("a person"))
-    place = Market(tune.MARKET, market.settings("tiny"), tmp_path, tmp_path, Sessions(8, 1, 1))
+    place = Market(TUNING_MARKET, market.settings("tiny"), tmp_path, tmp_path, Sessions(8, 1, 1))
     for changes in ({}, {"one_rec.strength": 0.5}, {"alignment.learning_rate": 1e-4}):
         tune.try_out(place, "gr", changes)
     return place, made
@@ -69,12 +74,36 @@ def test_trials_are_valued_at_the_clicks_of_the_reference(asked):
     place, made = asked
     found = tune.recorded(place.results, place.settings.name, "gr")
     records = {tune.title_of(record["changes"]): record for record in found}
-    assert {r["clicks"] for r in records.values()} == {0.05}
     assert records["defaults"]["judge"] == pytest.approx(10.5)
     assert records["one_rec.strength=0.5"]["judge"] is None, "it has fewer clicks"
     assert records["alignment.learning_rate=0.0001"]["judge"] == pytest.approx(11.0)
     assert records["defaults"]["asked_by"] == "a person"
     assert made.count(("mca", "defaults")) == 1
+
+
+def test_a_system_without_levers_counts_by_its_own_point(asked):
+    place, _ = asked
+    assert tune.try_out(place, "mca", {"cascade.cga.learning_rate": 1e-2})["judge"] == 13.0
+
+
+def test_a_trial_that_fails_is_recorded(asked, capsys):
+    place, made = asked
+    failing = {"one_rec.strength": 0.9}
+    assert tune.try_out(place, "gr", failing)["failed"] == "the loss is nan at step 3"
+    count = len(made)
+    records = tune.recorded(place.results, place.settings.name, "gr")
+    assert failing in tune.best(records, 4)[2:]
+    tune.print_trials(records, "gr")
+    assert "failed" in capsys.readouterr().out
+    assert tune.try_out(place, "gr", failing)["failed"]
+    assert len(made) == count
+
+
+def test_a_record_of_other_sessions_is_named(asked):
+    place, _ = asked
+    other = dataclasses.replace(place, sessions=Sessions(16, 1, 1))
+    with pytest.raises(UserError, match=r"has asked\.value 8, not 16"):
+        tune.try_out(other, "gr", {})
 
 
 def test_a_recorded_trial_is_not_made_again(asked):
@@ -118,14 +147,14 @@ def test_a_trial_is_judged_by_a_model_that_no_system_sees(tmp_path, monkeypatch)
         allocation={"num_beams": 2},
         alignment={"num_steps": 0},
     )
-    place = Market(tune.MARKET, settings, tmp_path / "work", tmp_path, Sessions(8, 1, 1))
-    found = tune.measured(place, "ega", {"allocation.alpha": 1.2})
-    assert [p["lever"] for p in found["frontier"]] == ["own", "alpha", "kappa", "kappa"]
-    for each in found["frontier"]:
-        assert each.keys() == {"lever", "setting", "model", "truth", "judge"}
+    place = Market(TUNING_MARKET, settings, tmp_path / "work", tmp_path, Sessions(8, 1, 1))
+    found = tune.frontier_of(place, "ega", {"allocation.alpha": 1.2})
+    assert [p["lever"] for p in found] == ["own", "alpha", "kappa", "kappa"]
+    for each in found:
+        assert each.keys() == {"lever", "setting", "truth", "judge"}
         assert math.isfinite(each["judge"]["value"])
-    own = found["frontier"][0]
-    assert len({own[judge]["ctr_poi"] for judge in ("model", "truth", "judge")}) == 3
+    own = found[0]
+    assert own["truth"]["ctr_poi"] != own["judge"]["ctr_poi"]
     assert own["judge"]["ad_share"] == own["truth"]["ad_share"]
     config = json.loads((tmp_path / "work" / "market-100" / "judge" / "config.json").read_text())
     assert config["reward"]["width"] == 8

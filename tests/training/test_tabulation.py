@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ega_jax.errors import UserError
 from ega_jax.training.interrupt import SIGNALS, Interrupted
 from ega_jax.training.tabulation import SAVES, tabulated
 
@@ -33,7 +34,7 @@ class Toy:
 
 
 def made(path, toy):
-    return tabulated(path, NUM_BATCHES, toy)
+    return tabulated(path, NUM_BATCHES, toy, SIZE)
 
 
 def test_rows_stand_in_order_and_are_made_once(tmp_path):
@@ -62,6 +63,13 @@ def test_stopped_at_any_batch_it_goes_on_from_there(tmp_path, signum):
     chex.assert_trees_all_equal(
         made(tmp_path / "table", Toy()), made(tmp_path / "undisturbed", Toy())
     )
+
+
+def test_a_table_of_other_batches_is_refused(tmp_path):
+    made(tmp_path / "table", Toy())
+    for number, size in ((NUM_BATCHES - 1, SIZE), (NUM_BATCHES, SIZE + 1)):
+        with pytest.raises(UserError, match=f"is of {NUM_BATCHES} batches of {SIZE}, not"):
+            tabulated(tmp_path / "table", number, Toy(), size)
 
 
 def test_what_fails_loses_a_tenth_at_most(tmp_path):

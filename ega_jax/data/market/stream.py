@@ -20,13 +20,16 @@ class FreshSessions(grain.IterDataset[Batch]):
     the days in order. A run's last sessions that fill no batch are left out.
     """
 
-    def __init__(self, world: World, ranker: Ranker, *, batch_size: int, seed: int):
+    def __init__(
+        self, world: World, ranker: Ranker, *, batch_size: int, history_length: int, seed: int
+    ):
         """Sets up the stream; nothing is simulated before the first batch.
 
         Args:
           world: the market; `world.config.explore` is the share of uniformly drawn slates.
           ranker: the features of items that the market's logger reads.
           batch_size: B, at most the number of sessions of the market's log.
+          history_length: T; longer histories keep their most recent behaviours.
           seed: other seeds give other sessions.
         """
         super().__init__()
@@ -35,6 +38,7 @@ class FreshSessions(grain.IterDataset[Batch]):
             raise ValueError(f"batches of {batch_size} sessions from a market of {sessions}")
         self._world, self._ranker = world, ranker
         self._batch_size, self._key = batch_size, jax.random.key(seed)
+        self._kept = slice(-history_length, None)
 
     def __iter__(self) -> "FreshBatches":
         """Starts from the first batch."""
@@ -60,7 +64,9 @@ class FreshSessions(grain.IterDataset[Batch]):
         start_key, key = jax.random.split(jax.random.fold_in(self._key, number))
         state = begin(start_key, self._world)
         for span, _, chunk in simulate(key, self._world, state, self._ranker):
-            waiting.append(jax.tree.map(lambda x, n=span.stop - span.first: x[:n], _rows(chunk)))
+            rows = {name: x[: span.stop - span.first] for name, x in _rows(chunk).items()}
+            history = {name: x[:, self._kept] for name, x in rows.items() if "history" in name}
+            waiting.append(rows | history)
             joined = {name: np.concatenate([part[name] for part in waiting]) for name in waiting[0]}
             whole = len(joined["click_poi"]) // size * size
             for first in range(0, whole, size):

@@ -15,6 +15,7 @@ from ega_jax.data.market.stream import FreshSessions
 from ega_jax.data.market.world import make_world
 
 SIZE = 64
+T = MARKET.history_length
 PER_RUN = MARKET.num_sessions // SIZE
 
 
@@ -22,7 +23,7 @@ def fresh(seed=1, **changes):
     world = make_world(dataclasses.replace(MARKET, **changes))
     state = begin(jax.random.key(0), world)
     ranker = make_ranker(world.observables, state.users.history_poi)
-    return FreshSessions(world, ranker, batch_size=SIZE, seed=seed)
+    return FreshSessions(world, ranker, batch_size=SIZE, history_length=T, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,12 @@ def test_an_iterator_goes_on_from_its_state(batches, given):
         np.testing.assert_array_equal(batch[name], values, err_msg=name)
 
 
+def test_short_histories_are_the_most_recent(batches):
+    world, ranker = fresh()._world, fresh()._ranker
+    short = next(iter(FreshSessions(world, ranker, batch_size=SIZE, history_length=2, seed=1)))
+    np.testing.assert_array_equal(short["history_poi"], batches[0]["history_poi"][:, -2:])
+
+
 def test_other_seeds_give_other_sessions(batches):
     other = next(iter(fresh(seed=2)))
     assert not np.array_equal(other["context"], batches[0]["context"])
@@ -79,4 +86,4 @@ def test_a_batch_larger_than_the_log_is_refused():
     world = make_world(MARKET)
     ranker = make_ranker(world.observables, begin(jax.random.key(0), world).users.history_poi)
     with pytest.raises(ValueError, match="batches of 401 sessions from a market of 400"):
-        FreshSessions(world, ranker, batch_size=401, seed=0)
+        FreshSessions(world, ranker, batch_size=401, history_length=T, seed=0)
