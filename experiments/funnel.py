@@ -68,7 +68,7 @@ _ADS = flags.DEFINE_list(
 _RESULTS = flags.DEFINE_string(
     "results", "experiments/results", "Folder for funnel.csv and funnel.png.", allow_override=True
 )
-_VALUE = flags.DEFINE_integer("value_sessions", 4096, "Sessions for value.", 1, allow_override=True)
+_VALUE = flags.DEFINE_integer("value_sessions", 4096, "Sessions for value.", 2, allow_override=True)
 _MARKET = flags.DEFINE_integer("market", 0, "Number of the markets; seeds them and training.", 0)
 _RECALLS = flags.DEFINE_list("recalls", ["20", "100", ALL], "Other recalls of MCA.")
 _LATENCY_ONLY = flags.DEFINE_bool("latency_only", False, "Only time EGA, with random models.")
@@ -201,7 +201,7 @@ def measured_row(name: str, ads: int, system: Measured, reference: Outcomes | No
         statistic, outcomes = own_value, [own]
     else:
         points = [point["truth"] for point in system.frontier.values()]
-        statistic, outcomes = frontier_value, [reference, own, *points]
+        statistic, outcomes = frontier_value, [reference, *points]
     value, ctr = measured(statistic, outcomes), figures_of(own)["ctr_poi"]
     low, high = bootstrap_interval(statistic, outcomes) if np.isfinite(value) else (value, value)
     return row_of(name, ads, value=value, ctr_poi=ctr, low=low, high=high, ms=ms)

@@ -14,6 +14,7 @@ from ega_jax.baselines.cascade import training
 from ega_jax.data.market import config as market_config
 from ega_jax.errors import UserError
 from ega_jax.evaluation.lifts import value_at_clicks
+from ega_jax.evaluation.records import OWN
 from ega_jax.evaluation.serving import Outcomes
 from ega_jax.training.checkpoints import check_workdir
 from experiments import funnel
@@ -33,7 +34,8 @@ def outcomes(clicks, value):
 
 
 def stub(own, *points):
-    frontier = {("alpha", float(number)): {"truth": point} for number, point in enumerate(points)}
+    frontier = {OWN: {"truth": own}}
+    frontier |= {("alpha", float(number)): {"truth": point} for number, point in enumerate(points)}
     return SimpleNamespace(costs={"ms": 2.5}, value={"truth": own}, frontier=frontier)
 
 
