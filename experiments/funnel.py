@@ -105,8 +105,9 @@ def measured_rows(ads: Sequence[int], results: Path) -> Iterator[Row]:
     for size, own in sized.items():
         sessions = Sessions(_VALUE.value, rpm=0, psi=0)
         market = Market(_MARKET.value, own, workdir / f"book-{size}", results, sessions)
-        market.workdir.mkdir(parents=True, exist_ok=True)
-        with locked(market.workdir):
+        systems = market.workdir / "systems"
+        systems.mkdir(parents=True, exist_ok=True)
+        with locked(systems):
             yield from rows_of_market(market, size, changes)
 
 
