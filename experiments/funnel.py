@@ -52,6 +52,7 @@ from ega_jax.training.files import locked
 from ega_jax.types import Params
 from experiments.benchmarks.book_serving import book_serving_ms
 from experiments.benchmarks.books import book_sizes
+from experiments.benchmarks.timing import emit
 from experiments.common import command, workdirs
 from experiments.common.funnel_table import Row, add, row_of
 from experiments.common.measuring import LATENCY_LIMIT_S, Measured, Sessions
@@ -78,7 +79,7 @@ def main() -> None:
     """Runs the command."""
     ads, results = book_sizes(_ADS.value), Path(_RESULTS.value).expanduser()
     for row in latency_rows(ads) if _LATENCY_ONLY.value else measured_rows(ads, results):
-        print(", ".join(f"{name} {cell}" for name, cell in row.items() if cell != ""), flush=True)
+        emit(dict(row))
         add(results, row)
     print(f"funnel.csv and funnel.png are in {results}")
 
