@@ -38,7 +38,7 @@ from experiments.benchmarks import accelerator, suite
 from experiments.benchmarks.auction import SHAPES as AUCTIONS
 from experiments.benchmarks.auction import measure_phases, measure_serving
 from experiments.benchmarks.book_search import measure_book_search
-from experiments.benchmarks.books import measure_books
+from experiments.benchmarks.books import book_sizes, measure_books
 from experiments.benchmarks.compilation import measure_compilation
 from experiments.benchmarks.data import measure_index, measure_market
 from experiments.benchmarks.generator import SHAPES, measure_generator
@@ -118,17 +118,6 @@ def measure(parts: list[str]) -> None:
             rounds=_ROUNDS.value,
             peer=_PEER.value,
         )
-
-
-def book_sizes(named: list[str]) -> list[int]:
-    """Reads the sizes of books.
-
-    Raises:
-      UserError: one is no positive whole number.
-    """
-    if wrong := [size for size in named if not size.isdecimal() or int(size) < 1]:
-        raise UserError(f"--ads={','.join(wrong)}: sizes of books are positive whole numbers")
-    return [int(size) for size in named]
 
 
 if __name__ == "__main__":

@@ -76,7 +76,9 @@ TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 _SYSTEMS = flags.DEFINE_list("tuned", list(TRIALS), "Systems to tune.")
 _SESSIONS = flags.DEFINE_integer("tuning_sessions", 1024, "About how many sessions serve.", 1)
-_RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder of the records.")
+_RESULTS = flags.DEFINE_string(
+    "results", "experiments/results", "Folder of the records.", allow_override=True
+)  # Other commands have a flag of this name.
 _ASKED_BY = flags.DEFINE_string("asked_by", "grid", "Who asks for these trials, for the records.")
 _BEST_OF = flags.DEFINE_string("best_of", None, "Config name: only its best trials are made.")
 _BEST = flags.DEFINE_integer("best", 3, "How many trials of each system `--best_of` takes.", 1)

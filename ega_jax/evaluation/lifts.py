@@ -26,8 +26,8 @@ def lift(metric: str) -> Statistic:
     return of
 
 
-def value_lift_at_clicks(totals: Sequence[Outcomes]) -> np.ndarray:
-    """The lift of a frontier's value over a system's, at that system's CTR-poi, in per cent.
+def frontier_value(totals: Sequence[Outcomes]) -> np.ndarray:
+    """The value of a frontier at a system's CTR-poi, per 1000 impressions.
 
     Args:
       totals: of the system, then of the points of the frontier.
@@ -35,7 +35,12 @@ def value_lift_at_clicks(totals: Sequence[Outcomes]) -> np.ndarray:
     other, *points = (total.figures() for total in totals)
     value, clicks = (np.stack([p[name] for p in points], -1) for name in ("value", "ctr_poi"))
     found = np.vectorize(value_at_clicks, signature="(p),(p),()->()")
-    return 100 * (_over(found(value, clicks, other["ctr_poi"]), other["value"]) - 1)
+    return found(value, clicks, other["ctr_poi"])
+
+
+def value_lift_at_clicks(totals: Sequence[Outcomes]) -> np.ndarray:
+    """The lift of `frontier_value` over that system's value, in per cent."""
+    return 100 * (_over(frontier_value(totals), totals[0].figures()["value"]) - 1)
 
 
 def value_at_clicks(value: np.ndarray, clicks: np.ndarray, target: float) -> float:

@@ -95,7 +95,7 @@ class Auction:
     def __init__(self, shape: Shape):
         self.shape = shape
         self.rng = np.random.default_rng(0)
-        items = self._items()
+        items = self.items()
         sizes = shape.generator
         reward = RewardConfig(**shape.shared, width=shape.reward_width)
         config = EGAConfig(reward=reward, num_beams=shape.num_beams)
@@ -108,15 +108,16 @@ class Auction:
         )
         self.levers = check_levers(Levers(), {})
 
-    def _items(self) -> Items:
-        owned = np.arange(NUM_POIS * CREATIVES, dtype=np.int32).reshape(NUM_POIS, CREATIVES)
+    def items(self, num_pois: int = NUM_POIS) -> Items:
+        """Returns random items."""
+        owned = np.arange(num_pois * CREATIVES, dtype=np.int32).reshape(num_pois, CREATIVES)
         codes = lambda n: self.rng.integers(
             0, self.shape.num_codes, (n, NUM_LAYERS), dtype=np.int32
         )
-        normal = lambda n, e: self.rng.normal(size=(n, e)).astype(np.float32)
-        catalogue = Catalogue(*map(jnp.asarray, (codes(NUM_POIS), codes(owned.size), owned)))
+        normal = lambda n, e: self.rng.standard_normal((n, e), dtype=np.float32)
+        catalogue = Catalogue(*map(jnp.asarray, (codes(num_pois), codes(owned.size), owned)))
         poi, creative = EMBEDDINGS
-        embeddings = normal(NUM_POIS, poi), normal(owned.size, creative)
+        embeddings = normal(num_pois, poi), normal(owned.size, creative)
         return Items(catalogue, *map(jnp.asarray, embeddings))
 
     def batch(self, rows: int) -> dict[str, np.ndarray]:

@@ -17,11 +17,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ega_jax.errors import UserError
 from ega_jax.generation.book_ledger import BookLedger
 from experiments.benchmarks.timing import emit, seconds
 
 W, C, K = 1024, 3, 6
 CHANGED = (1_000, 100_000)  # Bids of one update, besides all of them.
+
+
+def book_sizes(named: Sequence[str]) -> list[int]:
+    """Reads the sizes of books.
+
+    Raises:
+      UserError: one is no positive whole number.
+    """
+    if wrong := [size for size in named if not size.isdecimal() or int(size) < 1]:
+        raise UserError(f"--ads={','.join(wrong)}: sizes of books are positive whole numbers")
+    return [int(size) for size in named]
 
 
 def measure_books(ads: Sequence[int], rounds: int) -> None:

@@ -13,6 +13,17 @@ NEW_SHARE = 0.1  # Share of POIs that open late.
 FIRST_NEW_DAY = 23  # Late POIs open from this day to the last, in the last fifth of the log.
 
 
+def num_advertisers(num_pois: int) -> int:
+    """How many of a region's POIs buy ads."""
+    return int(num_pois * ADVERTISER_SHARE)
+
+
+def num_opened(num_pois: int) -> int:
+    """How many of a region's POIs buy no ads and open on the first day."""
+    others = num_pois - num_advertisers(num_pois)
+    return others - int(others * NEW_SHARE)
+
+
 @dataclasses.dataclass(frozen=True)
 class MarketOrigin:
     """The world and seed of a market."""
@@ -35,19 +46,23 @@ class MarketSettings(MarketOrigin):
     def config(self) -> "MarketConfig":
         """The market's config; two thirds of the slots may show ads.
 
+        With a small book, requests have as many organic items as open on the first day, at most.
+
         Raises:
           UserError: the market cannot fill its requests.
         """
         size = SIZES[self.size]
         num_slots = self.num_slots or size.num_slots
         pois_of_book = round(self.book * size.num_regions / ADVERTISER_SHARE)
+        num_pois = pois_of_book or size.num_pois
         return dataclasses.replace(
             size,
             world=self.world,
             seed=self.seed,
-            num_pois=pois_of_book or size.num_pois,
+            num_pois=num_pois,
             num_slots=num_slots,
             max_ads=round(num_slots * 2 / 3),
+            num_organic=min(size.num_organic, num_opened(num_pois // size.num_regions)),
         )
 
 
@@ -99,11 +114,10 @@ class MarketConfig(MarketOrigin):
     @property
     def num_advertisers(self) -> int:
         """The number of POIs of a region that buy ads: the most ads in a book."""
-        return int(self.num_pois // self.num_regions * ADVERTISER_SHARE)
+        return num_advertisers(self.num_pois // self.num_regions)
 
     def _check_candidates(self):
-        others = self.num_pois // self.num_regions - self.num_advertisers
-        opened = others - int(others * NEW_SHARE)
+        opened = num_opened(self.num_pois // self.num_regions)
         if min(self.num_advertisers, self.num_organic) < self.num_slots:
             raise UserError(
                 f"the {self.num_advertisers} advertisers of a region (num_pois / num_regions / 2) "

@@ -124,6 +124,11 @@ def test_sizes_books_and_slots():
     assert [MarketSettings(size=name).config for name in SIZES] == sizes
     larger = MarketSettings(size="small", book=5000, num_slots=8).config
     assert (larger.num_pois, larger.num_advertisers, larger.max_ads) == (100_000, 5000, 5)
+    smallest = MarketSettings(size="small", book=40).config
+    assert (smallest.num_pois, smallest.num_advertisers) == (800, 40)
+    assert smallest.num_organic == 36, "of 40 that buy no ads, a tenth opens late"
+    with pytest.raises(ValueError, match="the 2 advertisers of a region"):
+        _ = MarketSettings(size="small", book=2).config
 
 
 def test_the_real_world_keeps_pois_and_visits(tmp_path):
