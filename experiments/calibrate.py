@@ -56,7 +56,7 @@ _PARTS = flags.DEFINE_list("parts", list(DEFAULT), f"What to measure, of {', '.j
 _OUT = flags.DEFINE_string("out", None, "Folder for the report.", required=True)
 _IPINYOU = flags.DEFINE_string("ipinyou", None, "CSV of real prices: campaign,price,impressions.")
 _SESSIONS = flags.DEFINE_integer("sessions", 20_000, "Sessions that `log` reads.", lower_bound=1)
-_MARKETS = flags.DEFINE_integer("markets", 20, "Number of markets of `ips`.", lower_bound=1)
+_MARKETS = flags.DEFINE_integer("ips_markets", 20, "Number of markets of `ips`.", lower_bound=1)
 
 
 def main() -> None:
