@@ -94,7 +94,7 @@ def main() -> None:
     print_points(known, ", ".join(place))
     path = run.folder / "figures" / f"sweep-{rule}.png"
     draw_points(known, path)
-    write_csv(path.with_suffix(".csv"), ("setting", "value", "judge", *FIGURES), rows_of(known))
+    write_csv(path.with_suffix(".csv"), ("setting", "at", "judge", *FIGURES), rows_of(known))
     print(f"{path.name} and {path.stem}.csv are in {path.parent}")
 
 
@@ -160,17 +160,17 @@ def known_points(workdir: Path, *place: str) -> dict[str, dict[str, Any]]:
 
 def print_points(points: dict[str, dict[str, Any]], title: str) -> None:
     """Prints one line per point and judge."""
-    table = Table("setting", "value", "judge", *FIGURES, title=title, title_justify="left")
+    table = Table("setting", "at", "judge", *FIGURES, title=title, title_justify="left")
     for row in rows_of(points):
         figures = (f"{row[name]:.4g}" for name in FIGURES)
-        table.add_row(row["setting"], row["value"], row["judge"], *figures)
+        table.add_row(row["setting"], row["at"], row["judge"], *figures)
     Console(width=100).print(table)
 
 
 def rows_of(points: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns one row per point and judge."""
     return [
-        {"setting": setting, "value": value, "judge": judge}
+        {"setting": setting, "at": value, "judge": judge}
         | {name: figures[name] for name in FIGURES}
         for setting, values in points.items()
         for value in sorted(values, key=float)

@@ -35,7 +35,7 @@ def small_market() -> tuple[AdLogDataset, Truth]:
     folder = Path(tempfile.mkdtemp()) / "market"
     write_market(MARKET, folder)
     hold_own_ads(folder)
-    return open_dataset(folder, fractions=(0.6, 0.1, 0.1)), Truth.load(folder)
+    return open_dataset(folder, fractions=(0.6, 0.2, 0.0)), Truth.load(folder)
 
 
 def hold_own_ads(folder: Path):

@@ -30,7 +30,7 @@ def recording(log, per_slot=False):
 
 
 def whole_split(dataset, split="pretrain", **options):
-    batches = eval_batches(dataset, split, batch_size=8, history_length=T, **options)
+    batches = eval_batches(dataset, split, batch_size=7, history_length=T, **options)
     joined = list(batches)
     return {name: np.concatenate([batch[name] for batch in joined]) for name in joined[0]}
 
@@ -46,14 +46,14 @@ def test_batches_carry_contexts_of_any_list_type(ad_log, tmp_path, kind):
     assert dataset.summary.context_width == X
     batch = whole_split(dataset)
     assert batch["context"].dtype == np.float32
-    np.testing.assert_array_equal(batch["context"], np.float32(log.sessions["context"])[:32])
+    np.testing.assert_array_equal(batch["context"], np.float32(log.sessions["context"])[:28])
 
 
 def test_batches_carry_exploration(ad_log, tmp_path):
     log = recording(ad_log)
     batch = whole_split(open_dataset(log.write(tmp_path / "log")))
     assert batch["explored"].dtype == bool
-    assert batch["explored"].tolist() == log.sessions["explored"][:32]
+    assert batch["explored"].tolist() == log.sessions["explored"][:28]
 
 
 @pytest.mark.parametrize("per_slot", [False, True])
@@ -62,8 +62,8 @@ def test_propensities_multiply_to_that_of_the_slate(ad_log, tmp_path, per_slot):
     log.sessions["propensity"][3] = None
     dataset = open_dataset(log.write(tmp_path / "log"))
     found = whole_split(dataset, num_slots=5)["propensity"]
-    assert (found.shape, found.dtype) == ((32, 5), np.float32)
-    for row, given in enumerate(log.sessions["propensity"][:32]):
+    assert (found.shape, found.dtype) == ((28, 5), np.float32)
+    for row, given in enumerate(log.sessions["propensity"][:28]):
         expected = 0.0 if given is None else np.prod(given)
         assert found[row].prod() == pytest.approx(expected, rel=1e-5), row
     read = np.concatenate(list(dataset.recorded_in("pretrain", "propensity")))
@@ -74,19 +74,19 @@ def test_batches_of_a_log_with_books_carry_them_too(book_log, tmp_path):
     log = recording(book_log)
     dataset = open_dataset(log.write(tmp_path / "log"))
     batch = whole_split(dataset)
-    np.testing.assert_array_equal(batch["context"], np.float32(log.sessions["context"])[:32])
+    np.testing.assert_array_equal(batch["context"], np.float32(log.sessions["context"])[:28])
     read = np.concatenate(list(dataset.recorded_in("align", "context")))
-    np.testing.assert_array_equal(read, np.float32(log.sessions["context"])[32:36])
+    np.testing.assert_array_equal(read, np.float32(log.sessions["context"])[28:32])
 
 
 def test_blank_rows_have_no_context_and_no_propensity(ad_log, tmp_path):
     log = recording(ad_log)
     (batch,) = eval_batches(
-        open_dataset(log.write(tmp_path / "log")), "test", batch_size=6, history_length=T
+        open_dataset(log.write(tmp_path / "log")), "test", batch_size=8, history_length=T
     )
     for name in ("context", "explored", "propensity"):
-        assert not batch[name][4:].any(), name
-        assert batch[name][:4].any(), name
+        assert not batch[name][6:].any(), name
+        assert batch[name][:6].any(), name
 
 
 def test_a_log_without_them_is_as_it_was(ad_log, tmp_path):
@@ -155,7 +155,7 @@ def test_a_description_has_their_figures(ad_log, tmp_path, per_slot):
     log = recording(ad_log, per_slot)
     log.sessions["propensity"][3] = None
     folder = log.write(tmp_path / "log")
-    facts = describe(folder, validate(folder), (0.8, 0.1)).facts
+    facts = describe(folder, validate(folder), (0.7, 0.1, 0.1)).facts
     assert facts["context width (X)"] == X
     assert facts["explored share of slates"] == np.mean(log.sessions["explored"])
     known = [np.prod(x) for x in log.sessions["propensity"] if x is not None]
@@ -167,5 +167,5 @@ def test_a_description_has_their_figures(ad_log, tmp_path, per_slot):
 def test_a_description_of_a_log_without_them_has_no_such_figures(ad_log, tmp_path):
     del ad_log.sessions["propensity"]
     folder = ad_log.write(tmp_path / "log")
-    facts = describe(folder, validate(folder), (0.8, 0.1)).facts
+    facts = describe(folder, validate(folder), (0.7, 0.1, 0.1)).facts
     assert not {"context width (X)", "explored share of slates", "propensity"} & facts.keys()

@@ -230,7 +230,7 @@ def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypat
         assert 0 < place[setting]["2"]["model"]["ctr_poi"] < 1
     written = (workdir / "systems" / "ega" / "figures" / "sweep-gsp.csv").read_text().splitlines()
     points = [line.split(",")[:3] for line in written]
-    assert points[0] == ["setting", "value", "judge"]
+    assert points[0] == ["setting", "at", "judge"]
     assert points[-2:] == [["beams", "2", "model"], ["layers", "2", "model"]]
     monkeypatch.setattr(sweep, "retrained", lambda *_: pytest.fail("trained again"))
     sweep.main()

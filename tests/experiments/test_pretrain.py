@@ -209,12 +209,12 @@ def test_public_sequences_without_creatives(tmp_path):
 
 
 def test_unigram_counts_the_codes_of_training_targets(finished):
-    """From the log's file: the first 80 % of its rows, a click with weight 1, else .1."""
+    """From the log's file: the first 70 % of its rows, a click with weight 1, else .1."""
     config, workdir = finished
     run = Pretraining(config, workdir, data_mesh())
     log = pq.read_table(f"{config.data.path}/sessions/part-0.parquet").to_pydict()
     counts = np.ones((2, 4))
-    for row in range(48):
+    for row in range(42):
         shown = zip(log["shown_creative"][row], log["click_poi"][row], strict=True)
         for creative, is_clicked in shown:
             for layer in range(2):

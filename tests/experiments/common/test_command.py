@@ -153,7 +153,9 @@ def test_evaluating_what_is_no_workdir_says_what_to_do(tmp_path):
     "given", ["--config=experiments/configs/market.py:small", "--config.seed=1"]
 )
 def test_a_config_that_would_not_be_read_is_refused(tmp_path, given):
-    code, printed = run("experiments.reward_control", ["--workdir", tmp_path, *given.split("=")], tmp_path)
+    code, printed = run(
+        "experiments.reward_control", ["--workdir", tmp_path, *given.split("=")], tmp_path
+    )
     assert code == 2
     assert printed == f"error: {given}: this command takes no config; a workdir has its own\n"
 
