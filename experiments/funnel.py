@@ -138,10 +138,8 @@ def rows_of_market(
     """
     rule = market.settings.auction.rule
     of = lambda run: Measured(run, rule, market.sessions)
-    folder, mca = (
-        market.workdir.name,
-        market.open(compared()["mca"], market.workdir.name, _at("mca")),
-    )
+    folder = market.workdir.name
+    mca = market.open(compared()["mca"], folder, _at("mca"))
     reference = of(mca)
     yield measured_row("mca", ads, reference)
     for recall, changes in recalls.items():

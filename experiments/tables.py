@@ -48,7 +48,6 @@ from experiments.common.protocol import TUNING_MARKET, Market
 
 command.define_config()
 flags.adopt_module_key_flags(command)
-FREE = ("data.path", "data.market.sequences")  # Every other field binds the tables' workdir.
 TABLE3 = ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp", "ega-unaligned")
 _MARKETS = flags.DEFINE_list("markets", ["0", "1", "2"], "Numbers of markets; none: only merge.")
 _ONLY = flags.DEFINE_list("only", None, "Systems to run; default: all.")
@@ -69,7 +68,7 @@ def main() -> None:
         )
     if jax.process_count() > 1:
         raise UserError("--several_hosts: tables are made by one process, or by one per market")
-    settings, workdir = workdirs.open_workdir(Settings, free=FREE)
+    settings, workdir = workdirs.open_workdir(Settings, free=workdirs.PATHS)
     check(settings)
     start, results = time.perf_counter(), Path(_RESULTS.value).expanduser()
     sessions = Sessions(_VALUE.value, _RPM.value, _PSI.value)

@@ -75,7 +75,9 @@ TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
 }
 _SYSTEMS = flags.DEFINE_list("tuned", list(TRIALS), "Systems to tune.")
-_SESSIONS = flags.DEFINE_integer("tuning_sessions", 1024, "About how many sessions serve.", 1)
+_SESSIONS = flags.DEFINE_integer(
+    "tuning_sessions", 1024, "How many sessions a trial serves at least.", 1
+)
 _RESULTS = flags.DEFINE_string(
     "results", "experiments/results", "Folder of the records.", allow_override=True
 )  # Other commands have a flag of this name.
@@ -86,7 +88,7 @@ _BEST = flags.DEFINE_integer("best", 3, "How many trials of each system `--best_
 
 def main() -> None:
     """Runs the command."""
-    settings, workdir = workdirs.open_workdir(Settings, free=("data.path", "data.market.sequences"))
+    settings, workdir = workdirs.open_workdir(Settings, free=workdirs.PATHS)
     command.check_named("system", _SYSTEMS.value, TRIALS)
     if settings.data.path:
         raise UserError("config.data.path: tuning makes the market and its judge; leave it empty")

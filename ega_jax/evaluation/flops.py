@@ -38,11 +38,14 @@ def flops_per_request(
       UserError: as in `Mechanism.allocate`.
     """
     system, networks, pricing, request, *settings = mechanism.arguments(request, rule, **levers)
-    rows = [
-        jax.tree.map(lambda x, row=row: x[row : row + 1], request)
-        for row in range(len(request.history_poi))
-    ]
-    return np.array([_served(system, networks, pricing, row, *settings) for row in rows])
+    alone = each_alone(request)
+    return np.array([_served(system, networks, pricing, row, *settings) for row in alone])
+
+
+def each_alone(request: AnyRequest) -> list[AnyRequest]:
+    """Returns each request of a batch as a batch of one."""
+    number = len(request.history_poi)
+    return [jax.tree.map(lambda x, row=row: x[row : row + 1], request) for row in range(number)]
 
 
 @functools.partial(jax.jit, static_argnums=2)

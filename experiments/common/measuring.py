@@ -10,12 +10,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from ega_jax.data.ad_logs import SPLITS, split_bounds
 from ega_jax.evaluation.auction import Judged, judge_batch, scores
-from ega_jax.evaluation.flops import flops_per_request
+from ega_jax.evaluation.flops import each_alone, flops_per_request
 from ega_jax.evaluation.records import OWN, ByJudge, Results, Served
 from ega_jax.evaluation.serving import Judge, Outcomes, judges_of, served_batch
 from ega_jax.phases.auction import AuctionTraining, real_rows, request_of
@@ -24,7 +23,6 @@ from ega_jax.training.files import read_json, replacing
 from ega_jax.training.mesh import fill_devices
 from ega_jax.training.metrics import read_metrics
 from ega_jax.training.tabulation import tabulated
-from ega_jax.types import AnyRequest
 from experiments.benchmarks.timing import latencies, percentiles
 from experiments.common.runs import train_system, truth_of
 
@@ -42,7 +40,7 @@ Batch = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Sessions:
-    """How many sessions a measurement takes at least, evenly spread; whole batches."""
+    """The least numbers of sessions that measurements take, evenly spread; whole batches."""
 
     value: int  # Value, responses and ads, at the system's own levers and along each.
     rpm: int  # Revenue at the system's own prices.
@@ -127,7 +125,7 @@ class Measured:
             batch = self._batches(COUNTED)[0]
             real = real_rows(batch)
             some = request_of({name: np.asarray(x)[real][:COUNTED] for name, x in batch.items()})
-            each = itertools.cycle(split(some))
+            each = itertools.cycle(each_alone(some))
             times = latencies(lambda: mechanism.allocate(next(each), self.rule), LATENCY_LIMIT_S)
             flops = flops_per_request(mechanism, some, self.rule).mean()
             costs = {"ms": percentiles(times)["p50_ms"], "flops": float(flops)}
@@ -178,12 +176,6 @@ class Measured:
             sessions = run.sessions(self.split, size * -(-there // stride), size)
             self.read[num_sessions] = list(fill_devices(sessions))
         return self.read[num_sessions]
-
-
-def split(requests: AnyRequest) -> list[AnyRequest]:
-    """Returns each request of a batch as a batch of one."""
-    number = len(requests.history_poi)
-    return [jax.tree.map(lambda x, row=row: x[row : row + 1], requests) for row in range(number)]
 
 
 def followed_levers(run: AuctionTraining) -> set[str]:

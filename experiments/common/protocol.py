@@ -88,7 +88,7 @@ class Market:
         return read_own_record(path, self.asked(compared()[name]))
 
     def asked(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """What a record has to be of: data, numbers of sessions, and settings with changes."""
+        """What identifies a record: data, numbers of sessions, and the settings with changes."""
         own = changed(self.settings, self._seeds | dict(changes))
         free = set(own.free(SYSTEM)) - {"auction.rule"} | set(PATHS)
         config = {leaf.name: leaf.value for leaf in leaves(own) if leaf.name not in free}
@@ -181,7 +181,7 @@ def changes_pretraining(changes: Mapping[str, Any]) -> bool:
 
 
 def read_own_record(path: Path, asked: Mapping[str, Any]) -> Record:
-    """Reads a record, and checks that it is of what is asked for.
+    """Reads a record, and checks that it was made with what is asked for.
 
     Raises:
       UserError: it is not; names the first field that differs.

@@ -6,7 +6,7 @@ import json
 import jax
 import pytest
 from small_market import MARKET
-from tiny_runs import tiny_config
+from tiny_runs import REWARD, tiny_config
 
 from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.logs import write_market
@@ -22,18 +22,10 @@ from experiments.calibrations import observables, propensities, reward_models, s
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibrated")
     write_market(MARKET, folder / "market")
-    reward = {
-        "num_steps": 6,
-        "warmup_steps": 1,
-        "batch_size": 8,
-        "width": 8,
-        "num_heads": 2,
-        "hidden": 8,
-    }
     settings = tiny_config(
         folder / "market",
         kind="kmeans",
-        reward=reward,
+        reward=REWARD,
         allocation={"num_beams": 2},
         alignment={"num_steps": 0},
         payment={"heads": ()},

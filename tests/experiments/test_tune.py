@@ -6,7 +6,7 @@ import math
 
 import pytest
 from small_market import MARKET
-from tiny_runs import Flag, tiny_config
+from tiny_runs import REWARD, Flag, tiny_config
 
 from ega_jax.data.market.logs import write_market
 from ega_jax.errors import UserError
@@ -132,18 +132,10 @@ def test_a_trial_is_judged_by_a_model_that_no_system_sees(tmp_path, monkeypatch)
     monkeypatch.setattr(measuring, "FRONTIER", LEVERS)
     sizes = {"width": 8, "hidden": 8, "num_heads": 2, "blocks": 1, "batch_size": 16, "num_steps": 8}
     monkeypatch.setattr(tune, "LARGE", sizes)
-    reward = {
-        "num_steps": 6,
-        "warmup_steps": 1,
-        "batch_size": 8,
-        "width": 8,
-        "num_heads": 2,
-        "hidden": 8,
-    }
     settings = tiny_config(
         tmp_path / "log",
         kind="kmeans",
-        reward=reward,
+        reward=REWARD,
         allocation={"num_beams": 2},
         alignment={"num_steps": 0},
     )
