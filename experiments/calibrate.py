@@ -105,7 +105,7 @@ def _trained_systems(workdir: pathlib.Path) -> dict[str, AuctionTraining]:
         raise UserError(
             f"--parts=served: {workdir} holds no trained system; run experiments.auction_align"
         )
-    return {name: find_system(name) for name in names}
+    return {name: find_system(workdir, name) for name in names}
 
 
 def _draw(report: dict[str, Any], prices: dict[str, Any], out: pathlib.Path) -> None:

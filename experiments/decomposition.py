@@ -34,7 +34,7 @@ from ega_jax.evaluation.samples import Sample, samples_of
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.training.progress import ProgressReport
 from experiments.calibrations.reward_models import trained_large_model
-from experiments.common import command
+from experiments.common import command, workdirs
 from experiments.common.runs import find_systems
 
 command.define_system(what="A system of the workdir, several as a,b, or all")
@@ -57,8 +57,8 @@ Measured = Mapping[str, Mapping[str, float]]  # Slate -> its figures, as `losses
 
 def main() -> None:
     """Runs the command."""
-    runs = find_systems(command.named_system())
-    workdir, sessions = runs[0].pretraining.workdir, f"{_SESSIONS.value} sessions"
+    _, workdir = workdirs.find_workdir()
+    runs, sessions = find_systems(workdir, command.named_system()), f"{_SESSIONS.value} sessions"
     found = measure(runs, Truth.load(runs[0].pretraining.folder), _SESSIONS.value)
     write_results(
         workdir, {"decomposition": dict.fromkeys(found)}

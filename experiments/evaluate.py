@@ -34,7 +34,7 @@ def main() -> None:
     if name := flags.FLAGS.system:
         if _NUM_BEAMS.value:
             raise UserError("--num_beams: a system is measured with the beams of its config")
-        run = find_system(name)
+        run = find_system(workdir, name)
         found = measure_systems(run, run.mechanism, split)
         results: dict[str, Any] = {"systems": found}
         print_systems(found, title=f"{settings.name}, {split}")

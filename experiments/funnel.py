@@ -56,7 +56,7 @@ from experiments.benchmarks.timing import emit
 from experiments.common import command, workdirs
 from experiments.common.funnel_table import Row, add, row_of
 from experiments.common.measuring import LATENCY_LIMIT_S, Measured, Sessions
-from experiments.common.protocol import Market
+from experiments.common.protocol import TUNING_MARKET, Market
 
 command.define_config()
 flags.adopt_module_key_flags(command)
@@ -92,24 +92,34 @@ def latency_rows(ads: Iterable[int]) -> Iterator[Row]:
 
 
 def measured_rows(ads: Sequence[int], results: Path) -> Iterator[Row]:
-    """Trains and measures all systems on the market of each size of a book; yields their rows.
-
-    Raises:
-      UserError: a log is given, which has its own books, or a market cannot have that size.
-    """
+    """Trains and measures all systems on the market of each size of a book; yields their rows."""
     changes = {recall: recalling(recall) for recall in _RECALLS.value}
-    settings, workdir = workdirs.open_workdir(Settings, free=workdirs.PATHS)
-    if settings.data.path:
-        raise UserError("config.data.path: --ads sizes simulated markets; leave it empty")
-    sized = {size: settings.changed({"data.market.book": size}) for size in ads}
-    _ = [own.data.market.config for own in sized.values()]  # Before anything is trained.
-    for size, own in sized.items():
+    check = lambda settings: sized(settings, ads)
+    settings, workdir = workdirs.open_workdir(Settings, free=workdirs.PATHS, check=check)
+    for size, own in sized(settings, ads).items():
         sessions = Sessions(_VALUE.value, rpm=0, psi=0)
         market = Market(_MARKET.value, own, workdir / f"book-{size}", results, sessions)
         systems = market.workdir / "systems"
         systems.mkdir(parents=True, exist_ok=True)
         with locked(systems):
             yield from rows_of_market(market, size, changes)
+
+
+def sized(settings: Settings, ads: Sequence[int]) -> dict[int, Settings]:
+    """The settings for the market of each size of a book.
+
+    Raises:
+      UserError: a log is given, which has its own books, a market cannot have that size, or it is
+        the one that systems are tuned on.
+    """
+    if settings.data.path:
+        raise UserError("config.data.path: --ads sizes simulated markets; leave it empty")
+    if _MARKET.value == TUNING_MARKET:
+        raise UserError(f"--market={TUNING_MARKET} is the market of experiments.tune")
+    found = {size: settings.changed({"data.market.book": size}) for size in ads}
+    for own in found.values():
+        _ = own.data.market.config  # Checked when it is made.
+    return found
 
 
 def recalling(recall: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from ega_jax.evaluation.report import read_results, save_figure, write_results
 from ega_jax.evaluation.serving import judges_of, served
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.systems import UNPRICED
-from experiments.common import command
+from experiments.common import command, workdirs
 from experiments.common.measuring import weighs_tokens
 from experiments.common.runs import (
     changed,
@@ -72,15 +72,15 @@ _SESSIONS = flags.DEFINE_integer(
 
 def main() -> None:
     """Runs the command."""
-    run = find_system(command.named_system())
-    system, workdir = run.name, run.pretraining.workdir
+    _, workdir = workdirs.find_workdir()
+    run = find_system(workdir, command.named_system())
     rule = _RULE.value or run.settings.auction.rule
     flag_of = {"alpha": _ALPHAS, "beta": _BETAS, "beams": _BEAMS}
     flag_of |= {"slots": _SLOTS, "layers": _LAYERS, "codes": _CODES}
     asked = [(name, value) for name, flag in flag_of.items() for value in flag.value]
     check_points(run, asked, rule)
     asked = [(name, f"{float(value):g}") for name, value in asked]  # 1.20 is 1.2.
-    place = system, f"{rule}, {_SESSIONS.value} sessions"
+    place = run.name, f"{rule}, {_SESSIONS.value} sessions"
     known = known_points(workdir, *place)
     for setting, value in asked:
         if value not in known.get(setting, {}):

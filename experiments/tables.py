@@ -16,6 +16,9 @@ tables.md, lifts.png, frontier.png. A run whose record exists is not repeated; a
 goes on where it stopped when the same command runs again. A run that fails because a loss is not
 finite is recorded as failed, and the others go on; remove its record to try again.
 
+Market 100 is the one that systems are tuned on: its tables are rehearsals, and have a folder of
+their own.
+
 Lifts compare a system with `mca` and `gr` on the same sessions of the same market. Over several
 markets, intervals are Student's over the lifts of each; with one market they come from resampling
 its sessions. `value_at_ctr_vs_mca` is the lift of the value at the CTR-poi of `mca`, on the
@@ -44,7 +47,7 @@ from ega_jax.training.files import locked
 from ega_jax.training.loop import NonFiniteLossError
 from experiments.common import command, workdirs
 from experiments.common.measuring import Sessions
-from experiments.common.protocol import TUNING_MARKET, Market
+from experiments.common.protocol import TUNING_MARKET, Market, kind_of
 
 command.define_config()
 flags.adopt_module_key_flags(command)
@@ -61,16 +64,12 @@ def main() -> None:
     """Runs the command."""
     only = list(compared()) if _ONLY.value is None else _ONLY.value
     command.check_named("system", only, compared())
-    if not all(n.isdecimal() and int(n) != TUNING_MARKET for n in _MARKETS.value):
-        raise UserError(
-            f"--markets={','.join(_MARKETS.value)}: each is a number from 0 on, but not "
-            f"{TUNING_MARKET}, the market of experiments.tune"
-        )
+    if not all(number.isdecimal() for number in _MARKETS.value):
+        raise UserError(f"--markets={','.join(_MARKETS.value)}: each is a number from 0 on")
     if jax.process_count() > 1:
         raise UserError("--several_hosts: tables are made by one process, or by one per market")
-    settings, workdir = workdirs.open_workdir(Settings, free=workdirs.PATHS)
-    check(settings)
-    start, results = time.perf_counter(), Path(_RESULTS.value).expanduser()
+    start, results = time.perf_counter(), results_folder()
+    settings, workdir = workdirs.open_workdir(Settings, free=workdirs.PATHS, check=check)
     sessions = Sessions(_VALUE.value, _RPM.value, _PSI.value)
     market_of = lambda number: Market(int(number), settings, workdir, results, sessions)
     runs = [(market_of(number), name) for number in _MARKETS.value for name in only]
@@ -83,9 +82,9 @@ def main() -> None:
             print_grid(runs, running=(market, name))
             measure(market, name)
             jax.clear_caches()  # The number of compiled functions in a process is limited.
-            merge(market_of(0), workdir)
+            merge(settings, workdir)
     print_grid(runs)
-    merge(market_of(0), workdir)
+    merge(settings, workdir)
     print((results / "tables.md").read_text())
     print(f"tables and figures are in {results}; {(time.perf_counter() - start) / 60:.1f} minutes")
 
@@ -94,7 +93,8 @@ def check(settings: Settings) -> None:
     """Checks that the tables can be made with these settings.
 
     Raises:
-      UserError: EGA has no learned prices, or one log is to be several markets.
+      UserError: EGA has no learned prices, one log is to be several markets, or the market that
+        systems are tuned on would share a table with others.
     """
     if settings.auction.rule not in HEADS:
         raise UserError(
@@ -104,6 +104,19 @@ def check(settings: Settings) -> None:
         raise UserError(
             f"--markets={','.join(_MARKETS.value)}: {settings.data.path} is one log, so one market"
         )
+    recorded = read_records(results_folder() / "runs", kind_of(settings))
+    markets = {int(number) for number in _MARKETS.value} | {each["market"] for each in recorded}
+    if TUNING_MARKET in markets and len(markets) > 1:
+        raise UserError(
+            f"--markets={','.join(_MARKETS.value)}: {TUNING_MARKET} is the market of "
+            f"experiments.tune: measure it alone, with a folder of its own for --results; "
+            f"{results_folder()} would have markets {', '.join(map(str, sorted(markets)))}"
+        )
+
+
+def results_folder() -> Path:
+    """The folder of the tables."""
+    return Path(_RESULTS.value).expanduser()
 
 
 def measure(market: Market, name: str) -> None:
@@ -114,11 +127,11 @@ def measure(market: Market, name: str) -> None:
         market.fail(name, str(error))
 
 
-def merge(market: Market, workdir: Path) -> None:
+def merge(settings: Settings, workdir: Path) -> None:
     """Writes the tables of all records on this kind of market."""
+    results, names = results_folder(), {"table2": tuple(KINDS), "table3": TABLE3}
     with locked(workdir):
-        names = {"table2": tuple(KINDS), "table3": TABLE3}
-        write_tables(read_records(market.results / "runs", market.kind), names, market.results)
+        write_tables(read_records(results / "runs", kind_of(settings)), names, results)
 
 
 def print_grid(runs: list[tuple[Market, str]], running: tuple[Market, str] | None = None) -> None:

@@ -88,19 +88,42 @@ _BEST = flags.DEFINE_integer("best", 3, "How many trials of each system `--best_
 
 def main() -> None:
     """Runs the command."""
-    settings, workdir = workdirs.open_workdir(Settings, free=workdirs.PATHS)
     command.check_named("system", _SYSTEMS.value, TRIALS)
-    if settings.data.path:
-        raise UserError("config.data.path: tuning makes the market and its judge; leave it empty")
-    results = Path(_RESULTS.value).expanduser()
+    settings, workdir = workdirs.open_workdir(Settings, free=workdirs.PATHS, check=check)
+    results = results_folder()
     market = Market(TUNING_MARKET, settings, workdir, results, Sessions(_SESSIONS.value, 1, 1))
     for system in _SYSTEMS.value:
-        asked = TRIALS[system]
-        if _BEST_OF.value:
-            asked = best(recorded(results, _BEST_OF.value, system), _BEST.value)
-        for changes in asked:
+        for changes in asked_of(system):
             try_out(market, system, changes)
         print_trials(recorded(results, settings.name, system), f"{system}, {settings.name}")
+
+
+def check(settings: Settings) -> None:
+    """Checks that trials can be made with these settings.
+
+    Raises:
+      UserError: a log is given, or there are no trials for `--best_of`.
+    """
+    if settings.data.path:
+        raise UserError("config.data.path: tuning makes the market and its judge; leave it empty")
+    for system in _SYSTEMS.value:
+        asked_of(system)
+
+
+def asked_of(system: str) -> Sequence[Mapping[str, Any]]:
+    """The changes of a system's trials: all, or the best ones with the config `--best_of`.
+
+    Raises:
+      UserError: there are no trials of that config.
+    """
+    if not _BEST_OF.value:
+        return TRIALS[system]
+    return best(recorded(results_folder(), _BEST_OF.value, system), _BEST.value)
+
+
+def results_folder() -> Path:
+    """The folder that holds the folder of records."""
+    return Path(_RESULTS.value).expanduser()
 
 
 def try_out(market: Market, system: str, changes: Mapping[str, Any]) -> Record:

@@ -18,6 +18,7 @@ from ega_jax.evaluation.flops import each_alone, flops_per_request
 from ega_jax.evaluation.records import OWN, ByJudge, Results, Served
 from ega_jax.evaluation.serving import Judge, Outcomes, judges_of, served_batch
 from ega_jax.phases.auction import AuctionTraining, real_rows, request_of
+from ega_jax.setting import leaves
 from ega_jax.training.checkpoints import read_metadata
 from ega_jax.training.files import read_json, replacing
 from ega_jax.training.mesh import fill_devices
@@ -144,6 +145,23 @@ class Measured:
         tables = [path.parent for path in sorted(folder.glob("*/*/metadata"))]
         tables = [path for path in tables if path.parent.name in ("tables", "measured")]
         return spent | {path.name: read_metadata(path)["seconds"] for path in tables}
+
+    @property
+    def samples(self) -> dict[str, int]:
+        """The samples that each trained model has seen: steps times rows of a batch.
+
+        Those of `alignment`, of `cga` and of `cross_dqn` are requests of reinforcement.
+        """
+        fields = {leaf.name: leaf.value for leaf in leaves(self.run.settings)}
+        groups = [field.removesuffix(".num_steps") for field in fields if ".num_steps" in field]
+        phases = {"training": "generator"}  # Other phases have the names of their groups.
+        seen = {
+            phases.get(group, group.split(".")[-1]): fields[f"{group}.num_steps"]
+            * fields[f"{group}.batch_size"]
+            for group in groups
+        }
+        trained = {name.removesuffix("_rate").removesuffix("_threshold") for name in self.seconds}
+        return {phase: number for phase, number in seen.items() if phase in trained}
 
     def _served(self, part: str, num_sessions: int, rule: str, **levers: float) -> ByJudge:
         """Outcomes of some sessions by judge, under a rule and changed levers."""

@@ -55,14 +55,6 @@ class Market:
         """The workdir that systems of the same pre-training share."""
         return self.root / f"market-{self.number}"
 
-    @property
-    def kind(self) -> dict[str, Any]:
-        """What markets of one table have in common."""
-        market, log = self.settings.data.market, self.settings.data.path
-        size = {"size": market.size, "num_slots": market.num_slots, "book": market.book}
-        source = {"log": log} if log else {"world": market.world} | size
-        return {"config": self.settings.name} | source
-
     def record_path(self, name: str) -> Path:
         """The record of a run on this market."""
         return self.results / "runs" / f"{self.settings.name}-{self.number}-{name}.json"
@@ -92,7 +84,11 @@ class Market:
         own = changed(self.settings, self._seeds | dict(changes))
         free = set(own.free(SYSTEM)) - {"auction.rule"} | set(PATHS)
         config = {leaf.name: leaf.value for leaf in leaves(own) if leaf.name not in free}
-        asked = {"data": self.kind, "asked": dataclasses.asdict(self.sessions), "config": config}
+        asked = {
+            "data": kind_of(self.settings),
+            "asked": dataclasses.asdict(self.sessions),
+            "config": config,
+        }
         return json.loads(json.dumps(asked))
 
     @property
@@ -114,6 +110,7 @@ class Market:
         own = self._measured(name)
         others = {other: self._measured(other).served for other in self._others(name)}
         found = {"rule": own.rule} | record_of(own.results, others) | {"seconds": own.seconds}
+        found |= {"samples": own.samples}
         judged = systems(own.psi, own.run.name, own.run.settings.auction.rule)
         write_results(own.run.pretraining.workdir, {"systems": judged})
         self._write(name, found)
@@ -160,6 +157,14 @@ class Market:
                 partial = folder / f".{part}.partial"  # A partial copy is made again.
                 shutil.copytree(self.workdir / part, partial, dirs_exist_ok=True)
                 partial.rename(folder / part)
+
+
+def kind_of(settings: Settings) -> dict[str, Any]:
+    """Returns what the markets of one table have in common, as records name it."""
+    market, log = settings.data.market, settings.data.path
+    size = {"size": market.size, "num_slots": market.num_slots, "book": market.book}
+    source = {"log": log} if log else {"world": market.world} | size
+    return {"config": settings.name} | source
 
 
 def folders_of(number: int, name: str) -> tuple[str, str]:

@@ -92,13 +92,12 @@ def open_system(pretraining: Pretraining, folder: Path) -> AuctionTraining:
     return training_of(pretraining, folder)
 
 
-def find_system(name: str) -> AuctionTraining:
-    """Finds a trained and measured system in the workdir of the flags, with its own settings.
+def find_system(workdir: Path, name: str) -> AuctionTraining:
+    """Finds a trained and measured system of a workdir, with its own settings.
 
     Raises:
       FileNotFoundError: there is no such system, or its training is not finished.
     """
-    _, workdir = workdirs.find_workdir()
     folder = workdir / "systems" / name
     if not (folder / "config.json").exists():
         found = sorted(path.parent.name for path in workdir.glob("systems/*/config.json"))
@@ -114,16 +113,15 @@ def find_system(name: str) -> AuctionTraining:
     return training_of(Pretraining(settings, workdir, data_mesh()), folder)
 
 
-def find_systems(named: str) -> list[AuctionTraining]:
-    """Finds the systems that `--system` names: one, several with commas between, or `all`.
+def find_systems(workdir: Path, named: str) -> list[AuctionTraining]:
+    """Finds the systems of a workdir by what `--system` says: names with commas between, or `all`.
 
     Raises:
       FileNotFoundError: there is no such system, or its training is not finished.
     """
     if named == "all":
-        _, workdir = workdirs.find_workdir()
         named = ",".join(trained_systems(workdir)) or command.EGA
-    return [find_system(name) for name in dict.fromkeys(named.split(","))]
+    return [find_system(workdir, name) for name in dict.fromkeys(named.split(","))]
 
 
 def trained_systems(workdir: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Settings from the command line, and the workdir bound to them."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +23,10 @@ SettingsTree = TypeVar("SettingsTree", bound=Settings | RetrievalSettings)
 
 
 def open_workdir(
-    kind: type[SettingsTree], free: tuple[str, ...] | None = None, more_steps: bool = False
+    kind: type[SettingsTree],
+    free: tuple[str, ...] | None = None,
+    more_steps: bool = False,
+    check: Callable[[SettingsTree], object] = lambda settings: None,
 ) -> tuple[SettingsTree, Path]:
     """Reads the settings of the command line and binds the workdir to them.
 
@@ -30,6 +34,7 @@ def open_workdir(
       kind: the settings tree of the command.
       free: fields that may differ from run to run; default: those that do not bind a workdir.
       more_steps: whether the command may continue a pre-training with more steps.
+      check: the command's own check of the settings, which raises `UserError`.
 
     Returns:
       The settings and the workdir.
@@ -50,6 +55,7 @@ def open_workdir(
     if isinstance(settings, Settings):
         check_settings(settings)
         check_market_source(settings)
+    check(settings)
     workdir = Path(flags.FLAGS.workdir or Path("runs") / settings.name).expanduser().absolute()
     free = settings.free(WORKDIR) if free is None else free
     if more_steps:

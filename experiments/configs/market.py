@@ -70,8 +70,12 @@ SMALL = {
     "training": {"num_steps": 3000, "checkpoint_every": 500, "evaluate_every": 1000},
     "evaluation": {"num_beams": 32},
     "allocation": {"alpha": 2.4},
-    "alignment": ALIGNMENT | {"num_steps": 100},
-    "cascade": {"cga": {"learning_rate": 3e-3}, "cross_dqn": {"screen": 3}},
+    # 16,000 requests of reinforcement, as many as those of MCA's two stages together.
+    "alignment": ALIGNMENT | {"num_steps": 500},
+    "cascade": {
+        "cga": {"learning_rate": 3e-3, "batch_size": 16},
+        "cross_dqn": {"screen": 3, "batch_size": 16},
+    },
 }
 YELP_SMALL = SMALL | {"data": {"history_length": 32, "market": {"size": "small", "world": "yelp"}}}
 FEEDBACK = {  # Models of users' responses on `large`; as many epochs as on `small`.

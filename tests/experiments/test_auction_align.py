@@ -187,17 +187,16 @@ def test_points_that_cannot_be_served_are_named_first(finished, monkeypatch, fla
         sweep.main()
 
 
-def test_a_system_that_is_half_trained_is_not_measured(finished, monkeypatch, tmp_path):
-    config, workdir = finished
-    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, tmp_path))
+def test_a_system_that_is_half_trained_is_not_measured(finished, tmp_path):
+    _, workdir = finished
     with pytest.raises(FileNotFoundError, match="holds no system 'ega', but none"):
-        runs.find_system("ega")
+        runs.find_system(tmp_path, "ega")
     (tmp_path / "systems").mkdir()
     shutil.copytree(workdir / "systems" / "ega", tmp_path / "systems" / "ega")
     with pytest.raises(FileNotFoundError, match="holds no system 'mca', but ega"):
-        runs.find_system("mca")
+        runs.find_system(tmp_path, "mca")
     with pytest.raises(FileNotFoundError, match="ega is not trained to its end"):
-        runs.find_system("ega")
+        runs.find_system(tmp_path, "ega")
 
 
 def test_one_kind_of_system_does_not_get_the_name_of_another(finished):

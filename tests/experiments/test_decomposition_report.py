@@ -71,12 +71,13 @@ def test_a_system_that_is_not_there(monkeypatch, tmp_path):
 
 
 def test_all_systems_of_a_workdir_are_found_by_name(monkeypatch, tmp_path):
-    monkeypatch.setattr(workdirs, "find_workdir", lambda: ({}, tmp_path))
-    monkeypatch.setattr(runs, "find_system", lambda name: name)
+    monkeypatch.setattr(runs, "find_system", lambda workdir, name: name)
     for name in ("mca", "ega"):
         (tmp_path / "systems" / name).mkdir(parents=True)
         (tmp_path / "systems" / name / "config.json").write_text("{}")
     write_results(tmp_path, {"systems": {"mca": {}, "ega": {}, "ega-clarke": {}}})
-    assert runs.find_systems("all") == ["mca", "ega"], "other payment rules are no systems"
-    assert runs.find_systems("ega,mca,ega") == ["ega", "mca"]
-    assert runs.find_systems("mca") == ["mca"]
+    assert runs.find_systems(tmp_path, "all") == ["mca", "ega"], (
+        "other payment rules are no systems"
+    )
+    assert runs.find_systems(tmp_path, "ega,mca,ega") == ["ega", "mca"]
+    assert runs.find_systems(tmp_path, "mca") == ["mca"]

@@ -85,7 +85,8 @@ def test_other_recalls_are_refused(recall):
 def run_command(settings, root, monkeypatch, ads, recalls=()):
     """Runs the command as its flags would."""
 
-    def open_workdir(kind, free):
+    def open_workdir(kind, free, check):
+        check(settings)
         check_workdir(root / "run", settings.to_dict(), free)
         return settings, root / "run"
 
@@ -120,6 +121,9 @@ def test_what_cannot_be_made_is_refused_before_anything_is_trained(tmp_path, mon
         run_command(settings, tmp_path, monkeypatch, ["40", "2"])
     with pytest.raises(UserError, match=r"config\.data\.path: --ads sizes simulated markets"):
         run_command(settings.changed({"data.path": "log"}), tmp_path / "log", monkeypatch, ["40"])
+    monkeypatch.setattr(funnel, "_MARKET", Flag(100))
+    with pytest.raises(UserError, match="--market=100 is the market of"):
+        funnel.sized(settings, [40])
 
 
 def test_only_latency_trains_nothing(tmp_path, monkeypatch):

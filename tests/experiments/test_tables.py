@@ -15,7 +15,7 @@ from ega_jax.baselines.cascade import cga, cross_dqn
 from ega_jax.baselines.cascade.training import Cascade
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.evaluation.comparison import COLUMNS
-from ega_jax.evaluation.records import COSTS, LIFTS, VALUED
+from ega_jax.evaluation.records import COSTS, LIFTS, VALUED, write_record
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import AuctionTraining, request_of
 from ega_jax.phases.pretraining import Pretraining
@@ -28,6 +28,7 @@ from ega_jax.training.mesh import data_mesh
 from ega_jax.types import BookRequest, Request, organic_pois
 from experiments import tables
 from experiments.common import measuring, protocol, runs, workdirs
+from experiments.configs import market
 
 LEVERS = {"alpha": (0.6, 2.0), "kappa": (0.0, 4.0)}
 
@@ -35,7 +36,8 @@ LEVERS = {"alpha": (0.6, 2.0), "kappa": (0.0, 4.0)}
 def run_command(config, root, monkeypatch, markets=("0",), only=None):
     """Runs the command as its flags would."""
 
-    def open_workdir(kind, free):
+    def open_workdir(kind, free, check):
+        check(config)
         check_workdir(root / "run", config.to_dict(), free)
         return config, root / "run"
 
@@ -111,7 +113,7 @@ def test_all_systems_are_in_their_tables(tabulated):
 
 
 def test_a_record_holds_what_its_run_measured(tabulated):
-    _, root = tabulated
+    config, root = tabulated
     found = record(root, "ega")
     assert found["lifts"]["model"].keys() == set(LIFTS)
     for name, (low, high) in found["intervals"]["model"].items():
@@ -127,6 +129,9 @@ def test_a_record_holds_what_its_run_measured(tabulated):
     assert found["sessions"]["value"] >= found["sessions"]["rpm"] > 0
     assert {"reward", "alignment", "payment", "value-test-8"} <= found["seconds"].keys()
     assert all(seconds > 0 for seconds in found["seconds"].values())
+    settings = config.alignment
+    assert found["samples"]["alignment"] == settings.num_steps * settings.batch_size
+    assert "cga" not in found["samples"], "a model of another system"
     assert found["config"]["auction.system"] == "ega"
     assert found["manifest"]["machine"]["devices"] == jax.device_count()
 
@@ -139,29 +144,45 @@ def test_systems_that_differ_in_the_rule_share_slates(tabulated):
     assert kept["auction"]["rule"] != "gsp", "another rule leaves the system its own"
 
 
-def reordered(request, seed):
-    """The request with its ads in another order; the organic items stay where they were."""
+def reordered(request, seed, codes=None):
+    """The request with its ads in another order; the organic items stay where they were.
+
+    With codes `[I, C]` of all items, ads that share all of them keep their order.
+    """
     item, is_ad, bid = (np.array(x) for x in (request.item, request.is_ad, request.bid))
     rng = np.random.default_rng(seed)
     for row in range(len(item)):
         ads = np.flatnonzero(is_ad[row])
         mixed = rng.permutation(ads)
+        for alike in [] if codes is None else groups(codes[item[row, ads]]):
+            places = np.flatnonzero(np.isin(mixed, ads[alike]))
+            mixed[places] = ads[alike]
         item[row, ads], bid[row, ads] = item[row, mixed], bid[row, mixed]
     return dataclasses.replace(request, item=item, is_ad=is_ad, bid=bid)
 
 
-def follows_order(allocate, request):
+def groups(rows):
+    """The numbers of rows that are alike, in rising order, for each group of more than one."""
+    _, number = np.unique(rows, axis=0, return_inverse=True)
+    each = [np.flatnonzero(number.ravel() == group) for group in range(number.max() + 1)]
+    return [alike for alike in each if len(alike) > 1]
+
+
+def follows_order(allocate, request, codes=None):
     """Whether slates change with the order in which a request lists its ads."""
-    slates = [allocate(request), *(allocate(reordered(request, seed)) for seed in range(3))]
-    return any(not np.array_equal(slates[0], slate) for slate in slates[1:])
+    others = [allocate(reordered(request, seed, codes)) for seed in range(3)]
+    return any(not np.array_equal(allocate(request), slate) for slate in others)
 
 
-@pytest.mark.parametrize("name", ["mca", "ega"])
+@pytest.mark.parametrize("name", ["mca", "gr", "ega"])
 def test_no_system_reads_the_order_of_ads(tabulated, name):
     _, root = tabulated
     mechanism = Mechanism.restore(root / "run" / "market-0", name)
     shown = lambda request: np.asarray(mechanism.allocate(request).items)
-    assert not follows_order(shown, request_of(next(iter(sessions_of(tabulated)))))
+    request = request_of(next(iter(sessions_of(tabulated))))
+    # Ads that share all codes are alike for a search without bids: the first one goes first.
+    codes = np.asarray(mechanism.system.items.catalogue.poi_codes) if name == "gr" else None
+    assert not follows_order(shown, request, codes)
 
 
 def test_a_system_that_reads_the_order_of_ads_is_caught(tabulated):
@@ -198,10 +219,9 @@ def with_kappa(run, kappa):
 
 
 def test_the_auction_and_the_placement_are_taught_by_the_reward_model(tabulated, monkeypatch):
-    config, root = tabulated
-    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, root / "run" / "market-0"))
-    auction = runs.find_system("mca").system.cga
-    run, views = with_kappa(runs.find_system("mca"), 3.0), {}
+    _, root = tabulated
+    mca = runs.find_system(root / "run" / "market-0", "mca")
+    auction, run, views = mca.system.cga, with_kappa(mca, 3.0), {}
     cascade, train = Cascade(run), AuctionTraining.train_phase
     monkeypatch.setattr(
         cga, "cga_phase", lambda *_, view, kappa, **__: views.update(cga=view, kappa=kappa)
@@ -332,6 +352,17 @@ def test_a_record_of_other_settings_is_named(tabulated, tmp_path, monkeypatch):
 def test_one_log_is_one_market(finished, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"--markets=0,1: .* is one log, so one market"):
         run_command(finished[0], tmp_path, monkeypatch, markets=("0", "1"))
+
+
+def test_the_market_of_tuning_shares_no_table(tmp_path, monkeypatch):
+    config = market.settings("tiny")
+    with pytest.raises(ValueError, match=r"100 is the market of experiments\.tune"):
+        run_command(config, tmp_path, monkeypatch, markets=("0", "100"))
+    record = {"system": "mca", "market": 0, "data": protocol.kind_of(config), "failed": "no"}
+    write_record(tmp_path / "results" / "runs" / "market-tiny-0-mca.json", record)
+    with pytest.raises(ValueError, match="would have markets 0, 100"):
+        run_command(config, tmp_path, monkeypatch, markets=("100",))
+    assert not (tmp_path / "run").exists(), "no workdir is made"
 
 
 def test_tables_without_learned_prices_are_refused(finished, tmp_path, monkeypatch):

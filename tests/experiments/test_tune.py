@@ -126,6 +126,16 @@ def test_the_best_by_the_judge_are_made_again(asked, monkeypatch, capsys):
         tune.best([], 2)
 
 
+def test_what_cannot_be_tuned_is_refused_before_a_workdir_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "_BEST_OF", Flag("market-huge"))
+    monkeypatch.setattr(tune, "_RESULTS", Flag(str(tmp_path)))
+    monkeypatch.setattr(tune, "_SYSTEMS", Flag(["mca"]))
+    with pytest.raises(UserError, match="--best_of=market-huge: there is no trial of it"):
+        tune.check(market.settings("small"))
+    with pytest.raises(UserError, match=r"config\.data\.path: tuning makes the market"):
+        tune.check(market.settings("small").changed({"data.path": "log"}))
+
+
 @pytest.mark.slow
 def test_a_trial_is_judged_by_a_model_that_no_system_sees(tmp_path, monkeypatch):
     write_market(MARKET, tmp_path / "log")
