@@ -137,7 +137,8 @@ def read_arrays(path: Path) -> dict[str, jax.Array]:
 
 def different_array(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     """Describes the first array of another shape or type than expected; "" if there is none."""
-    shown = lambda arrays, name: jax.typeof(arrays[name]).str_short() if name in arrays else "none"
+    described = lambda x: f"{x.dtype}{list(np.shape(x))}"
+    shown = lambda arrays, name: described(arrays[name]) if name in arrays else "none"
     for name in [*expected, *(name for name in found if name not in expected)]:
         if shown(found, name) != shown(expected, name):
             return f"{name} is {shown(found, name)} instead of {shown(expected, name)}"

@@ -108,17 +108,9 @@ class ExportedMechanism:
         facts = self.description.book
         if self.book is None or facts is None:
             raise UserError("the mechanism was exported without a book: export one that has a book")
-        arrays = artefact.named_arrays(book)
-        found = artefact.different_array(arrays, self.book)
-        for name in ("widths", "largest"):
-            size = getattr(book, name, None)
-            expected = facts[name]
-            if size is not None and np.any(np.asarray(size) > np.asarray(expected)):
-                found = found or f"{name} is {size} and at most {expected} was exported"
-        if found:
-            raise UserError(
-                f"the book has other shapes than the exported one, {found}: export again"
-            )
+        arrays = artefact.named_arrays(dict(book) if isinstance(book, Mapping) else book)
+        if found := artefact.different_array(arrays, self.book) or _too_large(book, facts):
+            raise UserError(f"the book does not fit the exported one: {found}")
         return dataclasses.replace(self, book=arrays)
 
     def _checked(self, request: Any) -> tuple[str, dict[str, np.ndarray]]:
@@ -206,6 +198,15 @@ def batches(count: int, sizes: list[int]) -> list[tuple[np.ndarray, int]]:
         found.append((np.minimum(np.arange(start, start + size), count - 1), size))
         start += size
     return found
+
+
+def _too_large(book: Any, facts: Mapping[str, Any]) -> str:
+    """Describes the first static size of a book above the exported one; "" if there is none."""
+    for name in ("widths", "largest"):
+        size = getattr(book, name, None)
+        if size is not None and np.any(np.asarray(size) > facts[name]):
+            return f"{name} is {size} and at most {facts[name]} was exported"
+    return ""
 
 
 def _joined(served: list[dict[str, jax.Array]], name: str) -> np.ndarray:

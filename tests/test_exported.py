@@ -6,6 +6,7 @@ exported batches of 2.
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -70,9 +71,7 @@ def trained(finished, tmp_path_factory):
 @pytest.fixture
 def copied(folder, tmp_path):
     """A copy that a test may change."""
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    return tmp_path
+    return shutil.copytree(folder, tmp_path / "ega")
 
 
 def assert_same(found, expected):
@@ -310,15 +309,17 @@ def test_requests_to_books_are_served_with_live_bids(tmp_path):
     assert_same(after, jax.device_get(mechanism.with_book(books.book).allocate(requests, "gsp")))
     assert (after.price_per_click != before.price_per_click).any()
     with np.load(tmp_path / "ega" / "book.npz") as arrays:
-        assert_same(refreshed.with_book(dict(arrays)).allocate(requests, "gsp"), before)
+        assert_same(refreshed.with_book(arrays).allocate(requests, "gsp"), before)
     with pytest.raises(UserError, match="bid-free and the book in the order of live bids"):
         exported.allocate(requests, TRUTHFUL)
     with pytest.raises(UserError, match=r"request 0, book 0: 7 is outside \[0, 2\)"):
         exported.allocate(requests.replace(book=np.full(8, 7)))
     other = dataclasses.replace(books.book, book_start=books.book.book_start[:2])
-    with pytest.raises(UserError, match=r"one, book_start is int32\[2\] instead of int32\[3\]"):
+    with pytest.raises(
+        UserError, match=r"exported one: book_start is int32\[2\] instead of int32\[3\]"
+    ):
         exported.with_book(other)
-    with pytest.raises(UserError, match="other shapes than the exported one, poi is none"):
+    with pytest.raises(UserError, match="does not fit the exported one: poi is none"):
         exported.with_book({})
 
 
