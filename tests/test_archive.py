@@ -115,8 +115,8 @@ def test_an_archive_with_a_flipped_byte_is_refused(archive, tmp_path):
         Mechanism.restore(tmp_path / "flipped.zip")
 
 
-def _listed(files, **changes):
-    files[CONTENTS] = json.dumps(json.loads(files[CONTENTS]) | changes)
+def _listed(found, **changes):
+    found[CONTENTS] = json.dumps(json.loads(found[CONTENTS]) | changes)
 
 
 @pytest.mark.parametrize(
