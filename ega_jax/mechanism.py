@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ega_jax.lever_rules import TRUTHFUL, check_book_levers, checked_settings
 from ega_jax.request_rules import RequestSizes, checked, checked_in_books
 from ega_jax.training import structs
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
-from ega_jax.training.mesh import map_looping, split_rows
+from ega_jax.training.mesh import map_looping, map_looping_anywhere, split_rows
 from ega_jax.types import AnyRequest, BookRequest, Params, Slate
 
 
@@ -193,7 +193,8 @@ class Mechanism:
 
         def serve_plain(system, networks, request, levers, rule):
             settings = Levers(**levers), ChosenRule(**rule)
-            return _slates(system, networks, self.pricing, *settings, request)[0]
+            arguments = system, networks, self.pricing, *settings, request
+            return _slates(*arguments, map_each=map_looping_anywhere)[0]
 
         lengths = {LIST: num_candidates, BOOK: num_organic}
         export_mechanism(self, serve_plain, folder, batch_sizes, platforms, lengths)
@@ -293,8 +294,12 @@ def _slates(
     levers: Levers,
     chosen: ChosenRule,
     request: AnyRequest,
+    map_each: Callable[[Callable, Any], Any] = map_looping,
 ) -> tuple[Slate, Menu]:
-    """Slates and menus of the requests `[B]` of one device."""
+    """Slates and menus of the requests `[B]` of one device.
+
+    The last argument applies a function with loops to the rows of a batch.
+    """
     # Clarke prices of a bid-free menu need no second search; a payment network always needs one.
     searches = chosen.reads_network | (chosen.searches & ~jnp.asarray(levers.bid_free))
 
@@ -312,7 +317,7 @@ def _slates(
         search = lambda prepared, ads, menu: counterfactuals(
             system, pricing.probes, prepared, ads, menu
         )
-        return map_looping(lambda x: search(*x)[0], (prepared, allocation.ads, menu))
+        return map_each(lambda x: search(*x)[0], (prepared, allocation.ads, menu))
 
     known = lax.cond(searches, search_again, from_menu, None)
     price = lambda *found: prices(networks, pricing, levers, *found)

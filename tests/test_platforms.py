@@ -75,7 +75,8 @@ def test_the_auction_s_training_steps(auction):
         assert lowers(step, *given), phase
 
 
-def test_serving(auction):
+def test_serving(auction, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     served = auction.mechanism()
     request = request_of(auction.batch(2))
 

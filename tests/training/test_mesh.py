@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import export, lax
 
-from ega_jax.training.mesh import data_mesh, map_looping, map_rows, replicated, shard_batch
+from ega_jax.training.mesh import data_mesh, map_looping_anywhere, map_rows, replicated, shard_batch
 
 
 def test_mesh_takes_all_devices_or_those_given():
@@ -63,9 +63,8 @@ def test_uneven_batch_is_refused():
         shard_batch({"x": np.zeros((6, 2))}, data_mesh())
 
 
-def test_rows_run_one_by_one_on_a_cpu_and_together_elsewhere():
-    """The platform is that of the compilation."""
-    double = jax.jit(lambda rows: map_looping(lambda row: 2 * row, rows))
+def test_exported_rows_run_one_by_one_on_a_cpu_and_together_elsewhere():
+    double = jax.jit(lambda rows: map_looping_anywhere(lambda row: 2 * row, rows))
     for platform, loops in (("cpu", True), ("cuda", False), ("tpu", False)):
         lowered = export.export(double, platforms=(platform,))(np.ones((3, 2)))
         assert ("stablehlo.while" in lowered.mlir_module()) == loops
@@ -73,9 +72,11 @@ def test_rows_run_one_by_one_on_a_cpu_and_together_elsewhere():
     np.testing.assert_array_equal(double(np.ones((3, 2))), together)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize(("rows", "devices"), [(8, 4), (6, 4), (3, 3), (1, 1)])
-def test_rows_are_mapped_by_every_device_up_to_one_a_row(rows, devices):
+def test_rows_are_mapped_by_every_device_up_to_one_a_row(rows, devices, backend, monkeypatch):
     """Each row loops as long as its data ask, with an array of the outside and a random key."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
 
     @jax.jit
     def doubled(factor, counts, keys):
