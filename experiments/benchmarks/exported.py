@@ -12,7 +12,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def measure_exported(
-    name: str, shape: Shape, limit_s: float = 20.0, batch_sizes: tuple[int, ...] = BATCHES
+    name: str, shape: Shape, limit_s: float = 5.0, batch_sizes: tuple[int, ...] = BATCHES
 ) -> None:
     """Exports random models of one shape, loads them and times single calls.
 
