@@ -1,4 +1,4 @@
-"""The benchmark of exported mechanisms reports every rule and batch size."""
+"""The benchmark of exported mechanisms reports each rule."""
 
 import json
 
@@ -18,11 +18,11 @@ SHAPE = Shape(
 )
 
 
-def test_every_rule_and_batch_size_is_timed(capsys):
-    measure_exported("least", SHAPE, limit_s=0.0, batch_sizes=(1, 2))
+def test_each_rule_is_timed(capsys):
+    measure_exported("least", SHAPE, limit_s=0.0, batch_sizes=(2,))
     first, *lines = map(json.loads, capsys.readouterr().out.splitlines())
-    assert first["functions"] == 2
-    assert [(x["batch"], x["rule"]) for x in lines] == [(b, r) for b in (1, 2) for r in RULES]
+    assert first["functions"] == 1
+    assert [(x["batch"], x["rule"]) for x in lines] == [(2, rule) for rule in RULES]
     for line in lines:
         assert line["p99_ms"] >= line["p50_ms"] > 0
         assert line["calls"] == 1
