@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from ega_jax.data.ad_logs import SPLITS, split_bounds
@@ -123,9 +124,9 @@ class Measured:
         path = self.run.folder / "measured" / f"costs-{self.rule}.json"
         if not path.exists():
             mechanism = train_system(self.run)
-            batch = self._batches(COUNTED)[0]
-            real = real_rows(batch)
-            some = request_of({name: np.asarray(x)[real][:COUNTED] for name, x in batch.items()})
+            batches = self._batches(COUNTED)
+            real = [{name: np.asarray(x)[real_rows(b)] for name, x in b.items()} for b in batches]
+            some = request_of(jax.tree.map(lambda *x: np.concatenate(x)[:COUNTED], *real))
             each = itertools.cycle(each_alone(some))
             times = latencies(lambda: mechanism.allocate(next(each), self.rule), LATENCY_LIMIT_S)
             flops = flops_per_request(mechanism, some, self.rule).mean()
@@ -153,13 +154,12 @@ class Measured:
         Those of `alignment`, of `cga` and of `cross_dqn` are requests of reinforcement.
         """
         fields = {leaf.name: leaf.value for leaf in leaves(self.run.settings)}
-        groups = [field.removesuffix(".num_steps") for field in fields if ".num_steps" in field]
-        phases = {"training": "generator"}  # Other phases have the names of their groups.
+        groups = [name.removesuffix(".num_steps") for name in fields if name.endswith(".num_steps")]
         seen = {
-            phases.get(group, group.split(".")[-1]): fields[f"{group}.num_steps"]
-            * fields[f"{group}.batch_size"]
+            group.split(".")[-1]: fields[f"{group}.num_steps"] * fields[f"{group}.batch_size"]
             for group in groups
         }
+        seen |= dict.fromkeys(("generator", "joint"), seen["training"])  # Phases of that group.
         trained = {name.removesuffix("_rate").removesuffix("_threshold") for name in self.seconds}
         return {phase: number for phase, number in seen.items() if phase in trained}
 
