@@ -109,20 +109,33 @@ def _path(value: str) -> Path:
     return Path(os.path.expanduser(value))
 
 
+def _files() -> list[Path]:
+    """The files of actions or impressions; an ad log has its own flag, since it may have several.
+
+    Raises:
+      UsageError: the source's flag is missing, or that of other sources is given.
+    """
+    logs, reviews = _LOG.value, [_REVIEWS.value] if _REVIEWS.value else []
+    is_log = _SOURCE.value in LOGS
+    files, others = (logs, reviews) if is_log else (reviews, logs)
+    if not files or others:
+        needed, wrong = ("--log", "--reviews") if is_log else ("--reviews", "--log")
+        rule = f"--source={_SOURCE.value} needs {needed} and takes no {wrong}"
+        raise app.UsageError(rule, exitcode=2)
+    return [_path(file) for file in files]
+
+
 def main() -> None:
     """Converts, and prints the report."""
-    metadata, out = _path(_METADATA.value) if _METADATA.value else None, _path(_OUT.value)
-    named, other = (_LOG, _REVIEWS) if _SOURCE.value in LOGS else (_REVIEWS, _LOG)
-    if not named.value or other.value:
-        rule = f"--source={_SOURCE.value} needs --{named.name} and takes no --{other.name}"
-        raise app.UsageError(rule, exitcode=2)
+    files, out = _files(), _path(_OUT.value)
+    metadata = _path(_METADATA.value) if _METADATA.value else None
     if _SOURCE.value in LOGS:
-        print(convert_log(LOGS[_SOURCE.value], [*map(_path, _LOG.value)], metadata, out))
+        print(convert_log(LOGS[_SOURCE.value], files, metadata, out))
         return
     print(
         convert(
             SOURCES[_SOURCE.value],
-            _path(_REVIEWS.value),
+            files[0],
             metadata,
             out,
             _embedder(),

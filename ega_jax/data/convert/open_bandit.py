@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ega_jax.data.convert.ad_log import (
     ROWS,
@@ -101,7 +100,7 @@ def _read_log(path: Path, ids: np.ndarray) -> tuple[pa.Table, list[str], list[st
     require(ok, path, "propensity_score", "propensities must be in (0, 1]", propensity)
     time = log["timestamp"].cast(pa.int64()).to_numpy()
     if (np.diff(time) < 0).any():
-        log = log.take(pc.sort_indices(log["timestamp"]))
+        log = log.take(np.argsort(time, kind="stable"))
     return log, features, affinities
 
 
