@@ -138,25 +138,26 @@ def _check(path: Path, rows: Columns) -> None:
 
 def _sessions_of(path: Path, rows: Columns, poi: np.ndarray, num_pois: int) -> pa.Table:
     """The sessions of one file, from its rows in any order."""
-    order = np.lexsort((rows["adSlot"], *(rows[name] for name in reversed(_REQUEST))))
-    sorted_rows = {name: values[order] for name, values in rows.items()}
-    request = np.stack([sorted_rows[name] for name in _REQUEST])
+    order = np.lexsort((poi, *(rows[name] for name in reversed(_REQUEST))))
+    rows, poi = {name: values[order] for name, values in rows.items()}, poi[order]
+    request = np.stack([rows[name] for name in _REQUEST])
     is_first = np.append(True, (request[:, 1:] != request[:, :-1]).any(axis=0))
-    session, poi = np.cumsum(is_first) - 1, poi[order]
-    period, step, _ = request[:, is_first]
+    session = np.cumsum(is_first) - 1
     _require_one_bid(path, session * num_pois + poi, order)
-    p = np.maximum(sorted_rows["pValue"], LEAST)
-    shown = sorted_rows["adSlot"] > 0
-    offered = shown | (sorted_rows["bid"] > 0)  # Without budget, an advertiser bids 0.
-    counted = lambda where: np.bincount(session[where], minlength=len(period))
-    converted = sorted_rows["conversionAction"][shown] == 1
+    period, step, _ = request[:, is_first]
+    p, slot = np.maximum(rows["pValue"], LEAST), rows["adSlot"]
+    offered = (slot > 0) | (rows["bid"] > 0)  # Without budget, an advertiser bids 0.
+    shown = np.flatnonzero(slot > 0)
+    shown = shown[np.lexsort((slot[shown], session[shown]))]
+    converted = rows["conversionAction"][shown] == 1
+    num_offered, num_shown = (
+        np.bincount(session[some], minlength=len(step)) for some in (offered, shown)
+    )
+    bids = (rows["bid"] / p).astype(np.float32)
     return session_table(
         pa.array((period * DAY + step * (DAY // STEPS)).astype(np.int64)),
-        tuple(
-            list_array(values[offered], counted(offered))
-            for values in (poi, (sorted_rows["bid"] / p).astype(np.float32))
-        ),
-        list_array(poi[shown], counted(shown)),
+        (list_array(poi[offered], num_offered), list_array(bids[offered], num_offered)),
+        list_array(poi[shown], num_shown),
         clicked=converted,
         converted=converted,
         context=_context(session, poi, p, step, num_pois),
@@ -169,16 +170,18 @@ def _require_one_bid(path: Path, offer: np.ndarray, order: np.ndarray) -> None:
     Args:
       path: the file.
       offer: `[rows]` a number for each pair of request and advertiser.
-      order: `[rows]` the row of the file of each.
+      order: `[rows]` the row of the file that each is in.
 
     Raises:
       DataError: names the row of a second bid.
     """
-    _, first = np.unique(offer, return_index=True)
+    in_file = np.empty_like(offer)
+    in_file[order] = offer
+    _, first = np.unique(in_file, return_index=True)
     if len(first) < len(offer):
         repeated = np.setdiff1d(np.arange(len(offer)), first)
         rule = "an advertiser may bid once for an opportunity"
-        raise DataError(path, rule, "advertiserNumber", int(order[repeated].min()))
+        raise DataError(path, rule, "advertiserNumber", int(repeated[0]))
 
 
 def _context(
