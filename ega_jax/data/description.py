@@ -76,9 +76,9 @@ def _describe_log(
     warnings = [
         *not_learned(summary),
         *_embedding_warnings(pois, "embedding"),
-        *creative_warnings,
         *_column_warnings(sessions),
         *log_statistics.session_warnings(found, bounds, SPLITS),
+        *creative_warnings,
     ]
     return Description(facts, tuple(warnings))
 
