@@ -89,7 +89,9 @@ def test_an_auction_is_trained_measured_and_served(source, tmp_path, monkeypatch
 @pytest.mark.parametrize("system", ["mca", "gr"])
 def test_other_systems_take_such_a_log(system, tmp_path):
     config, workdir = pretrained(open_bandit, tmp_path)
-    tiny_auction.align(config.changed(KINDS[system].changes), workdir, system)
+    tiny_auction.align(
+        config.changed(KINDS[system].changes | {"cascade.cross_dqn.screen": 1}), workdir, system
+    )
     assert read_results(workdir)["systems"][system]["model"]["ctr_poi"] > 0
 
 
