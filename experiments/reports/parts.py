@@ -74,7 +74,7 @@ def part_of(study: WorkdirStudy) -> Part:
         _data_section(study),
         support_section(study.visits),
         *([tokens_section(results["tokenizer"])] if "tokenizer" in results else []),
-        reward_section(results["reward"]),
+        *([reward_section(results["reward"])] if "reward" in results else []),
         curves_section(_metrics_of(study)),
         _settings_section(study),
     ]
