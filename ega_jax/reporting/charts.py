@@ -9,6 +9,7 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from ega_jax.reporting.blocks import Chart
@@ -69,9 +70,6 @@ def lines(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
     xlabel: str,
     ylabel: str = "",
-    *,
-    marker: str = "",
-    from_zero: bool = False,
 ) -> Chart:
     """A chart of curves `(x, y)` by label; a single curve has no legend."""
 
@@ -79,18 +77,26 @@ def lines(
         for number, (label, (x, y)) in enumerate(curves.items()):
             style = DASHES[number // len(COLOURS) % len(DASHES)]
             shown = label if len(curves) > 1 else None
-            axes.plot(x, y, style, marker=marker, label=shown)
+            axes.plot(x, y, style, label=shown)
         axes.set(xlabel=xlabel, ylabel=ylabel)
-        if from_zero:
-            axes.set_ylim(bottom=0)
 
     return chart(title, draw)
 
 
-def by_slot(title: str, curves: Mapping[str, Sequence[float]], ylabel: str) -> Chart:
+def by_slot(
+    title: str, curves: Mapping[str, Sequence[float]], ylabel: str, *, in_logs: bool = False
+) -> Chart:
     """A chart of values of slots, numbered from 1; NaN leaves a gap."""
-    numbered = {
-        name: (1 + np.arange(len(values)), np.asarray(values, float))
-        for name, values in curves.items()
-    }
-    return lines(title, numbered, "slot", ylabel, marker="o", from_zero=True)
+
+    def draw(axes: Axes) -> None:
+        for label, values in curves.items():
+            slots = 1 + np.arange(len(values))
+            axes.plot(slots, values, "o-", label=label if len(curves) > 1 else None)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="slot", ylabel=ylabel)
+        if in_logs:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+
+    return chart(title, draw)

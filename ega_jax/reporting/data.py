@@ -14,6 +14,7 @@ from ega_jax.reporting.charts import by_slot, chart
 from ega_jax.reporting.page import shown
 
 RATE, IMAGE_RATE = "CTR of the POI by slot", "CTR of the creative by slot"  # Names of facts.
+SHARES = np.linspace(0, 1, 101)  # Of the ads whose bids are at most an amount.
 LITTLE = 0.01  # A log of which less tells of the slates served is warned of.
 
 
@@ -41,7 +42,7 @@ def data_section(
             "share of ads",
         ),
     ]
-    rows = [[name, _flat(value)] for name, value in facts.items() if name not in (RATE, IMAGE_RATE)]
+    rows = [[name, _text(value)] for name, value in facts.items() if name not in (RATE, IMAGE_RATE)]
     blocks: list[Block] = [Warned(text) for text in warnings]
     return Section("Data", [*blocks, Charts(charts), Table(("fact", "value"), rows)])
 
@@ -86,11 +87,11 @@ def support_section(served: Mapping[str, Visits]) -> Section:
     table = Table(("system", "same slots, %", "same slates, %", "overlap, %"), rows)
     known = {name: each.overlap for name, each in found.items() if each.overlap}
     title = "Overlap if only the first slots count"
-    charts = [by_slot(title, known, "share of the sessions")] if known else []
+    charts = [by_slot(title, known, "share of the sessions", in_logs=True)] if known else []
     warnings = [
         Warned(
-            f"{name}: {shown(100 * overlap[-1])} % of the log tells of the slates served. What is "
-            "predicted of them rests on the reward model."
+            f"{name}: less than {100 * LITTLE:g} % of the log tells of the slates served. What "
+            "is predicted of them rests on the reward model."
         )
         for name, overlap in known.items()
         if overlap[-1] < LITTLE
@@ -101,22 +102,20 @@ def support_section(served: Mapping[str, Visits]) -> Section:
 
 def _bids(visits: Visits) -> Chart:
     """The distributions of the bids for sale and of those shown."""
-    for_sale = np.sort(visits.ad_bid[visits.ad >= 0])
-    shown_bids = np.sort(visits.ad_bid[visits.fate == SHOWN])
+    among = {"all ads for sale": visits.ad >= 0, "ads shown": visits.fate == SHOWN}
 
     def draw(axes: Axes) -> None:
-        for label, bids in (("all ads for sale", for_sale), ("ads shown", shown_bids)):
-            positive = bids[bids > 0]
-            axes.plot(
-                positive, np.arange(1, len(positive) + 1) / max(len(positive), 1), label=label
-            )
+        for label, where in among.items():
+            positive = visits.ad_bid[where & (visits.ad_bid > 0)]
+            if positive.size:
+                axes.plot(np.quantile(positive, SHARES), SHARES, label=label)
         axes.set(xscale="log", xlabel="bid, currency per click", ylabel="share of ads at most")
 
     return chart("Bids", draw)
 
 
-def _flat(value: Any) -> Any:
-    """A fact as a cell; a dictionary becomes text."""
+def _text(value: Any) -> str:
+    """A fact in words."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {shown(each)}" for name, each in value.items())
-    return value
+    return shown(value)

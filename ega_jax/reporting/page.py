@@ -38,10 +38,10 @@ def shown(cell: Any) -> str:
 
     Examples:
       >>> [shown(cell) for cell in (0.12345, 12345.6, 7, True, None, float("nan"), [0.5, 2])]
-      ['0.123', '12,346', '7', 'yes', '', 'undefined', '0.5, 2']
+      ['0.123', '12,346', '7', 'yes', '-', 'undefined', '0.5, 2']
     """
     if cell is None:
-        return ""
+        return "-"
     if isinstance(cell, Ratio):
         return shown(cell.value)
     if isinstance(cell, bool | np.bool_):

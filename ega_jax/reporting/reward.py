@@ -53,7 +53,8 @@ def served_section(served: Mapping[str, Visits]) -> Section:
         [name, each.known_by, each.slots, each.predicted, each.known, each.ratio]
         for name, each in found
     ]
-    warnings = [Warned(text) for name, each in found if (text := _warning(name, each))]
+    checked = [(name, comparisons(visits)[0]) for name, visits in served.items()]
+    warnings = [Warned(text) for name, each in checked if (text := _warning(name, each))]
     charts = [chart for name, visits in served.items() for chart in _charts(name, visits)]
     blocks: list[Block] = [*warnings, Text(MEANING), Table(columns, rows), Charts(charts)]
     return Section("Predicted and known clicks of the slates served", blocks)
@@ -97,8 +98,6 @@ def _comparison(
 def _warning(name: str, found: Comparison) -> str:
     """What a reader must know of a comparison, "" if predictions are close."""
     if found.ratio is None:
-        if found.known_by == "truth":
-            return ""
         return (
             f"{name}: the log shows the items that are served in {found.slots} slots, with fewer "
             f"than {FEWEST} clicks. Observed clicks cannot confirm the predictions."

@@ -32,9 +32,10 @@ def slates_section(name: str, slates: Sequence[ExplainedSlate], titles: Sequence
       titles: what each POI is called.
     """
     text = Text(
-        "The lowest bid is the one down to which the ad keeps its slot. The contribution is the "
-        "value of the slate less that of the best slate without the item. Prices are per click, "
-        "click rates are those that the reward model predicts."
+        "The log bid weight is what bids add to an item in the search, log z its log allocation "
+        "probability there. An ad keeps its slot down to the lowest bid. The contribution is the "
+        "value of the slate less that of the best slate without the item. Prices are per click; "
+        "click rates are predicted by the reward model."
     )
     blocks: list[Block] = [text]
     for slate in slates:
@@ -51,27 +52,29 @@ def _ads(slate: ExplainedSlate) -> list[Slot]:
 
 
 def _table(slate: ExplainedSlate, titles: Sequence[str]) -> Table:
-    columns = ("slot", "item", "kind", "bid", "price", "lowest bid", "click rate", "contribution")
+    columns = ("slot", "item", "kind", "bid", "price", "lowest bid", "log bid weight", "log z")
+    columns += ("click rate", "contribution")
     rows = []
     for slot in slate.slots:
         money = [slot["bid"], slot["price"][slate.rule], slot["lowest_bid"]]
         kind, money = ("ad", money) if slot["is_ad"] else ("organic", [None] * 3)
         item = titles[slot["items"]]
-        rows.append([slot["slot"] + 1, item, kind, *money, slot["pctr"], slot["contribution"]])
+        has_weight = min(slot["weight"], default=0.0) > 0
+        weight = float(np.log(slot["weight"]).sum()) if has_weight else None
+        search = [weight, slot["log_z"]]
+        rows.append(
+            [slot["slot"] + 1, item, kind, *money, *search, slot["pctr"], slot["contribution"]]
+        )
     return Table(columns, rows)
 
 
 def _sentence(slot: Slot, rule: str, titles: Sequence[str]) -> str:
     """Why an ad is in its slot, in words."""
     price, bid, lowest = slot["price"][rule], slot["bid"], slot["lowest_bid"]
-    weight = float(np.prod(np.asarray(slot["weight"], float))) if slot["weight"] else None
-    search = (
-        "" if weight is None else f" Its bid multiplies its weight in the search by {weight:.3g}."
-    )
-    keeps = "It would keep it without a bid" if lowest == 0 else f"It keeps it down to {lowest:.3g}"
+    down_to = f"down to a bid of {lowest:.3g}" if lowest > 0 else "even without a bid"
     return (
-        f"Slot {slot['slot'] + 1}: {titles[slot['items']]} bids {bid:.3g} per click and pays "
-        f"{price:.3g}. {keeps}.{search}"
+        f"{titles[slot['items']]} bids {bid:.3g} per click, pays {price:.3g}, and keeps slot "
+        f"{slot['slot'] + 1} {down_to}."
     )
 
 

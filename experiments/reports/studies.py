@@ -3,6 +3,7 @@
 Measurements are kept in the system's folder and read again by a later report.
 """
 
+import collections
 import dataclasses
 import functools
 import json
@@ -24,7 +25,7 @@ from ega_jax.reporting.systems import Measurements
 from ega_jax.training.files import read_json, replacing
 from ega_jax.training.tabulation import tabulated
 from experiments.common.measuring import Measured, Sessions
-from experiments.common.runs import truth_of
+from experiments.common.runs import kept_judged, truth_of
 
 EXPLAINED = 3  # Slates.
 LANDSCAPES = 4  # Advertisers whose bid landscapes are drawn.
@@ -55,7 +56,8 @@ class Study:
         own = self._under(self.rule)
         rules = self.run.pricing_config.rules
         by_rule = {rule: self._under(rule).rpm for rule in rules}
-        return Measurements(self.rule, by_rule, own.psi, own.frontier)
+        regret = kept_judged(self.run) or own.psi
+        return Measurements(self.rule, by_rule, regret, own.frontier)
 
     @functools.cached_property
     def visits(self) -> Visits:
@@ -131,6 +133,8 @@ class Study:
 
 
 def titles_of(run: AuctionTraining) -> list[str]:
-    """What each POI is called: its title and number."""
+    """What each POI is called: its title, with its number if others have the same title."""
     titles = read_texts(open_pois(run.pretraining.folder), "title")
-    return [f"{title} ({poi})" if title else f"POI {poi}" for poi, title in enumerate(titles)]
+    count = collections.Counter(titles)
+    number = lambda title, poi: f"{title} ({poi})" if count[title] > 1 else title
+    return [number(title, poi) if title else f"POI {poi}" for poi, title in enumerate(titles)]
