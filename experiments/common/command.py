@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
 from ega_jax.errors import UserError
 from ega_jax.setting import unknown_fields
+from ega_jax.training.compilation import keep_compiled
 from ega_jax.training.loop import Interrupted, NonFiniteLossError
 from ega_jax.training.mesh import join_hosts, keep_freed_memory, split_cpu
 
@@ -46,6 +48,12 @@ flags.DEFINE_string(
 )
 _SEVERAL_HOSTS = flags.DEFINE_bool(
     "several_hosts", False, "Join the other processes of a run on several hosts (TPU pods, SLURM)."
+)
+_COMPILATION_CACHE = flags.DEFINE_bool(
+    "compilation_cache",
+    True,
+    "Keep compiled functions for later runs, in the user's cache folder or that of the environment "
+    "variable JAX_COMPILATION_CACHE_DIR.",
 )
 
 
@@ -108,6 +116,10 @@ def run(main: Callable[[], None], description: str | None) -> None:
             raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}", exitcode=2)
         logging.set_verbosity(logging.WARNING)
         keep_freed_memory()
+        if _COMPILATION_CACHE.value:
+            keep_compiled()
+        else:
+            jax.config.update("jax_enable_compilation_cache", False)
         if _SEVERAL_HOSTS.value:
             join_hosts()
         else:

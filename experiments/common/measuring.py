@@ -168,13 +168,12 @@ class Measured:
         Those of `alignment`, of `cga` and of `cross_dqn` are requests of reinforcement.
         """
         fields = {leaf.name: leaf.value for leaf in leaves(self.run.settings)}
-        groups = [field.removesuffix(".num_steps") for field in fields if ".num_steps" in field]
-        phases = {"training": "generator"}  # Other phases have the names of their groups.
+        groups = [name.removesuffix(".num_steps") for name in fields if name.endswith(".num_steps")]
         seen = {
-            phases.get(group, group.split(".")[-1]): fields[f"{group}.num_steps"]
-            * fields[f"{group}.batch_size"]
+            group.split(".")[-1]: fields[f"{group}.num_steps"] * fields[f"{group}.batch_size"]
             for group in groups
         }
+        seen |= dict.fromkeys(("generator", "joint"), seen["training"])  # Phases of that group.
         trained = {name.removesuffix("_rate").removesuffix("_threshold") for name in self.seconds}
         return {phase: number for phase, number in seen.items() if phase in trained}
 
