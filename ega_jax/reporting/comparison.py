@@ -40,11 +40,8 @@ def _row(compared: Compared, first: Compared) -> list[object]:
     system, visits = compared
     known = comparisons(visits)[0].ratio
     levels = figures_by_better_judge(system).values()
-    lifts = (
-        [None, None]
-        if compared is first or not _are_paired(visits, first[1])
-        else [_lift(system, first[0], metric) for metric in ("value", "rpm")]
-    )
+    paired = compared is not first and _are_paired(visits, first[1])
+    lifts = [_lift(system, first[0], metric) if paired else None for metric in ("value", "rpm")]
     return [system.rule, visits.judge, *levels, known, *lifts]
 
 

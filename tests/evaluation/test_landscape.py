@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from book_requests import in_books
 from tiny_mechanism import requests_with_ads_last, tiny_mechanism
 from tiny_models import batch_of
 
@@ -42,3 +43,17 @@ def test_a_landscape_by_a_loop():
         )
     np.testing.assert_allclose(found.bid, np.array(FACTORS) * requests.bid[own].mean(), rtol=1e-6)
     assert found.requests == count
+
+
+def test_books_have_the_landscapes_of_lists():
+    requests, batch, poi = requests_selling()
+    books, ledger, fields = in_books(requests, tiny_mechanism().system)
+    sold = Seller(tiny_mechanism().with_book(ledger.book), books, ledger, len(batch["session"]))
+    fields["session"] = batch["session"]
+    by_book = landscape(sold, poi, fields, by_model, FACTORS)
+    by_list = landscape(Seller(tiny_mechanism(), None, None, 4), poi, batch, by_model, FACTORS)
+    for name, values in vars(by_list).items():
+        found = getattr(by_book, name)
+        np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-6, err_msg=name)
+    assert by_book.clicks[-1] > 0
+    np.testing.assert_array_equal(books.bid, np.asarray(requests.bid)[np.asarray(requests.is_ad)])

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from book_requests import in_books
 from tiny_mechanism import requests_with_ads_last, tiny_mechanism
 from tiny_models import batch_of
 
@@ -78,6 +79,20 @@ def test_outranked_ads_are_in_the_menu(monkeypatch):
             if fate in ("outranked", "never generated"):
                 assert (poi in seen) == (fate == "outranked")
     assert {"outranked", "never generated"} & {FATES[f] for f in found.fate.ravel() if f >= 0}
+
+
+def test_ads_of_books_have_the_fates_of_lists():
+    requests, of_lists = visited()
+    books, ledger, batch = in_books(requests, tiny_mechanism().system)
+    batch |= {"session": np.arange(B), "shown_poi": of_lists.item}
+    batch["click_poi"] = np.zeros(of_lists.item.shape, bool)
+    mechanism = tiny_mechanism().with_book(ledger.book)
+    found = visit_batch(mechanism, batch, books, judges_of(None), "gsp")
+    np.testing.assert_array_equal(found.item, of_lists.item)
+    for row in range(B):
+        for poi in of_lists.ad[row][of_lists.ad[row] >= 0].tolist():
+            assert fate_of(found, row, poi) == fate_of(of_lists, row, poi)
+    assert (found.ad >= 0).sum() == (of_lists.ad >= 0).sum()
 
 
 def test_accounts_by_loops():

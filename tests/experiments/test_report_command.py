@@ -5,9 +5,15 @@ import shutil
 
 import pytest
 from absl.testing import flagsaver
+from tiny_auction import training
 from tiny_runs import Flag, run_apart
 
+from ega_jax.baselines.settings import Settings
+from ega_jax.evaluation.auction import scores
+from ega_jax.evaluation.report import read_results
+from ega_jax.training.checkpoints import read_config
 from experiments import report
+from experiments.common import runs
 
 SECTIONS = (
     *("What was run", "Systems and payment rules", "Value against clicks", "Data", "Training"),
@@ -24,7 +30,10 @@ SMALLEST = 8.0  # Pixels of text in figures.
 def reported(finished, tmp_path_factory):
     """A workdir with its report."""
     workdir = shutil.copytree(finished[1], tmp_path_factory.mktemp("reported") / "run")
-    made(workdir, workdir / "report.html")
+    again = lambda *_: pytest.fail("auction_align keeps what it has judged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.common.measuring.judge_batch", again)
+        made(workdir, workdir / "report.html")
     return workdir
 
 
@@ -60,6 +69,16 @@ def test_a_second_report_measures_nothing_and_is_the_same(reported, tmp_path, mo
         monkeypatch.setattr(f"experiments.{name}", lambda *_: pytest.fail("measured again"))
     first = (reported / "report.html").read_text()
     assert made(reported, tmp_path / "again.html") == first
+
+
+def test_what_is_judged_is_kept_for_its_settings_alone(reported):
+    config = Settings.from_dict(read_config(reported / "systems" / "ega"))
+    kept = runs.kept_judged(training(config, reported))
+    stored = read_results(reported)["systems"]["ega"]["model"]
+    assert scores(kept["model"], config.auction.rule) == pytest.approx(stored, nan_ok=True)
+    others = config.changed({"auction.num_losing": config.auction.num_losing + 1})
+    assert runs.kept_judged(training(others, reported)) is None
+    assert runs.kept_judged(training(config, reported), "align") is None
 
 
 def test_several_workdirs_are_compared(reported, tmp_path):

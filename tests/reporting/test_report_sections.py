@@ -77,7 +77,7 @@ def test_support():
     assert support_of(unknown).overlap == ()
     assert support_section({"ega": unknown}).warnings == []
     rare = dataclasses.replace(visits(), chance=np.full((D, K), 0.1))
-    assert "0.1 % of the log" in support_section({"ega": rare}).warnings[0]
+    assert "less than 1 % of the log" in support_section({"ega": rare}).warnings[0]
 
 
 def test_advertisers_are_in_order_of_spend():
