@@ -29,8 +29,9 @@ def html_of(report: Report) -> str:
 
 
 def is_amount(cell: Any) -> bool:
-    """Whether a cell of a table is a number, which is aligned to the right."""
-    return isinstance(cell, Ratio | int | float | np.number) and not isinstance(cell, bool)
+    """Whether a cell of a table is a number or stands for none: it is aligned to the right."""
+    numbers = Ratio | int | float | np.number
+    return cell is None or (isinstance(cell, numbers) and not isinstance(cell, bool))
 
 
 def shown(cell: Any) -> str:

@@ -104,12 +104,13 @@ class Study:
 
     def _explained(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The slate of the first session of a batch, as JSON."""
-        history = np.asarray(batch["history_poi"][0])
+        alone = {name: np.asarray(x)[:1] for name, x in batch.items()}  # Others may be blank.
+        history = alone["history_poi"][0]
         return {
             "session": int(batch["session"][0]),
             "rule": self.rule,
             "history": history[history >= 0].tolist(),
-            "slots": self.run.mechanism.explain(request_of(batch), 0).to_dict(),
+            "slots": self.run.mechanism.explain(request_of(alone)).to_dict(),
         }
 
     def _under(self, rule: str) -> Measured:
