@@ -15,8 +15,8 @@ class RunFacts:
 
     kind: str
     rule: str  # Its payment rule.
-    seconds: Mapping[str, float]  # Phase -> what it took.
-    samples: Mapping[str, int]  # Phase -> samples seen.
+    seconds: Mapping[str, float]  # Phase of training -> what it took.
+    samples: Mapping[str, int]  # Trained model -> samples seen.
 
 
 def overview_section(data: str, version: str, systems: Mapping[str, RunFacts]) -> Section:
@@ -27,11 +27,12 @@ def overview_section(data: str, version: str, systems: Mapping[str, RunFacts]) -
       version: of the package that makes the report.
       systems: by name.
     """
-    rows = [[name, each.kind, each.rule, _minutes(each)] for name, each in systems.items()]
-    phases = [
-        [name, phase, each.samples.get(phase), seconds]
+    rows = [
+        [name, each.kind, each.rule, sum(each.seconds.values()) / 60]
         for name, each in systems.items()
-        for phase, seconds in each.seconds.items()
+    ]
+    listed = lambda field: [
+        [name, *pair] for name, each in systems.items() for pair in getattr(each, field).items()
     ]
     return Section(
         "What was run",
@@ -39,16 +40,14 @@ def overview_section(data: str, version: str, systems: Mapping[str, RunFacts]) -
             Text(f"{data} Report by ega_jax {version}."),
             Table(("system", "kind", "prices", "minutes of training"), rows),
             Folded(
-                "Samples and seconds of each phase and measurement",
-                [Table(("system", "phase", "samples seen", "seconds"), phases)],
+                "Seconds of each phase, and samples that each model has seen",
+                [
+                    Table(("system", "phase", "seconds"), listed("seconds")),
+                    Table(("system", "model", "samples seen"), listed("samples")),
+                ],
             ),
         ],
     )
-
-
-def _minutes(facts: RunFacts) -> float:
-    """The time of the phases that see samples."""
-    return sum(facts.seconds[phase] for phase in facts.seconds if phase in facts.samples) / 60
 
 
 def key_figures(system: Measurements, visits: Visits) -> Sequence[KeyFigure]:

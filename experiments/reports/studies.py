@@ -47,8 +47,9 @@ class Study:
     @property
     def facts(self) -> RunFacts:
         """How it was trained."""
-        known = self._under(self.rule)
-        return RunFacts(self.run.settings.auction.system, self.rule, known.seconds, known.samples)
+        known, later = self._under(self.rule), self.run.folder / "measured"
+        spent = {name: each for name, each in known.seconds.items() if not (later / name).exists()}
+        return RunFacts(self.run.settings.auction.system, self.rule, spent, known.samples)
 
     @functools.cached_property
     def measurements(self) -> Measurements:
