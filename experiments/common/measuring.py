@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from ega_jax.data.ad_logs import SPLITS, split_bounds
@@ -138,9 +139,9 @@ class Measured:
         path = self.run.folder / "measured" / f"costs-{self.rule}.json"
         if not path.exists():
             mechanism = train_system(self.run)
-            batch = self.batches(COUNTED)[0]
-            real = real_rows(batch)
-            some = request_of({name: np.asarray(x)[real][:COUNTED] for name, x in batch.items()})
+            batches = self.batches(COUNTED)
+            real = [{name: np.asarray(x)[real_rows(b)] for name, x in b.items()} for b in batches]
+            some = request_of(jax.tree.map(lambda *x: np.concatenate(x)[:COUNTED], *real))
             each = itertools.cycle(each_alone(some))
             times = latencies(lambda: mechanism.allocate(next(each), self.rule), LATENCY_LIMIT_S)
             flops = flops_per_request(mechanism, some, self.rule).mean()
