@@ -138,9 +138,9 @@ def test_a_browser_shows_it_without_scrolling_sideways(reported, tmp_path, width
         page.screenshot(path=tmp_path / f"report-{width}.png", full_page=True)
         widest = page.evaluate("document.documentElement.scrollWidth")
         heights = page.evaluate(
-            "[...document.querySelectorAll('svg text')]"
-            ".map(text => parseFloat(getComputedStyle(text).fontSize)"
-            " * text.getScreenCTM().a)"
+            "[...document.querySelectorAll('svg text')].map(text => {"
+            " const m = text.getScreenCTM();"  # Labels of axes are rotated.
+            " return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(m.a, m.b); })"
         )
         chromium.close()
     assert widest <= width
