@@ -25,6 +25,7 @@ STAGES = (  # In order of flow.
     "serving",
     "phases",
     "evaluation",
+    "reporting",
     "baselines",
     "systems",
 )
