@@ -30,9 +30,16 @@ from experiments.reports.studies import Study
 
 command.define_system("all of them", "Systems of the workdir, with commas between")
 flags.adopt_module_key_flags(command)
-_OUT = flags.DEFINE_string("out", None, "File to write; default: report.html in the first workdir.")
+# Other commands have flags of these names.
+_OUT = flags.DEFINE_string(
+    "out", None, "File to write; default: report.html in the first workdir.", allow_override=True
+)
 _SESSIONS = flags.DEFINE_integer(
-    "num_sessions", 256, "About how many test sessions to serve; whole batches.", 1
+    "num_sessions",
+    256,
+    "About how many test sessions to serve; whole batches.",
+    1,
+    allow_override=True,
 )
 
 
