@@ -6,24 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax import export
+from tiny_models import SHAPE
 
 from ega_jax import mechanism
 from ega_jax.generation.pretraining import code_tree, pretraining_loss
 from ega_jax.phases.auction import request_of
 from ega_jax.quantization import autoencoder, kmeans, rqvae
-from experiments.benchmarks.auction import Auction, Shape
-
-SHAPE = Shape(
-    num_codes=16,
-    num_slots=3,
-    history_length=4,
-    num_candidates=8,
-    num_beams=4,
-    width=16,
-    hidden=16,
-    blocks=1,
-    reward_width=8,
-)
+from experiments.benchmarks.auction import Auction
 
 
 @pytest.fixture(scope="module", autouse=True)

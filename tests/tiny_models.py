@@ -14,6 +14,7 @@ from ega_jax.generation.generator import GeneratorConfig, GeneratorDecoder
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, RewardConfig
 from ega_jax.types import Catalogue, Request
+from experiments.benchmarks.auction import Shape
 
 P, R, W, C, K, T, N = 10, 14, 4, 2, 3, 4, 6
 GENERATOR = GeneratorConfig(
@@ -23,6 +24,10 @@ GENERATOR = GeneratorConfig(
 REWARD = RewardConfig(
     num_codes=W, num_layers=C, num_slots=K, history_length=T, width=8, num_heads=2, hidden=8,
     blocks=1,
+)  # fmt: skip
+SHAPE = Shape(  # Of the benchmarks' random models.
+    num_codes=16, num_slots=3, history_length=4, num_candidates=8, num_beams=4, width=16, hidden=16,
+    blocks=1, reward_width=8,
 )  # fmt: skip
 ALL_BEAMS = 200  # More than a request of N candidates has slates.
 CONFIG = EGAConfig(reward=REWARD, num_beams=ALL_BEAMS)

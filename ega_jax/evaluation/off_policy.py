@@ -15,11 +15,11 @@ import numpy as np
 from ega_jax.data.books import Books
 from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.logger import Logger, book_rows
-from ega_jax.data.market.requests import Book, Requests
+from ega_jax.data.market.requests import Book, Requests, Slates
 from ega_jax.phases.auction import real_rows
 from ega_jax.phases.reward import batch_predictor
 from ega_jax.reward.model import Items, RewardConfig
-from ega_jax.types import Params
+from ega_jax.types import Params, Slate
 
 NORMAL_95 = 1.96  # Standard deviations of a two-sided interval.
 
@@ -134,6 +134,23 @@ def overlap_by_slots(chance: np.ndarray) -> list[float]:
       `effective_share` for the first slot, the first two, ..., all K.
     """
     return [effective_share(p) for p in np.cumprod(chance, axis=1).T]
+
+
+def slate_chances(logger: Logger, batch: Batch, books: Books, slate: Slate) -> np.ndarray:
+    """How likely the policy of a log shows slates.
+
+    Args:
+      logger: the policy of the log.
+      batch: of the log.
+      books: its ad books.
+      slate: served to the requests of the batch.
+
+    Returns:
+      `[B, K]` float64 probability of each item after those above it; their product is the
+      propensity of the slate.
+    """
+    slates = Slates(slate.items, slate.creatives, slate.is_ad)
+    return np.asarray(logger.propensity(*offer_of(batch, books), slates), np.float64)
 
 
 def offer_of(batch: Batch, books: Books) -> tuple[Requests, Book, jax.Array]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ega_jax.data.market.clicks import Truth
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.phases.auction import request_of, without_blanks
 from ega_jax.reward.model import Predictions
 from ega_jax.training.mesh import fill_devices
 from ega_jax.types import Slate
@@ -141,9 +141,7 @@ def served_batch(
     **levers: float,
 ) -> dict[str, Outcomes]:
     """Serves one batch; all outcomes of blank rows are 0. The arguments are those of `served`."""
-    real = real_rows(batch)
-    filled = np.where(real, np.arange(len(real)), np.argmax(real))  # No request may be blank.
-    batch = {name: np.asarray(x)[filled] for name, x in batch.items()}
+    batch, real = without_blanks(batch)  # No request may be blank.
     slate = jax.tree.map(np.asarray, mechanism.allocate(request_of(batch), rule, **levers))
     shown = (slate.items >= 0) & real[:, None]
     return {name: _outcomes(slate, shown, *judge(batch, slate)) for name, judge in judges.items()}

@@ -15,14 +15,12 @@ import numpy as np
 from ega_jax.auction.system import PreparedRequest, System, check_levers
 from ega_jax.data.books import Books
 from ega_jax.data.market.logger import Logger
-from ega_jax.data.market.requests import Slates
 from ega_jax.evaluation.misreports import prepare_batch
-from ega_jax.evaluation.off_policy import offer_of
+from ega_jax.evaluation.off_policy import slate_chances
 from ega_jax.evaluation.serving import Judge
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.phases.auction import request_of, without_blanks
 from ega_jax.training.mesh import map_rows
-from ega_jax.types import Slate
 
 Batch = Mapping[str, Any]
 FATES = ("shown", "reserve", "limits", "outranked", "never generated")
@@ -101,9 +99,7 @@ def visit_batch(
       rule: the payment rule; default: the mechanism's.
       logger: the policy of the log; None if it is unknown.
     """
-    real = real_rows(batch)
-    filled = np.where(real, np.arange(len(real)), np.argmax(real))  # No request may be blank.
-    batch = {name: np.asarray(x)[filled] for name, x in batch.items()}
+    batch, real = without_blanks(batch)  # No request may be blank.
     slate = jax.tree.map(np.asarray, mechanism.allocate(request_of(batch), rule))
     responses = {name: judge(batch, slate) for name, judge in judges.items()}
     offer = offer_in(batch, books)
@@ -120,18 +116,12 @@ def visit_batch(
         was_clicked=np.asarray(batch["click_poi"]),
         ad=offer.poi,
         ad_bid=offer.bid,
-        chance=_chance(logger, batch, books, slate),
+        chance=np.full(slate.items.shape, np.nan)
+        if logger is None or books is None
+        else slate_chances(logger, batch, books, slate),
         fate=_fates(mechanism, batch, offer),
     )
     return Visits(**{name: jax.tree.map(lambda x: x[real], x) for name, x in vars(seen).items()})
-
-
-def _chance(logger: Logger | None, batch: Batch, books: Books | None, slate: Slate) -> np.ndarray:
-    """The field `chance` of `Visits`."""
-    if logger is None or books is None:
-        return np.full(slate.items.shape, np.nan)
-    slates = Slates(slate.items, slate.creatives, slate.is_ad)
-    return np.asarray(logger.propensity(*offer_of(batch, books), slates), np.float64)
 
 
 def _fates(mechanism: Mechanism, batch: Batch, offer: Offer) -> np.ndarray:

@@ -294,6 +294,19 @@ def real_rows(batch: Mapping[str, Any]) -> np.ndarray:
     return np.any(np.asarray(batch["item"]) >= 0, axis=-1)
 
 
+def real_requests(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns a batch without its blank rows."""
+    real = real_rows(batch)
+    return {name: np.asarray(x)[real] for name, x in batch.items()}
+
+
+def without_blanks(batch: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Returns a batch with a real request in place of blank rows, and which rows were real."""
+    real = real_rows(batch)
+    filled = np.where(real, np.arange(len(real)), np.argmax(real))
+    return {name: np.asarray(x)[filled] for name, x in batch.items()}, real
+
+
 def request_of(batch: Mapping[str, Any]) -> AnyRequest:
     """Picks the fields of a request from a batch that may hold more."""
     kind = BookRequest if "book" in batch else Request

@@ -47,14 +47,15 @@ def reward_section(figures: Mapping[str, Any]) -> Section:
 
 def served_section(served: Mapping[str, Visits]) -> Section:
     """Compares predicted clicks of the slates served with true or observed ones."""
-    found = [(name, each) for name, visits in served.items() for each in comparisons(visits)]
+    found = {name: comparisons(visits) for name, visits in served.items()}
     columns = ("system", "known by", "slots", "predicted CTR", "known CTR", "predicted / known")
     rows = [
         [name, each.known_by, each.slots, each.predicted, each.known, each.ratio]
-        for name, each in found
+        for name, compared in found.items()
+        for each in compared
     ]
-    checked = [(name, comparisons(visits)[0]) for name, visits in served.items()]
-    warnings = [Warned(text) for name, each in checked if (text := _warning(name, each))]
+    texts = (_warning(name, best) for name, (best, *_) in found.items())
+    warnings = [Warned(text) for text in texts if text]
     charts = [chart for name, visits in served.items() for chart in _charts(name, visits)]
     blocks: list[Block] = [*warnings, Text(MEANING), Table(columns, rows), Charts(charts)]
     return Section("Predicted and known clicks of the slates served", blocks)

@@ -100,6 +100,11 @@ class MetricsWriter:
             self._tensorboard.close()
 
 
+def metrics_files(folder: Path) -> list[Path]:
+    """Returns the metrics files of the phases trained in a folder, one per phase, by name."""
+    return sorted(folder.glob("metrics/[!.]*.jsonl"))
+
+
 def read_metrics(path: str | os.PathLike) -> list[dict[str, float]]:
     """Returns the records of a metrics file, oldest first, up to the first incomplete line."""
     records = []

@@ -8,9 +8,8 @@ import numpy as np
 
 from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.logger import Logger
-from ega_jax.data.market.requests import Slates
-from ega_jax.evaluation.off_policy import offer_of, overlap_by_slots, ratio
-from ega_jax.phases.auction import AuctionTraining, real_rows, request_of
+from ega_jax.evaluation.off_policy import overlap_by_slots, ratio, slate_chances
+from ega_jax.phases.auction import AuctionTraining, real_requests, request_of
 from ega_jax.training.mesh import fill_devices
 
 
@@ -40,14 +39,13 @@ def _of_system(run: AuctionTraining) -> dict[str, Any]:
     settings = run.settings.auction
     predicted, true, chances = [], [], []
     for batch in fill_devices(run.sessions("test", settings.num_served, settings.batch_size)):
-        batch = {name: np.asarray(x)[real_rows(batch)] for name, x in batch.items()}
+        batch = real_requests(batch)
         slate = jax.tree.map(np.asarray, mechanism.allocate(request_of(batch)))
         shown = slate.items, slate.creatives, slate.is_ad
-        propensity = logger.propensity(*offer_of(batch, books), Slates(*shown))
         known = truth.responses(batch["session"], *shown).click_poi
         predicted.append(slate.pctr.sum(-1))
         true.append(np.asarray(known).sum(-1))
-        chances.append(np.asarray(propensity, np.float64))
+        chances.append(slate_chances(logger, batch, books, slate))
     clicks = ratio(np.concatenate(predicted), np.concatenate(true))
     shares = overlap_by_slots(np.concatenate(chances))
     return {

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from ega_jax.data.ad_logs import SPLITS, split_bounds
@@ -20,15 +19,15 @@ from ega_jax.evaluation.flops import each_alone, flops_per_request
 from ega_jax.evaluation.records import OWN, ByJudge, Results, Served
 from ega_jax.evaluation.serving import Judge, Outcomes, judges_of, served_batch
 from ega_jax.evaluation.visits import Visits, visit_batch
-from ega_jax.phases.auction import AuctionTraining, real_rows, request_of
+from ega_jax.phases.auction import AuctionTraining, real_requests, real_rows, request_of
 from ega_jax.setting import leaves
 from ega_jax.training.checkpoints import read_metadata
 from ega_jax.training.files import read_json, replacing
 from ega_jax.training.mesh import fill_devices
-from ega_jax.training.metrics import read_metrics
+from ega_jax.training.metrics import metrics_files, read_metrics
 from ega_jax.training.tabulation import tabulated
 from experiments.benchmarks.timing import latencies, percentiles
-from experiments.common.runs import train_system, truth_of
+from experiments.common.runs import shared_phases, train_system, truth_of
 
 SLATES_ONLY = "first_price"  # The rule that needs no second search, where prices do not matter.
 FRONTIER: Mapping[str, tuple[float, ...]] = {  # Lever -> its settings, declared beforehand.
@@ -139,9 +138,8 @@ class Measured:
         path = self.run.folder / "measured" / f"costs-{self.rule}.json"
         if not path.exists():
             mechanism = train_system(self.run)
-            batches = self.batches(COUNTED)
-            real = [{name: np.asarray(x)[real_rows(b)] for name, x in b.items()} for b in batches]
-            some = request_of(jax.tree.map(lambda *x: np.concatenate(x)[:COUNTED], *real))
+            found = self.requests(COUNTED)
+            some = request_of({name: rows[:COUNTED] for name, rows in found.items()})
             each = itertools.cycle(each_alone(some))
             times = latencies(lambda: mechanism.allocate(next(each), self.rule), LATENCY_LIMIT_S)
             flops = flops_per_request(mechanism, some, self.rule).mean()
@@ -155,8 +153,8 @@ class Measured:
     def seconds(self) -> dict[str, float]:
         """What each phase of training and each measurement took, all processes together."""
         workdir, folder = self.run.pretraining.workdir, self.run.folder
-        places = (workdir, workdir / "reward", *sorted(workdir.glob("stages/*")), folder)
-        logs = [path for place in places for path in sorted(place.glob("metrics/[!.]*.jsonl"))]
+        places = (*shared_phases(workdir), folder)
+        logs = [path for place in places for path in metrics_files(place)]
         spent = {path.stem: read_metrics(path)[-1]["elapsed_seconds"] for path in logs}
         tables = [path.parent for path in sorted(folder.glob("*/*/metadata"))]
         tables = [path for path in tables if path.parent.name in ("tables", "measured")]
@@ -197,6 +195,11 @@ class Measured:
         path = self.run.folder / "measured" / f"{part}-{self.split}-{num_sessions}"
         name, size = f"{self.run.name}: {part}", len(real_rows(batches[0]))
         return tabulated(path, len(batches), lambda number: rows_of(batches[number]), size, name)
+
+    def requests(self, num_sessions: int) -> Batch:
+        """The requests of `batches` together."""
+        real = [real_requests(batch) for batch in self.batches(num_sessions)]
+        return {name: np.concatenate([batch[name] for batch in real]) for name in real[0]}
 
     def batches(self, num_sessions: int) -> list[Batch]:
         """At least so many sessions of the split, or all it has; read once."""

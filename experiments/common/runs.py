@@ -29,6 +29,7 @@ from ega_jax.training.checkpoints import (
     save_tree,
 )
 from ega_jax.training.mesh import data_mesh
+from ega_jax.training.metrics import metrics_files
 from ega_jax.training.progress import ProgressReport
 from ega_jax.types import Params
 from experiments.common import command, workdirs
@@ -159,11 +160,16 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
     return results
 
 
+def shared_phases(workdir: Path) -> list[Path]:
+    """Returns the folders of the phases of training that the systems of a workdir share."""
+    return [workdir, workdir / "reward", *sorted(workdir.glob("stages/*"))]
+
+
 def train_system(run: AuctionTraining) -> Mechanism:
     """Finishes or restores a system's training; saves its mechanism and draws its curves."""
     mechanism = run.mechanism
     mechanism.save(mechanism_folder(run.pretraining.workdir, run.name))
-    for path in sorted((run.folder / "metrics").glob("[!.]*.jsonl")):
+    for path in metrics_files(run.folder):
         plot_curves(run.folder, path.stem, CURVES.get(path.stem, ["loss"]))
     return mechanism
 

@@ -27,7 +27,8 @@ from ega_jax.reporting.systems import (
 )
 from ega_jax.reporting.training import curves_section, tokens_section
 from ega_jax.setting import leaves
-from ega_jax.training.metrics import read_metrics
+from ega_jax.training.metrics import metrics_files, read_metrics
+from experiments.common.runs import shared_phases
 from experiments.configs import market
 from experiments.reports.studies import Study, titles_of
 
@@ -126,13 +127,13 @@ def _data_section(study: WorkdirStudy) -> Section:
 
 def _metrics_of(study: WorkdirStudy) -> dict[str, list[dict[str, float]]]:
     """The logged records of all phases of training."""
-    shared = [study.workdir, study.workdir / "reward", *sorted(study.workdir.glob("stages/*"))]
-    places = {"": shared} | {f"{name}, ": [s.run.folder] for name, s in study.systems.items()}
+    own = {f"{name}, ": [system.run.folder] for name, system in study.systems.items()}
+    places = {"": shared_phases(study.workdir)} | own
     return {
         f"{owner}{path.stem}": read_metrics(path)
         for owner, folders in places.items()
         for folder in folders
-        for path in sorted(folder.glob("metrics/[!.]*.jsonl"))
+        for path in metrics_files(folder)
     }
 
 

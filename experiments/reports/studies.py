@@ -18,7 +18,7 @@ from ega_jax.evaluation.advertisers import Accounts, accounts
 from ega_jax.evaluation.landscape import Landscape, Seller, landscape
 from ega_jax.evaluation.serving import judges_of
 from ega_jax.evaluation.visits import Visits
-from ega_jax.phases.auction import AuctionTraining, real_rows, request_of
+from ega_jax.phases.auction import AuctionTraining, request_of
 from ega_jax.reporting.overview import RunFacts
 from ega_jax.reporting.slates import ExplainedSlate
 from ega_jax.reporting.systems import Measurements
@@ -127,11 +127,8 @@ class Study:
         """Requests served in which an advertiser's ad was for sale, spread evenly."""
         rows = np.flatnonzero((self.visits.ad == poi).any(axis=1))
         rows = rows[:: -(-len(rows) // LANDSCAPE_REQUESTS)]
-        batches = self._under(self.rule).batches(self.num_sessions)
-        return {
-            name: np.concatenate([np.asarray(b[name])[real_rows(b)] for b in batches])[rows]
-            for name in batches[0]
-        }
+        requests = self._under(self.rule).requests(self.num_sessions)
+        return {name: x[rows] for name, x in requests.items()}
 
 
 def titles_of(run: AuctionTraining) -> list[str]:

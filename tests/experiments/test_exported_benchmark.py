@@ -2,20 +2,9 @@
 
 import json
 
-from experiments.benchmarks.auction import Shape
-from experiments.benchmarks.exported import RULES, measure_exported
+from tiny_models import SHAPE
 
-SHAPE = Shape(
-    num_codes=16,
-    num_slots=3,
-    history_length=4,
-    num_candidates=8,
-    num_beams=4,
-    width=16,
-    hidden=16,
-    blocks=1,
-    reward_width=8,
-)
+from experiments.benchmarks.exported import RULES, measure_exported
 
 
 def test_each_rule_is_timed(capsys):
