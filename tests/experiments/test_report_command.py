@@ -78,7 +78,7 @@ def test_what_is_judged_is_kept_for_its_settings_alone(reported):
     assert scores(kept["model"], config.auction.rule) == pytest.approx(stored, nan_ok=True)
     others = config.changed({"auction.num_losing": config.auction.num_losing + 1})
     assert runs.kept_judged(training(others, reported)) is None
-    assert runs.kept_judged(training(config, reported), "align") is None
+    assert runs.kept_judged(training(config, reported), "tune") is None, "never judged"
 
 
 def test_several_workdirs_are_compared(reported, tmp_path):
