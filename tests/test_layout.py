@@ -22,6 +22,7 @@ STAGES = (  # In order of flow.
     "mechanism",
     "phases",
     "evaluation",
+    "playground",
     "baselines",
     "systems",
 )
