@@ -16,7 +16,7 @@ from ega_jax.generation.reports import Report
 from ega_jax.mechanism import Mechanism
 from ega_jax.types import AnyRequest, Params
 
-BELOW, ABOVE = 24, 16  # Numbers of bids tried below and above the present one.
+BELOW, ABOVE = 32, 24  # Numbers of bids tried below and above the present one.
 FAR = 1e3  # Times the highest bid tried: a bid at which an ad that can be shown is in the menu.
 
 
@@ -103,10 +103,11 @@ def _outcomes(
 ) -> Reported:
     """Outcomes `[J]` of the bids of one ad of one request."""
     prepared = system.prepare(request, levers)
-    _, menu = system.allocate(prepared)
-    # The ad's quality does not depend on its bid, but only the menu's ads have one.
-    far = Report(ad[None], FAR * bids.max()[None])
-    rivals = jax.tree.map(lambda x: x[0], system.menus(prepared, far).rivals)
+    # The ad's quality does not depend on its bid, but only the ads of a menu have one.
+    unchanged, far = Report.none(1), Report(ad[None], FAR * bids.max()[None])
+    asked = jax.tree.map(lambda *x: jnp.concatenate(x), unchanged, far)
+    menus = system.menus(prepared, asked)
+    menu, rivals = jax.tree.map(lambda x: x[0], menus), jax.tree.map(lambda x: x[1], menus.rivals)
     quality = jnp.max(rivals.quality, where=rivals.ad == ad, initial=0.0)
     own = Bidders(ad[None], bids.max()[None], quality[None])
     known, _, _ = counterfactuals(system, pricing.probes, prepared, own, menu)

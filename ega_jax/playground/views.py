@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ega_jax.auction.system import Menu
+from ega_jax.auction.system import Allocation, Levers, Menu, System
 from ega_jax.mechanism import TRUTHFUL, Mechanism
 from ega_jax.playground.bid_curve import BidCurve, bid_curve, reports
 from ega_jax.playground.logged import LoggedRequests, Names
-from ega_jax.types import Request, Slate
+from ega_jax.types import AnyRequest, Request
 
 LEVERS = ("alpha", "beta", "kappa", "reserve", "max_ads")  # Those that the playground moves.
 
@@ -114,11 +114,8 @@ class Playground:
 
     def first_ad(self, number: int) -> int:
         """The first ad of the usual slate, else the one of the highest bid, -1 without ads."""
-        slate, _ = self._served(self.requests.request(number), None, {})
-        shown = slate.items[0][slate.is_ad[0]]
-        ads = self.requests.ads(number)
-        pois = self.requests.batch.item[number]
-        return next((ad for poi in shown for ad in ads if pois[ad] == poi), (ads or [-1])[0])
+        shown, _ = self._allocated(self.requests.request(number), None, {})
+        return int([*shown.candidate[shown.is_ad], *self.requests.ads(number), -1][0])
 
     def view(self, controls: Controls) -> View:
         """The slate under some settings.
@@ -127,15 +124,17 @@ class Playground:
           UserError: the settings do not fit together.
         """
         request = self.requests.request(controls.number, controls.ad, controls.bid)
-        slate, menu = self._served(request, controls.rule, controls.levers)
+        shown, menu = self._allocated(request, controls.rule, controls.levers)
+        charged = "clarke" if controls.rule == TRUTHFUL else controls.rule
+        slots = list(self._slots(request, shown, controls, charged))
         return View(
-            slots=list(self._slots(request, slate, controls)),
-            candidates=self._candidates(request, slate, menu, controls.ad),
-            num_slates=int(menu.where[0].sum()),
-            clicks=float(slate.pctr[0].sum()),
-            revenue=float((slate.pctr[0] * slate.price_per_click[0]).sum()),
-            value=float((slate.pctr[0] * slate.bid[0]).sum()),
-            charged="clarke" if controls.rule == TRUTHFUL else controls.rule,
+            slots=slots,
+            candidates=self._candidates(request, shown, menu, controls.ad),
+            num_slates=int(menu.where.sum()),
+            clicks=sum(slot.pctr for slot in slots),
+            revenue=sum(slot.pctr * slot.price for slot in slots),
+            value=sum(slot.pctr * slot.why["bid"] for slot in slots),
+            charged=charged,
         )
 
     def curve(self, controls: Controls) -> BidCurve | None:
@@ -152,45 +151,49 @@ class Playground:
         bids = reports(controls.bid, self.requests.bid(number, ad), highest)
         return bid_curve(self.mechanism, request, ad, bids, controls.rule, **controls.levers)
 
-    def _served(
+    def _allocated(
         self, request: Request, rule: str | None, levers: Mapping[str, float]
-    ) -> tuple[Slate, Menu]:
-        """Slate and menu of a batch of one request, on the host."""
-        return jax.device_get(self.mechanism.allocate_with_menu(request, rule, **levers))
+    ) -> tuple[Allocation, Menu]:
+        """Slate `[K]` and menu `[S, K]` of a batch of one request, on the host."""
+        system, _, _, checked, settings, _ = self.mechanism.arguments(request, rule, **levers)
+        return jax.device_get(_allocate(system, jax.tree.map(lambda x: x[0], checked), settings))
 
-    def _slots(self, request: Request, slate: Slate, controls: Controls) -> Iterator[Slot]:
+    def _slots(
+        self, request: Request, shown: Allocation, controls: Controls, charged: str
+    ) -> Iterator[Slot]:
         """The filled slots, each with its explanation."""
-        usual, _ = self._served(self.requests.request(controls.number), None, {})
-        why = self.mechanism.explain(request, 0, controls.rule, **controls.levers).to_dict()
-        for slot in why:
-            place = slot["slot"]
-            poi, is_ad = slot["items"], bool(slot["is_ad"])
+        usual, _ = self._allocated(self.requests.request(controls.number), None, {})
+        why = self.mechanism.explain(request, 0, controls.rule, **controls.levers)
+        for slot in why.to_dict():
+            place, poi, is_ad = slot["slot"], slot["items"], bool(slot["is_ad"])
             yield Slot(
                 item=self._item(poi, slot["creatives"]),
                 is_ad=is_ad,
-                is_new=poi not in usual.items[0],
-                is_own=is_ad and controls.ad >= 0 and poi == request.item[0, controls.ad],
-                price=float(slate.price_per_click[0, place]),
-                pctr=float(slate.pctr[0, place]),
-                pctr_image=float(slate.pctr_image[0, place]),
+                is_new=poi not in usual.item,
+                is_own=is_ad and shown.candidate[place] == controls.ad,
+                price=slot["price"][charged],
+                pctr=slot["pctr"],
+                pctr_image=float(shown.prediction.click_image[place]),
                 why=slot,
             )
 
-    def _candidates(self, request: Request, slate: Slate, menu: Menu, own: int) -> list[Candidate]:
+    def _candidates(
+        self, request: Request, shown: Allocation, menu: Menu, own: int
+    ) -> list[Candidate]:
         """The ads by bid, then the organic items in upstream order."""
         item, is_ad, bid = request.item[0], request.is_ad[0], request.bid[0]
-        organic = np.flatnonzero(~is_ad & (item >= 0))
-        ads = np.flatnonzero(is_ad & (item >= 0))
-        order = [*ads[np.argsort(-bid[ads], kind="stable")], *organic]
-        in_menu = np.where(menu.where[0][:, None], menu.candidate[0], -1)
+        ads, organic = (np.flatnonzero(kind & (item >= 0)) for kind in (is_ad, ~is_ad))
+        order = [*ads[np.argsort(-bid[ads], kind="stable")].tolist(), *organic.tolist()]
+        found = np.where(menu.where[:, None], menu.candidate, -1)
+        slots = {candidate: slot + 1 for slot, candidate in enumerate(shown.candidate.tolist())}
         return [
             Candidate(
                 item=self._item(item[place]),
                 is_ad=bool(is_ad[place]),
-                is_own=bool(place == own),
+                is_own=place == own,
                 bid=float(bid[place]),
-                slates=int((in_menu == place).any(axis=1).sum()),
-                slot=_slot_of(slate, item[place], is_ad[place]),
+                slates=int((found == place).any(axis=1).sum()),
+                slot=slots.get(place, 0),
             )
             for place in order
         ]
@@ -200,7 +203,7 @@ class Playground:
         return Item(names.title(poi), names.categories[poi], names.image(poi, creative))
 
 
-def _slot_of(slate: Slate, poi: int, is_ad: bool) -> int:
-    """The slot of an item, from 1; 0 if it is not shown."""
-    place = np.flatnonzero((slate.items[0] == poi) & (slate.is_ad[0] == is_ad))
-    return int(place[0]) + 1 if place.size else 0
+@jax.jit
+def _allocate(system: System, request: AnyRequest, levers: Levers) -> tuple[Allocation, Menu]:
+    """Slate and menu of one request, without prices."""
+    return system.allocate(system.prepare(request, levers))
