@@ -109,7 +109,7 @@ class Page:
             ad = self._playground.first_ad(number) if options else None
             self._ad.param.update(options=options, value=ad)
             self._ad.disabled = self._bid.disabled = not options
-        self._parts["history"].object = self._write.history(self._playground.history(number))
+        self._put("history", self._write.history(self._playground.history(number)))
         self._choose_ad()
 
     def _choose_ad(self, _=None) -> None:
@@ -132,14 +132,18 @@ class Page:
         try:
             view, curve = self._playground.view(controls), self._playground.curve(controls)
         except UserError as error:
-            self._parts["problem"].object = self._write.problem(str(error))
+            self._put("problem", self._write.problem(str(error)))
             return
-        self._parts["problem"].object = ""
-        self._parts["slate"].object = self._write.slate(view)
-        self._parts["explanation"].object = self._write.explanation(view)
-        self._parts["candidates"].object = self._write.candidates(view)
+        self._put("problem")
+        self._put("slate", self._write.slate(view))
+        self._put("explanation", self._write.explanation(view))
+        self._put("candidates", self._write.candidates(view))
         self._charts.show(curve, controls.bid)
-        self._parts["gain"].object = "" if curve is None else self._gain(controls, curve)
+        self._put("gain", "" if curve is None else self._gain(controls, curve))
+
+    def _put(self, name: str, html: str = "") -> None:
+        """Replaces a part of the page."""
+        self._parts[name].object = str(html)  # Panel would escape Jinja's markup once more.
 
     def _gain(self, controls: Controls, curve: BidCurve) -> str:
         """A sentence on what the visitor's ad gets and would gain by another bid."""
