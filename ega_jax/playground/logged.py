@@ -63,8 +63,8 @@ class LoggedRequests:
         rows = {name: np.concatenate([batch[name] for batch in kept]) for name in kept[0]}
         if books is not None:
             rows |= _listed(books, rows["book"], rows["organic"])
-        fields = [name for name in Request.__dataclass_fields__ if name in rows]
-        return cls(rows["session"], Request(**{name: rows[name] for name in fields}))
+        fields: Any = {name: rows[name] for name in Request.__dataclass_fields__ if name in rows}
+        return cls(rows["session"], Request(**fields))
 
     def __len__(self) -> int:
         """D."""

@@ -96,13 +96,13 @@ class Playground:
 
     def title(self, number: int, candidate: int) -> str:
         """What a candidate of a request is called."""
-        return self.names.title(self.requests.batch.item[number, candidate])
+        return self.names.title(int(self.requests.batch.item[number, candidate]))
 
     def history(self, number: int) -> list[Item]:
         """The user's behaviours before a request, most recent first."""
         request = self.requests.request(number)
         pairs = zip(request.history_poi[0], request.history_creative[0], strict=True)
-        return [self._item(poi, creative) for poi, creative in pairs if poi >= 0][::-1]
+        return [self._item(int(poi), int(creative)) for poi, creative in pairs if poi >= 0][::-1]
 
     def ad_titles(self, number: int) -> dict[str, int]:
         """What the ads of a request are called, with their bids -> candidate; highest bid first."""
@@ -170,7 +170,7 @@ class Playground:
                 item=self._item(poi, slot["creatives"]),
                 is_ad=is_ad,
                 is_new=poi not in usual.item,
-                is_own=is_ad and shown.candidate[place] == controls.ad,
+                is_own=is_ad and int(shown.candidate[place]) == controls.ad,
                 price=slot["price"][charged],
                 pctr=slot["pctr"],
                 pctr_image=float(shown.prediction.click_image[place]),
@@ -188,7 +188,7 @@ class Playground:
         slots = {candidate: slot + 1 for slot, candidate in enumerate(shown.candidate.tolist())}
         return [
             Candidate(
-                item=self._item(item[place]),
+                item=self._item(int(item[place])),
                 is_ad=bool(is_ad[place]),
                 is_own=place == own,
                 bid=float(bid[place]),

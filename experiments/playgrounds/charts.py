@@ -1,5 +1,8 @@
 """Charts of what an ad gets at other bids, which the browser draws."""
 
+from typing import Any
+
+import numpy as np
 from bokeh.models import ColumnDataSource, HoverTool, Span
 from bokeh.plotting import figure
 
@@ -21,7 +24,7 @@ class CurveCharts:
 
     def __init__(self):
         """Makes empty charts."""
-        self._source = ColumnDataSource({column: [] for column in COLOURS})
+        self._source: Any = ColumnDataSource({column: np.zeros(0) for column in COLOURS})
         self._marks: list[Span] = []
         self.clicks = self._chart("click rate", ["clicks"])
         self.prices = self._chart("currency per click", ["bid", "price", "myerson"])
@@ -29,13 +32,18 @@ class CurveCharts:
 
     def show(self, curve: BidCurve | None, bid: float) -> None:
         """Draws a curve and marks the present bid; clears the charts without a curve."""
-        self._source.data = {c: [] if curve is None else getattr(curve, c) for c in COLOURS}
+        if curve is None:
+            self._source.data = {column: np.zeros(0) for column in COLOURS}
+        else:
+            priced = lambda price: np.where(curve.clicks > 0, price, np.nan)  # Gaps elsewhere.
+            prices = {"price": priced(curve.price), "myerson": priced(curve.myerson)}
+            self._source.data = {"bid": curve.bid, "clicks": curve.clicks} | prices
         for mark in self._marks:
             mark.location = bid
 
-    def _chart(self, label: str, columns: list[str]) -> figure:
+    def _chart(self, label: str, columns: list[str]) -> Any:
         """A chart of some columns, with a mark at the present bid."""
-        chart = figure(
+        chart: Any = figure(
             height=270, sizing_mode="stretch_width", min_width=200, toolbar_location=None, tools=""
         )
         chart.xaxis.axis_label, chart.yaxis.axis_label = "bid, currency per click", label
@@ -46,6 +54,7 @@ class CurveCharts:
         chart.outline_line_color = None
         chart.y_range.start = 0
         lines = [self._line(chart, column) for column in columns]
+        chart.legend.visible = len(columns) > 1
         chart.legend.location = "top_left"
         chart.legend.label_text_font_size = "12px"
         chart.legend.background_fill_alpha = 0.8
@@ -54,7 +63,7 @@ class CurveCharts:
         chart.add_layout(self._marks[-1])
         return chart
 
-    def _line(self, chart: figure, column: str):
+    def _line(self, chart: Any, column: str) -> Any:
         style = {"color": COLOURS[column], "source": self._source}
         if column != "bid":
             chart.scatter("bid", column, size=5, **style)

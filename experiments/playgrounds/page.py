@@ -1,14 +1,17 @@
 """The page of the playground: it arranges widgets and shows what `ega_jax.playground` computes."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import panel as pn
 from jinja2 import Environment, FileSystemLoader
 from panel.io.server import get_server
-from panel.widgets import Button, FloatSlider, IntInput, IntSlider, Select, Widget
+from panel.widgets import Button, FloatSlider, IntInput, IntSlider, Select
 from tornado.netutil import bind_sockets
+from tornado.websocket import WebSocketClosedError
 
 from ega_jax.errors import UserError
 from ega_jax.playground.bid_curve import BidCurve
@@ -19,6 +22,7 @@ HERE = Path(__file__).parent
 HOST = "localhost"
 HIGHEST = {"alpha": 6.0, "beta": 32.0, "kappa": 16.0}  # Of the sliders.
 LEAST_ALPHA = 0.1  # Alpha is above 0.
+SOON_MS = 60  # While a slider moves, its values come faster than slates are computed.
 PARTS = ("problem", "slate", "gain", "explanation", "candidates", "history")
 
 
@@ -29,16 +33,17 @@ class Page:
         """Makes the widgets and shows the first request under the trained settings."""
         self._playground = playground
         self._is_setting = False  # Widgets are set together: the parts follow once, afterwards.
+        self._is_due = False  # The parts will follow soon.
         last = len(playground.requests) - 1
-        self._number = IntInput(name=f"test request, 0 to {last}", value=0, start=0, end=last)
-        self._rule = Select(name="payment rule", options=list(playground.mechanism.choices))
+        self._number: Any = IntInput(label=f"test request, 0 to {last}", value=0, start=0, end=last)
+        self._rule = Select(label="payment rule", options=list(playground.mechanism.choices))
         self._levers = lever_sliders(playground)
-        self._ad = Select(name="your ad (its logged bid)", options={})
-        self._bid = FloatSlider(name="bid of your ad", start=0, end=1, step=0.01)
-        self._reset = Button(name="back to the trained settings")
+        self._ad = Select(label="your ad (its logged bid)", options={})
+        self._bid: Any = FloatSlider(label="bid of your ad", start=0, end=1, step=0.01)
+        self._reset = Button(label="back to the trained settings")
         # Macros, which escape what a log calls its items.
         environment = Environment(loader=FileSystemLoader(HERE), autoescape=True)
-        self._write = environment.get_template("fragments.html.jinja").module
+        self._write: Any = environment.get_template("fragments.html.jinja").module
         style = {"stylesheets": [(HERE / "fragments.css").read_text()]}
         self._parts = {name: pn.pane.HTML("", **style) for name in PARTS}
         self._charts = CurveCharts()
@@ -58,10 +63,10 @@ class Page:
         return template
 
     @property
-    def _widgets(self) -> list[Widget]:
+    def _widgets(self) -> list[Any]:
         """All widgets, in the order of the page."""
         levers = self._levers.values()
-        widgets = [self._number, self._ad, self._bid, self._rule, *levers, self._reset]
+        widgets: list[Any] = [self._number, self._ad, self._bid, self._rule, *levers, self._reset]
         for widget in widgets:
             widget.sizing_mode = "stretch_width"
         return widgets
@@ -74,12 +79,11 @@ class Page:
         return Controls(self._number.value, self._rule.value, levers, ad, self._bid.value)
 
     def _follow_widgets(self) -> None:
-        """Updates the page when a widget changes; a slider counts when it is let go."""
+        """Updates the page when a widget changes."""
         self._number.param.watch(self._choose_request, "value")
         self._ad.param.watch(self._choose_ad, "value")
-        self._rule.param.watch(self._show, "value")
-        for slider in (self._bid, *self._levers.values()):
-            slider.param.watch(self._show, "value_throttled")
+        for widget in (self._rule, self._bid, *self._levers.values()):
+            widget.param.watch(self._show_soon, "value")
         self._reset.on_click(self._use_trained)
 
     @contextlib.contextmanager
@@ -124,10 +128,16 @@ class Page:
                 self._bid.param.update(end=round(end, 2), value=bid)
         self._show()
 
-    def _show(self, _=None) -> None:
+    def _show_soon(self, _=None) -> None:
+        """Updates the page once for all moves of a slider until then."""
+        if not (self._is_setting or self._is_due):
+            self._is_due = True
+            document: Any = pn.state.curdoc
+            document.add_timeout_callback(self._show, SOON_MS)
+
+    def _show(self) -> None:
         """Computes slate and curve, or says which settings do not fit together."""
-        if self._is_setting:
-            return
+        self._is_due = False
         controls = self._controls
         try:
             view, curve = self._playground.view(controls), self._playground.curve(controls)
@@ -153,7 +163,7 @@ class Page:
         return self._write.gain(title, curve, curve.at(controls.bid), value, *curve.gain(value))
 
 
-def lever_sliders(playground: Playground) -> dict[str, FloatSlider | IntSlider]:
+def lever_sliders(playground: Playground) -> dict[str, Any]:
     """A slider for each lever; those without an effect on the system are disabled."""
     system = playground.mechanism.system
     follows = {"alpha": system.weighs_tokens, "beta": system.weighs_tokens}
@@ -162,16 +172,16 @@ def lever_sliders(playground: Playground) -> dict[str, FloatSlider | IntSlider]:
     names = {
         "alpha": "alpha: exponent of token bids",
         "beta": "beta: weight without a bid",
-        "kappa": "kappa: worth of a click beside its bid",
+        "kappa": "kappa: worth of any click",
         "reserve": "reserve: least bid and price",
     }
-    sliders: dict[str, FloatSlider | IntSlider] = {}
+    sliders: dict[str, Any] = {}
     for name, label in names.items():
         end = max((HIGHEST | {"reserve": reserve})[name], playground.trained_levers[name])
         start = LEAST_ALPHA if name == "alpha" else 0.0
-        sliders[name] = FloatSlider(name=label, start=start, end=end, step=0.1)
+        sliders[name] = FloatSlider(label=label, start=start, end=end, step=0.1)
         sliders[name].disabled = not follows.get(name, True)
-    sliders["max_ads"] = IntSlider(name="most ads in a slate", start=0, end=playground.num_slots)
+    sliders["max_ads"] = IntSlider(label="most ads in a slate", start=0, end=playground.num_slots)
     return sliders
 
 
@@ -193,8 +203,16 @@ def free_port(port: int) -> int:
     return found
 
 
+def is_worth_logging(record: logging.LogRecord) -> bool:
+    """False for what the server logs when a visitor leaves while it sends."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, WebSocketClosedError) or "connection was closed" in record.msg)
+
+
 def serve(playground: Playground, heading: str, subtitle: str, port: int) -> None:
     """Serves the page to this machine until the process is stopped."""
+    for name in ("asyncio", "bokeh.server.views.ws"):
+        logging.getLogger(name).addFilter(is_worth_logging)
     server = get_server(
         lambda: Page(playground).template(heading, subtitle),
         port=port,

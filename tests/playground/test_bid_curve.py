@@ -13,7 +13,7 @@ from ega_jax.playground.bid_curve import BidCurve, bid_curve, reports
 ROW = 4  # Of the requests: it has several ads.
 REQUEST = jax.tree.map(lambda x: np.asarray(x)[ROW : ROW + 1], requests_with_ads_last(3, 6))
 ADS = np.flatnonzero(REQUEST.is_ad[0])
-AD = int(ADS[-1])
+AD = int(ADS[REQUEST.bid[0, ADS].argmax()])
 BIDS = reports(float(REQUEST.bid[0, AD]), float(REQUEST.bid[0, AD]), 6.0)
 
 
@@ -66,7 +66,7 @@ def test_myersons_price_is_the_bid_less_the_mean_clicks_below_it():
 def test_other_ads_bids_and_levers_compile_nothing_again():
     curve("gsp")
     compiled = module._outcomes._cache_size()
-    bid_curve(tiny_mechanism(), REQUEST, int(ADS[0]), 0.5 * BIDS, "threshold", alpha=0.7)
+    bid_curve(tiny_mechanism(), REQUEST, int(ADS[-1]), 0.5 * BIDS, "threshold", alpha=0.7)
     assert module._outcomes._cache_size() == compiled
 
 

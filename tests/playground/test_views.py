@@ -1,5 +1,6 @@
 """What is shown of a request against the mechanism's own answers."""
 
+import dataclasses
 import functools
 
 import jax
@@ -118,12 +119,14 @@ def test_settings_that_do_not_fit_together_are_refused():
 
 
 def test_a_request_without_ads_has_no_curve():
-    requests = playground().requests
-    number = next(n for n in range(len(requests)) if not requests.ads(n))
-    assert playground().first_ad(number) == -1
-    without = Controls(number, "gsp", LEVERS, -1, 0.0)
-    assert playground().curve(without) is None
-    assert not any(slot.is_own for slot in playground().view(without).slots)
+    batch = playground().requests.batch
+    organic = batch.replace(is_ad=np.zeros_like(batch.is_ad), bid=np.zeros_like(batch.bid))
+    without = dataclasses.replace(playground(), requests=LoggedRequests(np.arange(6), organic))
+    assert without.first_ad(NUMBER) == -1
+    assert without.ad_titles(NUMBER) == {}
+    controls = Controls(NUMBER, "gsp", LEVERS, -1, 0.0)
+    assert without.curve(controls) is None
+    assert not any(slot.is_own or slot.is_ad for slot in without.view(controls).slots)
 
 
 def test_history_is_most_recent_first():
