@@ -1,9 +1,10 @@
 """The serving interface: from requests to slates, creatives and prices in one call."""
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,21 @@ import numpy as np
 from flax import struct
 from jax import lax
 
+from ega_jax.archive import unpacked
+from ega_jax.artefact import BOOK, LIST
 from ega_jax.auction.counterfactuals import counterfactuals, of_the_menu
 from ega_jax.auction.pricing import RULES, Needs, PricingConfig, prices
-from ega_jax.auction.system import Levers, Menu, System, check_levers
+from ega_jax.auction.system import Levers, Menu, System
 from ega_jax.errors import UserError
 from ega_jax.explanation import Explanation, explain
+from ega_jax.exporting import export_mechanism
 from ega_jax.generation.ad_book import AdBook
-from ega_jax.request_rules import checked, checked_in_books
+from ega_jax.lever_rules import TRUTHFUL, check_book_levers, checked_settings
+from ega_jax.request_rules import RequestSizes, checked, checked_in_books
 from ega_jax.training import structs
 from ega_jax.training.checkpoints import read_metadata, read_tree, save_tree
-from ega_jax.training.mesh import map_looping, split_rows
+from ega_jax.training.mesh import map_looping, map_looping_anywhere, split_rows
 from ega_jax.types import AnyRequest, BookRequest, Params, Slate
-
-TRUTHFUL = "truthful"  # A bid-free menu with Clarke prices: no misreport can raise utility.
 
 
 @struct.dataclass
@@ -116,60 +119,85 @@ class Mechanism:
         return explain(self.system, self.networks, self.pricing, single, settings)
 
     def _checked(self, request: AnyRequest) -> AnyRequest:
-        system = self.system
-        models = system.config.reward
-        sizes = system.items.catalogue, models.history_length, models.context.width
         if isinstance(request, BookRequest):
-            return checked_in_books(request, system.book, *sizes)
-        return checked(request, *sizes)
+            return checked_in_books(request, self.request_sizes, self.num_books)
+        return checked(request, self.request_sizes)
+
+    @property
+    def request_sizes(self) -> RequestSizes:
+        """The sizes that decide which requests are valid."""
+        catalogue, models = self.system.items.catalogue, self.system.config.reward
+        return RequestSizes(
+            pois=catalogue.poi_codes.shape[0],
+            creatives=catalogue.creative_codes.shape[0],
+            history_length=models.history_length,
+            context_width=models.context.width,
+        )
+
+    @property
+    def num_books(self) -> int | None:
+        """The number of books of the forest; None without books."""
+        return None if self.system.book is None else self.system.book.book_start.shape[0] - 1
 
     def _check_book(self, request: AnyRequest, levers: Levers) -> None:
         """Refuses levers that the book's order does not serve."""
         book = self.system.book
         reads_order = isinstance(request, BookRequest) and self.system.reads_search_bids
-        if not reads_order or book is None:
-            return
-        follows_bids, bid_free = bool(book.follows_bids), bool(levers.bid_free)
-        if follows_bids and bid_free:
-            raise UserError(
-                "the search is bid-free and the book in the order of live bids: give a book with "
-                "search_bid"
-            )
-        if not follows_bids and not bid_free:
-            raise UserError("the book has a search_bid of its own: set bid_free=True")
-        if float(levers.reserve) > 0 and (bid_free or self._takes_means):
-            raise UserError(
-                f"reserve is {levers.reserve}: without an order of bids, make the ads below it not "
-                "eligible in the book and set reserve=0"
-            )
+        if reads_order and book is not None:
+            check_book_levers(vars(levers), bool(book.follows_bids), self.takes_means)
 
     @property
-    def _takes_means(self) -> bool:
+    def takes_means(self) -> bool:
+        """Whether a token's bid is the mean of its ads' bids."""
         return getattr(self.system.config, "token_bid", "max") == "mean"
 
     def _settings(self, rule: str | None, changes: Mapping[str, Any]) -> tuple[ChosenRule, Levers]:
         """The rule and the levers of one call."""
         rule = self.rule if rule is None else rule
-        if rule not in self.choices:
-            raise UserError(f"payment rule {rule!r} is not one of {', '.join(self.choices)}")
-        if rule != TRUTHFUL:
-            return self._chosen(rule), check_levers(self.levers, changes)
-        if not changes.get("bid_free", True):
-            raise UserError("the truthful mode is bid-free: leave bid_free out")
-        settings = check_levers(self.levers, {**changes, "bid_free": True})
-        if settings.reserve > 0:  # With a reserve, prices are not Clarke's; misreports may pay off.
-            raise UserError(
-                f"the truthful mode has no reserve, and it is {settings.reserve}: set reserve=0"
-            )
-        return self._chosen("clarke"), settings
+        charged, levers = checked_settings(rule, self.choices, vars(self.levers), changes)
+        return self.chosen(charged), Levers(**levers)
 
-    def _chosen(self, rule: str) -> ChosenRule:
+    def chosen(self, rule: str) -> ChosenRule:
+        """The payment rule as an argument of `serve`."""
         needs = RULES[rule].needs
         return ChosenRule(
             is_rule={name: np.bool_(name == rule) for name in self.pricing.rules},
             searches=np.bool_(needs is Needs.SEARCH),
             reads_network=np.bool_(needs is Needs.NETWORK),
         )
+
+    def export(
+        self,
+        folder: str | os.PathLike,
+        batch_sizes: Sequence[int] = (1, 8, 32),
+        platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+        *,
+        num_candidates: int = 128,
+        num_organic: int = 128,
+    ) -> None:
+        """Exports the mechanism as StableHLO, which `ega_jax.serving` serves without the models.
+
+        Parameters are files beside the functions. Requests, the book, payment rule and levers stay
+        arguments. With a book of `with_book`, requests to books are exported, too.
+
+        Args:
+          folder: the folder to write; an earlier export is replaced.
+          batch_sizes: numbers of requests that a function takes; one function is exported for each.
+          platforms: platforms that the functions run on: cpu, cuda, rocm, tpu.
+          num_candidates: most candidates of a request with a list of its own.
+          num_organic: most organic items of a request to a book.
+
+        Raises:
+          UserError: a number or a platform is invalid, or the folder holds something else.
+        """
+
+        def serve_plain(system, networks, request, levers, rule):
+            settings = Levers(**levers), ChosenRule(**rule)
+            arguments = system, networks, self.pricing, *settings, request
+            return _slates(*arguments, map_each=map_looping_anywhere)[0]
+
+        lengths = {LIST: num_candidates, BOOK: num_organic}
+        export_mechanism(self, serve_plain, folder, batch_sizes, platforms, lengths)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Saves everything that `restore` needs in one folder, for every system.
@@ -190,26 +218,31 @@ class Mechanism:
         """Restores a trained mechanism; neither dataset nor tokenizer is needed.
 
         Args:
-          workdir: the workdir in which `experiments.auction_align` trained it.
+          workdir: the workdir in which `experiments.auction_align` trained it, or an archive of
+            `experiments.pack`.
           system: the name of one of the workdir's systems.
 
         Raises:
           FileNotFoundError: there is no such mechanism; the message lists those that exist.
-          UserError: the mechanism was saved by an earlier version.
+          UserError: the mechanism was saved by an earlier version, or the archive was cut off or
+            changed.
         """
-        folder = mechanism_folder(workdir, system)
-        if not folder.is_dir():
-            found = sorted(path.parent.name for path in folder.parent.parent.glob("*/mechanism"))
-            raise FileNotFoundError(
-                f"{workdir} holds no mechanism {system!r}, but {', '.join(found) or 'none'}: run "
-                "experiments.auction_align first"
-            )
-        metadata = read_metadata(folder)
-        if "mechanism" not in metadata:
-            raise UserError(
-                f"{folder} was saved by an earlier version: run experiments.auction_align again"
-            )
-        parts = structs.rebuild(metadata["mechanism"], read_tree(folder))
+        path = Path(workdir).expanduser().absolute()
+        with unpacked(path) if path.is_file() else contextlib.nullcontext(path) as opened:
+            folder = mechanism_folder(opened, system)
+            if not folder.is_dir():
+                found = sorted(path.parent.name for path in opened.glob("systems/*/mechanism"))
+                raise FileNotFoundError(
+                    f"{path} holds no mechanism {system!r}, but {', '.join(found) or 'none'}: run "
+                    "experiments.auction_align first"
+                )
+            metadata = read_metadata(folder)
+            if "mechanism" not in metadata:
+                raise UserError(
+                    f"the mechanism {system!r} in {path} was saved by an earlier version: run "
+                    "experiments.auction_align again"
+                )
+            parts = structs.rebuild(metadata["mechanism"], read_tree(folder))
         return cls(**parts | {"pricing": parts["pricing"].value, "rule": metadata["rule"]})
 
 
@@ -261,8 +294,12 @@ def _slates(
     levers: Levers,
     chosen: ChosenRule,
     request: AnyRequest,
+    map_each: Callable[[Callable, Any], Any] = map_looping,
 ) -> tuple[Slate, Menu]:
-    """Slates and menus of the requests `[B]` of one device."""
+    """Slates and menus of the requests `[B]` of one device.
+
+    The last argument applies a function with loops to the rows of a batch.
+    """
     # Clarke prices of a bid-free menu need no second search; a payment network always needs one.
     searches = chosen.reads_network | (chosen.searches & ~jnp.asarray(levers.bid_free))
 
@@ -280,7 +317,7 @@ def _slates(
         search = lambda prepared, ads, menu: counterfactuals(
             system, pricing.probes, prepared, ads, menu
         )
-        return map_looping(lambda x: search(*x)[0], (prepared, allocation.ads, menu))
+        return map_each(lambda x: search(*x)[0], (prepared, allocation.ads, menu))
 
     known = lax.cond(searches, search_again, from_menu, None)
     price = lambda *found: prices(networks, pricing, levers, *found)

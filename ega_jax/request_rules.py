@@ -1,14 +1,19 @@
-"""Validation of requests; error messages name the first invalid value."""
+"""Validation of requests; error messages name the first invalid value.
 
+A request is any object with the fields of `Request` or `BookRequest`, so that `ega_jax.serving`
+validates without the packages that the models need.
+"""
+
+import dataclasses
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ega_jax.amounts import LARGEST, is_amount
 from ega_jax.errors import UserError
-from ega_jax.generation.ad_book import AdBook
-from ega_jax.types import LARGEST, AnyRequest, BookRequest, Catalogue, Request, is_amount
 
 _SHAPED_AS = {"is_ad": "item", "bid": "item", "history_creative": "history_poi"}
 # Valid NumPy dtype kinds, and what they mean; those of ids are "iu".
@@ -22,16 +27,26 @@ _ENTRIES = dict.fromkeys(("item", "is_ad", "bid"), "candidate") | {"context": "v
 _DTYPES = {"is_ad": bool, "bid": np.float32, "context": np.float32}  # Ids are int32.
 
 
-def checked(
-    request: Request, catalogue: Catalogue, history_length: int, context_width: int = 0
-) -> Request:
+AnyFields = TypeVar("AnyFields")
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestSizes:
+    """The sizes that decide which requests are valid."""
+
+    pois: int  # P
+    creatives: int  # R
+    history_length: int  # T, the number of behaviours that the models read.
+    context_width: int = 0  # X, the number of values of the context that the models read.
+
+
+def checked(request: AnyFields, sizes: RequestSizes) -> AnyFields:
     """Validates a batch of requests and converts it to the types of `Request`.
 
     Args:
-      request: a batch, on any device or as lists; histories may have any length.
-      catalogue: the items that ids refer to.
-      history_length: T, the number of behaviours that the models read.
-      context_width: X, the number of values of the context that the models read.
+      request: a batch with the fields of `Request`, on any device or as lists; histories may have
+        any length.
+      sizes: the sizes of the catalogue and of what the models read.
 
     Returns:
       The batch as NumPy arrays, not committed to a device. Histories are `[B, T]`: the last T
@@ -43,36 +58,35 @@ def checked(
         organic item is listed twice, a request has no candidates, or its context is missing, of
         another width or not finite.
     """
-    host: Any = Request(**_arrays(request))
+    host = _arrays(request)
     _check_shapes(host)
-    _check_context(host.context, len(host.item), context_width)
-    _check_ids(host, catalogue)
+    _check_context(host.context, len(host.item), sizes.context_width)
+    _check_ids(host, sizes)
     _check_candidates(host)
     shown = host.item >= 0
     arrays: Any = vars(host) | {
         "is_ad": shown & host.is_ad.astype(bool),
         "bid": np.where(shown, host.bid, 0.0),
     }
-    return Request(**_typed(arrays, history_length))
+    return type(request)(**_typed(arrays, sizes.history_length))
 
 
-def checked_in_books(
-    request: BookRequest,
-    book: AdBook | None,
-    catalogue: Catalogue,
-    history_length: int,
-    context_width: int = 0,
-) -> BookRequest:
-    """Validates a batch of requests to books; see `checked`.
+def checked_in_books(request: AnyFields, sizes: RequestSizes, books: int | None) -> AnyFields:
+    """Validates a batch of requests with the fields of `BookRequest`; see `checked`.
+
+    Args:
+      request: the batch.
+      sizes: the sizes of the catalogue and of what the models read.
+      books: number of books of the forest; None if there is no book.
 
     Raises:
       UserError: there is no book, a request names none of the forest, shapes do not match, a value
         has the wrong type, an id is out of range, an organic item is listed twice, or a context is
         missing, of another width or not finite.
     """
-    if book is None:
+    if books is None:
         raise UserError("a request names a book and the system has none: see Mechanism.with_book")
-    host: Any = BookRequest(**_arrays(request))
+    host = _arrays(request)
     rows = {"book": (host.organic.shape[0],), "history_poi": (host.organic.shape[0], None)}
     for field, shape in rows.items():
         found = getattr(host, field).shape
@@ -86,12 +100,12 @@ def checked_in_books(
             f"history_creative is {list(host.history_creative.shape)} and history_poi "
             f"{list(host.history_poi.shape)}: both need the same shape"
         )
-    _check_context(host.context, len(host.organic), context_width)
-    _check_ids(host, catalogue)
-    number, books = host.book[:, None], book.book_start.shape[0] - 1
+    _check_context(host.context, len(host.organic), sizes.context_width)
+    _check_ids(host, sizes)
+    number = host.book[:, None]
     _refuse((number < 0) | (number >= books), "book", number, f"outside [0, {books})")
     _refuse_repeated("organic item", host.organic, np.zeros(host.organic.shape, bool))
-    return BookRequest(**_typed(vars(host), history_length))
+    return type(request)(**_typed(vars(host), sizes.history_length))
 
 
 def _typed(arrays: Mapping[str, np.ndarray | None], history_length: int) -> dict[str, Any]:
@@ -107,9 +121,11 @@ def _last(history: np.ndarray, length: int) -> np.ndarray:
     return np.hstack([np.full((len(history), length), -1), history])[:, -length:]
 
 
-def _arrays(request: AnyRequest) -> dict[str, Any]:
-    fields = vars(request).items()
-    return {name: _rows(name, x) for name, x in fields if name != "context" or x is not None}
+def _arrays(request: Any) -> Any:
+    """The fields of a request as arrays of numeric types; a context may be None or left out."""
+    given = {"context": None} | vars(request)
+    is_left_out = lambda name: name == "context" and given[name] is None
+    return SimpleNamespace(**{n: x if is_left_out(n) else _rows(n, x) for n, x in given.items()})
 
 
 def _rows(name: str, values: Any) -> np.ndarray:
@@ -174,9 +190,9 @@ def _check_context(context: np.ndarray | None, rows: int, width: int) -> None:
         _refuse(~np.isfinite(context.astype(np.float32)), "context", context, "not finite")
 
 
-def _check_ids(host: Any, catalogue: Catalogue) -> None:
-    pois, creatives = catalogue.poi_codes.shape[0], catalogue.creative_codes.shape[0]
-    limits = {"item": pois, "organic": pois, "history_poi": pois, "history_creative": creatives}
+def _check_ids(host: Any, sizes: RequestSizes) -> None:
+    limits = dict.fromkeys(("item", "organic", "history_poi"), sizes.pois)
+    limits |= {"history_creative": sizes.creatives}
     for name in [name for name in limits if name in vars(host)]:
         ids, limit = getattr(host, name), limits[name]
         _refuse((ids < -1) | (ids >= limit), name, ids, f"outside [0, {limit})")

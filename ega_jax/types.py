@@ -30,7 +30,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-LARGEST = 1e30  # Amounts up to it can be summed and multiplied by click rates in float32.
 IMPOSSIBLE = -1e30  # The score or log-probability of an invalid option.
 
 Params = Any
@@ -175,16 +174,6 @@ def organic_pois(fields: Mapping[str, Any]) -> Any:
     if "organic" in fields:
         return fields["organic"]
     return jnp.where(fields["is_ad"], -1, fields["item"])
-
-
-def is_amount(values: Any) -> Any:
-    """Whether values are amounts of currency from 0 to `LARGEST`.
-
-    Examples:
-      >>> [bool(is_amount(value)) for value in (0.0, 2.5, -1.0, float("nan"))]
-      [True, True, False, False]
-    """
-    return (values >= 0) & (values <= LARGEST)
 
 
 def repeats_an_ad(item: Any, is_ad: Any) -> Any:

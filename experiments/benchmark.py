@@ -2,8 +2,9 @@
 
 Parts: `train` and `search`, the generator's training step and beam search; `index`, the prefix
 index; `market`, the simulation; `book`, searching, building and changing large ad books; `auction`,
-serving and re-allocations; `phases`, a training step of each of the auction's phases; `compile`,
-seconds of compilation by function.
+serving and re-allocations; `exported`, p50 and p99 of serving an exported mechanism by batch size;
+`phases`, a training step of each of the auction's phases; `compile`, seconds of compilation by
+function.
 
     python -m experiments.benchmark                          # All parts.
     python -m experiments.benchmark --parts=train,search
@@ -41,12 +42,23 @@ from experiments.benchmarks.book_search import measure_book_search
 from experiments.benchmarks.books import book_sizes, measure_books
 from experiments.benchmarks.compilation import measure_compilation
 from experiments.benchmarks.data import measure_index, measure_market
+from experiments.benchmarks.exported import measure_exported
 from experiments.benchmarks.generator import SHAPES, measure_generator
 from experiments.benchmarks.sizes import SIZES
 from experiments.benchmarks.timing import emit
 from experiments.common import command
 
-PARTS = ("train", "search", "index", "market", "book", "auction", "phases", "compile")
+PARTS = (
+    "train",
+    "search",
+    "index",
+    "market",
+    "book",
+    "auction",
+    "exported",
+    "phases",
+    "compile",
+)
 
 _PARTS = flags.DEFINE_list(
     "parts",
@@ -105,6 +117,8 @@ def measure(parts: list[str]) -> None:
     for part, measure_shape in by_shape.items():
         for name in _AUCTIONS.value if part in parts else ():
             measure_shape(name, _ROUNDS.value)
+    for name in _AUCTIONS.value if "exported" in parts else ():
+        measure_exported(name, AUCTIONS[name])
     if "compile" in parts:
         for name in _AUCTIONS.value:
             measure_compilation(name)

@@ -16,6 +16,7 @@ from ega_jax import mechanism
 from ega_jax.auction.pricing import RULES, PricingConfig
 from ega_jax.auction.system import Levers, check_levers
 from ega_jax.mechanism import TRUTHFUL, Mechanism, checked, mechanism_folder
+from ega_jax.request_rules import RequestSizes
 from ega_jax.training.checkpoints import save_tree
 
 REQUESTS = random_requests(11, 6)
@@ -237,7 +238,7 @@ def test_what_stands_where_there_is_no_candidate_reaches_no_model():
     assert is_blank.any()
     bid = np.where(is_blank, np.nan, REQUESTS.bid)
     unset = REQUESTS.replace(bid=bid, is_ad=is_blank | REQUESTS.is_ad)
-    found = checked(unset, tiny_mechanism().system.items.catalogue, history_length=T)
+    found = checked(unset, RequestSizes(P, R, history_length=T))
     np.testing.assert_array_equal(found.bid, np.where(is_blank, 0.0, REQUESTS.bid))
     np.testing.assert_array_equal(found.is_ad, ~is_blank & REQUESTS.is_ad)
 

@@ -8,14 +8,10 @@ import pytest
 from ega_jax.auction.system import Levers, check_levers
 from ega_jax.errors import UserError
 from ega_jax.generation.book_ledger import BookLedger
-from ega_jax.request_rules import checked, checked_in_books
-from ega_jax.types import BookRequest, Catalogue, Request
+from ega_jax.request_rules import RequestSizes, checked, checked_in_books
+from ega_jax.types import BookRequest, Request
 
-CATALOGUE = Catalogue(
-    poi_codes=np.zeros((20, 2), int),
-    creative_codes=np.zeros((30, 2), int),
-    poi_creatives=np.zeros((20, 1), int),
-)
+POI_CODES = np.zeros((20, 2), int)
 FIELDS = {
     "history_poi": [[1, 2]],
     "history_creative": [[1, 2]],
@@ -26,7 +22,11 @@ FIELDS = {
 
 
 def taken(width=0, **fields):
-    return checked(Request(**FIELDS | fields), CATALOGUE, 4, width)
+    return checked(Request(**FIELDS | fields), sizes(width))
+
+
+def sizes(width):
+    return RequestSizes(pois=20, creatives=30, history_length=4, context_width=width)
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_a_lever_is_one_number(value):
 
 def named(width, **fields):
     """One request to a book of two ads."""
-    book = BookLedger([3, 4], [1.0, 2.0], [0, 2], CATALOGUE.poi_codes, 5, num_slots=1).book
+    book = BookLedger([3, 4], [1.0, 2.0], [0, 2], POI_CODES, 5, num_slots=1).book
     history = {name: FIELDS[name] for name in ("history_poi", "history_creative")}
     request = BookRequest(**history, organic=[[5, 6]], book=[0], **fields)
-    return checked_in_books(request, book, CATALOGUE, 4, width)
+    return checked_in_books(request, sizes(width), book.book_start.size - 1)
 
 
 @pytest.mark.parametrize("take", [taken, named])

@@ -11,24 +11,22 @@ batch of requests shares it.
 
 import abc
 import dataclasses
-import numbers
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from ega_jax.auction.settings import LeverSettings
-from ega_jax.errors import UserError
 from ega_jax.generation.ad_book import AdBook
 from ega_jax.generation.compaction import first_equal
 from ega_jax.generation.reports import Report, absent
+from ega_jax.lever_rules import checked_levers
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, Predictions, RewardConfig
-from ega_jax.types import LARGEST, AnyRequest, Params, is_amount, organic_pois
+from ega_jax.types import AnyRequest, Params, organic_pois
 
 
 @struct.dataclass
@@ -47,39 +45,8 @@ class Levers:
 
 
 def check_levers(defaults: Levers, changes: Mapping[str, Any]) -> Levers:
-    """Applies changes to levers and keeps their dtypes, so that nothing recompiles.
-
-    Raises:
-      UserError: a lever does not exist, or its value is out of range.
-    """
-    types = {name: jnp.asarray(value).dtype for name, value in vars(defaults).items()}
-    for name, value in changes.items():
-        if name not in types:
-            raise UserError(f"no lever {name!r}; valid levers: {', '.join(types)}")
-        if rule := _broken_rule(name, value, types[name]):
-            raise UserError(f"lever {name} is {value}: it must be {rule}")
-    values = vars(defaults) | dict(changes)
-    return Levers(**{name: jnp.asarray(value, types[name]) for name, value in values.items()})
-
-
-def _broken_rule(name: str, value: Any, dtype: jnp.dtype) -> str:
-    """The rule that a lever's value violates, "" if it is valid."""
-    if not _is_number(value):
-        return "one number"
-    if jnp.issubdtype(dtype, jnp.bool_) and value not in (False, True):
-        return "False or True"
-    is_whole = float(value).is_integer() and 0 <= value < 2**31
-    if jnp.issubdtype(dtype, jnp.integer) and not is_whole:
-        return "a whole number, at least 0"
-    if not is_amount(value) or (name == "alpha" and value == 0):
-        least = "above 0" if name == "alpha" else "at least 0"
-        return f"{least} and at most {LARGEST:g}"
-    return ""
-
-
-def _is_number(value: Any) -> bool:
-    kinds = numbers.Real | np.number | np.bool_ | np.ndarray | jax.Array
-    return isinstance(value, kinds) and getattr(value, "shape", ()) == ()
+    """Applies changes to levers; see `checked_levers`."""
+    return Levers(**checked_levers(vars(defaults), changes))
 
 
 @struct.dataclass

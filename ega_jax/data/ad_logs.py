@@ -28,15 +28,15 @@ Fractions = tuple[float, float, float]  # Shares of all splits but the last, whi
 
 _LISTS = {
     "history_poi": np.int32,
-    "history_creative": np.int32,
     "organic_poi": np.int32,
     "shown_poi": np.int32,
-    "shown_creative": np.int32,
     "shown_is_ad": bool,
     "click_poi": bool,
     "click_image": bool,
     "convert": bool,
 }
+# Of a log with creatives -> the column of POIs that stands for it in a log without.
+_CREATIVES = {"history_creative": "history_poi", "shown_creative": "shown_poi"}
 _ADS = {"ad_poi": np.int32, "ad_bid": np.float32}  # Of a session that names no book.
 _SLOTS = {  # Column with one value a slot -> the value of an empty slot.
     "shown_poi": -1,
@@ -64,7 +64,8 @@ class AdLogDataset:
 
     summary: Summary
     item_embedding: np.ndarray  # [P, E] float32.
-    creative_embedding: np.ndarray  # [R, E'] float32.
+    # [R, E'] float32; without creatives, R = P and each POI stands for its only one.
+    creative_embedding: np.ndarray
     creative_poi: np.ndarray  # [R] int32, the POI that owns each creative.
     row_groups: tuple[RowGroup, ...]  # all sessions, in time order.
     fractions: Fractions
@@ -83,13 +84,19 @@ class AdLogDataset:
             raise UserError(
                 f"data.fractions is {fractions}: three shares, at least 0, that sum to 1 at most"
             )
-        creatives, sessions = open_creatives(Path(folder)), open_sessions(Path(folder))
+        sessions = open_sessions(Path(folder))
         require_shown(sessions, split_bounds(fractions, summary.num_rows)[1])
+        embedding = read_matrix(open_pois(Path(folder)), "embedding")
+        creative_embedding, creative_poi = embedding, np.arange(len(embedding), dtype=np.int32)
+        if summary.has_creatives:
+            creatives = open_creatives(Path(folder))
+            creative_embedding = read_matrix(creatives, "embedding")
+            creative_poi = read_numbers(creatives, "poi_id", np.int32)
         return cls(
             summary=summary,
-            item_embedding=read_matrix(open_pois(Path(folder)), "embedding"),
-            creative_embedding=read_matrix(creatives, "embedding"),
-            creative_poi=read_numbers(creatives, "poi_id", np.int32),
+            item_embedding=embedding,
+            creative_embedding=creative_embedding,
+            creative_poi=creative_poi,
             row_groups=row_groups_of(sessions),
             fractions=fractions,
             books=Books.load(Path(folder)) if summary.num_books else None,
@@ -133,6 +140,7 @@ class LoggedSessions:
     exposure_weight: float  # weight of what was shown but not clicked; a click has 1.
     books: Books | None = None  # none if every session holds its ads itself.
     recorded: tuple[str, ...] = ()  # optional columns to read.
+    has_creatives: bool = True  # False: POIs stand for creatives.
 
     @property
     def group_sizes(self) -> tuple[int, ...]:
@@ -141,7 +149,9 @@ class LoggedSessions:
 
     def load(self, groups: tuple[int, ...]) -> SessionPool:
         """Reads and joins some row groups."""
-        kinds = _LISTS | _ADS if self.books is None else _LISTS
+        kinds = _LISTS | (_ADS if self.books is None else {})
+        if self.has_creatives:
+            kinds |= dict.fromkeys(_CREATIVES, np.int32)
         columns = [*kinds, "session_id", *(["book_id"] if self.books is not None else [])]
         columns += self.recorded
         # Types may differ by file.
@@ -155,8 +165,9 @@ class LoggedSessions:
         book = None
         if self.books is not None:
             book = book_numbers(self.books.book_id, numbers("book_id", np.int64))
+        found = {name: lists(name, dtype) for name, dtype in kinds.items()}
         return SessionPool(
-            lists={name: lists(name, dtype) for name, dtype in kinds.items()},
+            lists={name: found[pois] for name, pois in _CREATIVES.items()} | found,
             session=numbers("session_id", np.int32),
             book=book,
             recorded={

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ega_jax.amounts import LARGEST, is_amount
 from ega_jax.data.checks import Part, parts
 from ega_jax.data.membership import is_first, is_in_sorted
 from ega_jax.data.ragged import Ragged
 from ega_jax.data.tables import DataError, Table, open_table
-from ega_jax.types import LARGEST, is_amount
 
 ADS = {"ad_poi": "a list of integers", "ad_bid": "a list of floats"}
 BOOK_ID = {"book_id": "an integer"}

@@ -11,6 +11,7 @@ from ega_jax.data import item_rules, log_statistics
 from ega_jax.data.ad_logs import SPLITS, Fractions, split_bounds
 from ega_jax.data.checks import parts
 from ega_jax.data.counts import Histogram
+from ega_jax.data.not_learned import not_learned
 from ega_jax.data.offers import BookAds, OwnAds
 from ega_jax.data.reading import holds_dates
 from ega_jax.data.schema import Progress, Summary
@@ -54,20 +55,18 @@ def describe(
 def _describe_log(
     folder: Path, summary: Summary, fractions: Fractions, progress: Progress
 ) -> Description:
-    pois, creatives = item_rules.open_pois(folder), item_rules.open_creatives(folder)
+    pois = item_rules.open_pois(folder)
     sessions, bounds = open_sessions(folder), split_bounds(fractions, summary.num_rows)
     require_shown(sessions, bounds[1])
     offers = BookAds.of(folder) if summary.num_books else OwnAds()
     found = log_statistics.count_sessions(sessions, offers, bounds, progress)
-    owned = Histogram().add(_owned(creatives, summary.num_items))
+    creative_facts, creative_warnings = _describe_creatives(folder, summary)
     facts = {
         "format": "ad log",
         "sessions": summary.num_rows,
         "POIs": summary.num_items,
         "POI embedding width": summary.embedding_width,
-        "creatives": summary.num_creatives,
-        "creative embedding width": summary.creative_width,
-        "creatives per POI": owned.describe(),
+        **creative_facts,
         "slots (K)": summary.num_slots,
         **({"context width (X)": summary.context_width} if summary.context_width else {}),
         **log_statistics.session_facts(found),
@@ -75,14 +74,30 @@ def _describe_log(
         "split": dict(zip(SPLITS, np.diff(bounds).tolist(), strict=True)),
     }
     warnings = [
+        *not_learned(summary),
         *_embedding_warnings(pois, "embedding"),
-        *_embedding_warnings(creatives, "embedding"),
         *_column_warnings(sessions),
         *log_statistics.session_warnings(found, bounds, SPLITS),
+        *creative_warnings,
     ]
+    return Description(facts, tuple(warnings))
+
+
+def _describe_creatives(folder: Path, summary: Summary) -> tuple[dict[str, Any], list[str]]:
+    """Figures of the creatives, if there are any, and warnings."""
+    if not summary.has_creatives:
+        return {"creatives": 0}, []
+    table = item_rules.open_creatives(folder)
+    owned = Histogram().add(_owned(table, summary.num_items))
+    warnings = _embedding_warnings(table, "embedding")
     if without := int(owned.counts[0]):
         warnings.append(f"{without} of {summary.num_items} POIs have no creative")
-    return Description(facts, tuple(warnings))
+    facts = {
+        "creatives": summary.num_creatives,
+        "creative embedding width": summary.creative_width,
+        "creatives per POI": owned.describe(),
+    }
+    return facts, warnings
 
 
 def _owned(creatives: Table, num_pois: int) -> np.ndarray:

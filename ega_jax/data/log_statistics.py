@@ -167,14 +167,18 @@ def session_warnings(
             warnings.append(f"the split '{name}' has no session; see config.data.fractions")
         elif not clicked:
             warnings.append(f"the split '{name}' has no click")
+    lowest, highest = (found.offers.bids.quantiles((share,)) for share in (0.0, 1.0))
     checks = (
-        (found.history.quantile(1.0) == 0, "every history is empty"),
         (found.clicks.total == 0, "no POI was ever clicked"),
         (found.image_clicks.total == 0, "no creative was ever clicked"),
         (found.conversions.total == 0, "there is no conversion"),
         (found.clicks.total == found.slots.total, "everything shown was clicked"),
         (found.ads_shown.quantile(1.0) == 0, "no ad was ever shown"),
-        (found.offers.bids.quantiles((1.0,)) == [0.0], "every bid is 0"),
+        (highest == [0.0], "every bid is 0"),
+        (
+            [0.0] != lowest == highest,
+            "every bid is the same: an auction maximises clicks, and revenue counts them",
+        ),
         (found.first_time == found.last_time, "all timestamps are equal: splits go by file name"),
     )
     warnings += [text for holds, text in checks if holds]

@@ -62,7 +62,8 @@ def train_batches(
     on the left), `target_poi`, `target_creative` `[B, K]` int32 (-1 padding on the right) and
     `target_weight` `[B, K]` float32. Ad logs also give `shown_poi`, `shown_creative` `[B, K]` int32
     (which are the targets), `shown_is_ad`, `click_poi`, `click_image`, `convert` `[B, K]` bool and
-    `session` `[B]` int32. Creatives are -1 where the dataset has none.
+    `session` `[B]` int32. Creatives are -1 where sequences have none; in an ad log
+    without creatives they are the POIs.
 
     The candidates of an ad log without books are `item` `[B, N]` int32 (ads, then organic items in
     upstream order, -1 padding on the right), `is_ad` `[B, N]` bool and `bid` `[B, N]` float32.
@@ -200,6 +201,7 @@ def _sessions(
         exposure_weight,
         dataset.books,
         dataset.recorded,
+        dataset.summary.has_creatives,
     )
 
 

@@ -1,7 +1,8 @@
 """The two input formats, and the check of a dataset folder before anything is trained on it.
 
 *Sequences*: `items.parquet` and `sequences.parquet`, what users did, item by item.
-*Ad logs*: `pois.parquet`, `creatives.parquet` and the files below `sessions/`, one row per request;
+*Ad logs*: `pois.parquet` and the files below `sessions/`, one row per request; mostly
+`creatives.parquet`, without which each POI stands for its only creative, with the POI's embedding;
 `dataset.json` may hold `{"num_slots": K, "max_ads": M}`. A session holds its ads itself or names a
 book of those below `books/`. Each table is one file or a folder of parts.
 Ids are row numbers. Sessions are in time order: their files are read in the order of their
@@ -39,6 +40,7 @@ class Summary:
     most_organic: int = 0  # organic items of a session; 0 for sequences.
     context_width: int = 0  # X; 0 without a context, and for sequences.
     max_ads: int = 0  # most ads that a slate may show, by `dataset.json`; 0: no limit.
+    has_creatives: bool = True  # False: each POI of an ad log stands for its only creative.
 
     def __str__(self) -> str:
         return "\n".join(f"{name:>16}: {value}" for name, value in vars(self).items())
@@ -98,12 +100,16 @@ def _validate_ad_log(
     folder: Path, num_slots: int | None, progress: Progress, for_training: bool
 ) -> Summary:
     num_slots, max_ads = num_slots or _declared(folder, "num_slots"), _declared(folder, "max_ads")
-    poi_table, creative_table = item_rules.open_pois(folder), item_rules.open_creatives(folder)
+    poi_table = item_rules.open_pois(folder)
     pois = item_rules.check_pois(poi_table)
-    creatives, creative_poi = item_rules.check_creatives(creative_table, pois)
     if for_training:
         item_rules.require_variety(poi_table, pois)
-        item_rules.require_variety(creative_table, creatives)
+    creatives, creative_poi = pois, None
+    if has_creatives := session_rules.has_creatives(folder):
+        creative_table = item_rules.open_creatives(folder)
+        creatives, creative_poi = item_rules.check_creatives(creative_table, pois)
+        if for_training:
+            item_rules.require_variety(creative_table, creatives)
     has_books, sessions = session_rules.names_books(folder), session_rules.open_sessions(folder)
     books = _check_books(folder, pois.num_rows, for_training) if has_books else None
     totals = session_rules.check_sessions(
@@ -129,6 +135,7 @@ def _validate_ad_log(
         most_organic=totals.most_organic,
         context_width=totals.context_width,
         max_ads=max_ads or 0,
+        has_creatives=has_creatives,
     )
 
 

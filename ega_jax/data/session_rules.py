@@ -20,14 +20,16 @@ REQUIRED = {
     "user_id": "an integer",
     "timestamp": "an integer or a timestamp",
     "history_poi": "a list of integers",
-    "history_creative": "a list of integers",
     "organic_poi": "a list of integers",
     "shown_poi": "a list of integers",
-    "shown_creative": "a list of integers",
     "shown_is_ad": "a list of booleans",
     "click_poi": "a list of booleans",
     "click_image": "a list of booleans",
     "convert": "a list of booleans",
+}
+CREATIVES = {  # Of a log with `creatives.parquet`.
+    "history_creative": "a list of integers",
+    "shown_creative": "a list of integers",
 }
 OPTIONAL = {
     "context": "a list of floats",
@@ -80,28 +82,39 @@ def names_books(folder: Path) -> bool:
     return (folder / "books").exists() or ("book_id" in columns and not columns & ADS.keys())
 
 
+def has_creatives(folder: Path) -> bool:
+    """Whether the POIs of a log have creatives; else each POI stands for its only one."""
+    return (folder / "creatives.parquet").exists()
+
+
 def open_sessions(folder: Path) -> Table:
     """Finds the files below `sessions/`, in the order of their timestamps.
 
     Raises:
-      DataError: there are none, a column is missing or of another type, or sessions have both ads
-        of their own and books.
+      DataError: there are none, a column is missing or of another type, sessions have both ads of
+        their own and books, or they name creatives and the log has none.
     """
     offered, other = (BOOK_ID, ADS) if names_books(folder) else (ADS, BOOK_ID)
+    named, unnamed = (CREATIVES, {}) if has_creatives(folder) else ({}, CREATIVES)
     table = open_table(
-        folder / "sessions", REQUIRED | offered, OPTIONAL | other, order_by="timestamp"
+        folder / "sessions",
+        REQUIRED | offered | named,
+        OPTIONAL | other | unnamed,
+        order_by="timestamp",
     )
     for file in table.files:
-        for column in other:
-            if column in file.usable or column in file.unknown:
-                raise DataError(file.path, OWN_ADS_OR_BOOKS, column)
+        for column in (file.usable | file.unknown.keys()) & other.keys():
+            raise DataError(file.path, OWN_ADS_OR_BOOKS, column)
+        for column in sorted((file.usable | file.unknown.keys()) & unnamed.keys()):
+            rule = f"the file does not exist, but {file.path}, column '{column}' names creatives"
+            raise DataError(folder / "creatives.parquet", rule)
     return table
 
 
 def check_sessions(
     table: Table,
     num_pois: int,
-    creative_poi: np.ndarray,
+    creative_poi: np.ndarray | None,
     books: BookIndex | None,
     num_slots: int | None,
     progress: Callable[[int, int], None],
@@ -111,7 +124,7 @@ def check_sessions(
     Args:
       table: the sessions.
       num_pois: P.
-      creative_poi: `[R]` POI of each creative.
+      creative_poi: `[R]` POI of each creative; none if the log has no creatives.
       books: those that sessions name; none if each session holds ads of its own.
       num_slots: K, the most items that may be shown; none for no bound.
       progress: called with (rows checked, rows in all).
@@ -122,7 +135,8 @@ def check_sessions(
     if not table.num_rows:
         raise DataError(table.path, "there are no sessions")
     optional = (name for name in OPTIONAL if table.has(name))
-    columns = [*REQUIRED, *(ADS if books is None else BOOK_ID), *optional]
+    named = () if creative_poi is None else CREATIVES
+    columns = [*REQUIRED, *named, *(ADS if books is None else BOOK_ID), *optional]
     totals = SessionTotals()
     before = None
     for part in parts(table, columns):
@@ -194,9 +208,10 @@ def _check_time(part: Part, before: Part | None):
     part.require(ok, "timestamp", "rows must be in time order", time)
 
 
-def _check_history(part: Part, num_pois: int, creative_poi: np.ndarray) -> Ragged:
+def _check_history(part: Part, num_pois: int, creative_poi: np.ndarray | None) -> Ragged:
     history = part.ids("history_poi", num_pois, "POI")
-    slate_rules.check_creatives(part, "history_creative", "history_poi", history, creative_poi)
+    if creative_poi is not None:
+        slate_rules.check_creatives(part, "history_creative", "history_poi", history, creative_poi)
     return history
 
 

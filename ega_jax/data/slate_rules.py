@@ -20,11 +20,12 @@ def check_creatives(
 
 
 def check_shown(
-    part: Part, num_pois: int, creative_poi: np.ndarray, num_slots: int | None
+    part: Part, num_pois: int, creative_poi: np.ndarray | None, num_slots: int | None
 ) -> Ragged:
     """The slates; returns the POIs shown."""
     shown = part.ids("shown_poi", num_pois, "POI")
-    check_creatives(part, "shown_creative", "shown_poi", shown, creative_poi)
+    if creative_poi is not None:
+        check_creatives(part, "shown_creative", "shown_poi", shown, creative_poi)
     if num_slots is not None:
         rule = f"at most {num_slots} items fit the slots"
         part.require(shown.lengths <= num_slots, "shown_poi", rule, shown.lengths)

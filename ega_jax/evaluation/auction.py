@@ -60,6 +60,15 @@ class Judged:
         """K."""
         return self.click.shape[1]
 
+    @property
+    def winners(self) -> np.ndarray:
+        """`[D, A]` bool, the ads of the slates."""
+        return self.where & (np.arange(self.where.shape[1]) < self.num_slots)
+
+    def utility(self, rule: str) -> np.ndarray:
+        """`[D, A, J]` value less price of an ad's clicks at each of its reports, currency."""
+        return self.clicks * (self.value[..., None] - self.charge[rule])
+
 
 def judge(
     mechanism: Mechanism,
@@ -194,9 +203,7 @@ def scores(judged: Judged, rule: str) -> dict[str, float]:
       `psi_all`: as `psi_fine`, with losing ads too (the `auction.num_losing` of the highest score).
     """
     impressions = max(judged.shown.sum(), 1)
-    value = judged.value[..., None]
-    utility = judged.clicks * (value - judged.charge[rule])
-    winners = judged.where & (np.arange(judged.where.shape[1]) < judged.num_slots)
+    utility, winners = judged.utility(rule), judged.winners
     measure = lambda reports, where: psi(utility[..., HONEST], utility[..., reports], where)
     every = np.arange(utility.shape[-1])
     fine, ten = measure(every, winners), measure(TEN, winners)

@@ -124,6 +124,18 @@ def effective_share(propensity: np.ndarray) -> float:
     return float(len(possible) ** 2 / np.sum(1 / possible) / len(propensity))
 
 
+def overlap_by_slots(chance: np.ndarray) -> list[float]:
+    """How large a share of a log tells of slates of which only the first slots have to be alike.
+
+    Args:
+      chance: `[D, K]` propensities of the slots of the slates, whose product is that of the slate.
+
+    Returns:
+      `effective_share` for the first slot, the first two, ..., all K.
+    """
+    return [effective_share(p) for p in np.cumprod(chance, axis=1).T]
+
+
 def offer_of(batch: Batch, books: Books) -> tuple[Requests, Book, jax.Array]:
     """The requests of a batch of a market's log, their books and organic items, for its logger."""
     names = ("history_poi", "history_creative", "context")

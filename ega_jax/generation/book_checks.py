@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ega_jax.amounts import LARGEST, is_amount
 from ega_jax.errors import UserError
-from ega_jax.types import LARGEST, is_amount
 
 
 def listing(

@@ -133,12 +133,12 @@ class AuctionTraining:
         given["max_ads"] = min(limit or Levers.max_ads for limit in limits)
         return check_levers(Levers(), given)
 
-    def book(self, levers: Levers) -> AdBook | None:
-        """The books of the log as the search sees them under given levers; None without books."""
+    def ledger(self, levers: Levers) -> BookLedger | None:
+        """The books of the log under given levers, whose bids may change; None without books."""
         books, settings = self.dataset.books, self.settings.allocation
         if books is None:
             return None
-        ledger = BookLedger(
+        return BookLedger(
             books.poi,
             books.bid,
             books.book_start,
@@ -150,7 +150,11 @@ class AuctionTraining:
             token_bid=settings.token_bid,
             scope=settings.scope,
         )
-        return ledger.book
+
+    def book(self, levers: Levers) -> AdBook | None:
+        """The books of the log as the search sees them under given levers; None without books."""
+        ledger = self.ledger(levers)
+        return None if ledger is None else ledger.book
 
     @functools.cached_property
     def items(self):

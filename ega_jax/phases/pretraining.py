@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.data.interactions import with_interactions
 from ega_jax.data.market.logs import write_market
+from ega_jax.data.not_learned import not_learned
 from ega_jax.data.seen_items import seen_pois
 from ega_jax.data.sequences import SequenceDataset
 from ega_jax.errors import UserError
@@ -85,9 +87,12 @@ class Pretraining:
                 self._make_market()
             multihost_utils.sync_global_devices("market")
         with ProgressReport("validating", 0, 1) as progress:
-            return pipeline.open_dataset(
+            dataset = pipeline.open_dataset(
                 self.folder, data.num_slots or None, data.fractions, progress.count
             )
+        for text in not_learned(dataset.summary):
+            _warn(f"{self.folder}: {text}")
+        return dataset
 
     def _make_market(self) -> None:
         market = self.settings.data.market
@@ -356,6 +361,13 @@ class Pretraining:
             evaluate=evaluate and (lambda state: evaluate(state.params)),
             evaluate_every=training.evaluate_every,
         )
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Prints a warning once, however many systems of a workdir open its dataset."""
+    if jax.process_index() == 0:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def checksums(embeddings: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -1,11 +1,13 @@
-"""Files that several processes share: atomic writes and locks on folders."""
+"""Files that several processes share: atomic writes, checksums and locks on folders."""
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,68 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(written, path)
     finally:
         written.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path, mark: str) -> Iterator[Path]:
+    """Writes a whole folder: the caller fills a temporary one, which is renamed to `path`.
+
+    If the caller raises, `path` is unchanged and the temporary folder is deleted.
+
+    Args:
+      path: the folder to write; an earlier one is replaced.
+      mark: a file of every such folder. An existing folder without it is not replaced.
+
+    Yields:
+      The temporary folder: a unique path in the same folder.
+
+    Raises:
+      UserError: `path` exists and is neither empty nor such a folder.
+    """
+    is_other = path.exists() and not (path / mark).is_file()
+    if is_other and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists and has no {mark}: choose another folder")
+    written = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    written.mkdir(parents=True)
+    try:
+        yield written
+        if path.exists():
+            path.rename(replaced := written.with_name(f"{written.name}.old"))
+            written.rename(path)
+            shutil.rmtree(replaced)
+        else:
+            written.rename(path)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file below a folder, by its path from there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _checksum(path) for path in files}
+
+
+def check_files(folder: Path, expected: Mapping[str, str], name: str) -> None:
+    """Checks files against the result of `checksums`; other files are not looked at.
+
+    Args:
+      folder: the folder that holds the files.
+      expected: checksum of each file.
+      name: what the folder is called in errors.
+
+    Raises:
+      UserError: a file is missing, or has other content; names the first one.
+    """
+    for file, checksum in expected.items():
+        if not (folder / file).is_file():
+            raise UserError(f"{name} is incomplete: {file} is missing")
+        if _checksum(folder / file) != checksum:
+            raise UserError(f"{name} is damaged: {file} is not as it was written")
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

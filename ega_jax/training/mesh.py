@@ -160,3 +160,12 @@ def map_looping(function: Callable[[Any], Any], rows: Any) -> Any:
     if jax.default_backend() == "cpu":
         return lax.map(function, rows)
     return jax.vmap(function)(rows)
+
+
+def map_looping_anywhere(function: Callable[[Any], Any], rows: Any) -> Any:
+    """Does what `map_looping` does on the platform of the compilation, for `jax.export`.
+
+    The function is traced for both, so tracing takes twice as long.
+    """
+    one_by_one = lambda rows: lax.map(function, rows)
+    return lax.platform_dependent(rows, cpu=one_by_one, default=jax.vmap(function))

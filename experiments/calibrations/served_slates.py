@@ -9,7 +9,7 @@ import numpy as np
 from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.logger import Logger
 from ega_jax.data.market.requests import Slates
-from ega_jax.evaluation.off_policy import effective_share, offer_of, ratio
+from ega_jax.evaluation.off_policy import offer_of, overlap_by_slots, ratio
 from ega_jax.phases.auction import AuctionTraining, real_rows, request_of
 from ega_jax.training.mesh import fill_devices
 
@@ -49,7 +49,7 @@ def _of_system(run: AuctionTraining) -> dict[str, Any]:
         true.append(np.asarray(known).sum(-1))
         chances.append(np.asarray(propensity, np.float64))
     clicks = ratio(np.concatenate(predicted), np.concatenate(true))
-    shares = [effective_share(p) for p in np.cumprod(np.concatenate(chances), axis=1).T]
+    shares = overlap_by_slots(np.concatenate(chances))
     return {
         "served_ratio": clicks.value,
         "served_ratio_low": clicks.low,

@@ -10,13 +10,16 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from ega_jax.data.ad_logs import SPLITS, split_bounds
+from ega_jax.data.market.logger import Logger
 from ega_jax.evaluation.auction import Judged, judge_batch, scores
 from ega_jax.evaluation.flops import each_alone, flops_per_request
 from ega_jax.evaluation.records import OWN, ByJudge, Results, Served
 from ega_jax.evaluation.serving import Judge, Outcomes, judges_of, served_batch
+from ega_jax.evaluation.visits import Visits, visit_batch
 from ega_jax.phases.auction import AuctionTraining, real_rows, request_of
 from ega_jax.setting import leaves
 from ega_jax.training.checkpoints import read_metadata
@@ -105,6 +108,19 @@ class Measured:
         return self._served(part, self.sessions.value, SLATES_ONLY, **{lever: value})
 
     @property
+    def visits(self) -> Visits:
+        """The slates at the prices of the payment rule, with all ads that were for sale."""
+        folder, books = self.run.pretraining.folder, self.run.dataset.books
+        logger = Logger.load(folder) if (folder / "logger.npz").exists() else None
+        judges = judges_of(truth_of(self.run))
+
+        def visited(batch: Batch) -> dict[str, Any]:
+            found = visit_batch(self.run.mechanism, batch, books, judges, self.rule, logger)
+            return dict(vars(found))
+
+        return Visits(**self._table(f"visits-{self.rule}", self.sessions.rpm, visited))
+
+    @property
     def psi(self) -> dict[str, Judged]:
         """Reports and their outcomes by judge; they hold for every payment rule."""
         truth, losing = truth_of(self.run), self.run.settings.auction.num_losing
@@ -123,9 +139,9 @@ class Measured:
         path = self.run.folder / "measured" / f"costs-{self.rule}.json"
         if not path.exists():
             mechanism = train_system(self.run)
-            batch = self._batches(COUNTED)[0]
-            real = real_rows(batch)
-            some = request_of({name: np.asarray(x)[real][:COUNTED] for name, x in batch.items()})
+            batches = self.batches(COUNTED)
+            real = [{name: np.asarray(x)[real_rows(b)] for name, x in b.items()} for b in batches]
+            some = request_of(jax.tree.map(lambda *x: np.concatenate(x)[:COUNTED], *real))
             each = itertools.cycle(each_alone(some))
             times = latencies(lambda: mechanism.allocate(next(each), self.rule), LATENCY_LIMIT_S)
             flops = flops_per_request(mechanism, some, self.rule).mean()
@@ -177,12 +193,12 @@ class Measured:
         self, part: str, num_sessions: int, rows_of: Callable[[Batch], dict[str, Any]]
     ) -> Mapping[str, Any]:
         """What `rows_of` tells of the batches of some sessions."""
-        batches = self._batches(num_sessions)
+        batches = self.batches(num_sessions)
         path = self.run.folder / "measured" / f"{part}-{self.split}-{num_sessions}"
         name, size = f"{self.run.name}: {part}", len(real_rows(batches[0]))
         return tabulated(path, len(batches), lambda number: rows_of(batches[number]), size, name)
 
-    def _batches(self, num_sessions: int) -> list[Batch]:
+    def batches(self, num_sessions: int) -> list[Batch]:
         """At least so many sessions of the split, or all it has; read once."""
         if num_sessions not in self.read:
             run, size = self.run, self.run.settings.auction.batch_size

@@ -1,5 +1,6 @@
 """Steps shared by several commands: pre-training, and training, finding and measuring systems."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from ega_jax.auction.system import check_levers
 from ega_jax.baselines.settings import Settings
 from ega_jax.data.market.clicks import Truth
-from ega_jax.evaluation.auction import judge, systems
+from ega_jax.evaluation.auction import Judged, judge, systems
 from ega_jax.evaluation.interest import evaluator_of
 from ega_jax.evaluation.report import plot_curves, read_results, write_results
 from ega_jax.evaluation.response import evaluate_response
@@ -19,7 +20,14 @@ from ega_jax.phases.reward import weighting_report
 from ega_jax.reward.model import RewardConfig
 from ega_jax.setting import SYSTEM
 from ega_jax.systems import check_settings, training_of
-from ega_jax.training.checkpoints import check_workdir, read_config
+from ega_jax.training.checkpoints import (
+    check_workdir,
+    is_complete,
+    read_arrays,
+    read_config,
+    read_metadata,
+    save_tree,
+)
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.progress import ProgressReport
 from ega_jax.types import Params
@@ -176,7 +184,10 @@ def truth_of(run: AuctionTraining) -> Truth | None:
 def measure_systems(
     run: AuctionTraining, mechanism: Mechanism, split: str = "test"
 ) -> dict[str, Any]:
-    """Scores the allocation under every payment rule, and the exactly truthful mode if any."""
+    """Scores the allocation under every payment rule, and the exactly truthful mode if any.
+
+    The outcomes of all reports are kept for `kept_judged`.
+    """
     settings, name = run.settings.auction, run.name
     truth = truth_of(run)
     modes = {name: (mechanism, mechanism.levers, mechanism.rule)}
@@ -195,6 +206,32 @@ def measure_systems(
                 settings.num_losing,
                 lambda done, progress=progress: progress.count(done, settings.num_sessions),
             )
+        if mode == name:
+            keep_judged(run, judged, split)
         priced = systems(judged, mode, rule)
         results |= priced if mode == name else {mode: priced[mode]}
     return results
+
+
+def keep_judged(run: AuctionTraining, judged: Mapping[str, Judged], split: str) -> None:
+    """Saves the outcomes of all reports of a system's ads on a split, by judge."""
+    columns = {judge: dataclasses.asdict(each) for judge, each in judged.items()}
+    save_tree(_judged_folder(run, split), columns, _judged_under(run))
+
+
+def kept_judged(run: AuctionTraining, split: str = "test") -> dict[str, Judged] | None:
+    """Reads what `measure_systems` kept; None if that was under other settings, or never."""
+    path = _judged_folder(run, split)
+    if not is_complete(path) or read_metadata(path) != _judged_under(run):
+        return None
+    return {judge: Judged(**columns) for judge, columns in read_arrays(path).items()}
+
+
+def _judged_folder(run: AuctionTraining, split: str) -> Path:
+    return run.folder / "judged" / split
+
+
+def _judged_under(run: AuctionTraining) -> dict[str, int]:
+    """The settings that may change in a system's folder, and change what is judged."""
+    settings = run.settings.auction
+    return {"num_sessions": settings.num_sessions, "num_losing": settings.num_losing}

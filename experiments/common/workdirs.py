@@ -159,7 +159,17 @@ def find_workdir() -> tuple[Settings, Path]:
       FileNotFoundError: the folder is not a workdir.
       UserError: this version does not accept its settings.
     """
-    workdir = Path(flags.FLAGS.workdir or Path("runs") / "market-tiny").expanduser().absolute()
+    return opened(flags.FLAGS.workdir or str(Path("runs") / "market-tiny"))
+
+
+def opened(folder: str) -> tuple[Settings, Path]:
+    """Returns the settings in the config of an existing workdir, and its absolute path.
+
+    Raises:
+      FileNotFoundError: the folder is not a workdir.
+      UserError: this version does not accept its settings.
+    """
+    workdir = Path(folder).expanduser().absolute()
     if not (workdir / "config.json").exists():
         raise FileNotFoundError(f"{workdir} is not a workdir: run experiments.pretrain first")
     return Settings.from_dict(read_config(workdir)), workdir

@@ -54,6 +54,25 @@ def test_catalogue_as_stored(ad_log, dataset):
     assert dataset.creative_poi.tolist() == ad_log.creatives["poi_id"]
 
 
+def test_without_creatives_each_poi_stands_for_its_own(ad_log, tmp_path):
+    whole = open_dataset(ad_log.write(tmp_path / "whole"))
+    for name in ("history_creative", "shown_creative"):
+        ad_log.sessions[name] = [[] for _ in ad_log.sessions[name]]
+    folder = ad_log.write(tmp_path / "log")
+    (folder / "creatives.parquet").unlink()
+    dataset = open_dataset(folder)
+    np.testing.assert_array_equal(dataset.creative_embedding, dataset.item_embedding)
+    assert dataset.creative_poi.tolist() == list(range(12))
+    sizes = {"batch_size": 6, "history_length": T}
+    found = next(iter(eval_batches(dataset, "test", **sizes)))
+    expected = dict(next(iter(eval_batches(whole, "test", **sizes))))
+    for name in ("history", "shown", "target"):
+        expected[f"{name}_creative"] = expected[f"{name}_poi"]
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
 def test_examples_equal_those_made_by_hand(ad_log, dataset):
     """40 sessions: 28 to pre-train on, 4 to align, 2 to tune, 6 to test."""
     batches = {

@@ -55,6 +55,19 @@ def test_figures_of_an_ad_log(ad_log, tmp_path, monkeypatch, rows_at_a_time):
     assert facts["split"] == {"pretrain": 28, "align": 4, "tune": 4, "test": 4}
 
 
+def test_a_log_without_creatives_and_histories_is_described(ad_log, tmp_path):
+    for name in ("history_poi", "history_creative", "shown_creative"):
+        ad_log.sessions[name] = [[] for _ in ad_log.sessions[name]]
+    ad_log.sessions["ad_bid"] = [[2.0] * len(bids) for bids in ad_log.sessions["ad_bid"]]
+    folder = ad_log.write(tmp_path / "log")
+    (folder / "creatives.parquet").unlink()
+    found = described(folder)
+    assert found.facts["creatives"] == 0
+    assert "creatives per POI" not in found.facts
+    for words in ("every history is empty", "the log has no creatives", "every bid is the same"):
+        assert sum(words in warning for warning in found.warnings) == 1, words
+
+
 def test_figures_of_sequences(make_sequences, tmp_path):
     raw = make_sequences()
     found = described(raw.write(tmp_path / "sequences"))

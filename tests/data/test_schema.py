@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ega_jax.data import checks, schema
@@ -446,6 +447,39 @@ def test_slots_are_declared_given_or_inferred(ad_log, tmp_path):
         schema.validate(folder, num_slots=2)
     (folder / "dataset.json").unlink()
     assert schema.validate(folder).num_slots == 3
+
+
+def without_creatives(folder, columns=("history_creative", "shown_creative")):
+    """Takes the creatives, and the columns that name them, out of a folder."""
+    (folder / "creatives.parquet").unlink()
+    for path in (folder / "sessions").glob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(list(columns)), path)
+    return folder
+
+
+def test_a_log_may_lack_creatives(ad_log, tmp_path):
+    summary = schema.validate(without_creatives(ad_log.write(tmp_path / "log")))
+    assert not summary.has_creatives
+    assert (summary.num_creatives, summary.creative_width) == (12, 4)
+    assert (summary.num_rows, summary.num_slots) == (40, 3)
+
+
+def test_sessions_without_creatives_may_have_blank_columns(ad_log, tmp_path):
+    for name in ("history_creative", "shown_creative"):
+        ad_log.sessions[name] = [[] for _ in ad_log.sessions[name]]
+    folder = without_creatives(ad_log.write(tmp_path / "log"), columns=())
+    assert not schema.validate(folder).has_creatives
+
+
+@pytest.mark.parametrize("left", ["history_creative", "shown_creative"])
+def test_creatives_that_do_not_exist_are_named(ad_log, tmp_path, left):
+    columns = {"history_creative", "shown_creative"} - {left}
+    folder = without_creatives(ad_log.write(tmp_path / "log"), columns)
+    rule = (
+        rf"log/creatives.parquet: the file does not exist, but .*part-\d.parquet, column '{left}' "
+    )
+    with pytest.raises(DataError, match=rule):
+        schema.validate(folder)
 
 
 def test_optional_columns_may_be_absent(ad_log, tmp_path):

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import numpy as np
+import public_logs
 import pytest
 
 from ega_jax.data.schema import validate
@@ -41,6 +42,22 @@ def test_converts_with_the_users_own_embeddings(ratings, tmp_path):
     assert validate(tmp_path / "out").embedding_width == 5
 
 
+def test_an_open_bandit_log_is_converted(tmp_path):
+    log, items = public_logs.write_bandit(tmp_path)
+    arguments = [f"--log={log}", f"--metadata={items}", f"--out={tmp_path / 'out'}"]
+    done = run("--source=open_bandit", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "warning: every history is empty" in done.stdout
+    assert validate(tmp_path / "out").num_rows == 60
+
+
+def test_several_periods_of_auction_net_are_converted(tmp_path):
+    logs = ",".join(map(str, public_logs.write_auction(tmp_path)))
+    done = run("--source=auction_net", f"--log={logs}", "--out=~/out", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert validate(tmp_path / "out").num_rows == 2 * public_logs.NUM_REQUESTS
+
+
 def test_help_tells_what_is_read_and_what_is_left_out():
     told = " ".join(run("--help").stdout.split())
     for text in ("--keep_repeats", "JSON array", "user,item,rating,timestamp", "latin-1", "ties"):
@@ -55,7 +72,9 @@ def test_help_tells_what_is_read_and_what_is_left_out():
         (["--metadata=missing.dat"], "error: missing.dat: the file does not exist"),
         (["--source=amazon", "--metadata=x"], "error: x: the file does not exist"),
         (["--npy=x.npz", "--npy_ids=x", "--embedding=npy"], "x.npz: the file does not exist"),
-        (["--source=netflix"], "should be one of <amazon|yelp|movielens>"),
+        (["--source=netflix"], "should be one of <amazon|yelp|movielens|open_bandit|auction_net>"),
+        (["--source=open_bandit"], "--source=open_bandit needs --log and takes no --reviews"),
+        (["--log=x"], "--source=movielens needs --reviews and takes no --log"),
     ],
 )
 def test_mistakes_are_named(ratings, tmp_path, arguments, message):

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ega_jax.amounts import LARGEST
 from ega_jax.errors import UserError
 from ega_jax.generation import book_ledger
 from ega_jax.generation.book_ledger import BookLedger
 from ega_jax.generation.book_tree import capacity
 from ega_jax.generation.inline_book import inline_book
-from ega_jax.types import LARGEST
 
 NUM_POIS = 40
 LAYER_FIELDS = "best", "best_ad", "second", "total", "count"

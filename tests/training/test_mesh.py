@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 
-from ega_jax.training.mesh import data_mesh, map_rows, replicated, shard_batch
+from ega_jax.training.mesh import data_mesh, map_looping_anywhere, map_rows, replicated, shard_batch
 
 
 def test_mesh_takes_all_devices_or_those_given():
@@ -61,6 +61,15 @@ def test_uneven_batch_is_refused():
     message = r"batch field 'x' has 6 rows, which 4 devices .* divisible by 4"
     with pytest.raises(ValueError, match=message):
         shard_batch({"x": np.zeros((6, 2))}, data_mesh())
+
+
+def test_exported_rows_run_one_by_one_on_a_cpu_and_together_elsewhere():
+    double = jax.jit(lambda rows: map_looping_anywhere(lambda row: 2 * row, rows))
+    for platform, loops in (("cpu", True), ("cuda", False), ("tpu", False)):
+        lowered = export.export(double, platforms=(platform,))(np.ones((3, 2)))
+        assert ("stablehlo.while" in lowered.mlir_module()) == loops
+    together = jax.vmap(lambda row: 2 * row)(np.ones((3, 2)))
+    np.testing.assert_array_equal(double(np.ones((3, 2))), together)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])

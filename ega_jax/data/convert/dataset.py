@@ -1,7 +1,5 @@
 """From a public dataset's files to a folder in the sequences format."""
 
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +9,13 @@ import pyarrow.parquet as pq
 
 from ega_jax.data.convert.actions import Actions
 from ega_jax.data.convert.embeddings import Embedder
+from ega_jax.data.convert.new_folder import require_free, write_folder
 from ega_jax.data.convert.raw_files import RawFile
 from ega_jax.data.convert.records import RecordCounts, records
 from ega_jax.data.convert.report import ActionCounts, Report
 from ega_jax.data.convert.source import ItemText, Source
 from ega_jax.data.ragged import Ragged
-from ega_jax.data.schema import Summary, validate
+from ega_jax.data.schema import Summary
 from ega_jax.data.tables import DataError
 
 
@@ -45,8 +44,7 @@ def convert(
       DataError: a file is missing or of another kind, nothing is left, or the result is not
         valid.
     """
-    if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
-        raise DataError(out, "already exists and is not an empty folder")
+    require_free(out)
     files = tuple(RawFile.inspect(path) for path in (reviews, metadata) if path is not None)
     read, described = RecordCounts(), RecordCounts()
     actions, counts = _read_actions(source, files[0], read, k, keep_repeats)
@@ -141,42 +139,8 @@ def _list_array(lists: Ragged) -> pa.Array:
 
 
 def _write(out: Path, items: pa.Table, sequences: pa.Table) -> Summary:
-    """Writes and validates beside `out`, or in `out` if it exists; then moves the files.
+    def write(folder: Path) -> None:
+        pq.write_table(items, folder / "items.parquet")
+        pq.write_table(sequences, folder / "sequences.parquet")
 
-    Raises:
-      DataError: the files cannot be written there.
-    """
-    exists = out.is_dir()
-    part = (out if exists else out.parent) / f".{out.name}.{os.getpid()}"
-    tables = {part / "items.parquet": items, part / "sequences.parquet": sequences}
-    try:
-        part.mkdir(parents=True)
-        for path, table in tables.items():
-            pq.write_table(table, path)
-        summary = validate(part, for_training=False)
-        _move(part, out, exists)
-    except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise DataError(out, f"cannot be written ({error})") from error
-        raise
-    return summary
-
-
-def _move(part: Path, out: Path, exists: bool):
-    """Moves a folder's files into `out`, which stays the same folder if it exists.
-
-    The working folder, the target of a symbolic link or a mounted disk cannot be replaced.
-    """
-    if not exists:
-        os.replace(part, out)
-        return
-    names = [path.name for path in part.iterdir()]
-    try:
-        for name in names:
-            os.replace(part / name, out / name)
-        part.rmdir()
-    except BaseException:
-        for name in names:
-            (out / name).unlink(missing_ok=True)
-        raise
+    return write_folder(out, write)

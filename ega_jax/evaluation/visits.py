@@ -1,0 +1,160 @@
+"""Sessions served by a system, slot by slot, with all ads that were for sale and their fates.
+
+An ad that is not shown was below the reserve, or would be shown if ads were not limited, or was
+found by the search and outranked, or was never found. These are tested in this order.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ega_jax.auction.system import PreparedRequest, System, check_levers
+from ega_jax.data.books import Books
+from ega_jax.data.market.logger import Logger
+from ega_jax.data.market.requests import Slates
+from ega_jax.evaluation.misreports import prepare_batch
+from ega_jax.evaluation.off_policy import offer_of
+from ega_jax.evaluation.serving import Judge
+from ega_jax.mechanism import Mechanism
+from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.training.mesh import map_rows
+from ega_jax.types import Slate
+
+Batch = Mapping[str, Any]
+FATES = ("shown", "reserve", "limits", "outranked", "never generated")
+SHOWN, RESERVE, LIMITS, OUTRANKED, NEVER = range(len(FATES))
+NO_LIMITS = {"max_ads": 2**30, "min_gap": 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Visits:
+    """`D` sessions with `K` slots each, and the `A` ads that were for sale in them."""
+
+    session: np.ndarray  # [D] int32 ids of the sessions in the log.
+    item: np.ndarray  # [D, K] int32 POIs served, -1 in empty slots.
+    creative: np.ndarray  # [D, K] int32, likewise.
+    is_ad: np.ndarray  # [D, K] bool.
+    bid: np.ndarray  # [D, K] float32 currency per click.
+    price: np.ndarray  # [D, K] float32 currency per click.
+    click: Mapping[str, np.ndarray]  # Judge -> [D, K] click probabilities, 0 in empty slots.
+    convert: Mapping[str, np.ndarray]  # Judge -> [D, K] probabilities, given a click.
+    is_logged: np.ndarray  # [D, K] bool, whether the log showed the same item in the slot.
+    was_clicked: np.ndarray  # [D, K] bool, whether the log's item in the slot was clicked.
+    ad: np.ndarray  # [D, A] int32 POIs of the ads for sale, -1 padding.
+    ad_bid: np.ndarray  # [D, A] float32 currency per click.
+    # [D, K] float64 probability that the policy of the log shows the item after those above it, so
+    # that their product is the propensity of the slate; NaN if the policy is unknown.
+    chance: np.ndarray
+    fate: np.ndarray  # [D, A] int8, a number of `FATES`; -1 where there is no ad.
+
+    @property
+    def judge(self) -> str:
+        """The name of the better judge: `truth` if it is known."""
+        return list(self.click)[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """The ads for sale in a batch of requests."""
+
+    poi: np.ndarray  # [B, A] int32, -1 padding.
+    bid: np.ndarray  # [B, A] float32 currency per click.
+    first: np.ndarray  # [B] int, the candidate number of the first ad.
+
+    def holds(self, candidate: np.ndarray) -> np.ndarray:
+        """Whether each ad is among the candidates `[B, V]` of its request, `[B, A]` bool."""
+        held = np.zeros(self.poi.shape, bool)
+        place = candidate - self.first[:, None]
+        row, column = np.nonzero((candidate >= 0) & (place >= 0) & (place < self.poi.shape[1]))
+        held[row, place[row, column]] = True
+        return held & (self.poi >= 0)
+
+
+def offer_in(batch: Batch, books: Books | None) -> Offer:
+    """The ads for sale in a batch, from its books or from the requests' own lists."""
+    if books is not None:
+        number = np.maximum(np.asarray(batch["book"]), 0)
+        return Offer(*books.rows(number), first=books.book_start[number])
+    poi = np.where(batch["is_ad"], batch["item"], -1)
+    return Offer(poi, np.asarray(batch["bid"]), first=np.zeros(len(poi), int))
+
+
+def visit_batch(
+    mechanism: Mechanism,
+    batch: Batch,
+    books: Books | None,
+    judges: Mapping[str, Judge],
+    rule: str | None = None,
+    logger: Logger | None = None,
+) -> Visits:
+    """Serves one batch, without its blank rows.
+
+    Args:
+      mechanism: serves the batch.
+      batch: of a log; no row is blank before the last request.
+      books: the log's books; None if requests have lists of their own.
+      judges: by name, the best one last.
+      rule: the payment rule; default: the mechanism's.
+      logger: the policy of the log; None if it is unknown.
+    """
+    real = real_rows(batch)
+    filled = np.where(real, np.arange(len(real)), np.argmax(real))  # No request may be blank.
+    batch = {name: np.asarray(x)[filled] for name, x in batch.items()}
+    slate = jax.tree.map(np.asarray, mechanism.allocate(request_of(batch), rule))
+    responses = {name: judge(batch, slate) for name, judge in judges.items()}
+    offer = offer_in(batch, books)
+    seen = Visits(
+        session=batch["session"],
+        item=slate.items,
+        creative=slate.creatives,
+        is_ad=slate.is_ad,
+        bid=slate.bid,
+        price=slate.price_per_click,
+        click={name: np.asarray(click) for name, (click, _, _) in responses.items()},
+        convert={name: np.asarray(convert) for name, (_, _, convert) in responses.items()},
+        is_logged=(slate.items == batch["shown_poi"]) & (slate.items >= 0),
+        was_clicked=np.asarray(batch["click_poi"]),
+        ad=offer.poi,
+        ad_bid=offer.bid,
+        chance=_chance(logger, batch, books, slate),
+        fate=_fates(mechanism, batch, offer),
+    )
+    return Visits(**{name: jax.tree.map(lambda x: x[real], x) for name, x in vars(seen).items()})
+
+
+def _chance(logger: Logger | None, batch: Batch, books: Books | None, slate: Slate) -> np.ndarray:
+    """The field `chance` of `Visits`."""
+    if logger is None or books is None:
+        return np.full(slate.items.shape, np.nan)
+    slates = Slates(slate.items, slate.creatives, slate.is_ad)
+    return np.asarray(logger.propensity(*offer_of(batch, books), slates), np.float64)
+
+
+def _fates(mechanism: Mechanism, batch: Batch, offer: Offer) -> np.ndarray:
+    """The fate `[B, A]` of each ad for sale in a batch."""
+    system, request, levers = mechanism.system, request_of(batch), mechanism.levers
+    free = check_levers(levers, NO_LIMITS)
+    shown, rivals = _candidates(system, prepare_batch(system, request, levers))
+    shown_freely, _ = _candidates(system, prepare_batch(system, request, free))
+    fate = np.full(offer.poi.shape, NEVER, np.int8)
+    fate[offer.holds(np.asarray(rivals))] = OUTRANKED
+    fate[offer.holds(np.asarray(shown_freely))] = LIMITS
+    fate[offer.bid < float(levers.reserve)] = RESERVE
+    fate[offer.holds(np.asarray(shown))] = SHOWN
+    fate[offer.poi < 0] = -1
+    return fate
+
+
+@jax.jit
+def _candidates(system: System, prepared: PreparedRequest) -> tuple[jax.Array, jax.Array]:
+    """The candidates of the ads shown `[B, K]`, and of all that competed `[B, V]`; -1 for none."""
+
+    def one(prepared: PreparedRequest) -> tuple[jax.Array, jax.Array]:
+        allocation, menu = system.allocate(prepared)
+        return allocation.ads.ad, jnp.asarray(menu.rivals.ad)
+
+    return map_rows(one, prepared)
