@@ -20,13 +20,15 @@ def fold_where(
       function: `(rows [chunk] int32, state) -> state`; rows from `R` on are padding, to be clipped
         when read and dropped when written.
       where: `[R]` bool, the selected rows.
-      chunk: rows per call, static.
+      chunk: rows per call, static; `R` if there are fewer.
       state: a pytree.
 
     Returns:
       The last state.
     """
     num_rows, count = where.shape[0], where.sum()
+    # XLA drops all writes of several rows into one: a chunk may not exceed the rows.
+    chunk = min(chunk, num_rows)
     wanted = jnp.nonzero(where, size=num_rows + chunk, fill_value=num_rows)[0].astype(jnp.int32)
 
     def step(carry):

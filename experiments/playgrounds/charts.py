@@ -24,8 +24,9 @@ class CurveCharts:
 
     def __init__(self):
         """Makes empty charts."""
-        self._source: Any = ColumnDataSource({column: np.zeros(0) for column in COLOURS})
+        self._source: Any = ColumnDataSource()
         self._marks: list[Span] = []
+        self.show(None, 0.0)
         self.clicks = self._chart("click rate", ["clicks"])
         self.prices = self._chart("currency per click", ["bid", "price", "myerson"])
         self.prices.x_range = self.clicks.x_range

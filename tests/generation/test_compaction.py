@@ -24,6 +24,14 @@ def test_wanted_rows_are_as_if_all_were_computed(chunk, share):
     chex.assert_trees_all_equal(found["row"], np.where(where, np.arange(11), 0))
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+def test_a_single_row_is_computed(chunk):
+    """Compiled writes of a chunk of several rows into one row would all be dropped."""
+    rows, every = jnp.array([[3, 4]]), jnp.ones(1, bool)
+    double = lambda rows_of: map_distinct(lambda index: 2 * rows_of[index], rows_of, every, chunk)
+    assert jax.jit(double)(rows).tolist() == [[6, 8]]
+
+
 def test_the_work_follows_the_number_of_wanted_rows():
     calls = []
 
