@@ -44,6 +44,7 @@ BROADCASTING = (  # Folders whose tests run models.
     "generation",
     "payment",
     "phases",
+    "playground",
     "reward",
 )
 _MAPS = Path("/proc/self/maps")  # Linux: a process may map 65,530 regions,

@@ -26,6 +26,7 @@ STAGES = (  # In order of flow.
     "phases",
     "evaluation",
     "reporting",
+    "playground",
     "baselines",
     "systems",
 )

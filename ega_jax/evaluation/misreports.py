@@ -14,14 +14,14 @@ from ega_jax.auction.counterfactuals import (
     counterfactuals,
     for_every_slot,
 )
-from ega_jax.auction.pricing import prices
+from ega_jax.auction.pricing import PricingConfig, prices
 from ega_jax.auction.system import Allocation, Bidders, Levers, Menu, PreparedRequest, System
 from ega_jax.evaluation.incentives import jump_brackets
 from ega_jax.generation.reports import Report
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment.regret import rerun
 from ega_jax.training.mesh import map_rows
-from ega_jax.types import AnyRequest
+from ega_jax.types import AnyRequest, Params
 
 MULTIPLES = np.arange(81) / 40.0  # Reports as multiples of the value: 0 and 80 in (0, 2].
 NUM_JUMPS = 4  # Number of an ad's largest click jumps that are bisected.
@@ -103,33 +103,55 @@ def _losing(menu: Menu, winning: Bidders, number: int) -> Bidders:
 @functools.partial(jax.jit, static_argnames="pricing")
 def _report(system, networks, pricing, prepared, fair, reports) -> Reported:
     """Returns outcomes `[B, A, J]` of reports `[B, A, J]` in currency."""
-
-    def one(x) -> Reported:
-        prepared, ads, known, reports = x
-        of_each = jax.tree.map(lambda x: jnp.repeat(x, reports.shape[1], axis=0), known)
-
-        def outcomes_of(ads: jax.Array, bids: jax.Array) -> Reported:
-            allocations, menus = system.allocate_each(prepared, Report(ads, bids))
-            return jax.vmap(outcome)(bids, ads, allocations, menus, of_each)
-
-        def outcome(bid, ad, allocation, menu, known) -> Reported:
-            at_every_slot = for_every_slot(known, allocation.candidate.shape[0])
-            every = prices(networks, pricing, prepared.levers, allocation, menu, at_every_slot)
-            slot = jnp.argmax(allocation.candidate == ad)
-            shown = (allocation.candidate[slot] == ad) & (ad >= 0)
-            return Reported(
-                bid=bid,
-                clicks=clicks_of(allocation, ad),
-                price={rule: price[slot] for rule, price in every.items()},
-                slot=jnp.where(shown, slot, -1),
-                item=allocation.item,
-                creative=allocation.creative,
-                is_ad=allocation.is_ad,
-            )
-
-        return rerun(outcomes_of, ads, reports)
-
+    one = lambda x: report_each(system, networks, pricing, *x)
     return map_rows(one, (prepared, fair.ad, fair.known, reports))
+
+
+def report_each(
+    system: System,
+    networks: dict[str, Params],
+    pricing: PricingConfig,
+    prepared: PreparedRequest,
+    ads: jax.Array,
+    known: Counterfactuals,
+    reports: jax.Array,
+) -> Reported:
+    """Allocates and prices one request again for each report of each ad.
+
+    Args:
+      system: the system that allocates.
+      networks: parameters of the payment networks, by head.
+      pricing: sizes of the payment networks and of their inputs.
+      prepared: the request.
+      ads: `[A]` int32 candidates, -1 for none.
+      known: counterfactuals of these ads, `[A]`.
+      reports: `[A, J]` currency per click.
+
+    Returns:
+      The outcomes, `[A, J]`.
+    """
+    of_each = jax.tree.map(lambda x: jnp.repeat(x, reports.shape[1], axis=0), known)
+
+    def outcomes_of(ads: jax.Array, bids: jax.Array) -> Reported:
+        allocations, menus = system.allocate_each(prepared, Report(ads, bids))
+        return jax.vmap(outcome)(bids, ads, allocations, menus, of_each)
+
+    def outcome(bid, ad, allocation, menu, known) -> Reported:
+        at_every_slot = for_every_slot(known, allocation.candidate.shape[0])
+        every = prices(networks, pricing, prepared.levers, allocation, menu, at_every_slot)
+        slot = jnp.argmax(allocation.candidate == ad)
+        shown = (allocation.candidate[slot] == ad) & (ad >= 0)
+        return Reported(
+            bid=bid,
+            clicks=clicks_of(allocation, ad),
+            price={rule: price[slot] for rule, price in every.items()},
+            slot=jnp.where(shown, slot, -1),
+            item=allocation.item,
+            creative=allocation.creative,
+            is_ad=allocation.is_ad,
+        )
+
+    return rerun(outcomes_of, ads, reports)
 
 
 def explore(mechanism: Mechanism, prepared: PreparedRequest, fair: Truthful) -> Reported:
