@@ -123,12 +123,11 @@ def lowest_bids(system: System, prepared: PreparedRequest, shown: Allocation) ->
         again, _ = system.allocate_each(prepared, Report(ads, reports))
         return again.candidate[slots, slots] == shown.candidate
 
-    def halve(_, bounds):
+    def halve(step, bounds):
         low, high = bounds
-        middle = (low + high) / 2
-        kept = keeps(middle)
-        return jnp.where(kept, low, middle), jnp.where(kept, middle, high)
+        tried = jnp.where(step == 0, 0.0, (low + high) / 2)  # First 0, at which some keep theirs.
+        kept = keeps(tried)
+        return jnp.where(kept, low, tried), jnp.where(kept, tried, high)
 
-    free = keeps(jnp.zeros_like(shown.bid))
-    _, high = jax.lax.fori_loop(0, BISECTIONS, halve, (jnp.zeros_like(shown.bid), shown.bid))
-    return jnp.where(shown.is_ad & ~free, high, 0.0)
+    _, high = jax.lax.fori_loop(0, BISECTIONS + 1, halve, (jnp.zeros_like(shown.bid), shown.bid))
+    return jnp.where(shown.is_ad, high, 0.0)

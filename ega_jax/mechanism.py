@@ -86,13 +86,31 @@ class Mechanism:
             rule is unknown, a lever is unknown or out of range, or the book does not serve the
             levers.
         """
-        return serve(*self.arguments(request, rule, **levers))
+        return self.allocate_with_menu(request, rule, **levers)[0]
+
+    def allocate_along(
+        self, request: AnyRequest, rule: str | None, lever: str, values: Sequence[float]
+    ) -> Slate:
+        """Does what `allocate` does for `V` values of one lever.
+
+        What does not depend on the lever is computed once: along `kappa`, which chooses from the
+        menu, the search.
+
+        Returns:
+          The slates `[V, B, K]`.
+
+        Raises:
+          UserError: as for `allocate`.
+        """
+        found = [self.arguments(request, rule, **{lever: value}) for value in values]
+        checked_values = np.array([vars(levers)[lever] for *_, levers, _ in found])
+        return _serve_along(*found[0], lever, checked_values)
 
     def allocate_with_menu(
         self, request: AnyRequest, rule: str | None = None, **levers: float
     ) -> tuple[Slate, Menu]:
         """Does what `allocate` does, and also returns the menus from which slates were chosen."""
-        return _serve_with_menus(*self.arguments(request, rule, **levers))
+        return serve(*self.arguments(request, rule, **levers))
 
     def arguments(
         self, request: AnyRequest, rule: str | None = None, **levers: float
@@ -266,25 +284,31 @@ def serve(
     request: AnyRequest,
     levers: Levers,
     chosen: ChosenRule,
-) -> Slate:
-    """Slates of a batch of requests, with the prices of one rule."""
-    slates = functools.partial(_slates, system, networks, pricing, levers, chosen)
-    return split_rows(lambda request: slates(request)[0], request)
+) -> tuple[Slate, Menu]:
+    """Slates of a batch of requests, with the prices of one rule, and the menus of the slates."""
+    return split_rows(
+        functools.partial(_slates, system, networks, pricing, levers, chosen), request
+    )
 
 
-@functools.partial(jax.jit, static_argnames="pricing")
-def _serve_with_menus(
+@functools.partial(jax.jit, static_argnames=("pricing", "lever"))
+def _serve_along(
     system: System,
     networks: dict[str, Params],
     pricing: PricingConfig,
     request: AnyRequest,
     levers: Levers,
     chosen: ChosenRule,
-) -> tuple[Slate, Menu]:
-    """The slates of `serve`, with their menus."""
-    return split_rows(
-        functools.partial(_slates, system, networks, pricing, levers, chosen), request
-    )
+    lever: str,
+    values: jax.Array,
+) -> Slate:
+    """Slates `[V, B, K]` for the values `[V]` of one lever."""
+
+    def at(value: jax.Array) -> Slate:
+        moved = dataclasses.replace(levers, **{lever: value})
+        return serve(system, networks, pricing, request, moved, chosen)[0]
+
+    return jax.vmap(at)(values)
 
 
 def _slates(

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from tiny_cascade import tiny_cascade, tiny_gr
 from tiny_mechanism import tiny_mechanism
-from tiny_models import LEVERS, K, N, P, R, T, random_requests
+from tiny_models import LEVERS, K, N, P, R, T, random_requests, tiny_ega
 
 from ega_jax import mechanism
 from ega_jax.auction.pricing import RULES, PricingConfig
 from ega_jax.auction.system import Levers, check_levers
+from ega_jax.errors import UserError
 from ega_jax.mechanism import TRUTHFUL, Mechanism, checked, mechanism_folder
 from ega_jax.request_rules import RequestSizes
 from ega_jax.training.checkpoints import save_tree
@@ -44,6 +45,18 @@ def test_every_rule_prices_within_the_bid(rule):
                 assert price == 0
             assert 0 < slate.pctr[row, slot] < 1 or item == -1
     assert slate.is_ad.any()
+
+
+@pytest.mark.parametrize("make", [tiny_ega, tiny_cascade, tiny_gr])
+@pytest.mark.parametrize(("lever", "rule"), [("kappa", "first_price"), ("alpha", "gsp")])
+def test_slates_along_a_lever_are_those_of_each_value(make, lever, rule):
+    m, values = dataclasses.replace(tiny_mechanism(), system=make()), (0.5, 2.0, 16.0)
+    along = m.allocate_along(REQUESTS, rule, lever, values)
+    for place, value in enumerate(values):
+        one = jax.tree.map(lambda x, place=place: x[place], along)
+        chex.assert_trees_all_close(one, m.allocate(REQUESTS, rule, **{lever: value}), rtol=1e-5)
+    with pytest.raises(UserError, match="kappa"):
+        m.allocate_along(REQUESTS, rule, "kappa", (1.0, -1.0))
 
 
 def test_a_slate_comes_with_the_menu_from_which_it_was_chosen():

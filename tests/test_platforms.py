@@ -70,7 +70,7 @@ def test_serving(auction, monkeypatch):
     request = request_of(auction.batch(2))
 
     def serve(system, networks, request, levers, chosen):
-        return mechanism.serve(system, networks, served.pricing, request, levers, chosen)
+        return mechanism.serve(system, networks, served.pricing, request, levers, chosen)[0]
 
     chosen, levers = served._settings("threshold", {})
     assert lowers(serve, served.system, served.networks, request, levers, chosen)

@@ -18,6 +18,7 @@ from ega_jax.evaluation.records import (
     LIFTS,
     ON_FRONTIER,
     OTHERS,
+    OWN,
     PRICED,
     VALUED,
     Record,
@@ -29,7 +30,7 @@ SCORERS = ("model", "truth")
 METRICS = ("value", "rpm", *VALUED[1:], "surplus", *JUDGED, *COSTS, *LIFTS)
 COLUMNS = ("system", "scorer", "metric", "mean", "low", "high", "markets", "sessions")
 FRONTIER_COLUMNS = ("system", "lever", "setting", "market", *ON_FRONTIER)
-_STYLES = {"alpha": "o-", "beta": "s--", "kappa": "^:"}  # Of the curve along each lever.
+_STYLES = {OWN[0]: "*", "alpha": "o-", "beta": "s--", "kappa": "^:"}  # Of each curve.
 
 
 def rows_of(records: Iterable[Record], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -208,7 +209,7 @@ def draw_frontier(points: Sequence[Mapping[str, Any]], path: Path) -> None:
                 if (p["system"], p["lever"], p["market"]) == (system, lever, market)
             ]
             if own:
-                colour, style = f"C{names.index(system) % 10}", _STYLES.get(lever, "-")
+                colour, style = f"C{names.index(system) % 10}", _STYLES[lever]
                 axes.plot(*zip(*own, strict=True), style, color=colour, label=f"{system}, {lever}")
         axes.set(xlabel="CTR-poi", ylabel="value per 1000 impressions", title=f"market {market}")
         axes.legend(fontsize=7)

@@ -51,5 +51,5 @@ def each_alone(request: AnyRequest) -> list[AnyRequest]:
 @functools.partial(jax.jit, static_argnums=2)
 def _served(system, networks, pricing, *others) -> jax.Array:
     """FLOPs of `ega_jax.mechanism.serve`."""
-    call = lambda system, networks, *others: serve(system, networks, pricing, *others)
+    call = lambda system, networks, *others: serve(system, networks, pricing, *others)[0]
     return counting(call)(system, networks, *others)

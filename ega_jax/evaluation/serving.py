@@ -1,7 +1,8 @@
 """Serving logged sessions under given levers: value, revenue and responses (paper sec. 5)."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -143,14 +144,36 @@ def served_batch(
     """Serves one batch; all outcomes of blank rows are 0. The arguments are those of `served`."""
     batch, real = without_blanks(batch)  # No request may be blank.
     slate = jax.tree.map(np.asarray, mechanism.allocate(request_of(batch), rule, **levers))
-    shown = (slate.items >= 0) & real[:, None]
-    return {name: _outcomes(slate, shown, *judge(batch, slate)) for name, judge in judges.items()}
+    return _judged(slate, batch, real, judges)
+
+
+def served_along(
+    mechanism: Mechanism,
+    batch: Batch,
+    judges: Mapping[str, Judge],
+    rule: str,
+    lever: str,
+    values: Sequence[float],
+) -> list[dict[str, Outcomes]]:
+    """What `served_batch` returns for each of several values of one lever."""
+    batch, real = without_blanks(batch)
+    slates = jax.device_get(mechanism.allocate_along(request_of(batch), rule, lever, values))
+    each = [jax.tree.map(operator.itemgetter(place), slates) for place in range(len(values))]
+    return [_judged(slate, batch, real, judges) for slate in each]
 
 
 def joined(parts: Iterable[Outcomes]) -> Outcomes:
     """Returns the sessions of all parts, in order."""
     columns = zip(*(vars(part).values() for part in parts), strict=True)
     return Outcomes(*map(np.concatenate, columns))
+
+
+def _judged(
+    slate: Slate, batch: Batch, real: np.ndarray, judges: Mapping[str, Judge]
+) -> dict[str, Outcomes]:
+    """The outcomes of the slates of a batch; 0 in rows that are not `real`."""
+    shown = np.asarray(slate.items >= 0) & real[:, None]
+    return {name: _outcomes(slate, shown, *judge(batch, slate)) for name, judge in judges.items()}
 
 
 def _outcomes(slate: Slate, shown: np.ndarray, click: Any, image: Any, convert: Any) -> Outcomes:

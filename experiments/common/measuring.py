@@ -7,9 +7,10 @@ where it stopped, and other systems of the market are compared with it later.
 import dataclasses
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from ega_jax.data.ad_logs import SPLITS, split_bounds
@@ -17,7 +18,7 @@ from ega_jax.data.market.logger import Logger
 from ega_jax.evaluation.auction import Judged, judge_batch, scores
 from ega_jax.evaluation.flops import each_alone, flops_per_request
 from ega_jax.evaluation.records import OWN, ByJudge, Results, Served
-from ega_jax.evaluation.serving import Judge, Outcomes, judges_of, served_batch
+from ega_jax.evaluation.serving import Judge, Outcomes, judges_of, served_along, served_batch
 from ega_jax.evaluation.visits import Visits, visit_batch
 from ega_jax.phases.auction import AuctionTraining, real_requests, real_rows, request_of
 from ega_jax.setting import leaves
@@ -35,6 +36,8 @@ FRONTIER: Mapping[str, tuple[float, ...]] = {  # Lever -> its settings, declared
     "beta": (0.0, 0.5, 2.0, 8.0, 16.0, 32.0),
     "kappa": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
+CHOOSING = {"kappa"}  # Levers on which no search depends: they choose from what it finds.
+CHOOSING = {"kappa"}  # Levers on which no search depends: they choose from what it finds.
 LATENCY_LIMIT_S = 5.0
 COUNTED = 16  # Requests whose FLOPs are counted.
 
@@ -92,19 +95,26 @@ class Measured:
     @property
     def frontier(self) -> dict[tuple[str, float], ByJudge]:
         """Outcomes by judge at the system's own levers, and along each that has an effect."""
-        own = {lever: getattr(self.run.levers, lever) for lever in FRONTIER}
         points = {
-            (lever, value): self._at(lever, value) if value != own[lever] else self.value
+            (lever, value): point
             for lever, values in FRONTIER.items()
             if lever in followed_levers(self.run)
-            for value in values
+            for value, point in self._points(lever, values).items()
         }
         return {OWN: self.value} | points
 
-    def _at(self, lever: str, value: float) -> ByJudge:
-        """Outcomes with one lever changed."""
-        part = f"value-{lever}-{value:g}"
-        return self._served(part, self.sessions.value, SLATES_ONLY, **{lever: value})
+    def _points(self, lever: str, values: Sequence[float]) -> dict[float, ByJudge]:
+        """Outcomes by judge for each value of one lever; at its own they are those of `value`."""
+        own, num_sessions = getattr(self.run.levers, lever), self.sessions.value
+        others = [value for value in values if value != own]
+        if lever in CHOOSING:
+            found = self._along(lever, others, num_sessions)
+        else:
+            part = f"value-{lever}"
+            at = lambda x: self._served(f"{part}-{x:g}", num_sessions, SLATES_ONLY, **{lever: x})
+            found = [at(value) for value in others]
+        points = dict(zip(others, found, strict=True))
+        return {value: points.get(value, self.value) for value in values}
 
     @property
     def visits(self) -> Visits:
@@ -176,9 +186,14 @@ class Measured:
         trained = {name.removesuffix("_rate").removesuffix("_threshold") for name in self.seconds}
         return {phase: number for phase, number in seen.items() if phase in trained}
 
+    @property
+    def _judges(self) -> dict[str, Judge]:
+        """The judges of the slates by name."""
+        return judges_of(truth_of(self.run)) | dict(self.other_judges)
+
     def _served(self, part: str, num_sessions: int, rule: str, **levers: float) -> ByJudge:
         """Outcomes of some sessions by judge, under a rule and changed levers."""
-        judges = judges_of(truth_of(self.run)) | dict(self.other_judges)
+        judges = self._judges
 
         def outcomes(batch: Batch) -> dict[str, Any]:
             found = served_batch(self.run.mechanism, batch, judges, rule, **levers)
@@ -186,6 +201,26 @@ class Measured:
 
         table = self._table(part, num_sessions, outcomes)
         return {judge: Outcomes(**columns) for judge, columns in table.items()}
+
+    def _along(self, lever: str, values: Sequence[float], num_sessions: int) -> list[ByJudge]:
+        """Outcomes by judge at several values of one lever; each request is searched once."""
+        judges = self._judges
+
+        def outcomes(batch: Batch) -> dict[str, Any]:
+            mechanism = self.run.mechanism
+            found = served_along(mechanism, batch, judges, SLATES_ONLY, lever, values)
+            plain = [{judge: vars(each) for judge, each in point.items()} for point in found]
+            return jax.tree.map(lambda *x: np.stack(x, axis=1), *plain)
+
+        part = f"value-{lever}-" + "-".join(f"{value:g}" for value in values)
+        table = self._table(part, num_sessions, outcomes)
+        return [
+            {
+                judge: Outcomes(**{name: x[:, n] for name, x in columns.items()})
+                for judge, columns in table.items()
+            }
+            for n in range(len(values))
+        ]
 
     def _table(
         self, part: str, num_sessions: int, rows_of: Callable[[Batch], dict[str, Any]]
