@@ -38,6 +38,7 @@ FRONTIER: Mapping[str, tuple[float, ...]] = {  # Lever -> its settings, declared
 }
 CHOOSING = {"kappa"}  # Levers on which no search depends: they choose from what it finds.
 CHOOSING = {"kappa"}  # Levers on which no search depends: they choose from what it finds.
+SEARCHED_ONCE = 512  # Sessions from which one search for all their settings pays for compiling it.
 LATENCY_LIMIT_S = 5.0
 COUNTED = 16  # Requests whose FLOPs are counted.
 
@@ -107,7 +108,7 @@ class Measured:
         """Outcomes by judge for each value of one lever; at its own they are those of `value`."""
         own, num_sessions = getattr(self.run.levers, lever), self.sessions.value
         others = [value for value in values if value != own]
-        if lever in CHOOSING:
+        if lever in CHOOSING and num_sessions >= SEARCHED_ONCE:
             found = self._along(lever, others, num_sessions)
         else:
             part = f"value-{lever}"

@@ -97,6 +97,26 @@ def record(root, name):
     return read_json(path)
 
 
+def test_one_search_serves_all_settings_of_kappa(tabulated, monkeypatch):
+    run = runs.find_system(tabulated[1] / "run" / "market-0", "ega")
+    measured = measuring.Measured(run, "gsp", measuring.Sessions(value=8, rpm=4, psi=4))
+    monkeypatch.setattr(measuring, "FRONTIER", {"kappa": (0.0, 4.0, 9.0)})
+    before = measured.frontier
+    monkeypatch.setattr(measuring, "SEARCHED_ONCE", 8)
+    monkeypatch.setattr(measuring, "served_batch", lambda *_: pytest.fail("searched again"))
+    after = measured.frontier
+    assert (run.folder / "measured" / "value-kappa-4-9-test-8").exists()
+    assert after.keys() == before.keys()
+    jax.tree.map(np.testing.assert_allclose, vars_of(after), vars_of(before))
+
+
+def vars_of(frontier):
+    return {
+        point: {judge: vars(each) for judge, each in found.items()}
+        for point, found in frontier.items()
+    }
+
+
 def test_all_systems_are_in_their_tables(tabulated):
     _, root = tabulated
     expected = {"table2": ("mca", "gr", "ega"), "table3": tables.TABLE3}
