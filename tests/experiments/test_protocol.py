@@ -17,7 +17,7 @@ SHORT = (  # Groups of settings whose training is cut short.
     *(f"cascade.{name}" for name in ("tiger", "two_tower", "hstu", "peri_cr", "cga", "cross_dqn")),
 )
 NUM_STEPS = 120
-SESSIONS = {"value": 512, "rpm": 256, "psi": 16}
+SESSIONS = {"value": 128, "rpm": 64, "psi": 8}
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -29,6 +29,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_all_systems_are_compared_on_two_markets(tmp_path):
     results = tmp_path / "results"
     steps = [f"--config.{group}.num_steps={NUM_STEPS}" for group in SHORT]
+    steps += ["--config.payment.num_sessions=64"]
     sessions = [f"--{part}_sessions={number}" for part, number in SESSIONS.items()]
     places = [f"--workdir={tmp_path / 'run'}", f"--results={results}"]
     config = "--config=experiments/configs/market.py:tiny"
