@@ -11,7 +11,7 @@ import numpy as np
 from ega_jax.data.books import Books
 from ega_jax.data.item_rules import open_pois
 from ega_jax.data.texts import read_tags, read_texts
-from ega_jax.phases.auction import real_rows
+from ega_jax.phases.auction import real_requests
 from ega_jax.types import Request
 
 
@@ -56,10 +56,7 @@ class LoggedRequests:
           batches: as `AuctionTraining.sessions` gives them; blank rows are left out.
           books: the log's books; None if its sessions list their ads.
         """
-        kept = [
-            {name: np.asarray(x)[real_rows(batch)] for name, x in batch.items()}
-            for batch in batches
-        ]
+        kept = [real_requests(batch) for batch in batches]
         rows = {name: np.concatenate([batch[name] for batch in kept]) for name in kept[0]}
         if books is not None:
             rows |= _listed(books, rows["book"], rows["organic"])

@@ -10,13 +10,13 @@ import socket
 import time
 
 import pytest
+from browsing import opened
 from tiny_runs import forkserver, run_apart, run_command
 
 from experiments.common.runs import find_system
 from experiments.playground import playground_of
 
 pytest.importorskip("panel")
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SMALLEST = 12.0  # Pixels of text.
 WAIT_S = 120
 
@@ -56,22 +56,10 @@ def address_of_page(finished, tmp_path_factory):
 
 @contextlib.contextmanager
 def visit(url, width):
-    """A browser's page, its messages and the addresses that it asks for."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if BROWSER is None:
-        pytest.skip("no Chromium here")
-    messages, requests = [], []
-    with playwright.sync_playwright() as run:
-        chromium = run.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda message: messages.append(message))
-        page.on("pageerror", lambda error: messages.append(error))
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("websocket", lambda socket: requests.append(socket.url))
-        page.goto(url)
-        page.locator("ol.slate li").first.wait_for()
-        yield page, messages, requests
-        chromium.close()
+    """The page in a browser, once it shows a slate; see `opened`."""
+    with opened(url, width) as found:
+        found[0].locator("ol.slate li").first.wait_for()
+        yield found
 
 
 def kinds(page):

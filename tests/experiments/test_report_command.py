@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from absl.testing import flagsaver
+from browsing import opened
 from tiny_auction import training
 from tiny_runs import Flag, run_apart
 
@@ -124,17 +125,7 @@ def test_a_report_that_fails_leaves_no_file(reported, tmp_path, monkeypatch):
 @pytest.mark.parametrize("width", [1280, 400])
 def test_a_browser_shows_it_without_scrolling_sideways(reported, tmp_path, width):
     """The page asks for nothing else, and text in figures is large enough to read."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here")
-    messages, requests = [], []
-    with playwright.sync_playwright() as run:
-        chromium = run.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = chromium.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda message: messages.append(message.text))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto((reported / "report.html").as_uri())
+    with opened((reported / "report.html").as_uri(), width) as (page, messages, requests):
         page.screenshot(path=tmp_path / f"report-{width}.png", full_page=True)
         widest = page.evaluate("document.documentElement.scrollWidth")
         heights = page.evaluate(
@@ -142,7 +133,6 @@ def test_a_browser_shows_it_without_scrolling_sideways(reported, tmp_path, width
             " const m = text.getScreenCTM();"  # Labels of axes are rotated.
             " return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(m.a, m.b); })"
         )
-        chromium.close()
     assert widest <= width
     assert min(heights) >= SMALLEST
     assert messages == []
