@@ -25,8 +25,9 @@ KINDS: dict[str, SystemKind] = {
 }
 ABLATIONS: dict[str, Mapping[str, Any]] = {  # Ablation of EGA -> the settings that it changes.
     "ega-mtp": {"generator.multi_token": False},
-    "ega-end": {"alignment.joint_rows": 2},
+    "ega-end": {"alignment.one_stage": True},
     "ega-bid": {"allocation.token_bid": "mean"},
+    "ega-ecpm": {"allocation.token_value": "ecpm"},
     "ega-gsp": {"auction.rule": "gsp"},
     "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
 }

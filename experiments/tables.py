@@ -51,7 +51,7 @@ from experiments.common.protocol import TUNING_MARKET, Market, kind_of
 
 command.define_config()
 flags.adopt_module_key_flags(command)
-TABLE3 = ("ega", "ega-mtp", "ega-end", "ega-bid", "ega-gsp", "ega-unaligned")
+TABLE3 = ("ega", "ega-ecpm", "ega-mtp", "ega-end", "ega-bid", "ega-gsp", "ega-unaligned")
 _MARKETS = flags.DEFINE_list("markets", ["0", "1", "2"], "Numbers of markets; none: only merge.")
 _ONLY = flags.DEFINE_list("only", None, "Systems to run; default: all.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder for the tables.")

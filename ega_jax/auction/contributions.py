@@ -5,6 +5,7 @@ from typing import Protocol
 import chex
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from ega_jax.auction.system import Menu, PreparedRequest
 from ega_jax.generation.compaction import map_where
@@ -17,6 +18,15 @@ class MenuSearch(Protocol):
     def find_menu(self, prepared: PreparedRequest, report: Report | None = None) -> Menu:
         """See `EGA.find_menu`."""
         ...
+
+
+@struct.dataclass
+class Contributions:
+    """The winning slates of a batch of requests, and what each of their items adds."""
+
+    candidate: jax.Array  # [B, K] int32, -1 in empty slots.
+    value: jax.Array  # [B] float32 values of the slates, in currency.
+    contribution: jax.Array  # [B, K] float32 marginal contributions (31), in currency.
 
 
 def marginal_contributions(
@@ -45,7 +55,7 @@ def marginal_contributions(
     return jnp.where(found, values[chosen] - jnp.where(found, without, 0.0), 0.0), found
 
 
-def contributions(system: MenuSearch, prepared: PreparedRequest) -> tuple[jax.Array, jax.Array]:
+def contributions(system: MenuSearch, prepared: PreparedRequest) -> Contributions:
     """Winning slates and marginal contributions of their items (31), for a batch of requests.
 
     The best slate without an item is taken from the menu. The search runs again only for items
@@ -54,9 +64,6 @@ def contributions(system: MenuSearch, prepared: PreparedRequest) -> tuple[jax.Ar
     Args:
       system: the system that searches.
       prepared: the requests, from a `vmap` of `prepare`.
-
-    Returns:
-      The slates' candidates `[B, K]`, -1 in empty slots, and contributions `[B, K]` in currency.
     """
     menu = jax.vmap(system.find_menu)(prepared)
     best = jnp.argmax(menu.value, axis=-1)
@@ -72,4 +79,6 @@ def contributions(system: MenuSearch, prepared: PreparedRequest) -> tuple[jax.Ar
 
     missing = (candidate >= 0) & ~found
     searched = map_where(value_without, missing.reshape(-1), chunk=batch).reshape(batch, slots)
-    return candidate, jnp.where(missing, menu.value.max(-1)[:, None] - searched, known)
+    value = menu.value.max(-1)
+    found = jnp.where(missing, value[:, None] - searched, known)
+    return Contributions(candidate, value, found)

@@ -7,11 +7,13 @@ Bids enter in two places: the token weights of the search (21) and the values of
 import dataclasses
 from typing import Any, ClassVar
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from ega_jax.auction.contributions import contributions
+from ega_jax.auction.ecpm import listed, relative_click_rates
 from ega_jax.auction.settings import SearchSettings
 from ega_jax.auction.system import (
     Allocation,
@@ -25,7 +27,8 @@ from ega_jax.auction.system import (
     allocation_of,
     slate_value,
 )
-from ega_jax.generation.beam_search import Beams, beam_search
+from ega_jax.generation.ad_book import AdBook
+from ega_jax.generation.beam_search import Beams, beam_search, sample_slates
 from ega_jax.generation.bidding import log_weights
 from ega_jax.generation.candidates import Candidates, book_candidates, list_candidates
 from ega_jax.generation.codes import codes_of
@@ -36,7 +39,7 @@ from ega_jax.generation.joint_search import joint_search
 from ega_jax.generation.organic_queue import organic_queue, within_reach
 from ega_jax.generation.reports import Report
 from ega_jax.generation.slate_policy import Path, slate_path
-from ega_jax.reward.model import Predictions
+from ega_jax.reward.model import Memory, Predictions
 from ega_jax.types import IMPOSSIBLE, AnyRequest, BookRequest, Request
 
 _WINNERS_AT_ONCE = 4  # Chunk of distinct winning slates; there are few, as most variants share one.
@@ -80,7 +83,10 @@ class EGA(System[EGAConfig]):
     def prepare(self, request: AnyRequest, levers: Levers) -> PreparedRequest:
         """Encodes the request, and finds its ads and organic items in their book."""
         history = request.history_poi, request.history_creative
-        if isinstance(request, BookRequest):
+        reward_memory = self.encode_for_reward(request)
+        if self.config.token_value == "ecpm":
+            candidates = self._by_ecpm(request, levers, reward_memory)
+        elif isinstance(request, BookRequest):
             candidates = self._of_book(request, levers)
         else:
             candidates = self._of_list(request, levers)
@@ -91,11 +97,11 @@ class EGA(System[EGAConfig]):
                 encoded=self.decoder.encode(*history, self.items.catalogue, request.context),
                 candidates=candidates,
             ),
-            reward_memory=self.encode_for_reward(request),
+            reward_memory=reward_memory,
             levers=levers,
         )
 
-    def _of_list(self, request: Request, levers: Levers) -> Candidates:
+    def _of_list(self, request: Request, levers: Levers, **more: Any) -> Candidates:
         """Candidates of a request with a list of its own."""
         return list_candidates(
             codes_of(self.items.catalogue.poi_codes, request.item),
@@ -107,18 +113,34 @@ class EGA(System[EGAConfig]):
             num_codes=self.config.reward.num_codes,
             follows_bids=~jnp.asarray(levers.bid_free, bool),
             **self._rules(levers),
+            **more,
         )
 
     def _of_book(self, request: BookRequest, levers: Levers) -> Candidates:
         """Candidates of a request to a book; the book stays with the system."""
-        assert self.book is not None, "a request names a book, and the system has none"
+        book = self._own_book
         organic = within_reach(request.organic, self.decoder.config.num_slots, self.config.scope)
-        number = self.book.num_ads + jnp.arange(organic.size, dtype=jnp.int32)
+        number = book.num_ads + jnp.arange(organic.size, dtype=jnp.int32)
         number = jnp.where(organic >= 0, number, -1)
         codes = codes_of(self.items.catalogue.poi_codes, organic)
-        queue = organic_queue(self.book, request.book, number, organic, codes)
-        candidates = book_candidates(self.book, request.book, queue, **self._rules(levers))
+        queue = organic_queue(book, request.book, number, organic, codes)
+        candidates = book_candidates(book, request.book, queue, **self._rules(levers))
         return dataclasses.replace(candidates, book=None)
+
+    def _by_ecpm(self, request: AnyRequest, levers: Levers, memory: Memory) -> Candidates:
+        """Candidates whose tokens weigh by bids times click rates; a book becomes a list."""
+        widths = None
+        if isinstance(request, BookRequest):
+            slots, book = self.decoder.config.num_slots, self._own_book
+            request, widths = listed(request, book, slots, self.config.scope), book.widths
+        ads = jnp.where(request.is_ad, request.item, -1)
+        rate = relative_click_rates(self.reward, self.config.reward, self.items, memory, ads)
+        return self._of_list(request, levers, rate=rate, widths=widths)
+
+    @property
+    def _own_book(self) -> AdBook:
+        assert self.book is not None, "a request names a book, and the system has none"
+        return self.book
 
     def _rules(self, levers: Levers) -> dict[str, Any]:
         """The rules of a slate and of token bids, as `Candidates` takes them."""
@@ -156,6 +178,30 @@ class EGA(System[EGAConfig]):
             alpha=prepared.levers.alpha,
             beta=prepared.levers.beta,
         )
+        return self._valued(prepared, candidates, beams)
+
+    def draw_menu(self, prepared: PreparedRequest, key: chex.PRNGKey, num_samples: int) -> Menu:
+        """Draws slates independently from the policy instead of searching; see `find_menu`.
+
+        Args:
+          prepared: the request.
+          key: random key.
+          num_samples: number of slates, static.
+        """
+        candidates = self.candidates(prepared)
+        drawn = sample_slates(
+            self.decoder,
+            prepared.memory.encoded,
+            candidates,
+            key,
+            num_samples=num_samples,
+            alpha=prepared.levers.alpha,
+            beta=prepared.levers.beta,
+        )
+        return self._valued(prepared, candidates, drawn)
+
+    def _valued(self, prepared: PreparedRequest, candidates: Candidates, beams: Beams) -> Menu:
+        """The menu of slates, scored by the reward model."""
         slates = self._slates(prepared, candidates, beams.items)
         pctr = self.predict(prepared, slates.item, slates.creative, slates.is_ad).click_poi
         return _menu(beams, slates, candidates.bid(beams.items), pctr, prepared.levers)
@@ -239,7 +285,7 @@ class EGA(System[EGAConfig]):
         """Marginal contributions (31); searches without an item only if the whole menu has it."""
         del shown  # `contributions` finds the same winning slate.
         batch = jax.tree.map(lambda x: x[None], prepared)
-        return contributions(self, batch)[1][0]
+        return contributions(self, batch).contribution[0]
 
     def path(self, prepared: PreparedRequest, candidate: jax.Array) -> Path:
         """The decoding steps of a slate `[K]` of candidates, -1 in empty slots."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS
+from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS, TOKEN_VALUES
 from ega_jax.setting import setting
 
 
@@ -31,6 +31,7 @@ class SearchSettings:
 
     num_beams: int = setting(32, at_least=1)  # S
     token_bid: str = setting("max", choices=TOKEN_BIDS)  # mean: the ablation EGA-bid.
+    token_value: str = setting("bid", choices=TOKEN_VALUES)  # What an item counts with in it.
     scope: str = setting("prefix", choices=SCOPES)  # Items that count for a token's bid.
 
 

@@ -143,7 +143,7 @@ def check_gr(settings: PhaseSettings) -> None:
     """Refuses a search with bids and training in one stage.
 
     Raises:
-      UserError: `allocation.bid_free` is False, or `alignment.joint_rows` is not 0.
+      UserError: `allocation.bid_free` is False, or `alignment.one_stage` is True.
     """
     check_stages(settings)
     if not settings.allocation.bid_free:

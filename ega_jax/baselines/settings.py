@@ -60,7 +60,7 @@ def check_stages(settings: PhaseSettings) -> None:
     """Refuses training in one stage; only EGA supports it.
 
     Raises:
-      UserError: `alignment.joint_rows` is not 0.
+      UserError: `alignment.one_stage` is True.
     """
-    if settings.alignment.joint_rows:
-        raise UserError("config.alignment.joint_rows: EGA alone trains in one stage: set it 0")
+    if settings.alignment.one_stage:
+        raise UserError("config.alignment.one_stage: EGA alone trains in one stage: set it False")

@@ -5,8 +5,9 @@ which each book is a root: a search in another book neither recompiles nor copie
 a node are consecutive, so a search looks at the children of a node and never at all its ads.
 
 Two bids are kept apart. `search_bid` decides which ad a node stands for and weighs tokens (21).
-`bid` values slates and prices clicks. They are equal where the search follows live bids. In a
-search without bids, a book in the order of live bids would leak them into the menu.
+`bid` values slates and prices clicks. They are equal where the search follows live bids, unless
+each ad has a `rate` for this request that its bid is multiplied with. In a search without bids, a
+book in the order of live bids would leak them into the menu.
 
 `inline_book` builds the small book of one request on device; `book_ledger.BookLedger` builds and
 refreshes large ones on the host.
@@ -58,9 +59,10 @@ class AdBook:
     book_start: jax.Array  # [books + 1] int32 v has `by_poi[book_start[v]:book_start[v + 1]]`.
     total: jax.Array | None  # [V, 2] float32 sum and number of the search bids below; for means.
     layer: LayerBids | None  # For the scope "layer".
-    follows_bids: jax.Array  # [] bool, whether `search_bid` is the live bid.
+    follows_bids: jax.Array  # [] bool, whether `search_bid` is the live bid, times `rate` if any.
     widths: tuple[int, ...] = struct.field(pytree_node=False)  # Most children of a node, by depth.
     largest: int = struct.field(pytree_node=False)  # A book has at most so many ads.
+    rate: jax.Array | None = None  # [n] float32 search bid over live bid; None: 1.
 
     @property
     def num_ads(self) -> int:

@@ -1,4 +1,4 @@
-"""Constrained beam search over slates (paper sec. 4.3.2, eq. 23).
+"""Constrained beam search over slates (paper sec. 4.3.2, eq. 23), and samples of the same policy.
 
 The search is a `lax.scan` over slots, and over layers whose options have the same static width, so
 that the step is compiled rarely. Caches grow with the slates. A beam's score is the sum of its log
@@ -31,6 +31,7 @@ T = TypeVar("T")
 GROWTH = 6  # Slots by which caches grow; the scan body is compiled once per cache size.
 
 Carry = tuple["Search", "Past"]
+Proceed = Callable[["Search", jax.Array, jax.Array], "Continuations"]
 
 
 @struct.dataclass
@@ -105,8 +106,64 @@ def beam_search(
       The slates, best first. If fewer than `S` slates are possible, `where` is False for the
       remaining beams.
     """
+    num_slots = decoder.config.num_slots if num_slots is None else num_slots
+    # A single slot is unrolled, so one beam may start it.
+    live = jnp.arange(1 if num_slots == 1 else num_beams) == 0
+    proceed = lambda search, log_z, _: best_continuations(search, log_z, num_beams)
+    return _search(decoder, memory, candidates, live, proceed, num_slots, alpha, beta)
+
+
+def sample_slates(
+    decoder: Decoder,
+    memory: Any,
+    candidates: SlateSpace,
+    key: chex.PRNGKey,
+    *,
+    num_samples: int,
+    alpha: chex.Numeric = 1.0,
+    beta: chex.Numeric = 1.0,
+) -> Beams:
+    """Draws slates of one request from the policy, code by code by probability (22).
+
+    The draws are independent, so a slate may be drawn more than once.
+
+    Args:
+      decoder: the generator.
+      memory: the encoded history of one request, without a batch axis.
+      candidates: the items that may be shown.
+      key: random key.
+      num_samples: number of slates, static.
+      alpha: exponent of token bids (21).
+      beta: floor of token weights (21).
+
+    Returns:
+      The slates as they were drawn, in place of the `S` beams.
+    """
+    live = jnp.ones(num_samples, bool)
+    proceed = lambda search, log_z, number: drawn_continuations(
+        search, log_z, jax.random.fold_in(key, number)
+    )
+    num_slots = decoder.config.num_slots
+    return _search(decoder, memory, candidates, live, proceed, num_slots, alpha, beta)
+
+
+def _search(
+    decoder: Decoder,
+    memory: Any,
+    candidates: SlateSpace,
+    live: jax.Array,
+    proceed: Proceed,
+    num_slots: int,
+    alpha: chex.Numeric,
+    beta: chex.Numeric,
+) -> Beams:
+    """Extends empty slates code by code; see `beam_search`.
+
+    `live [S]` tells which rows start with an empty slate; the others are unused beams. `proceed`
+    chooses the continuations from the slates so far, the log-probabilities `[S, F]` of their
+    options, and the number of the decoding step.
+    """
     config = decoder.config
-    num_slots = config.num_slots if num_slots is None else num_slots
     positions = decoder.positions(num_slots).reshape(num_slots, config.num_layers, config.width)
 
     def next_code(carry: Carry, step: tuple[Any, Any, jax.Array], width: int) -> Carry:
@@ -117,16 +174,13 @@ def beam_search(
         hidden, past = _decode(decoder, memory, past, position, number, t)
         options = candidates.options(layer, prefix_of(search, candidates.root, t, layer), width)
         scores = option_scores(decoder.poi_logits(hidden, layer), options, alpha, beta)
-        best = best_continuations(search, log_probs_of(scores), num_beams)
+        best = proceed(search, log_probs_of(scores), number)
         node, code = (x[best.parent, best.place] for x in (options.node, options.code))
         search = with_item(extended(search, best, node, code, number), candidates, t, layer)
         x = decoder.code_input(search.codes[:, number], layer)
         return search, dataclasses.replace(_rows(past, best.parent), x=x)
 
-    beams = (
-        1 if num_slots == 1 else num_beams
-    )  # A single slot is unrolled, so one beam may start it.
-    carry = start(config, num_slots, beams), _no_past(decoder, num_slots, beams)
+    carry = start(config, num_slots, live), _no_past(decoder, num_slots, len(live))
     if num_slots == 1:
         for layer, width in enumerate(candidates.widths):
             carry = next_code(carry, (0, layer, positions[0, layer]), width)
@@ -157,11 +211,11 @@ def _fill_slot(
     return carry, None
 
 
-def start(config: DecoderSizes, num_slots: int, num_beams: int) -> Search:
-    """The initial state: one beam with an empty slate, and unused beams."""
-    length = num_slots * config.num_layers
+def start(config: DecoderSizes, num_slots: int, live: jax.Array) -> Search:
+    """The initial state: an empty slate where `live [S]`, and unused beams elsewhere."""
+    length, num_beams = num_slots * config.num_layers, len(live)
     return Search(
-        log_prob=jnp.where(jnp.arange(num_beams) == 0, 0.0, IMPOSSIBLE),
+        log_prob=jnp.where(live, 0.0, IMPOSSIBLE),
         chosen=jnp.full((num_beams, num_slots), -1, jnp.int32),
         codes=jnp.zeros((num_beams, length), jnp.int32),
         nodes=jnp.full((num_beams, length), -1, jnp.int32),
@@ -284,6 +338,14 @@ def best_continuations(search: Search, log_z: jax.Array, num_beams: int) -> Cont
     log_prob, flat = lax.top_k(total, num_beams)
     parent, place = jnp.minimum(flat // places, beams - 1), flat % places
     return Continuations(log_prob, parent, place, log_z[parent, place])
+
+
+def drawn_continuations(search: Search, log_z: jax.Array, key: chex.PRNGKey) -> Continuations:
+    """Continues every beam by one option, drawn from its `log_z [S, F]`."""
+    beams = jnp.arange(log_z.shape[0])
+    place = jax.random.categorical(key, log_z)
+    drawn = log_z[beams, place]
+    return Continuations(search.log_prob + drawn, beams, place, drawn)
 
 
 def extended(

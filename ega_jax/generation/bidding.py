@@ -3,7 +3,9 @@
 A token's bid is the highest bid among the items that carry the token, or their mean bid (the
 ablation "EGA-bid"). The scope selects these items: with "prefix", the available items under the
 prefix decoded so far; with "layer", all items of the request with that code at that layer, the
-literal reading of the paper. `candidates.Candidates` computes both.
+literal reading of the paper. With the token value "ecpm", which the paper does not have, an item
+counts with its bid times its click rate alone in a slate, relative to the mean of the request's
+ads. `candidates.Candidates` computes both.
 """
 
 import chex
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from ega_jax.types import IMPOSSIBLE
 
 TOKEN_BIDS = ("max", "mean")
+TOKEN_VALUES = ("bid", "ecpm")
 SCOPES = ("prefix", "layer")
 
 

@@ -284,6 +284,8 @@ class Candidates:
     @property
     def _least_bid(self) -> jax.Array:
         """The least search bid of an ad that is shown; ads of a node stand by falling bid."""
+        if self.book.rate is not None:  # Search bids are no bids; the book holds no ad below it.
+            return jnp.float32(0.0)
         return jnp.where(self.book.follows_bids, jnp.maximum(self.reserve, 0.0), 0.0)
 
     def _first_unused(self, depth, node: jax.Array, used: Used) -> tuple[jax.Array, jax.Array]:
@@ -305,7 +307,10 @@ class Candidates:
     def _reported_bid(self) -> jax.Array:
         """The search bid of the ad that reports; a search without live bids does not see it."""
         listed = jnp.maximum(self.book.search_bid[self.overlay.candidate], 0.0)
-        return jnp.where(self.book.follows_bids, self.overlay.bid, listed)
+        bid = self.overlay.bid
+        if self.book.rate is not None:
+            bid = bid * self.book.rate[self.overlay.candidate]
+        return jnp.where(self.book.follows_bids, bid, listed)
 
     @property
     def _takes_means(self) -> bool:
@@ -365,6 +370,8 @@ def list_candidates(
     min_gap: chex.Numeric = 0,
     token_bid: str = "max",
     scope: str = "prefix",
+    rate: jax.Array | None = None,
+    widths: tuple[int, ...] | None = None,
 ) -> Candidates:
     """Indexes one request's own list of candidates, on device; `vmap` it over requests.
 
@@ -384,6 +391,8 @@ def list_candidates(
       scope: the items that count for a token's bid, static: with "prefix", those under the prefix
         decoded so far that the beam may still use; with "layer", all items with the code at that
         layer.
+      rate: `[N]` float32, at least 0, by which the search multiplies an ad's bid; default: 1.
+      widths: the most children that a node of the ads' codes has, by depth, static; default: `N`.
 
     Returns:
       The indexed candidates; shapes depend only on `N`, `C`, `K` and `W`.
@@ -404,6 +413,8 @@ def list_candidates(
         token_bid=token_bid,
         scope=scope,
         num_codes=num_codes,
+        rate=rate,
+        widths=widths,
     )
     listed = listed_organic(item, where & ~is_ad)
     number, poi = (within_reach(x, num_slots, scope) for x in listed)

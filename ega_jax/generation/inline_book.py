@@ -24,6 +24,8 @@ def inline_book(
     token_bid: str,
     scope: str,
     num_codes: int,
+    rate: jax.Array | None = None,
+    widths: tuple[int, ...] | None = None,
 ) -> AdBook:
     """Builds the book of one request's own list, on device; `vmap` it over requests.
 
@@ -38,11 +40,14 @@ def inline_book(
       token_bid: "max" or "mean", static.
       scope: "prefix" or "layer", static.
       num_codes: `W`, static.
+      rate: `[N]` float32 by which the search multiplies a bid; default: 1.
+      widths: the most children that a node has, by depth, static; default: `N`.
 
     Returns:
       A forest of one book, whose ads have the numbers of their entries in the list.
     """
-    search_bid = jnp.where(follows_bids, bid, 0.0).astype(jnp.float32)
+    seen = bid if rate is None else bid * rate
+    search_bid = jnp.where(follows_bids, seen, 0.0).astype(jnp.float32)
     search_bid = jnp.where(where & eligible, search_bid, UNAVAILABLE)
     n, c = codes.shape
     end = where.sum(dtype=jnp.int32)
@@ -63,8 +68,9 @@ def inline_book(
         book_start=jnp.stack([jnp.int32(0), end]),
         layer=_layer_bids(codes, search_bid, num_codes) if scope == "layer" else None,
         follows_bids=jnp.asarray(follows_bids, bool),
-        widths=(n,) * c,
+        widths=widths or (n,) * c,
         largest=n,
+        rate=rate,
         **_joined(levels, offsets, has_totals=token_bid == "mean" and scope == "prefix"),
     )
 

@@ -101,7 +101,7 @@ def joint_search(
         past = dataclasses.replace(past, trail=past.trail[of_rows])
         return (search, past), None
 
-    begin = start(config, config.num_slots, num_beams)
+    begin = start(config, config.num_slots, jnp.arange(num_beams) == 0)
     search = jax.tree.map(lambda x: jnp.broadcast_to(x, (num_variants, *x.shape)), begin)
     carry = search, _no_past(decoder, num_variants * num_beams)
     positions = decoder.positions(config.num_slots)

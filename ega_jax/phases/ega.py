@@ -3,12 +3,12 @@
 import dataclasses
 from typing import TypeVar
 
+import chex
 import jax
-from jax import lax
 
 from ega_jax.auction import alignment
 from ega_jax.auction.alignment import AlignmentConfig, AlignmentSettings
-from ega_jax.auction.contributions import contributions
+from ega_jax.auction.credit import ESTIMATORS, Credits
 from ega_jax.auction.ega import EGA, EGAConfig
 from ega_jax.auction.settings import SearchSettings, TokenWeights
 from ega_jax.auction.system import Levers
@@ -26,11 +26,10 @@ S = TypeVar("S", bound=EGA)
 
 def train_ega(run: AuctionTraining) -> EGA:
     """Returns EGA with its generator aligned by policy gradient (32), or trained in one stage."""
-    if run.settings.alignment.joint_rows:
-        system = ega_with(run, params={})
+    system = ega_with(run, run.pretraining.restore_generator())
+    if run.settings.alignment.one_stage:
         params = run.train_phase(_joint_phase(run, system))
         return dataclasses.replace(system, decoder=system.decoder.with_parameters(params))
-    system = ega_with(run, run.pretraining.restore_generator())
     settings = _alignment_config(run, run.settings.alignment.part)
     return align(run, system, auction_loss(system, settings, run.levers))
 
@@ -97,35 +96,38 @@ def _joint_phase(run: AuctionTraining, system: EGA) -> Phase:
     """Trains in one stage instead of two (the ablation EGA-end), from fresh parameters.
 
     Every step adds the policy-gradient loss on the first rows of its batch to the pre-training
-    loss. Without a pre-trained policy, the KL penalty's reference is the current policy, so the
-    penalty is 0.
+    loss. There are as many of these rows, to a whole number a step, as requests in an alignment of
+    its own, and the KL penalty is the same: from the generator that the first stage alone gives.
     """
-    rows = run.settings.alignment.joint_rows
+    settings = run.settings
+    requests = settings.alignment.num_steps * settings.alignment.batch_size
+    rows = max(1, round(requests / settings.training.num_steps))
+    pretrained = system.decoder.trainable("all")
     interest = run.pretraining.loss
     auction = auction_loss(system, _alignment_config(run, "all"), run.levers)
 
     def loss(params: Params, variables, batch: dict[str, jax.Array], key: jax.Array):
         some = jax.tree.map(lambda x: x[:rows], batch)
         nll, (metrics, _) = interest(params, variables, batch, key)
-        gain, (more, _) = auction(params, lax.stop_gradient(params), some, key)
+        gain, (more, _) = auction(params, pretrained, some, key)
         return nll + gain, (metrics | more, variables)
 
     return dataclasses.replace(run.pretraining.generator_phase(loss=loss), name="joint")
 
 
 def auction_loss(system: EGA, settings: AlignmentConfig, levers: Levers) -> LossFn:
-    """Returns the alignment loss (32): slates of the current policy, rewarded by (31).
+    """Returns the alignment loss (32): slates of the current policy, with their credits.
 
     Args:
       system: allocates the slates, with the decoder's parameters of the current step.
       settings: the loss's settings; see `alignment.alignment_loss`.
       levers: the run-time settings of the allocation.
     """
+    estimator = ESTIMATORS[settings.estimator]
 
-    def choose(decoder: Decoder, batch: dict[str, jax.Array]):
+    def choose(decoder: Decoder, batch: dict[str, jax.Array], key: chex.PRNGKey) -> Credits:
         current = dataclasses.replace(system, decoder=decoder)
         prepared = jax.vmap(lambda request: current.prepare(request, levers))(request_of(batch))
-        items, contribution = contributions(current, prepared)
-        return jax.vmap(current.path)(prepared, items), contribution
+        return estimator(current, prepared, key, settings.num_samples)
 
     return alignment.alignment_loss(system.decoder, settings, system.items.catalogue, choose)

@@ -96,8 +96,7 @@ class AlignmentPhaseSettings(AlignmentSettings, StepSettings):
     learning_rate: float = 1e-4
     checkpoint_every: int = 50
     log_every: int = 10
-    # Above 0: one stage with the pre-training (EGA-end); rows of each batch that are auctioned.
-    joint_rows: int = setting(0, at_least=0)
+    one_stage: bool = setting(False)  # Aligned during the pre-training, not after it (EGA-end).
 
 
 @dataclasses.dataclass(frozen=True)

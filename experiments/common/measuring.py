@@ -37,7 +37,6 @@ FRONTIER: Mapping[str, tuple[float, ...]] = {  # Lever -> its settings, declared
     "kappa": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
 CHOOSING = {"kappa"}  # Levers on which no search depends: they choose from what it finds.
-CHOOSING = {"kappa"}  # Levers on which no search depends: they choose from what it finds.
 SEARCHED_ONCE = 512  # Sessions from which one search for all their settings pays for compiling it.
 LATENCY_LIMIT_S = 5.0
 COUNTED = 16  # Requests whose FLOPs are counted.

@@ -36,7 +36,7 @@ from experiments.common import command, workdirs
 
 TEST_ROWS = 20_000  # About how many test sessions the reward model is evaluated on.
 CURVES = {  # Phase -> metrics to draw over time, if the phase has them.
-    "alignment": ["loss", "contribution", "kl", "slate_log_prob", "agreement"],
+    "alignment": ["loss", "value", "kl", "slate_log_prob", "agreement"],
     "payment_rate": ["loss", "revenue", "regret", "multiplier"],
     "payment_threshold": ["loss", "revenue", "regret", "multiplier"],
 }

@@ -15,9 +15,10 @@ from ega_jax.auction.alignment import (
     AlignmentConfig,
     alignment_loss,
     policy_loss,
-    standardise,
+    scaled,
 )
 from ega_jax.auction.contributions import marginal_contributions
+from ega_jax.auction.credit import Credits
 from ega_jax.generation.beam_search import beam_search
 from ega_jax.generation.candidates import list_candidates
 from ega_jax.generation.codes import codes_of
@@ -31,24 +32,40 @@ ALIGNMENT = AlignmentConfig(alpha=0.8, beta=1.0)
 LAST = f"decoder_{CONFIG.decoder_blocks - 1}"
 
 
-def test_standardised_values_have_mean_0_and_variance_1():
+def test_scaled_credits_have_a_mean_square_of_1_and_keep_their_signs():
     rng = np.random.default_rng(0)
     where = rng.random((B, K)) < 0.6
-    r = np.where(where, rng.lognormal(size=(B, K)), np.nan).astype(np.float32)
-    found = np.asarray(standardise(r, where))
-    np.testing.assert_allclose(found[where], (r[where] - r[where].mean()) / r[where].std(),
-                               atol=1e-5)  # fmt: skip
+    r = np.where(where, rng.normal(2.0, 1.0, (B, K)), np.nan).astype(np.float32)
+    found = np.asarray(scaled(r, where))
+    np.testing.assert_allclose(found[where], r[where] / np.sqrt((r[where] ** 2).mean()), rtol=1e-5)
     assert (found[~where] == 0).all()
-    np.testing.assert_allclose(standardise(1e-6 * r, where), found, atol=1e-5)
-    np.testing.assert_allclose(standardise(1e6 * r, where), found, atol=1e-5)
+    for factor in (1e-30, 1e30):
+        np.testing.assert_allclose(scaled(np.float32(factor) * r, where), found, rtol=1e-4)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, -3e7])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_what_does_not_vary_becomes_0(value, share):
+def test_credits_of_0_stay_0(share):
     where = np.random.default_rng(1).random((40, K)) < share
-    found = standardise(jnp.full((40, K), value), where)
-    assert (np.asarray(found) == 0).all()
+    assert (np.asarray(scaled(jnp.zeros((40, K)), where)) == 0).all()
+
+
+def test_a_winner_is_not_pushed_away_because_another_request_is_worth_more():
+    """Two requests of one slot, worth 10 and .5: 200 steps make both winners likelier."""
+    where, credit = np.ones((2, 1), bool), np.array([[10.0], [0.5]])
+
+    @jax.jit
+    def step(logits):
+        loss = lambda x: policy_loss(
+            jax.nn.log_softmax(x)[:, None, :1], scaled(credit, where), where
+        ).sum()
+        return logits - 0.5 * jax.grad(loss)(logits)
+
+    logits = jnp.zeros((2, 3))
+    for _ in range(200):
+        logits = step(logits)
+    winner = jax.nn.softmax(logits)[:, 0]
+    assert winner[0] > 0.9
+    assert winner[1] > 0.5
 
 
 def test_policy_loss_by_hand():
@@ -150,10 +167,13 @@ def judge(decoder, request):
     return beams.items[chosen], contribution, jnp.sum(probability * values)
 
 
-def choose(decoder, batch):
-    items, contribution, _ = judge(decoder, batch)
+def choose(decoder, batch, key):
+    del key
+    items, contribution, value = judge(decoder, batch)
     path = lambda request, items: slate_path(candidates_of(request), items)
-    return jax.vmap(path)(batch, items), contribution
+    paths = jax.vmap(path)(batch, items)
+    one = lambda x: x[:, None]  # One slate a request.
+    return Credits(jax.tree.map(one, paths), one(contribution), one(value))
 
 
 JUDGE = jax.jit(judge)
@@ -161,7 +181,7 @@ JUDGE = jax.jit(judge)
 
 def train(decoder, part, kl_weight, batch, steps=1):
     """Aligns for some steps; returns the states and metrics before and after each."""
-    settings = AlignmentConfig(ALIGNMENT.alpha, ALIGNMENT.beta, kl_weight, part)
+    settings = dataclasses.replace(ALIGNMENT, kl_weight=kl_weight, part=part)
     loss = alignment_loss(decoder, settings, CATALOGUE, choose)
     optimizer = optax.adam(1e-2)
     step = jax.jit(make_train_step(loss, optimizer, jax.random.key(0)))
@@ -181,8 +201,8 @@ def aligned(decoder):
 
 def test_loss_by_hand(decoder, aligned):
     batch = market()
-    items, contribution, _ = JUDGE(decoder, batch)
-    weights = standardise(contribution, items >= 0)
+    items, contribution, value = JUDGE(decoder, batch)
+    weights = scaled(contribution, items >= 0)
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(None, 0, 0))
@@ -195,7 +215,7 @@ def test_loss_by_hand(decoder, aligned):
     first = aligned[1][0]
     np.testing.assert_allclose(first["policy_loss"], expected, rtol=1e-4)
     np.testing.assert_allclose(first["slate_log_prob"], z.sum((1, 2)).mean(), rtol=1e-4)
-    np.testing.assert_allclose(first["contribution"], contribution.sum(-1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(first["value"], value.mean(), rtol=1e-5)
     np.testing.assert_allclose(first["kl"], 0.0, atol=1e-6)
     np.testing.assert_allclose(first["loss"], first["policy_loss"], rtol=1e-5)
 

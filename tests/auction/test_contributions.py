@@ -64,7 +64,8 @@ def best_value(system, request, banned):
 def test_with_all_beams_both_ways_agree():
     """Where no two items share all codes: an item's absence may bring up one that shares them."""
     system = tiny_ega()
-    candidate, found = run(system, REQUESTS)
+    winners = run(system, REQUESTS)
+    found = winners.contribution
     poi_codes = np.asarray(system.items.catalogue.poi_codes)
     compared = 0
     for row, item in enumerate(REQUESTS.item):
@@ -72,7 +73,7 @@ def test_with_all_beams_both_ways_agree():
         if len(set(codes)) < len(codes):
             continue
         compared += 1
-        for slot, item in enumerate(np.asarray(candidate[row])):
+        for slot, item in enumerate(np.asarray(winners.candidate[row])):
             best, without = best_value(system, one(REQUESTS, row), jnp.int32(item))
             expected = best - without if item >= 0 else 0.0
             np.testing.assert_allclose(found[row, slot], expected, rtol=1e-4, atol=1e-5)
@@ -83,9 +84,10 @@ def test_with_all_beams_both_ways_agree():
 def test_items_in_every_beam_are_searched_again():
     """One beam: nothing lacks its items, so each contribution comes from another search."""
     single = with_beams(tiny_ega(), 1)
-    candidate, found = run(single, REQUESTS)
+    winners = run(single, REQUESTS)
+    found = winners.contribution
     for row in range(4):
-        for slot, item in enumerate(np.asarray(candidate[row])):
+        for slot, item in enumerate(np.asarray(winners.candidate[row])):
             best, without = best_value(single, one(REQUESTS, row), jnp.int32(item))
             expected = best - without if item >= 0 else 0.0
             np.testing.assert_allclose(found[row, slot], expected, rtol=1e-4, atol=1e-5)

@@ -170,8 +170,8 @@ def test_a_value_out_of_range_is_named(field, value, message):
         ({"auction.system": "vcg"}, "config.auction.system: 'vcg' is not one of mca, gr, ega"),
         ({"auction.system": "gr"}, "config.allocation.bid_free: GR generates without bids"),
         (
-            {"auction.system": "mca", "alignment.joint_rows": 2},
-            "config.alignment.joint_rows: EGA alone trains in one stage",
+            {"auction.system": "mca", "alignment.one_stage": True},
+            "config.alignment.one_stage: EGA alone trains in one stage",
         ),
         (
             {"auction.system": "mca", "data.market.num_slots": 4},

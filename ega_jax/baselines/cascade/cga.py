@@ -23,7 +23,7 @@ from flax import linen as nn
 from flax import struct
 from jax import lax
 
-from ega_jax.auction.alignment import policy_loss, standardise
+from ega_jax.auction.alignment import policy_loss
 from ega_jax.auction.system import pick_each, slate_value
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.network import NetworkSettings
@@ -265,6 +265,24 @@ def cga_loss(
         return total, (metrics, variables)
 
     return loss
+
+
+def standardise(r: jax.Array, where: jax.Array) -> jax.Array:
+    """Scales the entries of `where` to mean 0 and variance 1; all 0 if they do not vary.
+
+    Args:
+      r: contributions of any shape.
+      where: bool, shaped as `r`.
+
+    Returns:
+      Float32, 0 outside `where`. A spread within rounding error counts as no variation.
+    """
+    count = jnp.maximum(where.sum(), 1)
+    kept = jnp.where(where, r, 0.0)
+    centred = jnp.where(where, r - kept.sum() / count, 0.0)
+    deviation = jnp.sqrt(jnp.sum(centred**2) / count)
+    varies = deviation > 1e-6 * jnp.abs(kept).max()
+    return jnp.where(varies, centred / jnp.where(varies, deviation, 1.0), 0.0)
 
 
 def list_values(

@@ -262,3 +262,23 @@ def test_a_phase_trains_and_is_measured(tmp_path):
     bids = bids[np.concatenate([(x["item"] >= 0).any(1) for x in batches])]  # Blank rows count not.
     expected = 0.1 * np.sort(bids, axis=1)[:, -L:].sum(1).mean()
     assert records[-1]["eval/greedy_value"] == pytest.approx(expected, rel=0.02)
+
+
+def test_standardised_values_have_mean_0_and_variance_1():
+    rng = np.random.default_rng(0)
+    where = rng.random((ROWS, L)) < 0.6
+    r = np.where(where, rng.lognormal(size=(ROWS, L)), np.nan).astype(np.float32)
+    found = np.asarray(cga.standardise(r, where))
+    np.testing.assert_allclose(found[where], (r[where] - r[where].mean()) / r[where].std(),
+                               atol=1e-5)  # fmt: skip
+    assert (found[~where] == 0).all()
+    np.testing.assert_allclose(cga.standardise(1e-6 * r, where), found, atol=1e-5)
+    np.testing.assert_allclose(cga.standardise(1e6 * r, where), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -3e7])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_what_does_not_vary_becomes_0(value, share):
+    where = np.random.default_rng(1).random((40, L)) < share
+    found = cga.standardise(jnp.full((40, L), value), where)
+    assert (np.asarray(found) == 0).all()
