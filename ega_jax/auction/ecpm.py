@@ -1,4 +1,4 @@
-"""Token values by expected revenue: bids times the click rates of ads alone in a slate.
+"""Token values by expected revenue: (bid + kappa) times the click rate of an ad alone in a slate.
 
 The paper weighs tokens by bids (21), and a book of ads is indexed by them once for all requests.
 Click rates differ by request, so the ads of a book become the request's own list.

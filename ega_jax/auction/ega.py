@@ -27,7 +27,7 @@ from ega_jax.auction.system import (
     allocation_of,
     slate_value,
 )
-from ega_jax.generation.ad_book import AdBook
+from ega_jax.generation.ad_book import AdBook, Worth
 from ega_jax.generation.beam_search import Beams, beam_search, sample_slates
 from ega_jax.generation.bidding import log_weights
 from ega_jax.generation.candidates import Candidates, book_candidates, list_candidates
@@ -135,7 +135,8 @@ class EGA(System[EGAConfig]):
             request, widths = listed(request, book, slots, self.config.scope), book.widths
         ads = jnp.where(request.is_ad, request.item, -1)
         rate = relative_click_rates(self.reward, self.config.reward, self.items, memory, ads)
-        return self._of_list(request, levers, rate=rate, widths=widths)
+        worth = Worth(rate, jnp.asarray(levers.kappa, jnp.float32))
+        return self._of_list(request, levers, worth=worth, widths=widths)
 
     @property
     def _own_book(self) -> AdBook:

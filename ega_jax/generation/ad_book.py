@@ -6,8 +6,8 @@ a node are consecutive, so a search looks at the children of a node and never at
 
 Two bids are kept apart. `search_bid` decides which ad a node stands for and weighs tokens (21).
 `bid` values slates and prices clicks. They are equal where the search follows live bids, unless
-each ad has a `rate` for this request that its bid is multiplied with. In a search without bids, a
-book in the order of live bids would leak them into the menu.
+ads have a `Worth` for this request. In a search without bids, a book in the order of live bids
+would leak them into the menu.
 
 `inline_book` builds the small book of one request on device; `book_ledger.BookLedger` builds and
 refreshes large ones on the host.
@@ -36,6 +36,18 @@ class LayerBids:
 
 
 @struct.dataclass
+class Worth:
+    """What the search sees in place of bids: `rate * (bid + kappa)`."""
+
+    rate: jax.Array  # [n] float32, at least 0.
+    kappa: jax.Array  # [] float32 value of a click beside its bid, in currency.
+
+    def of(self, bid: jax.Array, ad: jax.Array | slice = slice(None)) -> jax.Array:
+        """Search bids of ads that bid so much."""
+        return self.rate[ad] * (bid + self.kappa)
+
+
+@struct.dataclass
 class AdBook:
     """A forest of ad books; `n` ads, `V` nodes, of which those of depth 0 are the books.
 
@@ -59,10 +71,10 @@ class AdBook:
     book_start: jax.Array  # [books + 1] int32 v has `by_poi[book_start[v]:book_start[v + 1]]`.
     total: jax.Array | None  # [V, 2] float32 sum and number of the search bids below; for means.
     layer: LayerBids | None  # For the scope "layer".
-    follows_bids: jax.Array  # [] bool, whether `search_bid` is the live bid, times `rate` if any.
+    follows_bids: jax.Array  # [] bool, whether `search_bid` is `seen` of the live bid.
     widths: tuple[int, ...] = struct.field(pytree_node=False)  # Most children of a node, by depth.
     largest: int = struct.field(pytree_node=False)  # A book has at most so many ads.
-    rate: jax.Array | None = None  # [n] float32 search bid over live bid; None: 1.
+    worth: Worth | None = None
 
     @property
     def num_ads(self) -> int:
@@ -73,6 +85,10 @@ class AdBook:
     def num_layers(self) -> int:
         """`C`."""
         return len(self.widths)
+
+    def seen(self, bid: jax.Array, ad: jax.Array) -> jax.Array:
+        """What a search that follows bids sees of the bids of ads."""
+        return bid if self.worth is None else self.worth.of(bid, ad)
 
     def path(self, ad: jax.Array) -> jax.Array:
         """Nodes `[..., C]` int32 of depths 1 to C that hold ads `[...]`; -1 for what is no ad."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from ega_jax.generation.ad_book import AdBook
+from ega_jax.generation.ad_book import AdBook, Worth
 from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS
 from ega_jax.generation.inline_book import inline_book
 from ega_jax.generation.organic_queue import (
@@ -284,7 +284,7 @@ class Candidates:
     @property
     def _least_bid(self) -> jax.Array:
         """The least search bid of an ad that is shown; ads of a node stand by falling bid."""
-        if self.book.rate is not None:  # Search bids are no bids; the book holds no ad below it.
+        if self.book.worth is not None:  # Search bids are no bids; the book has no ad below it.
             return jnp.float32(0.0)
         return jnp.where(self.book.follows_bids, jnp.maximum(self.reserve, 0.0), 0.0)
 
@@ -307,10 +307,8 @@ class Candidates:
     def _reported_bid(self) -> jax.Array:
         """The search bid of the ad that reports; a search without live bids does not see it."""
         listed = jnp.maximum(self.book.search_bid[self.overlay.candidate], 0.0)
-        bid = self.overlay.bid
-        if self.book.rate is not None:
-            bid = bid * self.book.rate[self.overlay.candidate]
-        return jnp.where(self.book.follows_bids, bid, listed)
+        seen = self.book.seen(self.overlay.bid, self.overlay.candidate)
+        return jnp.where(self.book.follows_bids, seen, listed)
 
     @property
     def _takes_means(self) -> bool:
@@ -370,7 +368,7 @@ def list_candidates(
     min_gap: chex.Numeric = 0,
     token_bid: str = "max",
     scope: str = "prefix",
-    rate: jax.Array | None = None,
+    worth: Worth | None = None,
     widths: tuple[int, ...] | None = None,
 ) -> Candidates:
     """Indexes one request's own list of candidates, on device; `vmap` it over requests.
@@ -391,7 +389,7 @@ def list_candidates(
       scope: the items that count for a token's bid, static: with "prefix", those under the prefix
         decoded so far that the beam may still use; with "layer", all items with the code at that
         layer.
-      rate: `[N]` float32, at least 0, by which the search multiplies an ad's bid; default: 1.
+      worth: what the search sees of the bids of the `N` candidates; default: the bids.
       widths: the most children that a node of the ads' codes has, by depth, static; default: `N`.
 
     Returns:
@@ -413,7 +411,7 @@ def list_candidates(
         token_bid=token_bid,
         scope=scope,
         num_codes=num_codes,
-        rate=rate,
+        worth=worth,
         widths=widths,
     )
     listed = listed_organic(item, where & ~is_ad)

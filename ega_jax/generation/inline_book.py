@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
-from ega_jax.generation.ad_book import UNAVAILABLE, AdBook, LayerBids
+from ega_jax.generation.ad_book import UNAVAILABLE, AdBook, LayerBids, Worth
 
 
 def inline_book(
@@ -24,7 +24,7 @@ def inline_book(
     token_bid: str,
     scope: str,
     num_codes: int,
-    rate: jax.Array | None = None,
+    worth: Worth | None = None,
     widths: tuple[int, ...] | None = None,
 ) -> AdBook:
     """Builds the book of one request's own list, on device; `vmap` it over requests.
@@ -40,13 +40,13 @@ def inline_book(
       token_bid: "max" or "mean", static.
       scope: "prefix" or "layer", static.
       num_codes: `W`, static.
-      rate: `[N]` float32 by which the search multiplies a bid; default: 1.
+      worth: what the search sees of bids; default: the bids.
       widths: the most children that a node has, by depth, static; default: `N`.
 
     Returns:
       A forest of one book, whose ads have the numbers of their entries in the list.
     """
-    seen = bid if rate is None else bid * rate
+    seen = bid if worth is None else worth.of(bid)
     search_bid = jnp.where(follows_bids, seen, 0.0).astype(jnp.float32)
     search_bid = jnp.where(where & eligible, search_bid, UNAVAILABLE)
     n, c = codes.shape
@@ -70,7 +70,7 @@ def inline_book(
         follows_bids=jnp.asarray(follows_bids, bool),
         widths=widths or (n,) * c,
         largest=n,
-        rate=rate,
+        worth=worth,
         **_joined(levels, offsets, has_totals=token_bid == "mean" and scope == "prefix"),
     )
 

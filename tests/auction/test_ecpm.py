@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from book_requests import in_books
-from tiny_models import LEVERS, P, levers, random_requests, serve, tiny_ega, with_beams
+from tiny_models import P, levers, random_requests, serve, tiny_ega, with_beams
 
 from ega_jax.auction.ecpm import relative_click_rates
 from ega_jax.auction.system import slate_value
@@ -38,8 +38,8 @@ def rates(system, requests):
 
 
 @jax.jit
-def menus(system, requests, reports):
-    one = lambda request, report: system.find_menu(system.prepare(request, LEVERS), report)
+def menus(system, requests, reports, levers):
+    one = lambda request, report: system.find_menu(system.prepare(request, levers), report)
     return jax.vmap(one)(requests, reports)
 
 
@@ -70,26 +70,29 @@ def test_rates_are_those_of_ads_alone_over_their_mean():
 
 @pytest.mark.parametrize(("token_bid", "scope"), [("max", "prefix"), ("mean", "layer")])
 def test_the_policy_is_that_of_bids_times_rates_also_under_reports(token_bid, scope):
-    rate = np.asarray(rates(tiny_ega(), REQUESTS))
-    scaled = REQUESTS.replace(bid=REQUESTS.bid * rate)
+    """Bids plus kappa, of which the plain system's search sees nothing."""
+    rate, kappa = np.asarray(rates(tiny_ega(), REQUESTS)), 0.7
+    scaled = REQUESTS.replace(bid=np.float32(REQUESTS.is_ad * rate * (REQUESTS.bid + kappa)))
     ad = np.where(REQUESTS.is_ad.any(1), np.argmax(REQUESTS.is_ad, axis=1), -1).astype(np.int32)
     bid = np.float32(np.where(np.arange(ROWS) % 3, 4.0, -1.0))  # Every third ad is absent.
     own_rate = np.where(ad >= 0, rate[np.arange(ROWS), ad], 1.0)
-    seen = np.float32(np.where(bid > 0, bid * own_rate, bid))
+    seen = np.float32(np.where(bid > 0, (bid + kappa) * own_rate, bid))
     config = {"token_bid": token_bid, "scope": scope}
     plain = dataclasses.replace(tiny_ega(), config=dataclasses.replace(tiny_ega().config, **config))
     for reports, reports_seen in [
         (Report.none(ROWS), Report.none(ROWS)),
         (Report(ad, bid), Report(ad, seen)),
     ]:
-        found = jax.device_get(menus(by_ecpm(tiny_ega(), **config), REQUESTS, reports))
-        expected = jax.device_get(menus(plain, scaled, reports_seen))
+        found = jax.device_get(
+            menus(by_ecpm(tiny_ega(), **config), REQUESTS, reports, levers(kappa=kappa))
+        )
+        expected = jax.device_get(menus(plain, scaled, reports_seen, levers()))
         for row in range(ROWS):
             ours, theirs = by_slate(found, row), by_slate(expected, row)
             assert ours.keys() == theirs.keys()
             close = functools.partial(np.testing.assert_allclose, atol=1e-4)
             close([ours[slate] for slate in theirs], list(theirs.values()))
-        value = slate_value(found.bid, found.pctr, 0.0)
+        value = slate_value(found.bid, found.pctr, kappa)
         np.testing.assert_allclose(found.value[found.where], value[found.where], rtol=1e-5)
         assert set(np.unique(found.bid)) <= {0.0, 0.5, 1.0, 2.0, 4.0, 5.0}
 
