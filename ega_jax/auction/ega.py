@@ -250,10 +250,26 @@ class EGA(System[EGAConfig]):
 
     def creative_alone(self, prepared: PreparedRequest, item: jax.Array) -> jax.Array:
         """The creative `[X]` of each POI `[X]` that is alone in a slate."""
+        if self.config.creatives == "clicks":
+            return self._most_clicked(prepared, item)
         catalogue, history = self.items.catalogue, prepared.memory.encoded
         codes = codes_of(catalogue.poi_codes, item[:, None])
         states = self.decoder.poi_states(history, codes)[:, :, -1]
         return choose_creatives(self.decoder, history, states, item[:, None], catalogue)[:, 0]
+
+    def _most_clicked(self, prepared: PreparedRequest, item: jax.Array) -> jax.Array:
+        """The creative `[X]` that the reward model expects most clicks on the POI from."""
+        owned = self.items.catalogue.poi_creatives[item]  # [X, M]
+        if not owned.shape[1]:
+            return jnp.full_like(item, -1)
+
+        def clicks(creative: jax.Array) -> jax.Array:
+            slate = item[:, None], creative[:, None], jnp.ones((item.size, 1), bool)
+            return self.predict(prepared, *slate).click_poi[:, 0]
+
+        rate = jax.vmap(clicks, in_axes=1, out_axes=1)(owned)
+        best = jnp.argmax(jnp.where(owned >= 0, rate, -1.0), axis=1)
+        return jnp.where(item >= 0, jnp.take_along_axis(owned, best[:, None], axis=1)[:, 0], -1)
 
     def allocate(self, prepared: PreparedRequest) -> tuple[Allocation, Menu]:
         """Chooses the slate of the menu with the highest value (24); see `System.allocate`."""
@@ -276,10 +292,12 @@ class EGA(System[EGAConfig]):
 
     def _dress(self, prepared, item, alone, is_ad, states) -> tuple[jax.Array, Predictions]:
         """Chooses the creatives `[K]` of a winning slate and predicts the responses to it."""
-        in_context = choose_creatives(
-            self.decoder, prepared.memory.encoded, states, item, self.items.catalogue
-        )
-        creative = jnp.where(prepared.levers.bid_free, alone, in_context)
+        creative = alone
+        if self.config.creatives == "likelihood":
+            in_context = choose_creatives(
+                self.decoder, prepared.memory.encoded, states, item, self.items.catalogue
+            )
+            creative = jnp.where(prepared.levers.bid_free, alone, in_context)
         return creative, self.predict(prepared, item, creative, is_ad)
 
     def contributions(self, prepared: PreparedRequest, shown: Allocation) -> jax.Array:

@@ -5,6 +5,8 @@ import dataclasses
 from ega_jax.generation.bidding import SCOPES, TOKEN_BIDS, TOKEN_VALUES
 from ega_jax.setting import setting
 
+CREATIVES = ("likelihood", "clicks")
+
 
 @dataclasses.dataclass(frozen=True)
 class TokenWeights:
@@ -32,6 +34,8 @@ class SearchSettings:
     num_beams: int = setting(32, at_least=1)  # S
     token_bid: str = setting("max", choices=TOKEN_BIDS)  # mean: the ablation EGA-bid.
     token_value: str = setting("bid", choices=TOKEN_VALUES)  # What an item counts with in it.
+    # The creative of an item: the generator's likeliest, or the most clicked by the reward model.
+    creatives: str = setting("likelihood", choices=CREATIVES)
     scope: str = setting("prefix", choices=SCOPES)  # Items that count for a token's bid.
 
 

@@ -7,7 +7,7 @@ from ega_jax.reporting.blocks import Charts, Section, Table
 from ega_jax.reporting.charts import lines
 
 Record = Mapping[str, float]
-CURVES = ("loss", "contribution", "revenue", "regret")  # Metrics that are drawn.
+CURVES = ("loss", "value", "revenue", "regret")  # Metrics that are drawn.
 TOKENS = {  # Column -> key in `results.json`; lists are by layer.
     "codes used": "usage",
     "perplexity": "perplexity",
