@@ -23,11 +23,18 @@ KINDS: dict[str, SystemKind] = {
     "gr": SystemKind(train_gr, {"auction.system": "gr"} | GR, check_gr),
     "ega": SystemKind(train_ega),
 }
+PAPER = {  # The paper's tokens, creatives and estimator, with the alpha tuned for them.
+    "allocation.token_value": "bid",
+    "allocation.creatives": "likelihood",
+    "allocation.alpha": 2.4,
+    "alignment.estimator": "contribution",
+}
 ABLATIONS: dict[str, Mapping[str, Any]] = {  # Ablation of EGA -> the settings that it changes.
     "ega-mtp": {"generator.multi_token": False},
     "ega-end": {"alignment.one_stage": True},
     "ega-bid": {"allocation.token_bid": "mean"},
-    "ega-ecpm": {"allocation.token_value": "ecpm"},
+    "ega-paper": PAPER,
+    "ega-likelihood": {"allocation.creatives": "likelihood"},
     "ega-gsp": {"auction.rule": "gsp"},
     "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
 }

@@ -42,7 +42,7 @@ from ega_jax.errors import UserError
 from ega_jax.evaluation.comparison import write_tables
 from ega_jax.evaluation.records import read_records
 from ega_jax.payment.network import HEADS
-from ega_jax.systems import KINDS, compared
+from ega_jax.systems import ABLATIONS, KINDS, compared
 from ega_jax.training.files import locked
 from ega_jax.training.loop import NonFiniteLossError
 from experiments.common import command, workdirs
@@ -51,7 +51,7 @@ from experiments.common.protocol import TUNING_MARKET, Market, kind_of
 
 command.define_config()
 flags.adopt_module_key_flags(command)
-TABLE3 = ("ega", "ega-ecpm", "ega-mtp", "ega-end", "ega-bid", "ega-gsp", "ega-unaligned")
+TABLE3 = ("ega", *ABLATIONS)
 _MARKETS = flags.DEFINE_list("markets", ["0", "1", "2"], "Numbers of markets; none: only merge.")
 _ONLY = flags.DEFINE_list("only", None, "Systems to run; default: all.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder for the tables.")

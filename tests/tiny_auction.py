@@ -14,7 +14,7 @@ from ega_jax.evaluation.report import write_results
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.setting import WORKDIR
-from ega_jax.systems import training_of
+from ega_jax.systems import PAPER, training_of
 from ega_jax.training import loop
 from ega_jax.training.checkpoints import check_workdir, read_config
 from ega_jax.training.files import locked
@@ -36,7 +36,7 @@ TINY = {
     "reward": _SCHEDULE
     | {"width": 8, "num_heads": 2, "hidden": 8, "batch_size": 8, "warmup_steps": 1}
     | {"evaluate_every": 0},
-    "allocation": {"num_beams": 4},
+    "allocation": {"num_beams": 4, "alpha": PAPER["allocation.alpha"]},
     "alignment": _SCHEDULE | {"batch_size": 4, "learning_rate": 1e-2},
     "payment": _SCHEDULE
     | {"hidden": (8, 4), "num_sessions": 8, "num_reports": 3, "tabulated_at_once": 4}

@@ -24,11 +24,12 @@ from ega_jax.setting import SYSTEM, leaves
 from ega_jax.systems import compared
 from ega_jax.training.files import read_json
 from experiments.benchmarks.devices import description
-from experiments.common.measuring import Measured, Sessions
+from experiments.common.measuring import SLATES_ONLY, Measured, Sessions
 from experiments.common.runs import changed, open_system, pretrained
 from experiments.common.workdirs import PATHS
 
 TUNING_MARKET = 100  # No table uses it.
+RULE = {"auction.rule": SLATES_ONLY}  # Any rule; slates do not depend on it.
 SHARED = ("tokenizers", "reward")  # What systems with a pre-training of their own share.
 
 
@@ -99,7 +100,7 @@ class Market:
         """The systems that a run is compared with: recorded, and measured in this workdir."""
 
         def is_here(other: str) -> bool:
-            workdir, trained_as = folders_of(self.number, other)
+            workdir, trained_as = self.folders_of(other)
             measured = self.root / workdir / "systems" / trained_as / "measured"
             return measured.is_dir() and "means" in self._record(other)
 
@@ -129,8 +130,19 @@ class Market:
 
     def _open(self, name: str) -> AuctionTraining:
         """The training of a compared system."""
-        folder_name, trained_as = folders_of(self.number, name)
+        folder_name, trained_as = self.folders_of(name)
         return self.open(compared()[trained_as], folder_name, f"systems/{trained_as}")
+
+    def folders_of(self, name: str) -> tuple[str, str]:
+        """Returns the names of a run's workdir and system folder.
+
+        A system with another pre-training has a workdir of its own. A system that differs from
+        another one at most in the payment rule is measured with that one's slates.
+        """
+        changes = compared()
+        workdir = self.workdir.name + f"-{name}" * changes_pretraining(changes[name])
+        slates = {other: self.settings.changed({**x, **RULE}) for other, x in changes.items()}
+        return workdir, next(other for other in changes if slates[other] == slates[name])
 
     def open(self, changes: Mapping[str, Any], workdir: str, place: str) -> AuctionTraining:
         """Returns the training of a system, whose workdir gets what the market has trained.
@@ -165,19 +177,6 @@ def kind_of(settings: Settings) -> dict[str, Any]:
     size = {"size": market.size, "num_slots": market.num_slots, "book": market.book}
     source = {"log": log} if log else {"world": market.world} | size
     return {"config": settings.name} | source
-
-
-def folders_of(number: int, name: str) -> tuple[str, str]:
-    """Returns the names of a run's workdir and system folder.
-
-    A system with another pre-training has a workdir of its own. A system that differs from another
-    one only in the payment rule is measured with that one's slates.
-    """
-    changes = compared()
-    workdir = f"market-{number}" + f"-{name}" * changes_pretraining(changes[name])
-    without_rule = lambda fields: {k: v for k, v in fields.items() if k != "auction.rule"}
-    wanted = without_rule(changes[name])
-    return workdir, next(name for name in changes if without_rule(changes[name]) == wanted)
 
 
 def changes_pretraining(changes: Mapping[str, Any]) -> bool:

@@ -391,7 +391,12 @@ def test_tables_without_learned_prices_are_refused(finished, tmp_path, monkeypat
         run_command(config, tmp_path, monkeypatch)
 
 
-def test_runs_share_what_they_may():
-    assert protocol.folders_of(2, "ega-gsp") == protocol.folders_of(2, "ega") == ("market-2", "ega")
-    assert protocol.folders_of(0, "gr") == ("market-0", "gr")
-    assert protocol.folders_of(1, "ega-mtp") == ("market-1-ega-mtp", "ega-mtp")
+@pytest.mark.parametrize("variant", ["tiny", "small"])
+def test_runs_share_what_they_may(variant, tmp_path):
+    settings = market.settings(variant)
+    of = protocol.Market(2, settings, tmp_path, tmp_path, measuring.Sessions(1, 1, 1)).folders_of
+    assert of("ega-gsp") == of("ega") == ("market-2", "ega")
+    assert of("gr") == ("market-2", "gr")
+    assert of("ega-mtp") == ("market-2-ega-mtp", "ega-mtp")
+    is_papers = settings.allocation.token_value == "bid"
+    assert of("ega-paper") == ("market-2", "ega" if is_papers else "ega-paper")
