@@ -35,7 +35,7 @@ from ega_jax.evaluation.records import Record, write_record
 from ega_jax.evaluation.serving import Judge, by_reward_model, figures_of
 from ega_jax.phases.reward import batch_predictor
 from ega_jax.phases.streamed import LARGE, streamed_reward
-from ega_jax.systems import UNPRICED, compared
+from ega_jax.systems import PAPER, UNPRICED, compared
 from ega_jax.training.files import read_json
 from ega_jax.training.loop import NonFiniteLossError
 from experiments.common import command, workdirs
@@ -54,6 +54,12 @@ JUDGE_SEED, JUDGE_EXPLORES = 1000, 0.5
 JUDGES = "judge", "truth"
 REFERENCE = "mca"  # The system whose clicks, with its defaults, all trials are valued at.
 DEFAULTS: dict[str, Any] = {}  # The trial that changes nothing.
+BY_REVENUE = {  # Tokens by expected revenue, creatives by clicks, an unbiased policy gradient.
+    "allocation.token_value": "ecpm",
+    "allocation.creatives": "clicks",
+    "allocation.alpha": 5.0,
+    "alignment.estimator": "leave_one_out",
+}
 TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
     "mca": (
         DEFAULTS,
@@ -68,10 +74,10 @@ TRIALS: dict[str, tuple[dict[str, Any], ...]] = {
         {"one_rec.strength": 0.5},
     ),
     "ega": (
-        DEFAULTS,
-        {"alignment.learning_rate": 1e-4, "allocation.alpha": 1.2},
-        {"alignment.learning_rate": 1e-4},
-        {"allocation.alpha": 1.2},
+        PAPER,
+        BY_REVENUE,
+        BY_REVENUE | {"allocation.alpha": 8.0},
+        BY_REVENUE | {"alignment.num_steps": 0},
     ),
 }
 _SYSTEMS = flags.DEFINE_list("tuned", list(TRIALS), "Systems to tune.")

@@ -84,7 +84,7 @@ class EGA(System[EGAConfig]):
         """Encodes the request, and finds its ads and organic items in their book."""
         history = request.history_poi, request.history_creative
         reward_memory = self.encode_for_reward(request)
-        if self.config.token_value == "ecpm":
+        if self.weighs_tokens and self.config.token_value == "ecpm":
             candidates = self._by_ecpm(request, levers, reward_memory)
         elif isinstance(request, BookRequest):
             candidates = self._of_book(request, levers)
