@@ -94,7 +94,7 @@ class Mechanism:
         """Does what `allocate` does for `V` values of one lever.
 
         What does not depend on the lever is computed once: along `kappa`, which chooses from the
-        menu, the search.
+        menu, the search, unless the system's `seeks_clicks`.
 
         Returns:
           The slates `[V, B, K]`.

@@ -58,7 +58,7 @@ FIELDS = {  # Setting -> its field of the config.
 }
 LEVERS = ("alpha", "beta")  # Settings that need no compilation.
 TRAINED = ("slots", "layers", "codes")  # Settings that need training.
-_ALPHAS = flags.DEFINE_list("alphas", ["0.6", "1.2", "1.8", "2.4", "3.6"], "Values of alpha.")
+_ALPHAS = flags.DEFINE_list("alphas", ["0.6", "1.2", "2.4", "3.6", "5", "8"], "Values of alpha.")
 _BETAS = flags.DEFINE_list("betas", ["0", "1", "2", "8", "32"], "Values of beta.")
 _BEAMS = flags.DEFINE_list("beams", [], "Numbers of beams; each needs a compilation.")
 _SLOTS = flags.DEFINE_list("slots", [], "Numbers of slots; each needs training.")

@@ -73,7 +73,8 @@ class Toy(System[SystemConfig]):
             "log_z": jnp.zeros(slate.size),
             "states": jnp.zeros((slate.size, 0)),
         }
-        rivals = Bidders(jnp.where(there, number, -1), jnp.maximum(bid, 0.0), ads.quality)
+        of_ads = jnp.where(there, number, -1), jnp.maximum(bid, 0.0), ads.quality, ads.item
+        rivals = Bidders(*of_ads)
         menu = Menu(**jax.tree.map(lambda x: x[None], only), rivals=rivals)
         return allocation_of(menu, 0, nothing, prediction), menu
 

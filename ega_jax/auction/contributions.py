@@ -80,5 +80,5 @@ def contributions(system: MenuSearch, prepared: PreparedRequest) -> Contribution
     missing = (candidate >= 0) & ~found
     searched = map_where(value_without, missing.reshape(-1), chunk=batch).reshape(batch, slots)
     value = menu.value.max(-1)
-    found = jnp.where(missing, value[:, None] - searched, known)
-    return Contributions(candidate, value, found)
+    contribution = jnp.where(missing, value[:, None] - searched, known)
+    return Contributions(candidate, value, contribution)

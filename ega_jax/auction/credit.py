@@ -68,9 +68,9 @@ def by_leave_one_out(
       num_samples: G, at least 2.
     """
     drawn = _draw(system, prepared, key, num_samples)
-    value = drawn.value
-    others = (value.sum(-1, keepdims=True) - value) / (num_samples - 1)
-    return _by_slate(system, prepared, drawn, others)
+    gain = drawn.value - drawn.value[:, :1]  # Equal draws get exactly 0.
+    others = (gain.sum(-1, keepdims=True) - gain) / (num_samples - 1)
+    return _by_slate(system, prepared, drawn, gain - others)
 
 
 def by_likeliest(
@@ -82,7 +82,8 @@ def by_likeliest(
     """
     drawn = _draw(system, prepared, key, num_samples)
     greedy = dataclasses.replace(system, config=dataclasses.replace(system.config, num_beams=1))
-    return _by_slate(system, prepared, drawn, jax.vmap(greedy.find_menu)(prepared).value)
+    likeliest = jax.vmap(greedy.find_menu)(prepared).value
+    return _by_slate(system, prepared, drawn, drawn.value - likeliest)
 
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -98,9 +99,9 @@ def _draw(system: EGA, prepared: PreparedRequest, key: chex.PRNGKey, num_samples
     return jax.vmap(draw)(prepared, keys)
 
 
-def _by_slate(system: EGA, prepared: PreparedRequest, drawn: Menu, baseline: jax.Array) -> Credits:
-    """Credits all items of a slate with its value less a baseline `[B, G]` or `[B, 1]`."""
-    credit = jnp.broadcast_to((drawn.value - baseline)[..., None], drawn.candidate.shape)
+def _by_slate(system: EGA, prepared: PreparedRequest, drawn: Menu, gain: jax.Array) -> Credits:
+    """Credits all items of a slate with its gain `[B, G]`."""
+    credit = jnp.broadcast_to(gain[..., None], drawn.candidate.shape)
     return Credits(_paths(system, prepared, drawn.candidate), credit, drawn.value)
 
 

@@ -1,21 +1,27 @@
-"""Token values by expected revenue: (bid + kappa) times the click rate of an ad alone in a slate.
+"""Token values by expected revenue: (bid + kappa) times the click rate of an item alone in a slate.
 
 The paper weighs tokens by bids (21), and a book of ads is indexed by them once for all requests.
-Click rates differ by request, so the ads of a book become the request's own list.
+Click rates differ by request, so the ads of a book become the request's own list, and its work
+grows with the book.
 """
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from ega_jax.generation.ad_book import AdBook
+from ega_jax.generation.ad_book import UNAVAILABLE, AdBook
 from ega_jax.generation.organic_queue import within_reach
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, Memory, RewardConfig
 from ega_jax.types import BookRequest, Params, Request
 
+_PREDICTED_AT_ONCE = 4096  # Items; it bounds the memory that a large book takes.
 
-def listed(request: BookRequest, book: AdBook, num_slots: int, scope: str) -> Request:
-    """The same request with a list of its own: the available ads of its book, then organic items.
+
+def as_list(
+    request: BookRequest, book: AdBook, num_slots: int, scope: str
+) -> tuple[Request, jax.Array]:
+    """The same request with a list of its own: the ads of its book, then organic items.
 
     Args:
       request: one request, without a batch axis.
@@ -24,45 +30,58 @@ def listed(request: BookRequest, book: AdBook, num_slots: int, scope: str) -> Re
       scope: of token bids, see `candidates.list_candidates`.
 
     Returns:
-      The request with lists of the size of the largest book and of the organic items in reach.
+      The request, whose list has the size of the largest book and of the organic items in reach;
+      and the book's search bids `[N]`. Ads that may not be shown have both bids -1.
     """
     place = book.book_start[request.book] + jnp.arange(book.largest, dtype=jnp.int32)
     ad = book.by_poi[jnp.minimum(place, book.num_ads - 1)]
-    where = (place < book.book_start[request.book + 1]) & (book.search_bid[ad] >= 0)
+    where = place < book.book_start[request.book + 1]
+    search_bid = jnp.where(where, book.search_bid[ad], UNAVAILABLE)
+    bid = jnp.where(search_bid < 0, UNAVAILABLE, book.bid[ad])
     organic = within_reach(request.organic, num_slots, scope)
-    join = lambda of_ads, of_organic: jnp.concatenate([of_ads, of_organic.astype(of_ads.dtype)])
-    nothing = jnp.zeros(organic.shape)
-    return Request(
+    join = lambda of_ads, fill: jnp.append(of_ads, jnp.full(organic.shape, fill, of_ads.dtype))
+    listed = Request(
         history_poi=request.history_poi,
         history_creative=request.history_creative,
-        item=join(jnp.where(where, book.poi[ad], -1), organic),
-        is_ad=join(where, nothing),
-        bid=join(jnp.where(where, book.bid[ad], 0.0), nothing),
+        item=jnp.append(jnp.where(where, book.poi[ad], -1), organic),
+        is_ad=join(where, False),
+        bid=join(bid, 0.0),
         context=request.context,
     )
+    return listed, join(search_bid, 0.0)
 
 
 def relative_click_rates(
-    params: Params, config: RewardConfig, items: Items, memory: Memory, ads: jax.Array
+    params: Params,
+    config: RewardConfig,
+    items: Items,
+    memory: Memory,
+    item: jax.Array,
+    is_ad: jax.Array,
 ) -> jax.Array:
-    """Predicted click rates of ads alone in a slate, over their mean.
+    """Predicted click rates of items alone in a slate, over the mean of the ads.
 
-    An ad is shown with its first creative: the generator's choice for every ad would cost more than
-    the search.
+    They do not depend on bids. An item is shown with its first creative: a choice for every ad
+    would cost more than the search.
 
     Args:
       params: parameters of the reward model.
       config: sizes of the reward model.
       items: codes and embeddings of the items.
       memory: the encoded request.
-      ads: `[N]` int32 POIs, -1 for none.
+      item: `[N]` int32 POIs, -1 for none.
+      is_ad: `[N]` bool.
 
     Returns:
-      `[N]` float32 with mean 1, 0 for none.
+      `[N]` float32, 0 for none; 0 for all without an ad.
     """
-    where, owned = ads >= 0, items.catalogue.poi_creatives
-    creative = jnp.where(where, owned[ads, 0] if owned.shape[1] else -1, -1)
-    slates = ads[:, None], creative[:, None], where[:, None]
-    rate = reward_model.predict(params, config, items, memory, *slates).click_poi[:, 0]
-    mean = rate.sum() / jnp.maximum(where.sum(), 1)
-    return rate / jnp.maximum(mean, jnp.finfo(jnp.float32).tiny)
+    owned = items.catalogue.poi_creatives
+    creative = jnp.where(item >= 0, owned[item, 0] if owned.shape[1] else -1, -1)
+
+    def alone(slot: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        slate = (x[None] for x in slot)
+        return reward_model.predict(params, config, items, memory, *slate).click_poi[0]
+
+    rate = lax.map(alone, (item, creative, is_ad), batch_size=_PREDICTED_AT_ONCE)
+    of_ads = jnp.where(is_ad, rate, 0.0).sum()
+    return jnp.where(of_ads > 0, rate * is_ad.sum() / jnp.where(of_ads > 0, of_ads, 1.0), 0.0)

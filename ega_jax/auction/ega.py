@@ -1,7 +1,8 @@
 """EGA as a system: token bids, beam search, choice by the reward model (secs. 4.3.1-2).
 
 Bids enter in two places: the token weights of the search (21) and the values of the slates found
-(24). Everything else is prepared once per request.
+(24). So does kappa, if tokens weigh by expected revenue. Everything else is prepared once per
+request.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ega_jax.auction.contributions import contributions
-from ega_jax.auction.ecpm import listed, relative_click_rates
+from ega_jax.auction.ecpm import as_list, relative_click_rates
 from ega_jax.auction.settings import SearchSettings
 from ega_jax.auction.system import (
     Allocation,
@@ -68,7 +69,7 @@ class EGAMemory:
     history_creative: jax.Array  # [T] int32.
     context: jax.Array | None  # [X] float32, as logged; None if models read none.
     encoded: Any  # History and context encoded by the decoder.
-    candidates: Candidates  # Without book if the request names one; see `EGA.candidates`.
+    candidates: Candidates  # Without book if it is the system's; see `EGA.candidates`.
 
 
 @struct.dataclass
@@ -80,11 +81,16 @@ class EGA(System[EGAConfig]):
     weighs_tokens: ClassVar[bool] = True
     judged_truthful: ClassVar[bool] = True
 
+    @property
+    def seeks_clicks(self) -> bool:
+        """Whether tokens weigh by expected revenue, which depends on kappa."""
+        return self.weighs_tokens and self.config.token_value == "ecpm"
+
     def prepare(self, request: AnyRequest, levers: Levers) -> PreparedRequest:
         """Encodes the request, and finds its ads and organic items in their book."""
         history = request.history_poi, request.history_creative
         reward_memory = self.encode_for_reward(request)
-        if self.weighs_tokens and self.config.token_value == "ecpm":
+        if self.seeks_clicks:
             candidates = self._by_ecpm(request, levers, reward_memory)
         elif isinstance(request, BookRequest):
             candidates = self._of_book(request, levers)
@@ -111,9 +117,8 @@ class EGA(System[EGAConfig]):
             request.item >= 0,
             num_slots=self.decoder.config.num_slots,
             num_codes=self.config.reward.num_codes,
-            follows_bids=~jnp.asarray(levers.bid_free, bool),
+            **{"follows_bids": ~jnp.asarray(levers.bid_free, bool), **more},
             **self._rules(levers),
-            **more,
         )
 
     def _of_book(self, request: BookRequest, levers: Levers) -> Candidates:
@@ -128,15 +133,17 @@ class EGA(System[EGAConfig]):
         return dataclasses.replace(candidates, book=None)
 
     def _by_ecpm(self, request: AnyRequest, levers: Levers, memory: Memory) -> Candidates:
-        """Candidates whose tokens weigh by bids times click rates; a book becomes a list."""
-        widths = None
+        """Candidates whose tokens weigh by expected revenue; a book becomes a list."""
+        own = {}
         if isinstance(request, BookRequest):
             slots, book = self.decoder.config.num_slots, self._own_book
-            request, widths = listed(request, book, slots, self.config.scope), book.widths
-        ads = jnp.where(request.is_ad, request.item, -1)
-        rate = relative_click_rates(self.reward, self.config.reward, self.items, memory, ads)
+            request, search_bid = as_list(request, book, slots, self.config.scope)
+            own = {"follows_bids": book.follows_bids, "widths": book.widths}
+            own |= {"search_bid": search_bid}
+        model = self.reward, self.config.reward, self.items
+        rate = relative_click_rates(*model, memory, request.item, request.is_ad)
         worth = Worth(rate, jnp.asarray(levers.kappa, jnp.float32))
-        return self._of_list(request, levers, worth=worth, widths=widths)
+        return self._of_list(request, levers, worth=worth, **own)
 
     @property
     def _own_book(self) -> AdBook:
@@ -244,27 +251,29 @@ class EGA(System[EGAConfig]):
         self, prepared: PreparedRequest, item: jax.Array, is_ad: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Creatives and click probabilities of POIs `[X]`, each alone in a slate, both `[X]`."""
-        creative = self.creative_alone(prepared, item)
+        creative = self.creative_alone(prepared, item, is_ad)
         slate = item[:, None], creative[:, None], is_ad[:, None]
         return creative, self.predict(prepared, *slate).click_poi[:, 0]
 
-    def creative_alone(self, prepared: PreparedRequest, item: jax.Array) -> jax.Array:
+    def creative_alone(
+        self, prepared: PreparedRequest, item: jax.Array, is_ad: jax.Array
+    ) -> jax.Array:
         """The creative `[X]` of each POI `[X]` that is alone in a slate."""
         if self.config.creatives == "clicks":
-            return self._most_clicked(prepared, item)
+            return self._most_clicked(prepared, item, is_ad)
         catalogue, history = self.items.catalogue, prepared.memory.encoded
         codes = codes_of(catalogue.poi_codes, item[:, None])
         states = self.decoder.poi_states(history, codes)[:, :, -1]
         return choose_creatives(self.decoder, history, states, item[:, None], catalogue)[:, 0]
 
-    def _most_clicked(self, prepared: PreparedRequest, item: jax.Array) -> jax.Array:
+    def _most_clicked(self, prepared, item: jax.Array, is_ad: jax.Array) -> jax.Array:
         """The creative `[X]` that the reward model expects most clicks on the POI from."""
         owned = self.items.catalogue.poi_creatives[item]  # [X, M]
         if not owned.shape[1]:
             return jnp.full_like(item, -1)
 
         def clicks(creative: jax.Array) -> jax.Array:
-            slate = item[:, None], creative[:, None], jnp.ones((item.size, 1), bool)
+            slate = item[:, None], creative[:, None], is_ad[:, None]
             return self.predict(prepared, *slate).click_poi[:, 0]
 
         rate = jax.vmap(clicks, in_axes=1, out_axes=1)(owned)
@@ -327,7 +336,7 @@ def _menu(beams: Beams, slates: Slates, bid: jax.Array, pctr: jax.Array, levers:
     """The menu of one search."""
     value = slate_value(bid, pctr, levers.kappa)
     ad = jnp.where(slates.is_ad & beams.where[:, None], beams.items, -1)
-    rivals = Bidders(ad=ad, bid=bid, quality=slates.quality)
+    rivals = Bidders(ad=ad, bid=bid, quality=slates.quality, item=slates.item)
     return Menu(
         candidate=beams.items,
         **vars(slates),

@@ -33,7 +33,9 @@ class SearchSettings:
 
     num_beams: int = setting(32, at_least=1)  # S
     token_bid: str = setting("max", choices=TOKEN_BIDS)  # mean: the ablation EGA-bid.
-    token_value: str = setting("bid", choices=TOKEN_VALUES)  # What an item counts with in it.
+    # What an ad counts with in it: its bid, or bid plus kappa times its relative click rate, for
+    # which a request reads every ad of its book.
+    token_value: str = setting("bid", choices=TOKEN_VALUES)
     # The creative of an item: the generator's likeliest, or the most clicked by the reward model.
     creatives: str = setting("likelihood", choices=CREATIVES)
     scope: str = setting("prefix", choices=SCOPES)  # Items that count for a token's bid.

@@ -65,6 +65,7 @@ class Bidders:
     ad: jax.Array  # [...] int32 candidates, -1 for none; in a menu an ad may occur several times.
     bid: jax.Array  # [...] float32 currency per click.
     quality: jax.Array  # [...] float32 click probability of the ad alone in the first slot.
+    item: jax.Array  # [...] int32 POIs of the ads.
 
     @property
     def score(self) -> jax.Array:
@@ -116,7 +117,8 @@ class Allocation:
     @property
     def ads(self) -> Bidders:
         """The slots' ads `[K]`, -1 in slots without ad."""
-        return Bidders(jnp.where(self.is_ad, self.candidate, -1), self.bid, self.quality)
+        ad = jnp.where(self.is_ad, self.candidate, -1)
+        return Bidders(ad, self.bid, self.quality, self.item)
 
 
 @struct.dataclass
@@ -165,6 +167,11 @@ class System(abc.ABC, Generic[Config]):
     weighs_clicks: ClassVar[bool] = True  # Slates follow kappa when they are served.
     judged_truthful: ClassVar[bool] = False  # Evaluation also covers the exactly truthful mode.
     reads_search_bids: ClassVar[bool] = True  # The slates of a book depend on its search bids.
+
+    @property
+    def seeks_clicks(self) -> bool:
+        """Whether the search depends on kappa, which otherwise only chooses from its menu."""
+        return False
 
     @abc.abstractmethod
     def prepare(self, request: AnyRequest, levers: Levers) -> PreparedRequest:

@@ -43,8 +43,11 @@ class GR(EGA):
     weighs_tokens: ClassVar[bool] = False
     judged_truthful: ClassVar[bool] = False
 
-    def creative_alone(self, prepared: PreparedRequest, item: jax.Array) -> jax.Array:
+    def creative_alone(
+        self, prepared: PreparedRequest, item: jax.Array, is_ad: jax.Array
+    ) -> jax.Array:
         """The creative `[X]` that Peri-CR chooses for each POI `[X]`."""
+        del is_ad  # Peri-CR does not know it.
         memory, model = prepared.memory, (self.peri_cr, self.peri_cr_config, self.items)
         history = memory.history_poi, memory.history_creative
         return peri_cr.choose(*model, *history, item, memory.context)

@@ -61,24 +61,19 @@ class Offer:
 
     poi: np.ndarray  # [B, A] int32, -1 padding.
     bid: np.ndarray  # [B, A] float32 currency per click.
-    first: np.ndarray  # [B] int, the candidate number of the first ad.
 
-    def holds(self, candidate: np.ndarray) -> np.ndarray:
-        """Whether each ad is among the candidates `[B, V]` of its request, `[B, A]` bool."""
-        held = np.zeros(self.poi.shape, bool)
-        place = candidate - self.first[:, None]
-        row, column = np.nonzero((candidate >= 0) & (place >= 0) & (place < self.poi.shape[1]))
-        held[row, place[row, column]] = True
-        return held & (self.poi >= 0)
+    def among(self, poi: np.ndarray) -> np.ndarray:
+        """Whether each ad is among the POIs `[B, V]` of its request, -1 for none; `[B, A]` bool."""
+        found = [np.isin(ads, pois) for ads, pois in zip(self.poi, poi, strict=True)]
+        return np.stack(found) & (self.poi >= 0)
 
 
 def offer_in(batch: Batch, books: Books | None) -> Offer:
     """The ads for sale in a batch, from its books or from the requests' own lists."""
     if books is not None:
         number = np.maximum(np.asarray(batch["book"]), 0)
-        return Offer(*books.rows(number), first=books.book_start[number])
-    poi = np.where(batch["is_ad"], batch["item"], -1)
-    return Offer(poi, np.asarray(batch["bid"]), first=np.zeros(len(poi), int))
+        return Offer(*books.rows(number))
+    return Offer(np.where(batch["is_ad"], batch["item"], -1), np.asarray(batch["bid"]))
 
 
 def visit_batch(
@@ -128,23 +123,24 @@ def _fates(mechanism: Mechanism, batch: Batch, offer: Offer) -> np.ndarray:
     """The fate `[B, A]` of each ad for sale in a batch."""
     system, request, levers = mechanism.system, request_of(batch), mechanism.levers
     free = check_levers(levers, NO_LIMITS)
-    shown, rivals = _candidates(system, prepare_batch(system, request, levers))
-    shown_freely, _ = _candidates(system, prepare_batch(system, request, free))
+    shown, rivals = _ads(system, prepare_batch(system, request, levers))
+    shown_freely, _ = _ads(system, prepare_batch(system, request, free))
     fate = np.full(offer.poi.shape, NEVER, np.int8)
-    fate[offer.holds(np.asarray(rivals))] = OUTRANKED
-    fate[offer.holds(np.asarray(shown_freely))] = LIMITS
+    fate[offer.among(np.asarray(rivals))] = OUTRANKED
+    fate[offer.among(np.asarray(shown_freely))] = LIMITS
     fate[offer.bid < float(levers.reserve)] = RESERVE
-    fate[offer.holds(np.asarray(shown))] = SHOWN
+    fate[offer.among(np.asarray(shown))] = SHOWN
     fate[offer.poi < 0] = -1
     return fate
 
 
 @jax.jit
-def _candidates(system: System, prepared: PreparedRequest) -> tuple[jax.Array, jax.Array]:
-    """The candidates of the ads shown `[B, K]`, and of all that competed `[B, V]`; -1 for none."""
+def _ads(system: System, prepared: PreparedRequest) -> tuple[jax.Array, jax.Array]:
+    """The POIs of the ads shown `[B, K]`, and of all that competed `[B, V]`; -1 for none."""
 
     def one(prepared: PreparedRequest) -> tuple[jax.Array, jax.Array]:
         allocation, menu = system.allocate(prepared)
-        return allocation.ads.ad, jnp.asarray(menu.rivals.ad)
+        shown, rivals = (jnp.where(x.ad >= 0, x.item, -1) for x in (allocation.ads, menu.rivals))
+        return shown, rivals
 
     return map_rows(one, prepared)

@@ -4,8 +4,8 @@ A token's bid is the highest bid among the items that carry the token, or their 
 ablation "EGA-bid"). The scope selects these items: with "prefix", the available items under the
 prefix decoded so far; with "layer", all items of the request with that code at that layer, the
 literal reading of the paper. With the token value "ecpm", which the paper does not have, an item
-counts with its bid plus kappa times its click rate alone in a slate, relative to the mean of the
-request's ads. `candidates.Candidates` computes both.
+counts with `(bid + kappa) * rate`, an organic one with bid 0: the rate is its click rate alone in a
+slate, over the mean of the request's ads. `candidates.Candidates` computes both.
 """
 
 import chex

@@ -208,13 +208,18 @@ class Candidates:
         is_organic = is_place & ~is_available
         code = self.book.code[child].astype(jnp.int32)
         code = jnp.where(is_organic, siblings.code[:, None], code)
+        queued = self.organic.value[used.organic][:, None]
         if self.scope == "layer":
             bid = self._layer_bids(depth, code)
         elif total is not None:
-            count = jnp.maximum(total[..., 1] + (is_place & is_child), 1.0)
-            bid = jnp.where(is_organic, 0.0, jnp.maximum(total[..., 0], 0.0) / count)
+            here = is_place & is_child
+            summed = jnp.maximum(total[..., 0], 0.0) + jnp.where(here, queued, 0.0)
+            bid = jnp.where(is_organic, queued, summed / jnp.maximum(total[..., 1] + here, 1.0))
         else:
-            bid = jnp.where(is_organic, 0.0, best)
+            # The organic item counts where it may follow; a leaf's ad goes before it.
+            follows = is_place & (is_organic | (depth < self.book.num_layers - 1))
+            bid = jnp.where(is_available, best, 0.0)
+            bid = jnp.where(follows, jnp.maximum(bid, queued), bid)
         where = is_available | is_organic
         return Options(
             node=jnp.where(is_available, child, -1),
@@ -368,6 +373,7 @@ def list_candidates(
     min_gap: chex.Numeric = 0,
     token_bid: str = "max",
     scope: str = "prefix",
+    search_bid: jax.Array | None = None,
     worth: Worth | None = None,
     widths: tuple[int, ...] | None = None,
 ) -> Candidates:
@@ -381,7 +387,7 @@ def list_candidates(
       where: `[N]` bool, whether the candidate exists and may be shown.
       num_slots: `K`, static, the most slots of a slate.
       num_codes: `W`, static.
-      follows_bids: whether the search sees bids; otherwise it sees 0 for every ad.
+      follows_bids: whether the search sees bids; otherwise it sees `search_bid`.
       reserve: least bid of an ad that is shown.
       max_ads: maximum number of ads in a slate; no limit by default.
       min_gap: minimum number of organic items between two ads.
@@ -389,6 +395,7 @@ def list_candidates(
       scope: the items that count for a token's bid, static: with "prefix", those under the prefix
         decoded so far that the beam may still use; with "layer", all items with the code at that
         layer.
+      search_bid: `[N]` float32, at least 0 for ads; default: 0.
       worth: what the search sees of the bids of the `N` candidates; default: the bids.
       widths: the most children that a node of the ads' codes has, by depth, static; default: `N`.
 
@@ -411,6 +418,7 @@ def list_candidates(
         token_bid=token_bid,
         scope=scope,
         num_codes=num_codes,
+        search_bid=search_bid,
         worth=worth,
         widths=widths,
     )
@@ -419,7 +427,7 @@ def list_candidates(
     return book_candidates(
         book,
         0,
-        organic_queue(book, 0, number, poi, codes[jnp.maximum(number, 0)]),
+        organic_queue(book, 0, number, poi, codes[jnp.maximum(number, 0)], worth),
         reserve=reserve,
         max_ads=max_ads,
         min_gap=min_gap,

@@ -24,6 +24,7 @@ def inline_book(
     token_bid: str,
     scope: str,
     num_codes: int,
+    search_bid: jax.Array | None = None,
     worth: Worth | None = None,
     widths: tuple[int, ...] | None = None,
 ) -> AdBook:
@@ -35,20 +36,21 @@ def inline_book(
       bid: `[N]` float32 live bids, currency per click.
       where: `[N]` bool, whether the entry is an ad.
       eligible: `[N]` bool, whether the ad may be shown.
-      follows_bids: whether the search sees the live bids; otherwise it sees 0 for every ad.
+      follows_bids: whether the search sees the live bids; otherwise it sees `search_bid`.
       num_listed: `L`, static; at least the slots of a slate plus 1.
       token_bid: "max" or "mean", static.
       scope: "prefix" or "layer", static.
       num_codes: `W`, static.
+      search_bid: `[N]` float32; default: 0 for every ad.
       worth: what the search sees of bids; default: the bids.
       widths: the most children that a node has, by depth, static; default: `N`.
 
     Returns:
       A forest of one book, whose ads have the numbers of their entries in the list.
     """
-    seen = bid if worth is None else worth.of(bid)
-    search_bid = jnp.where(follows_bids, seen, 0.0).astype(jnp.float32)
-    search_bid = jnp.where(where & eligible, search_bid, UNAVAILABLE)
+    seen = jnp.where(follows_bids, bid, 0.0 if search_bid is None else search_bid)
+    seen = seen if worth is None else worth.of(seen)
+    search_bid = jnp.where(where & eligible, seen.astype(jnp.float32), UNAVAILABLE)
     n, c = codes.shape
     end = where.sum(dtype=jnp.int32)
     node, start = jnp.zeros(n, jnp.int32), jnp.stack([jnp.int32(0), end])

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ega_jax.generation.ad_book import AdBook
+from ega_jax.generation.ad_book import AdBook, Worth
 
 
 @struct.dataclass
@@ -19,6 +19,7 @@ class OrganicQueue:
     place: jax.Array  # [M, C] int32 place that the code has or would have among its siblings.
     ad: jax.Array  # [M] int32 ad of the same POI in the book, -1 for none.
     ad_path: jax.Array  # [M, C] int32 its nodes.
+    value: jax.Array  # [M] float32 what the search sees in place of a bid, currency per click.
 
 
 def listed_organic(item: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -42,9 +43,18 @@ def within_reach(items: jax.Array, num_slots: int, scope: str) -> jax.Array:
 
 
 def organic_queue(
-    book: AdBook, root: chex.Numeric, id: jax.Array, poi: jax.Array, codes: jax.Array
+    book: AdBook,
+    root: chex.Numeric,
+    id: jax.Array,
+    poi: jax.Array,
+    codes: jax.Array,
+    worth: Worth | None = None,
 ) -> OrganicQueue:
-    """Finds organic items `[M]` with codes `[M, C]` in one book of a forest."""
+    """Finds organic items `[M]` with codes `[M, C]` in one book of a forest.
+
+    An item is worth as much as an ad that bids 0: nothing without `worth`, which is that of the
+    items by `id`.
+    """
     node = jnp.broadcast_to(jnp.asarray(root, jnp.int32), poi.shape)
     path, places = [], []
     for depth in range(codes.shape[-1]):
@@ -54,4 +64,7 @@ def organic_queue(
         places.append(place)
     ad = book.ads_of(poi, root)
     stack = lambda columns: jnp.stack(columns, axis=-1)
-    return OrganicQueue(id, poi, codes, stack(path), stack(places), ad, book.path(ad))
+    value = jnp.zeros(poi.shape)
+    if worth is not None:
+        value = jnp.where(id >= 0, worth.of(value, id), value)
+    return OrganicQueue(id, poi, codes, stack(path), stack(places), ad, book.path(ad), value)

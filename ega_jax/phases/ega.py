@@ -108,8 +108,9 @@ def _joint_phase(run: AuctionTraining, system: EGA) -> Phase:
 
     def loss(params: Params, variables, batch: dict[str, jax.Array], key: jax.Array):
         some = jax.tree.map(lambda x: x[:rows], batch)
+        key, own_key = jax.random.split(key)
         nll, (metrics, _) = interest(params, variables, batch, key)
-        gain, (more, _) = auction(params, pretrained, some, key)
+        gain, (more, _) = auction(params, pretrained, some, own_key)
         return nll + gain, (metrics | more, variables)
 
     return dataclasses.replace(run.pretraining.generator_phase(loss=loss), name="joint")

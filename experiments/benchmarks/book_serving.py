@@ -5,9 +5,11 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from ega_jax.auction.settings import SearchSettings
 from ega_jax.baselines.settings import Settings
 from ega_jax.generation.book_ledger import BookLedger
 from ega_jax.mechanism import Mechanism
+from ega_jax.setting import part_of
 from ega_jax.types import BookRequest
 from experiments.benchmarks.auction import Auction, Shape
 from experiments.benchmarks.timing import latencies, percentiles
@@ -57,9 +59,13 @@ def with_random_book(
         items.catalogue.poi_codes,
         shape.num_codes,
         num_slots=shape.num_slots,
+        token_bid=settings.allocation.token_bid,
+        scope=settings.allocation.scope,
     )
     mechanism = auction.mechanism()
-    system = dataclasses.replace(mechanism.system, items=items, book=ledger.book)
+    search = part_of(settings.allocation, SearchSettings)
+    config = dataclasses.replace(mechanism.system.config, **search)
+    system = dataclasses.replace(mechanism.system, items=items, book=ledger.book, config=config)
     history = jnp.asarray(rng.integers(0, ads, (1, shape.history_length), dtype=np.int32))
     request = BookRequest(
         history_poi=history,

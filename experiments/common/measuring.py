@@ -32,11 +32,10 @@ from experiments.common.runs import shared_phases, train_system, truth_of
 
 SLATES_ONLY = "first_price"  # The rule that needs no second search, where prices do not matter.
 FRONTIER: Mapping[str, tuple[float, ...]] = {  # Lever -> its settings, declared beforehand.
-    "alpha": (0.6, 1.2, 1.8, 2.4, 3.0, 3.6),
+    "alpha": (0.6, 1.2, 2.4, 3.6, 5.0, 8.0),
     "beta": (0.0, 0.5, 2.0, 8.0, 16.0, 32.0),
     "kappa": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
-CHOOSING = {"kappa"}  # Levers on which no search depends: they choose from what it finds.
 SEARCHED_ONCE = 512  # Sessions from which one search for all their settings pays for compiling it.
 LATENCY_LIMIT_S = 5.0
 COUNTED = 16  # Requests whose FLOPs are counted.
@@ -107,7 +106,8 @@ class Measured:
         """Outcomes by judge for each value of one lever; at its own they are those of `value`."""
         own, num_sessions = getattr(self.run.levers, lever), self.sessions.value
         others = [value for value in values if value != own]
-        if lever in CHOOSING and num_sessions >= SEARCHED_ONCE:
+        chooses = lever == "kappa" and not self.run.system.seeks_clicks  # From what a search finds.
+        if chooses and num_sessions >= SEARCHED_ONCE:
             found = self._along(lever, others, num_sessions)
         else:
             part = f"value-{lever}"

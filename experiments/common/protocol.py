@@ -140,9 +140,10 @@ class Market:
         another one at most in the payment rule is measured with that one's slates.
         """
         changes = compared()
-        workdir = self.workdir.name + f"-{name}" * changes_pretraining(changes[name])
         slates = {other: self.settings.changed({**x, **RULE}) for other, x in changes.items()}
-        return workdir, next(other for other in changes if slates[other] == slates[name])
+        trained_as = next(other for other in changes if slates[other] == slates[name])
+        own = f"-{trained_as}" * changes_pretraining(changes[trained_as])
+        return self.workdir.name + own, trained_as
 
     def open(self, changes: Mapping[str, Any], workdir: str, place: str) -> AuctionTraining:
         """Returns the training of a system, whose workdir gets what the market has trained.

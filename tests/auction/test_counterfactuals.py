@@ -94,7 +94,8 @@ def test_nothing_depends_on_the_own_bid(bid_free):
         served = serve(system, with_bid(row, 0, ad, factor * row.bid[0, ad]), settings)
         quality = alone(system, served[0], row)[1][0, ad]
         prepared, _, menu = one(served, 0)
-        bidder = Bidders(jnp.array([ad]), row.bid[0, ad][None] * factor, quality[None])
+        bid, item = row.bid[0, ad][None] * factor, row.item[0, ad][None]
+        bidder = Bidders(jnp.array([ad]), bid, quality[None], item)
         found.append(search(system, prepared, bidder, menu, Report.none(1))[0])
     for other in found[1:]:
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found[0], other)
@@ -110,9 +111,11 @@ def test_matching_bids_by_a_loop():
         ads = rng.integers(-1, 15, rivals).astype(np.int32)
         bid = rng.choice([0.0, 1.0, 2.0, 5.0], 15).astype(np.float32)
         quality = rng.choice([0.0, 0.2, 0.7], 15).astype(np.float32)
-        menu = Bidders(ads, bid[ads], quality[ads])
+        menu = Bidders(ads, bid[ads], quality[ads], ads)
         for ad in range(15):
-            own = Bidders(jnp.int32(ad), jnp.float32(bid[ad]), jnp.float32(quality[ad]))
+            own = Bidders(
+                jnp.int32(ad), jnp.float32(bid[ad]), jnp.float32(quality[ad]), jnp.int32(ad)
+            )
             scores = [bid[j] * max(quality[j], 1e-6) for j in set(ads.tolist()) - {-1, ad}]
             needed = sorted(score / max(quality[ad], 1e-6) for score in scores)[::-1]
             expected = (needed + [0.0] * NUM_RIVALS)[:NUM_RIVALS]

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from book_requests import in_books
-from tiny_models import P, levers, random_requests, serve, tiny_ega, with_beams
+from slates import TinyRequest, all_slates, slate_log_prob
+from tiny_models import K, P, W, levers, random_requests, serve, tiny_ega, with_beams
 
 from ega_jax.auction.ecpm import relative_click_rates
 from ega_jax.auction.system import slate_value
+from ega_jax.generation.book_ledger import BookLedger
 from ega_jax.generation.reports import Report
 from ega_jax.reward import model as reward_model
 from ega_jax.types import BookRequest
@@ -27,12 +29,12 @@ def by_ecpm(system, **changes):
 
 @jax.jit
 def rates(system, requests):
-    """Relative click rates `[B, N]` of the requests' ads."""
+    """Relative click rates `[B, N]` of the requests' items."""
 
     def one(request):
         memory = system.encode_for_reward(request)
-        ads = jnp.where(request.is_ad, request.item, -1)
-        return relative_click_rates(system.reward, system.config.reward, system.items, memory, ads)
+        model = system.reward, system.config.reward, system.items
+        return relative_click_rates(*model, memory, request.item, request.is_ad)
 
     return jax.vmap(one)(requests)
 
@@ -50,49 +52,84 @@ def by_slate(menu, row):
     return dict(zip(slates, menu.log_z[row][where].sum(-1), strict=True))
 
 
-def test_rates_are_those_of_ads_alone_over_their_mean():
+def test_rates_are_those_of_items_alone_over_the_mean_of_the_ads():
     system, found = tiny_ega(), np.asarray(rates(tiny_ega(), REQUESTS))
     for row in range(ROWS):
-        ads = np.flatnonzero(REQUESTS.is_ad[row])
-        if not ads.size:
+        there, is_ad = REQUESTS.item[row] >= 0, REQUESTS.is_ad[row]
+        if not is_ad.any():
             assert (found[row] == 0).all()
             continue
         memory = system.encode_for_reward(jax.tree.map(lambda x, row=row: x[row], REQUESTS))
-        item = REQUESTS.item[row][ads][:, None]
-        creative = np.asarray(system.items.catalogue.poi_creatives)[item, 0]
-        alone = reward_model.predict(
-            system.reward, system.config.reward, system.items, memory, item, creative, item >= 0
-        ).click_poi[:, 0]
-        expected = np.zeros(found.shape[1])
-        expected[ads] = alone / alone.mean()
+        item = REQUESTS.item[row][:, None]
+        creative = np.where(item < 0, -1, np.asarray(system.items.catalogue.poi_creatives)[item, 0])
+        alone = np.asarray(
+            reward_model.predict(
+                system.reward, system.config.reward, system.items, memory, item, creative,
+                is_ad[:, None],
+            ).click_poi[:, 0]
+        )  # fmt: skip
+        expected = np.where(there, alone / alone[is_ad].mean(), 0.0)
         np.testing.assert_allclose(found[row], expected, rtol=1e-4)
+
+
+def distinct_codes():
+    """The tiny system with POIs that share no full codes, and kappa's enumeration in reach."""
+    codes = np.stack(np.divmod(np.random.default_rng(4).permutation(W**2)[:P], W), axis=1)
+    catalogue = dataclasses.replace(tiny_ega().items.catalogue, poi_codes=jnp.asarray(codes))
+    items = dataclasses.replace(tiny_ega().items, catalogue=catalogue)
+    return dataclasses.replace(by_ecpm(tiny_ega()), items=items)
+
+
+def test_kappa_counts_for_organic_items_as_for_ads():
+    """Token bids are the highest `(bid + kappa) * rate` of all items that may follow."""
+    system, kappa, given = distinct_codes(), 3.0, levers(kappa=3.0, max_ads=2, min_gap=1)
+    prepared, _, menu = jax.device_get(serve(system, REQUESTS, given))
+    rate, slates = np.asarray(rates(system, REQUESTS)), 0
+    logits_of = jax.jit(system.decoder.slate_logits)
+    for row in range(ROWS):
+        where = REQUESTS.item[row] >= 0
+        request = TinyRequest(
+            codes=np.asarray(system.items.catalogue.poi_codes)[REQUESTS.item[row]],
+            is_ad=REQUESTS.is_ad[row],
+            bid=np.where(where, (REQUESTS.bid[row] + kappa) * rate[row], 0.0),
+            where=where,
+            max_ads=2,
+            min_gap=1,
+        )
+        memory = jax.tree.map(lambda x, row=row: x[row], prepared.memory.encoded)
+        found = by_slate(menu, row)
+        listed = list(all_slates(request, K))
+        assert found.keys() == {tuple(int(i) for i in items) for items, _, _ in listed}
+        for items, codes, steps in listed:
+            logits = np.asarray(logits_of(memory, jnp.asarray(codes)), np.float64)
+            expected = slate_log_prob(logits, codes, steps, 1.2, 2.0)
+            np.testing.assert_allclose(found[tuple(int(i) for i in items)], expected, atol=2e-4)
+            slates += 1
+    assert slates > 60
 
 
 @pytest.mark.parametrize(("token_bid", "scope"), [("max", "prefix"), ("mean", "layer")])
 def test_the_policy_is_that_of_bids_times_rates_also_under_reports(token_bid, scope):
-    """Bids plus kappa, of which the plain system's search sees nothing."""
-    rate, kappa = np.asarray(rates(tiny_ega(), REQUESTS)), 0.7
-    scaled = REQUESTS.replace(bid=np.float32(REQUESTS.is_ad * rate * (REQUESTS.bid + kappa)))
+    rate = np.asarray(rates(tiny_ega(), REQUESTS))
+    scaled = REQUESTS.replace(bid=np.float32(REQUESTS.is_ad * rate * REQUESTS.bid))
     ad = np.where(REQUESTS.is_ad.any(1), np.argmax(REQUESTS.is_ad, axis=1), -1).astype(np.int32)
     bid = np.float32(np.where(np.arange(ROWS) % 3, 4.0, -1.0))  # Every third ad is absent.
     own_rate = np.where(ad >= 0, rate[np.arange(ROWS), ad], 1.0)
-    seen = np.float32(np.where(bid > 0, (bid + kappa) * own_rate, bid))
+    seen = np.float32(np.where(bid > 0, bid * own_rate, bid))
     config = {"token_bid": token_bid, "scope": scope}
     plain = dataclasses.replace(tiny_ega(), config=dataclasses.replace(tiny_ega().config, **config))
     for reports, reports_seen in [
         (Report.none(ROWS), Report.none(ROWS)),
         (Report(ad, bid), Report(ad, seen)),
     ]:
-        found = jax.device_get(
-            menus(by_ecpm(tiny_ega(), **config), REQUESTS, reports, levers(kappa=kappa))
-        )
+        found = jax.device_get(menus(by_ecpm(tiny_ega(), **config), REQUESTS, reports, levers()))
         expected = jax.device_get(menus(plain, scaled, reports_seen, levers()))
         for row in range(ROWS):
             ours, theirs = by_slate(found, row), by_slate(expected, row)
             assert ours.keys() == theirs.keys()
             close = functools.partial(np.testing.assert_allclose, atol=1e-4)
             close([ours[slate] for slate in theirs], list(theirs.values()))
-        value = slate_value(found.bid, found.pctr, kappa)
+        value = slate_value(found.bid, found.pctr, 0.0)
         np.testing.assert_allclose(found.value[found.where], value[found.where], rtol=1e-5)
         assert set(np.unique(found.bid)) <= {0.0, 0.5, 1.0, 2.0, 4.0, 5.0}
 
@@ -123,6 +160,43 @@ def test_a_book_leads_to_the_slates_of_a_list():
     np.testing.assert_allclose(its_menu.value[live], menu.value[live], rtol=2e-4)
     assert (shown.item < P).all()
     assert shown.is_ad.any()
+
+
+def test_an_ad_that_may_not_be_shown_counts_in_the_mean_and_is_not_shown():
+    """Bids below a reserve do not move the rates of others."""
+    system = with_beams(by_ecpm(tiny_ega()), 4)
+    _, ledger, batch = in_books(REQUESTS, system)
+    to_books = BookRequest(**{name: np.asarray(x) for name, x in batch.items()})
+    bid = np.asarray(REQUESTS.bid)[REQUESTS.is_ad]
+    ledger.replace(bid, eligible=bid >= 1.0)
+    forest = dataclasses.replace(system, book=ledger.book)
+    _, in_book, _ = jax.device_get(serve(forest, to_books, levers(reserve=1.0)))
+    _, shown, _ = jax.device_get(serve(system, REQUESTS, levers(reserve=1.0)))
+    np.testing.assert_array_equal(in_book.item, shown.item)
+    np.testing.assert_allclose(in_book.log_z, shown.log_z, rtol=2e-4, atol=1e-5)
+
+
+def test_a_bid_free_search_sees_the_search_bids_of_its_book():
+    """A book with past bids leads to slates that live bids do not change."""
+    system = with_beams(by_ecpm(tiny_ega()), 4)
+    books, _, batch = in_books(REQUESTS, system)
+    to_books = BookRequest(**{name: np.asarray(x) for name, x in batch.items()})
+    past = np.random.default_rng(0).lognormal(size=books.bid.size).astype(np.float32)
+    menus_of = []
+    for bid, search_bid in (
+        (books.bid, past),
+        (3.0 * books.bid, past),
+        (books.bid, 2 * past[::-1]),
+    ):
+        ledger = BookLedger(
+            books.poi, bid, books.book_start, system.items.catalogue.poi_codes, W,
+            num_slots=K, search_bid=search_bid,
+        )  # fmt: skip
+        forest = dataclasses.replace(system, book=ledger.book)
+        menus_of.append(jax.device_get(serve(forest, to_books, levers(bid_free=True)))[2])
+    first, bids_tripled, other_past = menus_of
+    np.testing.assert_array_equal(first.item, bids_tripled.item)
+    assert (first.item != other_past.item).any()
 
 
 def test_a_search_without_bids_ignores_the_rates_too():

@@ -97,7 +97,7 @@ def menu_of(slates, value, where):
         where=where,
         log_z=nothing,
         states=nothing[..., None],
-        rivals=Bidders(slates.reshape(-1), nothing.reshape(-1), nothing.reshape(-1)),
+        rivals=Bidders(*(x.reshape(-1) for x in (slates, nothing, nothing, slates))),
     )
 
 

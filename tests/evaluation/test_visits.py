@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import numpy as np
-import pytest
 from book_requests import in_books
 from tiny_mechanism import requests_with_ads_last, tiny_mechanism
 from tiny_models import batch_of
@@ -130,8 +129,7 @@ def test_blank_rows_are_left_out():
     assert not found.is_logged.any()
 
 
-@pytest.mark.parametrize("first", [0, 5])
-def test_an_offer_finds_candidates_by_number(first):
-    offer = visits.Offer(np.array([[4, 7, -1]]), np.ones((1, 3)), np.array([first]))
-    assert offer.holds(np.array([[first + 1, -1, first + 9]])).tolist() == [[False, True, False]]
-    assert offer.holds(np.array([[first + 2]])).tolist() == [[False, False, False]]
+def test_an_offer_finds_its_ads_by_poi():
+    offer = visits.Offer(np.array([[4, 7, -1]]), np.ones((1, 3)))
+    assert offer.among(np.array([[7, -1, 9]])).tolist() == [[False, True, False]]
+    assert offer.among(np.array([[-1]])).tolist() == [[False, False, False]]

@@ -137,6 +137,7 @@ class MCA(System[MCAConfig]):
             "log_z": jnp.where(is_ad, of_ad, 0.0),
             "states": jnp.zeros((slate.size, 0)),
         }
-        rivals = Bidders(jnp.where(ranked.is_ad, ranked.candidate, -1), bid, ranked.click)
+        ads = jnp.where(ranked.is_ad, ranked.candidate, -1)
+        rivals = Bidders(ads, bid, ranked.click, ranked.item)
         menu = Menu(**jax.tree.map(lambda x: x[None], only), rivals=rivals)
         return allocation_of(menu, 0, creative, prediction), menu
