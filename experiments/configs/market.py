@@ -21,7 +21,7 @@ NARROW = {  # Small enough to train on two CPU cores.
     "decoder_blocks": 2,
 }
 ALIGNMENT = {"learning_rate": 1e-3, "kl_weight": 0.5}  # The KL penalty keeps CTR.
-# alpha and the learning rates of alignment and CGA are the best in `experiments.tune`.
+# The learning rates of alignment and CGA and `tiny`'s alpha are the best in `experiments.tune`.
 TINY = {
     "data": {"history_length": 16, "market": {"size": "tiny"}},
     "tokenizer": {
@@ -69,8 +69,7 @@ SMALL = {
     "optimizer": {"learning_rate": 3e-3},
     "training": {"num_steps": 3000, "checkpoint_every": 500, "evaluate_every": 1000},
     "evaluation": {"num_beams": 32},
-    # Tokens by expected revenue and creatives by clicks won the tuning; the row `ega-paper` of the
-    # tables has the paper's.
+    # The paper's tokens and creatives are the row `ega-paper` of the tables.
     "allocation": {"alpha": 5.0, "token_value": "ecpm", "creatives": "clicks"},
     # 16,000 requests of reinforcement, as many as those of MCA's two stages together.
     "alignment": ALIGNMENT | {"estimator": "leave_one_out", "num_steps": 500},

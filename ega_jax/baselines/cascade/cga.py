@@ -271,7 +271,7 @@ def standardise(r: jax.Array, where: jax.Array) -> jax.Array:
     """Scales the entries of `where` to mean 0 and variance 1; all 0 if they do not vary.
 
     Args:
-      r: contributions of any shape.
+      r: gains of any shape.
       where: bool, shaped as `r`.
 
     Returns:
