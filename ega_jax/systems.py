@@ -25,7 +25,7 @@ KINDS: dict[str, SystemKind] = {
 }
 PAPER = {  # The paper's tokens, creatives and estimator, with the alpha tuned for them.
     "allocation.token_value": "bid",
-    "allocation.creatives": "likelihood",
+    "allocation.creatives_by": "likelihood",
     "allocation.alpha": 2.4,
     "alignment.estimator": "contribution",
 }
@@ -34,7 +34,7 @@ ABLATIONS: dict[str, Mapping[str, Any]] = {  # Ablation of EGA -> the settings t
     "ega-end": {"alignment.one_stage": True},
     "ega-bid": {"allocation.token_bid": "mean"},
     "ega-paper": PAPER,
-    "ega-likelihood": {"allocation.creatives": "likelihood"},
+    "ega-likelihood": {"allocation.creatives_by": "likelihood"},
     "ega-gsp": {"auction.rule": "gsp"},
     "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
 }

@@ -56,7 +56,7 @@ REFERENCE = "mca"  # The system whose clicks, with its defaults, all trials are 
 DEFAULTS: dict[str, Any] = {}  # The trial that changes nothing.
 BY_REVENUE = {  # Tokens by expected revenue, creatives by clicks, an unbiased policy gradient.
     "allocation.token_value": "ecpm",
-    "allocation.creatives": "clicks",
+    "allocation.creatives_by": "clicks",
     "allocation.alpha": 5.0,
     "alignment.estimator": "leave_one_out",
 }

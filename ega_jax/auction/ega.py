@@ -259,7 +259,7 @@ class EGA(System[EGAConfig]):
         self, prepared: PreparedRequest, item: jax.Array, is_ad: jax.Array
     ) -> jax.Array:
         """The creative `[X]` of each POI `[X]` that is alone in a slate."""
-        if self.config.creatives == "clicks":
+        if self.config.creatives_by == "clicks":
             return self._most_clicked(prepared, item, is_ad)
         catalogue, history = self.items.catalogue, prepared.memory.encoded
         codes = codes_of(catalogue.poi_codes, item[:, None])
@@ -302,7 +302,7 @@ class EGA(System[EGAConfig]):
     def _dress(self, prepared, item, alone, is_ad, states) -> tuple[jax.Array, Predictions]:
         """Chooses the creatives `[K]` of a winning slate and predicts the responses to it."""
         creative = alone
-        if self.config.creatives == "likelihood":
+        if self.config.creatives_by == "likelihood":
             in_context = choose_creatives(
                 self.decoder, prepared.memory.encoded, states, item, self.items.catalogue
             )

@@ -37,7 +37,7 @@ class SearchSettings:
     # which a request reads every ad of its book.
     token_value: str = setting("bid", choices=TOKEN_VALUES)
     # The creative of an item: the generator's likeliest, or the most clicked by the reward model.
-    creatives: str = setting("likelihood", choices=CREATIVES)
+    creatives_by: str = setting("likelihood", choices=CREATIVES)
     scope: str = setting("prefix", choices=SCOPES)  # Items that count for a token's bid.
 
 

@@ -70,7 +70,7 @@ SMALL = {
     "training": {"num_steps": 3000, "checkpoint_every": 500, "evaluate_every": 1000},
     "evaluation": {"num_beams": 32},
     # The paper's tokens and creatives are the row `ega-paper` of the tables.
-    "allocation": {"alpha": 5.0, "token_value": "ecpm", "creatives": "clicks"},
+    "allocation": {"alpha": 5.0, "token_value": "ecpm", "creatives_by": "clicks"},
     # 16,000 requests of reinforcement, as many as those of MCA's two stages together.
     "alignment": ALIGNMENT | {"estimator": "leave_one_out", "num_steps": 500},
     "cascade": {

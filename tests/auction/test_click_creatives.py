@@ -17,7 +17,7 @@ def by_clicks():
     """The system with reward parameters under which the creatives of a POI differ clearly."""
     few = with_beams(tiny_ega(), 8)
     louder = jax.tree.map(lambda x: 3.0 * x if x.ndim > 1 else x, few.reward)
-    config = dataclasses.replace(few.config, creatives="clicks")
+    config = dataclasses.replace(few.config, creatives_by="clicks")
     return dataclasses.replace(few, reward=louder, config=config)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 from book_requests import in_books
 from tiny_mechanism import requests_with_ads_last, tiny_mechanism
 from tiny_models import batch_of
@@ -13,12 +14,22 @@ from ega_jax.evaluation import visits
 from ega_jax.evaluation.advertisers import accounts
 from ega_jax.evaluation.serving import judges_of
 from ega_jax.evaluation.visits import FATES, SHOWN, visit_batch
+from ega_jax.generation.bidding import TOKEN_VALUES
 
 B = 6
 
 
-def visited(**levers):
-    requests, mechanism = requests_with_ads_last(3, B), tiny_mechanism()
+def weighing(token_value):
+    """The tiny mechanism with tokens that weigh so."""
+    mechanism = tiny_mechanism()
+    config = dataclasses.replace(mechanism.system.config, token_value=token_value)
+    return dataclasses.replace(
+        mechanism, system=dataclasses.replace(mechanism.system, config=config)
+    )
+
+
+def visited(token_value="bid", **levers):
+    requests, mechanism = requests_with_ads_last(3, B), weighing(token_value)
     changed = check_levers(mechanism.levers, levers)
     mechanism = dataclasses.replace(mechanism, levers=changed)
     items = np.asarray(mechanism.allocate(requests, "gsp").items)
@@ -80,12 +91,13 @@ def test_outranked_ads_are_in_the_menu(monkeypatch):
     assert {"outranked", "never generated"} & {FATES[f] for f in found.fate.ravel() if f >= 0}
 
 
-def test_ads_of_books_have_the_fates_of_lists():
-    requests, of_lists = visited()
+@pytest.mark.parametrize("token_value", TOKEN_VALUES)
+def test_ads_of_books_have_the_fates_of_lists(token_value):
+    requests, of_lists = visited(token_value)
     books, ledger, batch = in_books(requests, tiny_mechanism().system)
     batch |= {"session": np.arange(B), "shown_poi": of_lists.item}
     batch["click_poi"] = np.zeros(of_lists.item.shape, bool)
-    mechanism = tiny_mechanism().with_book(ledger.book)
+    mechanism = weighing(token_value).with_book(ledger.book)
     found = visit_batch(mechanism, batch, books, judges_of(None), "gsp")
     np.testing.assert_array_equal(found.item, of_lists.item)
     for row in range(B):
