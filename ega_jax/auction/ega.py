@@ -109,6 +109,8 @@ class EGA(System[EGAConfig]):
 
     def _of_list(self, request: Request, levers: Levers, **more: Any) -> Candidates:
         """Candidates of a request with a list of its own."""
+        follows = {"follows_bids": ~jnp.asarray(levers.bid_free, bool)}
+        rules: dict[str, Any] = follows | self._rules(levers) | more
         return list_candidates(
             codes_of(self.items.catalogue.poi_codes, request.item),
             request.item,
@@ -117,8 +119,7 @@ class EGA(System[EGAConfig]):
             request.item >= 0,
             num_slots=self.decoder.config.num_slots,
             num_codes=self.config.reward.num_codes,
-            **{"follows_bids": ~jnp.asarray(levers.bid_free, bool), **more},
-            **self._rules(levers),
+            **rules,
         )
 
     def _of_book(self, request: BookRequest, levers: Levers) -> Candidates:
