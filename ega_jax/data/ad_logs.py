@@ -109,6 +109,21 @@ class AdLogDataset:
         first, last = bounds[SPLITS.index(name)], bounds[SPLITS.index(name) + 1]
         return clipped(self.row_groups, first, last)
 
+    def first_uses(self) -> np.ndarray:
+        """The row of the first session that names each book, `[books]`; the row count if none does.
+
+        Rows are in time order.
+        """
+        assert self.books is not None, "the log has no books"
+        found = np.full(len(self.books.book_id), self.summary.num_rows)
+        before = 0
+        for group in self.row_groups:
+            named = to_numpy(group.read(["book_id"])["book_id"], np.int64)
+            book, row = np.unique(book_numbers(self.books.book_id, named), return_index=True)
+            found[book] = np.minimum(found[book], before + row)
+            before += len(named)
+        return found
+
     def recorded_in(self, split: str, column: str) -> Iterator[np.ndarray]:
         """Reads one of the optional columns of a split, some rows at a time.
 

@@ -29,6 +29,32 @@ class Books:
         place = np.minimum(place, len(self.poi) - 1)
         return np.where(inside, self.poi[place], -1), np.where(inside, self.bid[place], 0.0)
 
+    def past_bids(self, first_use: np.ndarray) -> np.ndarray:
+        """What each ad of a book bid before: the mean of its POI's bids in earlier books.
+
+        An ad without an earlier bid gets the mean of all bids of earlier books, or 0 in the first
+        book. So a book's own bids decide nothing of its past bids.
+
+        Args:
+          first_use: `[books]` rising with the time at which a book was first used.
+
+        Returns:
+          `[n]` float32, currency per click.
+        """
+        rank = np.empty(len(first_use), np.int64)
+        rank[np.argsort(first_use, kind="stable")] = np.arange(len(first_use))
+        when = np.repeat(rank, np.diff(self.book_start))
+        of_all = _mean_before(when, self.bid, len(first_use))
+        order = np.lexsort((when, self.poi))
+        poi, bid = self.poi[order], self.bid[order].astype(np.float64)
+        is_first = np.append(True, poi[1:] != poi[:-1])
+        start = np.maximum.accumulate(np.where(is_first, np.arange(len(poi)), 0))
+        before, count = np.cumsum(bid) - bid, np.arange(len(poi)) - start
+        own = (before - before[start]) / np.maximum(count, 1)
+        found = np.empty(len(poi), np.float32)
+        found[order] = np.where(count > 0, own, of_all[when[order]])
+        return found
+
     @classmethod
     def load(cls, folder: Path) -> "Books":
         """Reads `books/` of a folder that `schema.validate` found valid."""
@@ -40,3 +66,11 @@ class Books:
             book_start=ads.offsets,
             book_id=read_numbers(table, "book_id", np.int64),
         )
+
+
+def _mean_before(when: np.ndarray, bid: np.ndarray, number: int) -> np.ndarray:
+    """The mean of the bids before each of `number` times, `[number]` float64; 0 without one."""
+    total = np.bincount(when, weights=bid, minlength=number)
+    count = np.bincount(when, minlength=number)
+    earlier = np.cumsum(total) - total, np.cumsum(count) - count
+    return earlier[0] / np.maximum(earlier[1], 1)

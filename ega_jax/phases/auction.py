@@ -133,11 +133,18 @@ class AuctionTraining:
         given["max_ads"] = min(limit or Levers.max_ads for limit in limits)
         return check_levers(Levers(), given)
 
-    def ledger(self, levers: Levers) -> BookLedger | None:
-        """The books of the log under given levers, whose bids may change; None without books."""
+    def ledger(self, levers: Levers, search_bid: np.ndarray | None = None) -> BookLedger | None:
+        """The books of the log under given levers, whose bids may change; None without books.
+
+        Args:
+          levers: the run-time settings.
+          search_bid: `[n]` bids that a bid-free search sees; default: 0.
+        """
         books, settings = self.dataset.books, self.settings.allocation
         if books is None:
             return None
+        if search_bid is None and bool(levers.bid_free):
+            search_bid = np.zeros_like(books.bid)
         return BookLedger(
             books.poi,
             books.bid,
@@ -145,7 +152,7 @@ class AuctionTraining:
             self.pretraining.tokens["poi"].codes,
             self.pretraining.generator_config.num_codes,
             num_slots=self.dataset.summary.num_slots,
-            search_bid=np.zeros_like(books.bid) if bool(levers.bid_free) else None,
+            search_bid=search_bid,
             eligible=books.bid >= float(levers.reserve),
             token_bid=settings.token_bid,
             scope=settings.scope,
@@ -154,6 +161,14 @@ class AuctionTraining:
     def book(self, levers: Levers) -> AdBook | None:
         """The books of the log as the search sees them under given levers; None without books."""
         ledger = self.ledger(levers)
+        return None if ledger is None else ledger.book
+
+    def truthful_book(self, levers: Levers) -> AdBook | None:
+        """The books of the log as the exactly truthful mode searches them: by past bids alone."""
+        if self.dataset.books is None:
+            return None
+        past = self.dataset.books.past_bids(self.dataset.first_uses())
+        ledger = self.ledger(levers, past)
         return None if ledger is None else ledger.book
 
     @functools.cached_property

@@ -199,7 +199,7 @@ def measure_systems(
     modes = {name: (mechanism, mechanism.levers, mechanism.rule)}
     if mechanism.system.judged_truthful:
         bid_free = check_levers(mechanism.levers, {"bid_free": True, "reserve": 0.0})
-        free = mechanism.with_book(run.book(bid_free))  # Not in the order of live bids.
+        free = mechanism.with_book(run.truthful_book(bid_free))
         modes[f"{name}-{TRUTHFUL}"] = (free, bid_free, "clarke")
     results: dict[str, Any] = {}
     for mode, (judged_by, levers, rule) in modes.items():

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ega_jax.data import ad_logs
+from ega_jax.data.books import Books
 from ega_jax.data.description import describe
 from ega_jax.data.pipeline import eval_batches, open_dataset, train_batches
 from ega_jax.data.schema import validate
@@ -155,3 +156,36 @@ def test_books_that_look_wrong_are_warned_of(book_log, tmp_path):
         "every bid is 0",
     ):
         assert words in warnings
+
+
+def test_the_first_use_of_a_book_is_its_first_session(folder):
+    dataset = open_dataset(folder)
+    named = np.concatenate([joined(batches(dataset, split))["book"] for split in ad_logs.SPLITS])
+    named = named[named >= 0]
+    assert dataset.first_uses().tolist() == [named.tolist().index(book) for book in range(3)]
+
+
+def test_past_bids_by_a_loop():
+    """Books of many sizes, used in another order than they are listed; POIs come and go."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(0, 9, 12)
+    poi = np.concatenate([rng.permutation(15)[:size] for size in sizes]).astype(np.int32)
+    bid = rng.lognormal(size=len(poi)).astype(np.float32)
+    start, first_use = np.append(0, np.cumsum(sizes)), rng.permutation(40)[:12]
+    found = Books(poi, bid, start, np.arange(12)).past_bids(first_use)
+    own, firsts = 0, 0
+    for book in range(12):
+        rows = lambda b: range(start[b], start[b + 1])
+        earlier = [n for b in np.flatnonzero(first_use < first_use[book]) for n in rows(b)]
+        for ad in rows(book):
+            same = [bid[n] for n in earlier if poi[n] == poi[ad]]
+            own, firsts = own + bool(same), firsts + (not earlier)
+            expected = np.mean(same or [bid[n] for n in earlier] or [0.0])
+            assert found[ad] == pytest.approx(expected, rel=1e-5)
+    assert own > 10
+    assert firsts > 0
+    changed = bid.copy()
+    last = np.argmax(first_use)
+    changed[start[last] : start[last + 1]] *= 3
+    again = Books(poi, changed, start, np.arange(12)).past_bids(first_use)
+    np.testing.assert_array_equal(found, again, "a book's own bids are not its past")
