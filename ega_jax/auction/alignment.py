@@ -2,9 +2,9 @@
 
 The gradient of an item's log allocation probability is weighted by the item's credit, computed with
 a fixed reward model: in the paper its marginal contribution to the winning slate, see
-`ega_jax.auction.credit`. The pre-trained backbone is frozen: the
-loss is differentiated only with respect to the trained parameters, so other gradients are never
-computed. The KL divergence from the pre-trained policy is logged and may be penalised.
+`ega_jax.auction.credit`. The pre-trained backbone is frozen: the loss is differentiated only with
+respect to the trained parameters, so other gradients are never computed. The KL divergence from the
+pre-trained policy is logged and may be penalised.
 """
 
 import dataclasses
@@ -53,9 +53,9 @@ def scaled(credit: jax.Array, where: jax.Array) -> jax.Array:
       Float32, 0 outside `where`; all 0 if all credits are.
     """
     kept = jnp.where(where, credit, 0.0)
-    largest = jnp.maximum(jnp.abs(kept).max(), jnp.finfo(jnp.float32).tiny)
-    mean_square = jnp.sum((kept / largest) ** 2) / jnp.maximum(where.sum(), 1)
-    return jnp.where(mean_square > 0, kept / largest / jnp.sqrt(mean_square), 0.0)
+    unit = kept / jnp.maximum(jnp.abs(kept).max(), jnp.finfo(jnp.float32).tiny)
+    mean_square = jnp.sum(unit**2) / jnp.maximum(where.sum(), 1)
+    return jnp.where(mean_square > 0, unit / jnp.sqrt(mean_square), 0.0)
 
 
 def policy_loss(log_z: jax.Array, credit: jax.Array, where: jax.Array) -> jax.Array:
@@ -88,8 +88,8 @@ def alignment_loss(
     Returns:
       `loss(trained, pretrained, batch, key) -> (loss, (metrics, pretrained))`. `trained` holds the
       parameters of `Decoder.trainable`, `pretrained` all parameters before the alignment, and
-      `batch` the fields of `Request`. The loss is the mean over slates of (32), with
-      credits scaled over the batch (`scaled`), plus the weighted KL.
+      `batch` the fields of `Request`. The loss is the mean over slates of (32), with credits
+      scaled over the batch (`scaled`), plus the weighted KL.
     """
 
     def log_probs(policy: Decoder, batch: dict[str, jax.Array], path: Path) -> LogProbs:

@@ -6,6 +6,7 @@ request.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import chex
@@ -135,12 +136,11 @@ class EGA(System[EGAConfig]):
 
     def _by_ecpm(self, request: AnyRequest, levers: Levers, memory: Memory) -> Candidates:
         """Candidates whose tokens weigh by expected revenue; a book becomes a list."""
-        own = {}
+        own: dict[str, Any] = {}
         if isinstance(request, BookRequest):
             slots, book = self.decoder.config.num_slots, self._own_book
-            request, search_bid = as_list(request, book, slots, self.config.scope)
             own = {"follows_bids": book.follows_bids, "widths": book.widths}
-            own |= {"search_bid": search_bid}
+            request, own["search_bid"] = as_list(request, book, slots, self.config.scope)
         model = self.reward, self.config.reward, self.items
         rate = relative_click_rates(*model, memory, request.item, request.is_ad)
         worth = Worth(rate, jnp.asarray(levers.kappa, jnp.float32))
@@ -179,14 +179,7 @@ class EGA(System[EGAConfig]):
         candidates = self.candidates(prepared)
         if report is not None:
             candidates = candidates.reporting(report)
-        beams = beam_search(
-            self.decoder,
-            prepared.memory.encoded,
-            candidates,
-            num_beams=self.config.num_beams,
-            alpha=prepared.levers.alpha,
-            beta=prepared.levers.beta,
-        )
+        beams = self._searched(beam_search, prepared, candidates, num_beams=self.config.num_beams)
         return self._valued(prepared, candidates, beams)
 
     def draw_menu(self, prepared: PreparedRequest, key: chex.PRNGKey, num_samples: int) -> Menu:
@@ -198,16 +191,21 @@ class EGA(System[EGAConfig]):
           num_samples: number of slates, static.
         """
         candidates = self.candidates(prepared)
-        drawn = sample_slates(
-            self.decoder,
-            prepared.memory.encoded,
-            candidates,
-            key,
-            num_samples=num_samples,
-            alpha=prepared.levers.alpha,
-            beta=prepared.levers.beta,
-        )
+        drawn = self._searched(sample_slates, prepared, candidates, key, num_samples=num_samples)
         return self._valued(prepared, candidates, drawn)
+
+    def _searched(
+        self,
+        search: Callable[..., Beams],
+        prepared: PreparedRequest,
+        candidates: Candidates,
+        *more: Any,
+        **sizes: int,
+    ) -> Beams:
+        """What a search of the policy finds under the request's levers."""
+        levers, encoded = prepared.levers, prepared.memory.encoded
+        weights = {"alpha": levers.alpha, "beta": levers.beta}
+        return search(self.decoder, encoded, candidates, *more, **sizes, **weights)
 
     def _valued(self, prepared: PreparedRequest, candidates: Candidates, beams: Beams) -> Menu:
         """The menu of slates, scored by the reward model."""
@@ -218,15 +216,8 @@ class EGA(System[EGAConfig]):
     def menus(self, prepared: PreparedRequest, reports: Report) -> Menu:
         """Returns the result of `find_menu` for `R` reports of a request, sharing common work."""
         candidates = self.candidates(prepared)
-        beams = joint_search(
-            self.decoder,
-            prepared.memory.encoded,
-            candidates,
-            reports,
-            num_beams=self.config.num_beams,
-            alpha=prepared.levers.alpha,
-            beta=prepared.levers.beta,
-        )
+        num_beams = self.config.num_beams
+        beams = self._searched(joint_search, prepared, candidates, reports, num_beams=num_beams)
         slates = self._slates(prepared, candidates, beams.items)
         rows = beams.items.reshape(-1, beams.items.shape[-1])
         shown = [x.reshape(rows.shape) for x in (slates.item, slates.creative, slates.is_ad)]

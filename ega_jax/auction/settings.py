@@ -33,8 +33,8 @@ class SearchSettings:
 
     num_beams: int = setting(32, at_least=1)  # S
     token_bid: str = setting("max", choices=TOKEN_BIDS)  # mean: the ablation EGA-bid.
-    # What an ad counts with in it: its bid, or bid plus kappa times its relative click rate, for
-    # which a request reads every ad of its book.
+    # An ad's value in a token's bid. bid: its bid. ecpm: (bid + kappa) times its relative click
+    # rate, for which a request reads every ad of its book.
     token_value: str = setting("bid", choices=TOKEN_VALUES)
     # The creative of an item: the generator's likeliest, or the most clicked by the reward model.
     creatives_by: str = setting("likelihood", choices=CREATIVES)

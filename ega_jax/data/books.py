@@ -33,7 +33,7 @@ class Books:
         """What each ad of a book bid before: the mean of its POI's bids in earlier books.
 
         An ad without an earlier bid gets the mean of all bids of earlier books, or 0 in the first
-        book. So a book's own bids decide nothing of its past bids.
+        book. The bids of a book itself have no effect on its result.
 
         Args:
           first_use: `[books]` rising with the time at which a book was first used.

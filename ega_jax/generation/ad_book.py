@@ -74,7 +74,7 @@ class AdBook:
     follows_bids: jax.Array  # [] bool, whether `search_bid` is `seen` of the live bid.
     widths: tuple[int, ...] = struct.field(pytree_node=False)  # Most children of a node, by depth.
     largest: int = struct.field(pytree_node=False)  # A book has at most so many ads.
-    worth: Worth | None = None
+    worth: Worth | None = None  # What the search sees in place of bids; None: the bids.
 
     @property
     def num_ads(self) -> int:

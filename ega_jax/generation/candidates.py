@@ -289,7 +289,7 @@ class Candidates:
     @property
     def _least_bid(self) -> jax.Array:
         """The least search bid of an ad that is shown; ads of a node stand by falling bid."""
-        if self.book.worth is not None:  # Search bids are no bids; the book has no ad below it.
+        if self.book.worth is not None:  # The book holds no ad below the reserve.
             return jnp.float32(0.0)
         return jnp.where(self.book.follows_bids, jnp.maximum(self.reserve, 0.0), 0.0)
 

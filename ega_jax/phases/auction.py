@@ -158,18 +158,19 @@ class AuctionTraining:
             scope=settings.scope,
         )
 
-    def book(self, levers: Levers) -> AdBook | None:
-        """The books of the log as the search sees them under given levers; None without books."""
-        ledger = self.ledger(levers)
+    def book(self, levers: Levers, search_bid: np.ndarray | None = None) -> AdBook | None:
+        """The books of the log as the search sees them; None without books.
+
+        Arguments as in `ledger`.
+        """
+        ledger = self.ledger(levers, search_bid)
         return None if ledger is None else ledger.book
 
     def truthful_book(self, levers: Levers) -> AdBook | None:
         """The books of the log as the exactly truthful mode searches them: by past bids alone."""
-        if self.dataset.books is None:
-            return None
-        past = self.dataset.books.past_bids(self.dataset.first_uses())
-        ledger = self.ledger(levers, past)
-        return None if ledger is None else ledger.book
+        books = self.dataset.books
+        past = None if books is None else books.past_bids(self.dataset.first_uses())
+        return self.book(levers, past)
 
     @functools.cached_property
     def items(self):

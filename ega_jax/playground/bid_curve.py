@@ -108,10 +108,8 @@ def _outcomes(
     asked = jax.tree.map(lambda *x: jnp.concatenate(x), unchanged, far)
     menus = system.menus(prepared, asked)
     menu, rivals = jax.tree.map(lambda x: x[0], menus), jax.tree.map(lambda x: x[1], menus.rivals)
-    quality, item = (
-        jnp.max(x, where=rivals.ad == ad, initial=none)
-        for x, none in ((rivals.quality, 0.0), (rivals.item, -1))
-    )
+    quality = jnp.max(rivals.quality, where=rivals.ad == ad, initial=0.0)
+    item = jnp.max(rivals.item, where=rivals.ad == ad, initial=-1)
     own = Bidders(ad[None], bids.max()[None], quality[None], item[None])
     known, _, _ = counterfactuals(system, pricing.probes, prepared, own, menu)
     found = report_each(system, networks, pricing, prepared, own.ad, known, bids[None])
