@@ -30,7 +30,7 @@ def checked_settings(
 
     Raises:
       UserError: the rule or a lever is unknown, a value is out of range, or the truthful mode is
-        not bid-free or has a reserve.
+        not bid-free.
     """
     if rule not in choices:
         raise UserError(f"payment rule {rule!r} is not one of {', '.join(choices)}")
@@ -38,12 +38,7 @@ def checked_settings(
         return rule, checked_levers(defaults, changes)
     if not changes.get("bid_free", True):
         raise UserError("the truthful mode is bid-free: leave bid_free out")
-    levers = checked_levers(defaults, {**changes, "bid_free": True})
-    if levers["reserve"] > 0:  # With a reserve, prices are not Clarke's; misreports may pay off.
-        raise UserError(
-            f"the truthful mode has no reserve, and it is {levers['reserve']}: set reserve=0"
-        )
-    return "clarke", levers
+    return "clarke", checked_levers(defaults, {**changes, "bid_free": True})
 
 
 def checked_levers(defaults: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -83,8 +78,8 @@ def check_book_levers(levers: Mapping[str, Any], follows_bids: bool, takes_means
         raise UserError("the book has a search_bid of its own: set bid_free=True")
     if float(levers["reserve"]) > 0 and (bid_free or takes_means):
         raise UserError(
-            f"reserve is {levers['reserve']}: without an order of bids, make the ads below it not "
-            "eligible in the book and set reserve=0"
+            f"reserve is {levers['reserve']}: without an order of bids, give the book reserves of "
+            "its own and set reserve=0"
         )
 
 

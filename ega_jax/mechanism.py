@@ -93,8 +93,8 @@ class Mechanism:
     ) -> Slate:
         """Does what `allocate` does for `V` values of one lever.
 
-        What does not depend on the lever is computed once: along `kappa`, which chooses from the
-        menu, the search, unless the system's `seeks_clicks`.
+        What does not depend on the lever is computed once: the encoded request, the click rates of
+        its ads, and along `kappa` the search, unless the system's `seeks_clicks`.
 
         Returns:
           The slates `[V, B, K]`.

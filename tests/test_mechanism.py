@@ -285,16 +285,13 @@ def test_an_organic_bid_and_unknown_settings_are_refused():
         tiny_mechanism().allocate(REQUESTS, bid_free=0.3)
 
 
-def test_the_truthful_mode_takes_no_reserve():
-    """A price raised to it after the slate is chosen is not Clarke's: lies about slates pay."""
-    with pytest.raises(ValueError, match=r"the truthful mode has no reserve, and it is 0\.5"):
-        tiny_mechanism().allocate(REQUESTS, TRUTHFUL, reserve=0.5)
-    reserved = dataclasses.replace(
-        tiny_mechanism(), levers=dataclasses.replace(LEVERS, reserve=jnp.float32(0.5))
-    )
-    with pytest.raises(ValueError, match="the truthful mode has no reserve"):
-        reserved.allocate(REQUESTS, TRUTHFUL)
-    assert reserved.allocate(REQUESTS, TRUTHFUL, reserve=0.0).is_ad.any()
+def test_the_truthful_mode_keeps_a_reserve():
+    free, slate = (tiny_mechanism().allocate(REQUESTS, TRUTHFUL, reserve=r) for r in (0.0, 0.6))
+    charged = slate.price_per_click[slate.is_ad]
+    assert (charged >= np.float32(0.6)).all()
+    assert (charged <= slate.bid[slate.is_ad]).all()
+    assert (free.price_per_click[free.is_ad] < 0.6).any()
+    assert (free.bid[free.is_ad] < 0.6).any()
 
 
 def test_the_truthful_mode_is_bid_free():

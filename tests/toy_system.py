@@ -66,6 +66,7 @@ class Toy(System[SystemConfig]):
             "creative": nothing,
             "is_ad": is_ad,
             "bid": bids,
+            "reserve": jnp.zeros_like(bids),
             "quality": pick(ads.quality, slate, 0.0),
             "pctr": prediction.click_poi,
             "value": slate_value(bids, prediction.click_poi, prepared.levers.kappa),

@@ -9,6 +9,7 @@ here depends on the ad's own bid.
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +45,7 @@ def counterfactuals(
     The first search leaves out each ad. Its menus give the rivals and, unless the menu is
     bid-free, the value without the ad. Later ones report the probed bids, which are multiples of
     the ad's price scale. For a bid-free menu, the value without an ad is that of the menu's best
-    slate with the ad's bid set to 0.
+    slate with the ad's bid set to its reserve; see `best_value_without`.
 
     The searches are steps of one scan, so they are compiled once. All have equally many reports;
     reports of no ad fill the gaps.
@@ -169,17 +170,23 @@ def price_scale(matching: jax.Array) -> jax.Array:
     return jnp.where(mean > 0, mean, 1.0)
 
 
-def value_to_others(menu: Menu, levers: Levers, ads: jax.Array) -> jax.Array:
-    """Values `[A, S]` of the menu's slates if one of the ads `[A]` bids 0."""
+def value_to_others(
+    menu: Menu, levers: Levers, ads: jax.Array, own_bid: chex.Numeric = 0.0
+) -> jax.Array:
+    """Values `[A, S]` of the menu's slates if one of the ads `[A]` bids `own_bid` (or `[S, K]`)."""
     own = menu.candidate[None] == ads[:, None, None]
-    worth = (jnp.where(own, 0.0, menu.bid[None]) + levers.kappa) * menu.pctr[None]
+    worth = (jnp.where(own, own_bid, menu.bid[None]) + levers.kappa) * menu.pctr[None]
     return jnp.where(menu.where[None], worth.sum(-1), 0.0)
 
 
 def best_value_without(menu: Menu, levers: Levers, ads: jax.Array) -> jax.Array:
-    """Value of the menu's best slate if one of the ads bids 0.
+    """Value of the menu's best slate if one of the ads bids its reserve, which is 0 without one.
 
-    For a menu that does not depend on bids, this is exactly the term that Clarke's price needs.
+    For a menu that depends on no bid, this is exactly the term that Clarke's price needs. An ad
+    that bids less than its reserve is in no slate, and one that bids more has no other influence on
+    the menu. So a winner pays what it costs the others, compared with the best slate at the least
+    bid that lets it take part: that keeps truth optimal. Clarke's price raised to the reserve
+    afterwards does not.
 
     Args:
       menu: the slates.
@@ -189,7 +196,7 @@ def best_value_without(menu: Menu, levers: Levers, ads: jax.Array) -> jax.Array:
     Returns:
       `[A]` float32 currency.
     """
-    return value_to_others(menu, levers, ads).max(-1)
+    return value_to_others(menu, levers, ads, menu.reserve).max(-1)
 
 
 def externality(menu: Menu, levers: Levers, ads: jax.Array, without: jax.Array) -> jax.Array:

@@ -20,7 +20,7 @@ _PREDICTED_AT_ONCE = 4096  # Items; it bounds the memory that a large book takes
 
 def as_list(
     request: BookRequest, book: AdBook, num_slots: int, scope: str
-) -> tuple[Request, jax.Array]:
+) -> tuple[Request, dict[str, jax.Array | None]]:
     """The same request with a list of its own: the ads of its book, then organic items.
 
     Args:
@@ -31,13 +31,14 @@ def as_list(
 
     Returns:
       The request, whose list has the size of the largest book and of the organic items in reach;
-      and the book's search bids `[N]`. Ads that may not be shown have both bids -1.
+      and the ads' `search_bid` and `own_reserve`, as `list_candidates` takes them. Ads that may not
+      be shown bid -1.
     """
     place = book.book_start[request.book] + jnp.arange(book.largest, dtype=jnp.int32)
     ad = book.by_poi[jnp.minimum(place, book.num_ads - 1)]
     where = place < book.book_start[request.book + 1]
-    search_bid = jnp.where(where, book.search_bid[ad], UNAVAILABLE)
-    bid = jnp.where(search_bid < 0, UNAVAILABLE, book.bid[ad])
+    is_shown = where & (book.search_bid[ad] >= 0)
+    bid = jnp.where(is_shown, book.bid[ad], UNAVAILABLE)
     organic = within_reach(request.organic, num_slots, scope)
     join = lambda of_ads, fill: jnp.append(of_ads, jnp.full(organic.shape, fill, of_ads.dtype))
     listed = Request(
@@ -48,7 +49,8 @@ def as_list(
         bid=join(bid, 0.0),
         context=request.context,
     )
-    return listed, join(search_bid, 0.0)
+    own = {"search_bid": book.given_bid, "own_reserve": book.reserve}
+    return listed, {name: None if x is None else join(x[ad], 0.0) for name, x in own.items()}
 
 
 def relative_click_rates(

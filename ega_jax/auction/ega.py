@@ -140,7 +140,8 @@ class EGA(System[EGAConfig]):
         if isinstance(request, BookRequest):
             slots, book = self.decoder.config.num_slots, self._own_book
             own = {"follows_bids": book.follows_bids, "widths": book.widths}
-            request, own["search_bid"] = as_list(request, book, slots, self.config.scope)
+            request, bids = as_list(request, book, slots, self.config.scope)
+            own |= bids
         model = self.reward, self.config.reward, self.items
         rate = relative_click_rates(*model, memory, request.item, request.is_ad)
         worth = Worth(rate, jnp.asarray(levers.kappa, jnp.float32))
@@ -211,7 +212,8 @@ class EGA(System[EGAConfig]):
         """The menu of slates, scored by the reward model."""
         slates = self._slates(prepared, candidates, beams.items)
         pctr = self.predict(prepared, slates.item, slates.creative, slates.is_ad).click_poi
-        return _menu(beams, slates, candidates.bid(beams.items), pctr, prepared.levers)
+        bid, reserve = candidates.bid(beams.items), candidates.reserve_of(beams.items)
+        return _menu(beams, slates, bid, reserve, pctr, prepared.levers)
 
     def menus(self, prepared: PreparedRequest, reports: Report) -> Menu:
         """Returns the result of `find_menu` for `R` reports of a request, sharing common work."""
@@ -227,8 +229,9 @@ class EGA(System[EGAConfig]):
 
         pctr = map_distinct(predicted, rows, beams.where.reshape(-1), chunk=self.config.num_beams)
         bid = jax.vmap(lambda report, c: candidates.reporting(report).bid(c))(reports, beams.items)
-        menu = jax.vmap(_menu, in_axes=(0, 0, 0, 0, None))
-        return menu(beams, slates, bid, pctr.reshape(beams.items.shape), prepared.levers)
+        menu = jax.vmap(_menu, in_axes=(0, 0, 0, 0, 0, None))
+        reserve, pctr = candidates.reserve_of(beams.items), pctr.reshape(beams.items.shape)
+        return menu(beams, slates, bid, reserve, pctr, prepared.levers)
 
     def _slates(self, prepared, candidates: Candidates, chosen: jax.Array) -> Slates:
         """The items of slates `[..., K]` of candidates; each distinct item is looked at once."""
@@ -324,7 +327,7 @@ class EGA(System[EGAConfig]):
         )
 
 
-def _menu(beams: Beams, slates: Slates, bid: jax.Array, pctr: jax.Array, levers: Levers) -> Menu:
+def _menu(beams: Beams, slates: Slates, bid, reserve, pctr: jax.Array, levers: Levers) -> Menu:
     """The menu of one search."""
     value = slate_value(bid, pctr, levers.kappa)
     ad = jnp.where(slates.is_ad & beams.where[:, None], beams.items, -1)
@@ -333,6 +336,7 @@ def _menu(beams: Beams, slates: Slates, bid: jax.Array, pctr: jax.Array, levers:
         candidate=beams.items,
         **vars(slates),
         bid=bid,
+        reserve=reserve,
         pctr=pctr,
         value=jnp.where(beams.where, value, IMPOSSIBLE),
         where=beams.where,

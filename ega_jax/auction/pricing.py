@@ -156,10 +156,8 @@ def prices(
       Rule -> `[K]` float32 currency per click, from 0 to the bid; 0 for organic items.
     """
     slate = priced_slate(networks, pricing, levers, allocation, menu, known)
-    return {
-        name: rules.with_reserve(RULES[name].price(slate), slate.bid, slate.is_ad, levers.reserve)
-        for name in pricing.rules
-    }
+    least = slate.bid, slate.is_ad, allocation.reserve
+    return {name: rules.with_reserve(RULES[name].price(slate), *least) for name in pricing.rules}
 
 
 def priced_slate(
@@ -172,7 +170,7 @@ def priced_slate(
 ) -> PricedSlate:
     """Builds the inputs of payment rules for a slate; arguments as in `prices`."""
     rivals, best = menu.rivals, jnp.argmax(menu.value)
-    losing = rivals.loses(allocation.candidate) & (rivals.bid >= levers.reserve)
+    losing = rivals.loses(allocation.candidate)
     left = value_to_others(menu, levers, allocation.candidate)[:, best]
     return PricedSlate(
         is_ad=allocation.is_ad,

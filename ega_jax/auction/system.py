@@ -92,13 +92,14 @@ class Menu:
     creative: jax.Array  # [S, K] int32 creatives with which the slates are valued.
     is_ad: jax.Array  # [S, K] bool.
     bid: jax.Array  # [S, K] float32 currency per click, 0 for organic items.
+    reserve: jax.Array  # [S, K] float32 least bid and price of the ad, 0 for organic items.
     quality: jax.Array  # [S, K] float32 click probability of the item alone in the first slot.
     pctr: jax.Array  # [S, K] float32 click probabilities, 0 in empty slots.
     value: jax.Array  # [S] float32 expected value in currency, -1e30 if there is no slate.
     where: jax.Array  # [S] bool, whether there is a slate.
     log_z: jax.Array  # [S, K] float32 log allocation probability of an item, summed over its codes.
     states: jax.Array  # [S, K, D] decoder states, from which the winner's creatives are chosen.
-    rivals: Bidders  # [V] the ads that compete for the slate, shown or not.
+    rivals: Bidders  # [V] the ads that compete for the slate, shown or not; none bids too little.
 
 
 @struct.dataclass
@@ -110,6 +111,7 @@ class Allocation:
     creative: jax.Array  # [K] int32, -1 without creative.
     is_ad: jax.Array  # [K] bool.
     bid: jax.Array  # [K] float32 currency per click, 0 for organic items.
+    reserve: jax.Array  # [K] float32, as in the menu.
     quality: jax.Array  # [K] float32, as in the menu.
     log_z: jax.Array  # [K] float32, as in the menu.
     prediction: Predictions  # Predicted responses to the slate with these creatives, [K].
@@ -279,6 +281,7 @@ def allocation_of(
         creative=creative,
         is_ad=menu.is_ad[best],
         bid=menu.bid[best],
+        reserve=menu.reserve[best],
         quality=menu.quality[best],
         log_z=menu.log_z[best],
         prediction=prediction,

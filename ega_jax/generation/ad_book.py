@@ -7,7 +7,7 @@ a node are consecutive, so a search looks at the children of a node and never at
 Two bids are kept apart. `search_bid` decides which ad a node stands for and weighs tokens (21).
 `bid` values slates and prices clicks. They are equal where the search follows live bids, unless
 ads have a `Worth` for this request. In a search without bids, a book in the order of live bids
-would leak them into the menu.
+would leak them into the menu. An ad that bids less than its own reserve may not be shown.
 
 `inline_book` builds the small book of one request on device; `book_ledger.BookLedger` builds and
 refreshes large ones on the host.
@@ -75,6 +75,9 @@ class AdBook:
     widths: tuple[int, ...] = struct.field(pytree_node=False)  # Most children of a node, by depth.
     largest: int = struct.field(pytree_node=False)  # A book has at most so many ads.
     worth: Worth | None = None  # What the search sees in place of bids; None: the bids.
+    # [n] float32 search bid of an ad, shown or not, if the search does not follow live bids.
+    given_bid: jax.Array | None = None
+    reserve: jax.Array | None = None  # [n] float32 least bid and price of each ad; None: 0.
 
     @property
     def num_ads(self) -> int:

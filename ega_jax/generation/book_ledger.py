@@ -55,6 +55,7 @@ class BookLedger:
         *,
         num_slots: int,
         search_bid: ArrayLike | None = None,
+        reserve: ArrayLike | None = None,
         eligible: ArrayLike | None = None,
         token_bid: str = "max",
         scope: str = "prefix",
@@ -70,29 +71,33 @@ class BookLedger:
           num_codes: `W`.
           num_slots: `K`; lists above the leaves hold `K + 1` ads.
           search_bid: `[n]` bids that the search sees; by default it sees the live bids.
+          reserve: `[n]` least bid and price of each ad; it is not shown while it bids less. By
+            default 0.
           eligible: `[n]` bool, whether the ad may be shown; by default all may.
           token_bid: "max" or "mean".
           scope: "prefix" or "layer".
 
         Raises:
-          UserError: there is no ad, lengths do not match, a bid is no amount, or a POI or code is
-            out of range or repeated; names the first such ad.
+          UserError: there is no ad, lengths do not match, a bid or reserve is no amount, or a POI
+            or code is out of range or repeated; names the first such ad.
         """
         poi, book_start = book_checks.listing(poi, book_start, poi_codes, num_codes)
         bid = book_checks.amounts("bid", bid, poi.size)
         self._given = None
         if search_bid is not None:
             self._given = book_checks.amounts("search bid", search_bid, poi.size)
-        shown = np.ones(poi.size, bool)
+        self._reserve = None
+        if reserve is not None:
+            self._reserve = book_checks.amounts("reserve", reserve, poi.size)
+        self._eligible = np.ones(poi.size, bool)
         if eligible is not None:
-            shown = book_checks.marks(eligible, poi.size)
+            self._eligible = book_checks.marks(eligible, poi.size).copy()
         tree, order = build_tree(poi, book_start, np.asarray(poi_codes), num_codes, num_slots + 1)
         device = jax.tree.map(jnp.array, tree)
         tree = jax.tree.map(np.asarray, device)  # On a CPU, views and no copies.
         self._num_ads, self._num_codes = poi.size, num_codes
         self._token_bid, self._scope = token_bid, scope
-        seen = bid if self._given is None else self._given
-        search_bids = np.where(shown, seen, np.float32(UNAVAILABLE))
+        search_bids = self._search_bids(slice(poi.size), bid, self._eligible)
         self._lists = BookLists(tree, order, search_bids)
         self._book = self._new_book(device, bid)
 
@@ -117,8 +122,8 @@ class BookLedger:
         """
         bid = book_checks.amounts("bid", bid, self._num_ads)
         if eligible is not None:
-            eligible = book_checks.marks(eligible, self._num_ads)
-        search_bid = self._search_bids(slice(self._num_ads), bid, eligible)
+            self._eligible = book_checks.marks(eligible, self._num_ads).copy()
+        search_bid = self._search_bids(slice(self._num_ads), bid, self._eligible)
         live = self._live(bid)
         if np.array_equal(search_bid, self._lists.search_bid[: self._num_ads]):
             self._book = dataclasses.replace(self._book, bid=live)
@@ -144,8 +149,8 @@ class BookLedger:
         ads = book_checks.ads(ads, self._num_ads)
         bid = book_checks.amounts("bid", bid, ads.size, ads)
         if eligible is not None:
-            eligible = book_checks.marks(eligible, ads.size)
-        search_bid = self._search_bids(ads, bid, eligible)
+            self._eligible[ads] = book_checks.marks(eligible, ads.size)
+        search_bid = self._search_bids(ads, bid, self._eligible[ads])
         changes = self._lists.change(ads, search_bid)
         places, nodes = changes.places, changes.nodes
         lists, book = self._lists, self._book
@@ -160,13 +165,12 @@ class BookLedger:
             self._book = dataclasses.replace(self._book, **self._sums())
 
     def _search_bids(
-        self, ads: np.ndarray | slice, bid: np.ndarray, eligible: np.ndarray | None
+        self, ads: np.ndarray | slice, bid: np.ndarray, eligible: np.ndarray
     ) -> np.ndarray:
         """Search bids of ads with new live bids, float32."""
-        if eligible is None:
-            eligible = self._lists.search_bid[ads] >= 0
+        is_shown = eligible if self._reserve is None else eligible & (bid >= self._reserve[ads])
         seen = bid if self._given is None else self._given[ads]
-        return np.where(eligible, seen, np.float32(UNAVAILABLE))
+        return np.where(is_shown, seen, np.float32(UNAVAILABLE))
 
     def _new_book(self, tree: BookTree, bid: np.ndarray) -> AdBook:
         """The book of the present lists and live bids, given the tree on device."""
@@ -175,14 +179,20 @@ class BookLedger:
             widths=tree.widths,
             largest=tree.largest,
             bid=self._live(bid),
+            given_bid=self._constant(self._given),
+            reserve=self._constant(self._reserve),
             follows_bids=jnp.array(self._given is None),
             **self._orders(),
             **self._sums(),
         )
 
     def _live(self, bid: np.ndarray) -> jax.Array:
-        """All live bids on device; 0 for unused entries."""
+        """Amounts of all ads on device; 0 for unused entries."""
         return jnp.array(padded(bid, self._lists.search_bid.size, 0.0))
+
+    def _constant(self, values: np.ndarray | None) -> jax.Array | None:
+        """Amounts of all ads on device, which no update changes."""
+        return None if values is None else self._live(values)
 
     def _orders(self) -> dict[str, Any]:
         """Copies on device of what search bids change, but for the sums."""

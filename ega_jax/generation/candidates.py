@@ -55,7 +55,7 @@ class Candidates:
     root: jax.Array  # [] int32 number of the book in the forest.
     organic: OrganicQueue
     overlay: Overlay  # A report, [].
-    reserve: jax.Array  # [] float32 least bid of an ad that is shown, currency per click.
+    reserve: jax.Array  # [] float32 least bid of any ad that is shown, currency per click.
     max_ads: jax.Array  # [] int32 maximum number of ads in a slate.
     min_gap: jax.Array  # [] int32 minimum number of organic items between two ads.
     token_bid: str = struct.field(pytree_node=False)
@@ -92,6 +92,13 @@ class Candidates:
         listed = jnp.where(is_ad, self.book.bid[jnp.where(is_ad, candidate, 0)], 0.0)
         reports = (candidate == self.overlay.candidate) & (candidate >= 0)
         return jnp.where(reports, jnp.maximum(self.overlay.bid, 0.0), listed)
+
+    def reserve_of(self, candidate: jax.Array) -> jax.Array:
+        """Least bids and prices `[...]` of candidates, currency per click; 0 if organic."""
+        is_ad, least = self.is_ad(candidate), self.reserve
+        if self.book.reserve is not None:
+            least = jnp.maximum(least, self.book.reserve[jnp.where(is_ad, candidate, 0)])
+        return jnp.where(is_ad, least, 0.0)
 
     def ids(self, chosen: jax.Array) -> jax.Array:
         """Candidates of the request; see `SlateSpace`."""
@@ -278,7 +285,8 @@ class Candidates:
     def _is_bid(self) -> jax.Array:
         """Whether the report is a bid of an ad, and at least the reserve; `[]` bool."""
         bid = self.overlay.bid
-        return (self.overlay.path[0] >= 0) & (bid >= 0) & (bid >= self.reserve)
+        is_bid = (self.overlay.path[0] >= 0) & (bid >= 0)
+        return is_bid & (bid >= self.reserve_of(self.overlay.candidate))
 
     def _ads_allowed(self, chosen: jax.Array, is_ad: jax.Array) -> jax.Array:
         slot = jnp.arange(chosen.shape[1], dtype=jnp.int32)[None]
@@ -311,9 +319,11 @@ class Candidates:
     @property
     def _reported_bid(self) -> jax.Array:
         """The search bid of the ad that reports; a search without live bids does not see it."""
-        listed = jnp.maximum(self.book.search_bid[self.overlay.candidate], 0.0)
         seen = self.book.seen(self.overlay.bid, self.overlay.candidate)
-        return jnp.where(self.book.follows_bids, seen, listed)
+        if self.book.given_bid is None:
+            return seen
+        given = self.book.given_bid[self.overlay.candidate]
+        return jnp.where(self.book.follows_bids, seen, given)
 
     @property
     def _takes_means(self) -> bool:
@@ -374,6 +384,7 @@ def list_candidates(
     token_bid: str = "max",
     scope: str = "prefix",
     search_bid: jax.Array | None = None,
+    own_reserve: jax.Array | None = None,
     worth: Worth | None = None,
     widths: tuple[int, ...] | None = None,
 ) -> Candidates:
@@ -388,7 +399,7 @@ def list_candidates(
       num_slots: `K`, static, the most slots of a slate.
       num_codes: `W`, static.
       follows_bids: whether the search sees bids; otherwise it sees `search_bid`.
-      reserve: least bid of an ad that is shown.
+      reserve: least bid of any ad that is shown.
       max_ads: maximum number of ads in a slate; no limit by default.
       min_gap: minimum number of organic items between two ads.
       token_bid: "max" or "mean", how item bids are combined to a token's bid; static.
@@ -396,6 +407,7 @@ def list_candidates(
         decoded so far that the beam may still use; with "layer", all items with the code at that
         layer.
       search_bid: `[N]` float32, at least 0 for ads; default: 0.
+      own_reserve: `[N]` float32 least bid of each ad; default: 0.
       worth: what the search sees of the bids of the `N` candidates; default: the bids.
       widths: the most children that a node of the ads' codes has, by depth, static; default: `N`.
 
@@ -419,6 +431,7 @@ def list_candidates(
         scope=scope,
         num_codes=num_codes,
         search_bid=search_bid,
+        reserve=own_reserve,
         worth=worth,
         widths=widths,
     )

@@ -25,6 +25,7 @@ def inline_book(
     scope: str,
     num_codes: int,
     search_bid: jax.Array | None = None,
+    reserve: jax.Array | None = None,
     worth: Worth | None = None,
     widths: tuple[int, ...] | None = None,
 ) -> AdBook:
@@ -42,15 +43,18 @@ def inline_book(
       scope: "prefix" or "layer", static.
       num_codes: `W`, static.
       search_bid: `[N]` float32; default: 0 for every ad.
+      reserve: `[N]` float32 least bid of each ad; default: 0.
       worth: what the search sees of bids; default: the bids.
       widths: the most children that a node has, by depth, static; default: `N`.
 
     Returns:
       A forest of one book, whose ads have the numbers of their entries in the list.
     """
-    seen = jnp.where(follows_bids, bid, 0.0 if search_bid is None else search_bid)
-    seen = seen if worth is None else worth.of(seen)
-    search_bid = jnp.where(where & eligible, seen.astype(jnp.float32), UNAVAILABLE)
+    given = jnp.zeros_like(bid) if search_bid is None else search_bid
+    live, given = (x if worth is None else worth.of(x) for x in (bid, given))
+    seen = jnp.where(follows_bids, live, given).astype(jnp.float32)
+    is_shown = where & eligible if reserve is None else where & eligible & (bid >= reserve)
+    search_bid = jnp.where(is_shown, seen, UNAVAILABLE)
     n, c = codes.shape
     end = where.sum(dtype=jnp.int32)
     node, start = jnp.zeros(n, jnp.int32), jnp.stack([jnp.int32(0), end])
@@ -73,6 +77,8 @@ def inline_book(
         widths=widths or (n,) * c,
         largest=n,
         worth=worth,
+        given_bid=given,
+        reserve=reserve,
         **_joined(levels, offsets, has_totals=token_bid == "mean" and scope == "prefix"),
     )
 

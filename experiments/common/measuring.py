@@ -36,7 +36,7 @@ FRONTIER: Mapping[str, tuple[float, ...]] = {  # Lever -> its settings, declared
     "beta": (0.0, 0.5, 2.0, 8.0, 16.0, 32.0),
     "kappa": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
-SEARCHED_ONCE = 512  # Sessions from which one search for all their settings pays for compiling it.
+PREPARED_ONCE = 512  # Sessions from which one call for all settings pays for compiling it.
 LATENCY_LIMIT_S = 5.0
 COUNTED = 16  # Requests whose FLOPs are counted.
 
@@ -106,8 +106,7 @@ class Measured:
         """Outcomes by judge for each value of one lever; at its own they are those of `value`."""
         own, num_sessions = getattr(self.run.levers, lever), self.sessions.value
         others = [value for value in values if value != own]
-        chooses = lever == "kappa" and not self.run.system.seeks_clicks  # From what a search finds.
-        if chooses and num_sessions >= SEARCHED_ONCE:
+        if num_sessions >= PREPARED_ONCE:
             found = self._along(lever, others, num_sessions)
         else:
             part = f"value-{lever}"
@@ -203,7 +202,7 @@ class Measured:
         return {judge: Outcomes(**columns) for judge, columns in table.items()}
 
     def _along(self, lever: str, values: Sequence[float], num_sessions: int) -> list[ByJudge]:
-        """Outcomes by judge at several values of one lever; each request is searched once."""
+        """Outcomes by judge at several values of one lever; each request is prepared once."""
         judges = self._judges
 
         def outcomes(batch: Batch) -> dict[str, Any]:

@@ -158,11 +158,12 @@ def reported(system, request, reports, levers):
     return system.allocate_each(system.prepare(request, levers), reports)
 
 
-@pytest.mark.parametrize("bid_free", [False, True])
-def test_reports_lead_to_what_they_do_in_a_list(bid_free):
+@pytest.mark.parametrize(("bid_free", "least"), [(False, None), (True, None), (True, 0.9)])
+def test_reports_lead_to_what_they_do_in_a_list(bid_free, least):
     """Bids of single ads, below and above those of the book, and the absence of any candidate."""
+    own = {} if least is None else {"reserve": np.full(BIDS.size, least)}
     search_bid = np.zeros(BIDS.size) if bid_free else None
-    system = system_of(book=ledger(search_bid=search_bid).book)
+    system = system_of(book=ledger(search_bid=search_bid, **own).book)
     rng, settings = np.random.default_rng(1), levers(bid_free=bid_free)
     candidate = rng.integers(-1, REQUESTS.item.shape[1], (ROWS, 8))
     is_ad = np.take_along_axis(REQUESTS.is_ad, np.maximum(candidate, 0), 1)
@@ -173,10 +174,45 @@ def test_reports_lead_to_what_they_do_in_a_list(bid_free):
     number = [[in_book(system, row, c) for c in candidate[row]] for row in range(ROWS)]
     of_lists = Report(candidate, bid)
     of_books = Report(np.array(number, np.int32), bid)
-    shown, menus = jax.device_get(reported(system, REQUESTS, of_lists, settings))
+    of_all = settings if least is None else levers(bid_free=bid_free, reserve=least)
+    shown, menus = jax.device_get(reported(system, REQUESTS, of_lists, of_all))
     in_books, its_menus = jax.device_get(reported(system, to_books(), of_books, settings))
     assert_same_slates(shown, in_books)
     assert_same_menus(menus, its_menus)
+
+
+@pytest.mark.parametrize("token_value", ["bid", "ecpm"])
+def test_an_ad_takes_part_while_it_bids_its_own_reserve(token_value):
+    """A report has the slates and prices of a book in which that is the bid."""
+    rng = np.random.default_rng(4)
+    past, reserve = rng.choice([0.5, 1.0, 2.0], BIDS.size), rng.choice([0.6, 1.5], BIDS.size)
+    host, settings = ledger(search_bid=past, reserve=reserve), levers(bid_free=True)
+    config = dataclasses.replace(system_of().config, token_value=token_value)
+    system_with = lambda book: dataclasses.replace(system_of(book=book), config=config)
+    ads = np.where(SIZES > 0, START[:-1], -1)[np.argsort(ORDER)].astype(np.int32)
+    least, number = np.where(ads >= 0, reserve[ads], 0.0), ads
+    if token_value == "ecpm":  # The book becomes a list, by POI.
+        own = [POIS[START[b] : START[b + 1]] for b in np.argsort(ORDER)]
+        number = [(pois < pois[0]).sum() if pois.size else -1 for pois in own]
+    number = np.array(number, np.int32)
+    for factor in (0.9, 1.1):
+        bid = np.where(ads >= 0, np.float32(factor * least), np.float32(ABSENT))
+        report = Report(number, bid)
+        one_each = jax.tree.map(lambda x: x[:, None], report)
+        expected, its_menus = jax.device_get(
+            reported(system_with(host.book), to_books(), one_each, settings)
+        )
+        again = ledger(search_bid=past, reserve=reserve)
+        again.update(ads[ads >= 0], factor * least[ads >= 0])
+        shown, menus, _, charged, _ = found(system_with(again.book), to_books(), settings)
+        first = lambda tree: jax.tree.map(lambda x: x[:, 0], tree)
+        assert_same_slates(shown, first(expected))
+        assert_same_menus(menus, first(its_menus))
+        below = shown.is_ad & (shown.bid < shown.reserve)
+        assert not below.any()
+        assert (charged["clarke"][shown.is_ad] >= shown.reserve[shown.is_ad] - 1e-6).all()
+        is_own = shown.is_ad & (shown.candidate == number[:, None])
+        assert is_own.any() == (factor > 1)
 
 
 def menus_of(host):

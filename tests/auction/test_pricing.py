@@ -1,5 +1,6 @@
 """Prices of allocated slates: what the network sees, Clarke's price, the table of reports."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,11 +15,14 @@ from ega_jax.auction.counterfactuals import (
     best_value_without,
     counterfactuals,
     matching_bids,
+    of_the_menu,
 )
 from ega_jax.auction.outcomes import tabulate_request
 from ega_jax.auction.pricing import RULES, PricingConfig, context_of, prices
+from ega_jax.auction.system import Bidders, Menu, allocation_of
 from ega_jax.payment import network, rules
 from ega_jax.payment.network import PaymentConfig
+from ega_jax.reward.model import Predictions
 
 PRICING = PricingConfig(hidden=(8, 4), probes=(0.0, 1.0, 2.0))
 REQUESTS = random_requests(7, 16)
@@ -141,6 +145,62 @@ def test_clarke_on_a_bid_free_menu_is_the_rule_on_its_click_rates():
                 marginal = menu.value[best] - without[slot]
                 charged = bid[item] * menu.pctr[best, slot] - marginal
                 np.testing.assert_allclose(charged, total[item], atol=2e-6)
+
+
+def menu_with_reserve(bid):
+    """Three slates of an ad that bids so much, with others' values of 10, 9.9 and 9.1.
+
+    The ad has no click, .1 and .3 of them; its reserve is 3.
+    """
+    candidate = jnp.array([[1, -1], [1, 0], [1, 0]])
+    pctr = jnp.array([[1.0, 0.0], [0.99, 0.1], [0.91, 0.3]])
+    bids = jnp.where(candidate == 1, 10.0, jnp.where(candidate == 0, bid, 0.0))
+    is_ad, nothing = candidate >= 0, jnp.zeros((3, 2))
+    return Menu(
+        candidate=candidate,
+        item=candidate,
+        creative=candidate,
+        is_ad=is_ad,
+        bid=bids,
+        reserve=jnp.where(candidate == 0, 3.0, 0.0),
+        quality=pctr,
+        pctr=pctr,
+        value=(bids * pctr).sum(-1),
+        where=jnp.ones(3, bool),
+        log_z=nothing,
+        states=nothing[..., None],
+        rivals=Bidders(*(x.reshape(-1) for x in (candidate, bids, pctr, candidate))),
+    )
+
+
+@jax.jit
+def paid_with_reserve(bid):
+    """Clicks of the ad, what it pays per impression, and its price by Clarke without reserve."""
+    menu, config = menu_with_reserve(bid), PricingConfig(heads=(), probes=())
+    best = jnp.argmax(menu.value)
+    click = menu.pctr[best]
+    prediction = Predictions(click, click, click, jnp.zeros((2, 1)))
+    shown = allocation_of(menu, best, menu.creative[best], prediction)
+    known = of_the_menu(menu, levers(), shown.ads, 0)
+    price = prices({}, config, levers(), shown, menu, known)["clarke"][1]
+    plain = dataclasses.replace(menu, reserve=jnp.zeros((3, 2)))
+    shown = dataclasses.replace(shown, reserve=jnp.zeros(2))
+    known = of_the_menu(plain, levers(), shown.ads, 0)
+    return click[1], price, prices({}, config, levers(), shown, plain, known)["clarke"][1]
+
+
+def test_truth_is_best_under_a_reserve():
+    """Also where Clarke's price, raised to the reserve afterwards, rewards a lie."""
+    value, bids = 3.5, np.concatenate([[3.5], np.linspace(3.0, 12.0, 181)])
+    clicks, price, clarke = np.asarray([paid_with_reserve(jnp.float32(bid)) for bid in bids]).T
+    utility = clicks * (value - price)
+    assert utility[0] == pytest.approx(0.05, abs=1e-5)
+    assert utility.max() <= utility[0] + 1e-5
+    assert (price[clicks > 0] >= 3.0 - 1e-5).all()
+    assert {round(float(x), 4) for x in clicks} == {0.1, 0.3}
+    raised = clicks * (value - np.maximum(clarke, 3.0))
+    assert raised[0] == pytest.approx(0.05, abs=1e-5)
+    assert raised.max() == pytest.approx(0.15, abs=1e-5)
 
 
 @pytest.mark.parametrize("reserve", [0.0, 0.8])

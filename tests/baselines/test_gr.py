@@ -91,6 +91,7 @@ def menu_of(slates, value, where):
         creative=slates,
         is_ad=slates >= 0,
         bid=nothing,
+        reserve=nothing,
         quality=nothing,
         pctr=nothing,
         value=value,

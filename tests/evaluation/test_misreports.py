@@ -131,11 +131,11 @@ def test_probes_halve_the_intervals_with_the_largest_jumps():
     assert tried.bid.shape[2] == size + NUM_JUMPS * NUM_BISECTIONS
 
 
-def judged(bid_free=False):
-    """As the model sees it."""
+def judged(**changes):
+    """As the model sees it, under changed levers."""
     names = ("history_poi", "history_creative", "item", "is_ad", "bid")
     batch = {name: getattr(REQUESTS, name) for name in names} | {"session": np.arange(B)}
-    return judge(tiny_mechanism(), levers(bid_free=bid_free), [batch], None, NUM_LOSING)["model"]
+    return judge(tiny_mechanism(), levers(**changes), [batch], None, NUM_LOSING)["model"]
 
 
 def regret_over_utility(utility_of):
@@ -177,10 +177,11 @@ def test_only_regret_of_allocations_run_again_is_reported(rule):
 
 def test_no_lie_pays_in_the_truthful_mode():
     """Losing ads included; the same prices on a menu that bids shape leave regret."""
-    exact = scores(judged(bid_free=True), "clarke")
-    assert exact["psi_all"] < 1e-5
-    assert exact["psi_fine"] < 1e-5
-    assert exact["rpm"] > 0
+    exact = [scores(judged(bid_free=True, reserve=r), "clarke") for r in (0.0, 0.8)]
+    for found in exact:
+        assert found["psi_all"] < 1e-5
+        assert found["psi_fine"] < 1e-5
+    assert 0 < exact[0]["rpm"] < exact[1]["rpm"]
     assert scores(judged(bid_free=True), "first_price")["psi_all"] > 0.01
     assert scores(judged(), "clarke")["psi_all"] > 1e-4
 

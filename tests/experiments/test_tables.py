@@ -97,15 +97,17 @@ def record(root, name):
     return read_json(path)
 
 
-def test_one_search_serves_all_settings_of_kappa(tabulated, monkeypatch):
+def test_one_call_serves_all_settings_of_a_lever(tabulated, monkeypatch):
     run = runs.find_system(tabulated[1] / "run" / "market-0", "ega")
     measured = measuring.Measured(run, "gsp", measuring.Sessions(value=8, rpm=4, psi=4))
-    monkeypatch.setattr(measuring, "FRONTIER", {"kappa": (0.0, 4.0, 9.0)})
+    settings = {"kappa": (0.0, 4.0, 9.0), "alpha": (0.6, 5.0)}
+    monkeypatch.setattr(measuring, "FRONTIER", settings)
     before = measured.frontier
-    monkeypatch.setattr(measuring, "SEARCHED_ONCE", 8)
+    monkeypatch.setattr(measuring, "PREPARED_ONCE", 8)
     monkeypatch.setattr(measuring, "served_batch", lambda *_: pytest.fail("searched again"))
     after = measured.frontier
-    assert (run.folder / "measured" / "value-kappa-4-9-test-8").exists()
+    for lever in ("kappa-4-9", "alpha-0.6-5"):
+        assert (run.folder / "measured" / f"value-{lever}-test-8").exists()
     assert after.keys() == before.keys()
     jax.tree.map(np.testing.assert_allclose, vars_of(after), vars_of(before))
 

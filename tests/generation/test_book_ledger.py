@@ -38,6 +38,7 @@ def random_listing(rng, num_layers=None, num_codes=None):
         "num_codes": int(num_codes),
         "num_slots": int(rng.integers(1, 3)),
         "search_bid": random_bids(rng, n) if rng.random() < 0.3 else None,
+        "reserve": random_bids(rng, n) / 2 if rng.random() < 0.3 else None,
         "eligible": rng.random(n) < 0.8 if rng.random() < 0.5 else None,
         "token_bid": token_bid,
         "scope": scope,
@@ -57,6 +58,8 @@ class Oracle:
         self.listing, self.depths = listing, listing["poi_codes"].shape[1] + 1
         seen = listing["bid"] if listing["search_bid"] is None else listing["search_bid"]
         shown = np.ones(n, bool) if listing["eligible"] is None else listing["eligible"]
+        if listing["reserve"] is not None:
+            shown = shown & (listing["bid"] >= listing["reserve"])
         self.search_bid = [np.float32(b) if e else -1.0 for b, e in zip(seen, shown, strict=True)]
         start = listing["book_start"]
         self.book = [b for b in range(len(start) - 1) for _ in range(start[b], start[b + 1])]
@@ -92,6 +95,10 @@ def check(book, listing):
     assert set(book.poi[n:]) | set(book.leaf[n:]) | set(book.search_bid[n:]) <= {-1}
     np.testing.assert_array_equal(book.bid[:n], listing["bid"].astype(np.float32))
     assert book.search_bid[:n].tolist() == oracle.search_bid
+    for found, given in ((book.given_bid, "search_bid"), (book.reserve, "reserve")):
+        assert (found is None) == (listing[given] is None)
+        if found is not None:
+            np.testing.assert_array_equal(found[:n], listing[given].astype(np.float32))
     leaves = [oracle.number(oracle.node(ad, oracle.depths - 1)) for ad in range(n)]
     assert book.leaf[:n].tolist() == leaves
     by_poi = sorted(range(n), key=lambda ad: (oracle.book[ad], listing["poi"][ad]))
@@ -233,6 +240,7 @@ def test_one_book_equals_the_book_of_a_request(follows_bids, token_bid, scope):
         "poi_codes": rng.integers(0, 3, (NUM_POIS, 3)),
         "num_slots": 2,
         "search_bid": None if follows_bids else np.zeros(n),
+        "reserve": random_bids(rng, n) / 2,
         "eligible": rng.random(n) < 0.8,
     }
     options = {"num_codes": 3, "token_bid": token_bid, "scope": scope}
@@ -242,6 +250,7 @@ def test_one_book_equals_the_book_of_a_request(follows_bids, token_bid, scope):
         jnp.array(listing["bid"], jnp.float32),
         jnp.ones(n, bool),
         eligible=jnp.array(listing["eligible"]),
+        reserve=jnp.array(listing["reserve"], jnp.float32),
         follows_bids=follows_bids,
         num_listed=3,
         **options,

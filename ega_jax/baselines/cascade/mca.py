@@ -52,6 +52,11 @@ def without(ranked: Ranked, banned: chex.Numeric) -> Ranked:
     return dataclasses.replace(ranked, is_ad=ranked.is_ad & ~is_gone, organic=organic)
 
 
+def taking_part(ranked: Ranked, bid: jax.Array, reserve: jax.Array) -> Ranked:
+    """Removes ads whose bids `[X]` are below their own reserves `[X]`."""
+    return dataclasses.replace(ranked, is_ad=ranked.is_ad & (bid >= reserve))
+
+
 def ads_of(ranked: Ranked, bid: jax.Array, levers: Levers) -> Ads:
     """Returns CGA's input under bids `[X]`; only ads that bid at least the reserve are listed."""
     is_ad = ranked.is_ad & (bid >= levers.reserve)
@@ -101,7 +106,7 @@ class MCA(System[MCAConfig]):
     def funnel(self, prepared: PreparedRequest) -> Funnel:
         """Returns the ads that recall and ranking keep, and CGA's list of them."""
         passed: Passed = prepared.memory
-        ranked, bid = passed.ranked, passed.bid
+        ranked, bid = taking_part(passed.ranked, passed.bid, passed.reserve), passed.bid
         listed, _ = list_ads(self.cga, self.config.cga, ranked, bid, prepared.levers)
         return Funnel(
             recalled=passed.recalled,
@@ -115,6 +120,7 @@ class MCA(System[MCAConfig]):
         is_own = passed.ranked.is_ad & (passed.ranked.candidate == report.candidate)
         bid = jnp.where(is_own, jnp.maximum(report.bid, 0.0), passed.bid)
         ranked = without(passed.ranked, jnp.where(report.bid < 0, report.candidate, -1))
+        ranked = taking_part(ranked, bid, passed.reserve)
         listed, log_prob = list_ads(self.cga, self.config.cga, ranked, bid, levers)
         queues = queues_of(ranked, bid, levers, listed)
         slate = cross_dqn.place(
@@ -130,6 +136,9 @@ class MCA(System[MCAConfig]):
             "creative": creative,
             "is_ad": is_ad,
             "bid": bids,
+            "reserve": jnp.where(
+                is_ad, jnp.maximum(levers.reserve, pick(passed.reserve, slate, 0.0)), 0.0
+            ),
             "quality": pick(ranked.click, slate, 0.0),
             "pctr": prediction.click_poi,
             "value": slate_value(bids, prediction.click_poi, levers.kappa),
@@ -137,7 +146,7 @@ class MCA(System[MCAConfig]):
             "log_z": jnp.where(is_ad, of_ad, 0.0),
             "states": jnp.zeros((slate.size, 0)),
         }
-        ads = jnp.where(ranked.is_ad, ranked.candidate, -1)
+        ads = jnp.where(ranked.is_ad & (bid >= levers.reserve), ranked.candidate, -1)
         rivals = Bidders(ads, bid, ranked.click, ranked.item)
         menu = Menu(**jax.tree.map(lambda x: x[None], only), rivals=rivals)
         return allocation_of(menu, 0, creative, prediction), menu

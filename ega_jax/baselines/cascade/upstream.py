@@ -75,6 +75,7 @@ class Passed:
 
     ranked: Ranked
     bid: jax.Array  # [X] float32 currency per click, 0 for organic items.
+    reserve: jax.Array  # [X] float32 least bid and price of each ad, 0 for organic items.
     recalled: jax.Array  # [R] int32 ads that TIGER recalls, likeliest first, -1 after the last.
 
 
@@ -148,8 +149,11 @@ def run_funnel(
     offer = offer_of(request, forest, items, models.config)
     recalled = _recalled(models, items, offer)
     ranked = _ranked(models, items, offer, _preranked(models, items, offer, recalled))
-    bid = jnp.where(ranked.is_ad, pick(offer.book.bid, ranked.candidate, 0.0), 0.0)
-    return Passed(ranked, bid, recalled)
+    of_ads = lambda x: jnp.where(ranked.is_ad, pick(x, ranked.candidate, 0.0), 0.0)
+    bid, reserve = of_ads(offer.book.bid), jnp.zeros_like(ranked.click)
+    if offer.book.reserve is not None:
+        reserve = of_ads(offer.book.reserve)
+    return Passed(ranked, bid, reserve, recalled)
 
 
 def _recalled(models: Upstream, items: Items, offer: Offer) -> jax.Array:

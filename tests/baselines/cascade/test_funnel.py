@@ -195,6 +195,8 @@ def test_a_mechanism_serves_books_in_any_order_of_bids():
             jax.tree.map(close, slate, expected)
         paid = expected.price_per_click.any()
         assert paid == (rule != "truthful"), "a menu of one slate has no externality"
+    dear = mechanism(reserve=np.full(BIDS.size, 1.5)).allocate(to_books(), "gsp")
+    assert dear.price_per_click[dear.is_ad].min() >= 1.5
     explained = live.explain(to_books(), 0)
     np.testing.assert_array_equal(explained.items, live.allocate(to_books()).items[0])
 
