@@ -94,7 +94,7 @@ class Mechanism:
         """Does what `allocate` does for `V` values of one lever.
 
         What does not depend on the lever is computed once: the encoded request, the click rates of
-        its ads, and along `kappa` the search, unless the system's `seeks_clicks`.
+        its ads, and along `kappa` the search, unless tokens weigh by expected revenue.
 
         Returns:
           The slates `[V, B, K]`.

@@ -83,7 +83,8 @@ def report_of(studies: list[WorkdirStudy]) -> Report:
             figures=(),
             parts=[Part("Comparison", [compared]), *parts],
         )
-    name, (measurements, visits) = next(iter(first.measured.items()))
+    name = command.EGA if command.EGA in first.measured else next(iter(first.measured))
+    measurements, visits = first.measured[name]
     judge = "true click probabilities" if visits.judge == "truth" else "the reward model"
     return Report(
         title=f"Report on {first.workdir.name}",

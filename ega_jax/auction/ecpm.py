@@ -2,14 +2,14 @@
 
 The paper weighs tokens by bids (21), and a book of ads is indexed by them once for all requests.
 Click rates differ by request, so the ads of a book become the request's own list, and its work
-grows with the book.
+grows with the book. The past bids of such a list also tell what an ad has to bid to compete.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ega_jax.generation.ad_book import UNAVAILABLE, AdBook
+from ega_jax.generation.ad_book import UNAVAILABLE, AdBook, Worth
 from ega_jax.generation.organic_queue import within_reach
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.model import Items, Memory, RewardConfig
@@ -87,3 +87,25 @@ def relative_click_rates(
     rate = lax.map(alone, (item, creative, is_ad), batch_size=_PREDICTED_AT_ONCE)
     of_ads = jnp.where(is_ad, rate, 0.0).sum()
     return jnp.where(of_ads > 0, rate * is_ad.sum() / jnp.where(of_ads > 0, of_ads, 1.0), 0.0)
+
+
+def competing_bids(worth: Worth, past_bid: jax.Array, where: jax.Array, rank: int) -> jax.Array:
+    """Bids at which ads match the `rank`-th highest worth of the others, by past bids.
+
+    The bid of an ad depends neither on its present nor on its past bids, so it can be the ad's
+    reserve: truth stays optimal within a request.
+
+    Args:
+      worth: of the ads.
+      past_bid: `[N]` float32 currency per click.
+      where: `[N]` bool, the ads that compete.
+      rank: static, at least 1.
+
+    Returns:
+      `[N]` float32 currency per click, at least 0; 0 for all if fewer than `rank` others compete.
+    """
+    value = jnp.where(where, worth.of(past_bid), 0.0)
+    best = lax.top_k(jnp.pad(value, (0, rank + 1)), rank + 1)[0]
+    of_others = jnp.where(value >= best[rank - 1], best[rank], best[rank - 1])
+    needed = of_others / jnp.maximum(worth.rate, jnp.finfo(jnp.float32).tiny) - worth.kappa
+    return jnp.where(of_others > 0, jnp.maximum(needed, 0.0), 0.0)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ega_jax.auction.contributions import contributions
-from ega_jax.auction.ecpm import as_list, relative_click_rates
+from ega_jax.auction.ecpm import as_list, competing_bids, relative_click_rates
 from ega_jax.auction.settings import SearchSettings
 from ega_jax.auction.system import (
     Allocation,
@@ -145,6 +145,11 @@ class EGA(System[EGAConfig]):
         model = self.reward, self.config.reward, self.items
         rate = relative_click_rates(*model, memory, request.item, request.is_ad)
         worth = Worth(rate, jnp.asarray(levers.kappa, jnp.float32))
+        if self.config.reserve_rank and own.get("search_bid") is not None:
+            competes = request.is_ad & (request.bid >= 0)
+            least = competing_bids(worth, own["search_bid"], competes, self.config.reserve_rank)
+            listed = 0.0 if own["own_reserve"] is None else own["own_reserve"]
+            own["own_reserve"] = jnp.maximum(least, listed)
         return self._of_list(request, levers, worth=worth, **own)
 
     @property

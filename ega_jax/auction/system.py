@@ -170,11 +170,6 @@ class System(abc.ABC, Generic[Config]):
     judged_truthful: ClassVar[bool] = False  # Evaluation also covers the exactly truthful mode.
     reads_search_bids: ClassVar[bool] = True  # The slates of a book depend on its search bids.
 
-    @property
-    def seeks_clicks(self) -> bool:
-        """Whether the search depends on kappa, which otherwise only chooses from its menu."""
-        return False
-
     @abc.abstractmethod
     def prepare(self, request: AnyRequest, levers: Levers) -> PreparedRequest:
         """Computes what all allocations of one request share: encoded history, indexed ads.

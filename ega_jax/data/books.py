@@ -55,6 +55,23 @@ class Books:
         found[order] = np.where(count > 0, own, of_all[when[order]])
         return found
 
+    def competing_bids(self, past_bids: np.ndarray, rank: int) -> np.ndarray:
+        """The `rank`-th highest past bid of the other ads of a book, for each ad.
+
+        Args:
+          past_bids: `[n]`, from `past_bids`.
+          rank: at least 1.
+
+        Returns:
+          `[n]` float32, currency per click; 0 in books with fewer than `rank` other ads.
+        """
+        start, size = self.book_start[:-1], np.diff(self.book_start)
+        book = np.repeat(np.arange(len(size)), size)
+        falling = np.append(past_bids[np.lexsort((-past_bids, book))], 0.0)
+        nth = lambda k: np.where(size > k, falling[np.minimum(start + k, len(past_bids))], 0.0)
+        last, next_one = (nth(k)[book] for k in (rank - 1, rank))
+        return np.where(past_bids >= last, next_one, last).astype(np.float32)
+
     @classmethod
     def load(cls, folder: Path) -> "Books":
         """Reads `books/` of a folder that `schema.validate` found valid."""

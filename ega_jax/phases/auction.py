@@ -133,12 +133,18 @@ class AuctionTraining:
         given["max_ads"] = min(limit or Levers.max_ads for limit in limits)
         return check_levers(Levers(), given)
 
-    def ledger(self, levers: Levers, search_bid: np.ndarray | None = None) -> BookLedger | None:
+    def ledger(
+        self,
+        levers: Levers,
+        search_bid: np.ndarray | None = None,
+        reserve: np.ndarray | None = None,
+    ) -> BookLedger | None:
         """The books of the log under given levers, whose bids may change; None without books.
 
         Args:
           levers: the run-time settings.
           search_bid: `[n]` bids that a bid-free search sees; default: 0.
+          reserve: `[n]` least bid and price of each ad; default: 0.
         """
         books, settings = self.dataset.books, self.settings.allocation
         if books is None:
@@ -153,24 +159,31 @@ class AuctionTraining:
             self.pretraining.generator_config.num_codes,
             num_slots=self.dataset.summary.num_slots,
             search_bid=search_bid,
+            reserve=reserve,
             eligible=books.bid >= float(levers.reserve),
             token_bid=settings.token_bid,
             scope=settings.scope,
         )
 
-    def book(self, levers: Levers, search_bid: np.ndarray | None = None) -> AdBook | None:
-        """The books of the log as the search sees them; None without books.
-
-        Arguments as in `ledger`.
-        """
-        ledger = self.ledger(levers, search_bid)
+    def book(self, levers: Levers) -> AdBook | None:
+        """The books of the log as the search sees them; None without books."""
+        ledger = self.ledger(levers)
         return None if ledger is None else ledger.book
 
     def truthful_book(self, levers: Levers) -> AdBook | None:
-        """The books of the log as the exactly truthful mode searches them: by past bids alone."""
-        books = self.dataset.books
-        past = None if books is None else books.past_bids(self.dataset.first_uses())
-        return self.book(levers, past)
+        """The books of the log as the exactly truthful mode searches them; None without books.
+
+        The search sees past bids alone, and so do the reserves. Where tokens weigh by expected
+        revenue, the search computes the reserves, as they depend on click rates.
+        """
+        books, settings = self.dataset.books, self.settings.allocation
+        if books is None:
+            return None
+        past, reserve = books.past_bids(self.dataset.first_uses()), None
+        if settings.reserve_rank and settings.token_value == "bid":
+            reserve = books.competing_bids(past, settings.reserve_rank)
+        ledger = self.ledger(levers, past, reserve)
+        return None if ledger is None else ledger.book
 
     @functools.cached_property
     def items(self):

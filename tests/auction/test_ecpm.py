@@ -11,8 +11,9 @@ from book_requests import in_books
 from slates import TinyRequest, all_slates, slate_log_prob
 from tiny_models import K, P, W, levers, random_requests, serve, tiny_ega, with_beams
 
-from ega_jax.auction.ecpm import relative_click_rates
+from ega_jax.auction.ecpm import competing_bids, relative_click_rates
 from ega_jax.auction.system import slate_value
+from ega_jax.generation.ad_book import Worth
 from ega_jax.generation.book_ledger import BookLedger
 from ega_jax.generation.reports import Report
 from ega_jax.reward import model as reward_model
@@ -197,6 +198,56 @@ def test_a_bid_free_search_sees_the_search_bids_of_its_book():
     first, bids_tripled, other_past = menus_of
     np.testing.assert_array_equal(first.item, bids_tripled.item)
     assert (first.item != other_past.item).any()
+
+
+def competing_by_loop(rate, kappa, past, where, rank):
+    found = np.zeros(past.size)
+    for i in range(past.size):
+        others = [rate[j] * (past[j] + kappa) for j in np.flatnonzero(where) if j != i]
+        if len(others) >= rank:
+            found[i] = max(sorted(others)[-rank] / rate[i] - kappa, 0.0)
+    return found
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5, 9])
+@pytest.mark.parametrize("kappa", [0.0, 1.5])
+def test_competing_bids_by_a_loop(rank, kappa):
+    rng = np.random.default_rng(rank)
+    for _ in range(10):
+        rate, past = rng.choice([0.5, 1.0, 2.0], 9), rng.choice([0.0, 1.0, 3.0], 9)
+        where = rng.random(9) < 0.8
+        worth = Worth(jnp.asarray(rate, jnp.float32), jnp.float32(kappa))
+        found = competing_bids(worth, jnp.asarray(past, jnp.float32), where, rank)
+        expected = competing_by_loop(rate, kappa, past, where, rank)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert np.isfinite(found).all()
+
+
+def test_ads_pay_what_competing_by_past_bids_takes():
+    """In a book of past bids; an ad that bids less is in no slate, and no present bid matters."""
+    system = with_beams(by_ecpm(tiny_ega(), reserve_rank=2), 4)
+    books, _, batch = in_books(REQUESTS, system)
+    to_books = BookRequest(**{name: np.asarray(x) for name, x in batch.items()})
+    past = np.random.default_rng(1).lognormal(size=books.bid.size).astype(np.float32)
+    codes = system.items.catalogue.poi_codes
+    rate, shown_ads = np.asarray(rates(tiny_ega(), REQUESTS)), 0
+    for bid in (books.bid, books.bid[::-1].copy()):
+        ledger = BookLedger(
+            books.poi, bid, books.book_start, codes, W, num_slots=K, search_bid=past
+        )
+        forest = dataclasses.replace(system, book=ledger.book)
+        _, shown, _ = jax.device_get(serve(forest, to_books, levers(bid_free=True)))
+        for row in range(ROWS):
+            own = slice(*books.book_start[row : row + 2])
+            where = np.ones(books.poi[own].size, bool)
+            own_rate = rate[row][REQUESTS.is_ad[row]]
+            least = competing_by_loop(own_rate, 0.0, past[own], where, 2)
+            for slot in np.flatnonzero(shown.is_ad[row]):
+                place = np.argmax(books.poi[own] == shown.item[row, slot])
+                assert shown.reserve[row, slot] == pytest.approx(least[place], rel=1e-4)
+                assert shown.bid[row, slot] >= shown.reserve[row, slot]
+                shown_ads += least[place] > 0
+    assert shown_ads > 3
 
 
 def test_a_search_without_bids_ignores_the_rates_too():

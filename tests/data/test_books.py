@@ -165,6 +165,20 @@ def test_the_first_use_of_a_book_is_its_first_session(folder):
     assert dataset.first_uses().tolist() == [named.tolist().index(book) for book in range(3)]
 
 
+def test_competing_bids_by_a_loop():
+    rng = np.random.default_rng(1)
+    sizes = np.append(0, rng.integers(0, 9, 12))
+    start, past = np.append(0, np.cumsum(sizes)), rng.choice([0.5, 1.0, 2.0, 3.0], sizes.sum())
+    books = Books(np.arange(past.size), past, start, np.arange(13))
+    for rank in (1, 3, 8):
+        expected = np.zeros(past.size)
+        for book in range(13):
+            for ad in range(start[book], start[book + 1]):
+                others = sorted(past[n] for n in range(start[book], start[book + 1]) if n != ad)
+                expected[ad] = others[-rank] if len(others) >= rank else 0.0
+        np.testing.assert_array_equal(books.competing_bids(past, rank), expected)
+
+
 def test_past_bids_by_a_loop():
     """Books of many sizes, used in another order than they are listed; POIs come and go."""
     rng = np.random.default_rng(0)
