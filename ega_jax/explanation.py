@@ -96,7 +96,7 @@ def explain(
     """
     prepared = system.prepare(request, levers)
     shown, menu = system.allocate(prepared)
-    known, _, _ = counterfactuals(system, pricing.probes, prepared, shown.ads, menu)
+    known, _, _ = counterfactuals(system, pricing.probed, prepared, shown.ads, menu)
     return Explanation(
         items=shown.item,
         creatives=shown.creative,

@@ -334,12 +334,12 @@ def _slates(
     prepared, allocation, menu = jax.vmap(allocated)(request)
 
     def from_menu(_):
-        tell = lambda menu, ads: of_the_menu(menu, levers, ads, len(pricing.probes))
+        tell = lambda menu, ads: of_the_menu(menu, levers, ads, pricing.probed)
         return jax.vmap(tell)(menu, allocation.ads)
 
     def search_again(_):
         search = lambda prepared, ads, menu: counterfactuals(
-            system, pricing.probes, prepared, ads, menu
+            system, pricing.probed, prepared, ads, menu
         )
         return map_each(lambda x: search(*x)[0], (prepared, allocation.ads, menu))
 

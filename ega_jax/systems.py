@@ -16,7 +16,12 @@ from ega_jax.phases.pretraining import Pretraining
 from ega_jax.phases.settings import PhaseSettings
 
 # Settings of a system without payment network: only its slates or closed-form prices are compared.
-UNPRICED = {"auction.rule": "first_price", "payment.heads": (), "payment.probes": ()}
+UNPRICED = {
+    "auction.rule": "first_price",
+    "payment.heads": (),
+    "payment.probes": (),
+    "payment.refinements": 0,
+}
 GR = UNPRICED | {"auction.rule": "gsp", "allocation.bid_free": True}
 KINDS: dict[str, SystemKind] = {
     "mca": SystemKind(train_mca, {"auction.system": "mca"}, check_mca),

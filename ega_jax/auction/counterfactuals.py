@@ -3,10 +3,11 @@
 Truthful prices require an ad's clicks as a function of its bid (Myerson) or its externality
 (Clarke). One slate determines neither. So the allocation is run again without each ad, and at a few
 other bids of each ad. These probed bids are multiples of the ad's price scale, the mean of the bids
-at which it matches its rivals. The rivals come from the menu searched without the ad, so nothing
-here depends on the ad's own bid.
+at which it matches its rivals, and bids between them where its clicks change most. The rivals come
+from the menu searched without the ad, so nothing here depends on the ad's own bid.
 """
 
+import dataclasses
 from typing import Any
 
 import chex
@@ -20,6 +21,7 @@ from ega_jax.generation.reports import Report, absent
 
 NUM_RIVALS = 10  # Number of strongest rivals in `matching_bids`.
 _NO_QUALITY = 1e-6  # Lower bound of qualities and click probabilities as divisors.
+_REFINED = 2  # Bids of an ad that one refinement adds.
 
 
 @struct.dataclass
@@ -28,13 +30,33 @@ class Counterfactuals:
 
     without: jax.Array  # [...] float32 value of the best slate without the ad, in currency.
     matching: jax.Array  # [..., NUM_RIVALS] float32 bids at which the ad matches its rivals.
-    bid: jax.Array  # [..., G] float32 rising bids of the ad, currency per click.
-    clicks: jax.Array  # [..., G] float32 pctr of the ad at each bid, 0 if it is not shown.
+    bid: jax.Array  # [..., H] float32 rising bids of the ad, currency per click; H >= G.
+    clicks: jax.Array  # [..., H] float32 pctr of the ad at each bid, 0 if it is not shown.
+    probed: jax.Array  # [..., G] float32 the same at the multiples of its price scale alone.
+
+
+@dataclasses.dataclass(frozen=True)
+class Probes:
+    """The bids of an ad at which its clicks are computed.
+
+    Attributes:
+      multiples: `G` rising multiples of the ad's price scale; may be empty.
+      refinements: number of times that two more bids are probed, in the middle of the two intervals
+        whose jump of clicks times width is largest; needs three multiples.
+    """
+
+    multiples: tuple[float, ...]
+    refinements: int = 0
+
+    @property
+    def number(self) -> int:
+        """`H`."""
+        return len(self.multiples) + _REFINED * self.refinements
 
 
 def counterfactuals(
     system: System,
-    probes: tuple[float, ...],
+    probes: Probes,
     prepared: PreparedRequest,
     ads: Bidders,
     menu: Menu,
@@ -43,17 +65,17 @@ def counterfactuals(
     """Runs the allocation again for ads of one request, in joint searches.
 
     The first search leaves out each ad. Its menus give the rivals and, unless the menu is
-    bid-free, the value without the ad. Later ones report the probed bids, which are multiples of
-    the ad's price scale. For a bid-free menu, the value without an ad is that of the menu's best
-    slate with the ad's bid set to its reserve; see `best_value_without`.
+    bid-free, the value without the ad. Later ones report the probed bids: multiples of the ad's
+    price scale, then bids between them where its clicks change most. For a bid-free menu, the value
+    without an ad is that of the menu's best slate with the ad's bid set to its reserve; see
+    `best_value_without`.
 
     The searches are steps of one scan, so they are compiled once. All have equally many reports;
     reports of no ad fill the gaps.
 
     Args:
       system: the system that allocates.
-      probes: `G` rising multiples of an ad's price scale (`price_scale`): the bids at which its
-        clicks are computed; may be empty.
+      probes: the bids of an ad at which its clicks are computed.
       prepared: the request.
       ads: `[A]` the ads.
       menu: the menu from which the request's slate was chosen.
@@ -64,71 +86,134 @@ def counterfactuals(
       `beside`, `[R]`, empty without `beside`.
     """
     number, beside = ads.ad.size, Report.none(0) if beside is None else beside
-    first, num_probed = number + beside.bid.size, number * len(probes)
-    size, start = _sizes(first, num_probed)
-    end = -(-(start + num_probed) // size) * size
-    multiples = jnp.tile(jnp.asarray(probes, jnp.float32), number)
-    of_scale = Report(jnp.repeat(ads.ad, len(probes)), multiples)
-    gaps = Report.none(start - first), Report.none(end - start - num_probed)
-    parts = absent(ads.ad), beside, gaps[0], of_scale, gaps[1]
-    reports = jax.tree.map(lambda *x: jnp.concatenate(x).reshape(-1, size), *parts)
-    owner = np.full(end, -1)
-    owner[start : start + num_probed] = np.repeat(np.arange(number), len(probes))
+    plan = _Plan.of(number, probes, beside.bid.size)
+    multiples = np.zeros(probes.number, np.float32)  # 0 where a bid between others is probed.
+    multiples[: len(probes.multiples)] = probes.multiples
+    every = (  # In the order of `_Plan.report`; the last one fills gaps.
+        absent(ads.ad),
+        Report(jnp.repeat(ads.ad, multiples.size), jnp.tile(multiples, number)),
+        beside,
+        Report.none(1),
+    )
+    every = jax.tree.map(lambda *x: jnp.concatenate(x)[plan.report], *every)
 
-    def search(scale: jax.Array, step: tuple[Report, jax.Array]) -> tuple[jax.Array, Any]:
-        reports, owner = step
+    def search(known: tuple[jax.Array, ...], step: tuple[Any, ...]) -> tuple[Any, Any]:
+        scale, bid_at, clicks_at = known
+        reports, owner, probe, part = step
         bid = jnp.where(owner >= 0, reports.bid * scale[owner], reports.bid)
+        if probes.refinements:
+            between = _most_uncertain(bid_at, clicks_at)
+            bid = jnp.where(part >= 0, between[owner, part], bid)
         shown, menus = system.allocate_each(prepared, Report(reports.candidate, bid))
         rivals = jax.tree.map(lambda x: x[:number], menus.rivals)
         matching = jax.vmap(matching_bids)(rivals, ads)
         # Only the first search knows the scale, which is above 0.
         scale = jnp.where(scale > 0, scale, price_scale(matching))
-        return scale, (matching, bid, clicks_of(shown, reports.candidate), shown, menus)
+        clicks = clicks_of(shown, reports.candidate)
+        if probes.number:
+            place = owner, jnp.where(owner >= 0, probe, probes.number)
+            bid_at = bid_at.at[place].set(bid, mode="drop")
+            clicks_at = clicks_at.at[place].set(clicks, mode="drop")
+        return (scale, bid_at, clicks_at), (matching, shown, menus)
 
-    steps = reports, jnp.asarray(owner.reshape(-1, size))
-    matching, *found = jax.lax.scan(search, jnp.zeros(number, jnp.float32), steps)[1]
-    bid, clicks, shown, menus = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), found)
+    nothing = jnp.zeros((number, probes.number), jnp.float32)
+    known = jnp.zeros(number, jnp.float32), nothing + jnp.inf, nothing
+    steps = every, *(jnp.asarray(x) for x in (plan.owner, plan.probe, plan.part))
+    (_, bid_at, clicks_at), (matching, *found) = jax.lax.scan(search, known, steps)
+    shown, menus = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), found)
     of_menu = best_value_without(menu, prepared.levers, ads.ad)
     without = menus.value[:number].max(-1)
-    known = Counterfactuals(
+    order = jnp.argsort(bid_at, axis=-1)
+    found = Counterfactuals(
         without=jnp.where(prepared.levers.bid_free, of_menu, without),
         matching=matching[0],
-        bid=bid[start : start + num_probed].reshape(number, -1),
-        clicks=clicks[start : start + num_probed].reshape(number, -1),
+        bid=jnp.take_along_axis(bid_at, order, axis=-1),
+        clicks=jnp.take_along_axis(clicks_at, order, axis=-1),
+        probed=clicks_at[:, : len(probes.multiples)],
     )
-    return known, *jax.tree.map(lambda x: x[number:first], (shown, menus))
+    return found, *jax.tree.map(lambda x: x[plan.beside], (shown, menus))
 
 
-def _sizes(first: int, probes: int) -> tuple[int, int]:
-    """Reports of one search, and the place of the first probe, which is in a later search.
-
-    A search costs about as much as its reports, so few gaps are better than few searches.
+def _most_uncertain(bid: jax.Array, clicks: jax.Array) -> jax.Array:
+    """The middles `[A, 2]` of the intervals whose jump of clicks times width is largest.
 
     Args:
-      first: number of reports that the first search may have.
-      probes: number of probes.
+      bid: `[A, H]` bids probed so far, in any order; infinite where none is.
+      clicks: `[A, H]` clicks there.
     """
-    if probes == 0 or first >= probes:
-        return -(-(first + probes) // (2 if probes else 1)), first
-    size = max(first, -(-probes // 2))
-    return size, size
+    order = jnp.argsort(bid, axis=-1)
+    bid, clicks = (jnp.take_along_axis(x, order, axis=-1) for x in (bid, clicks))
+    low, high = bid[:, :-1], bid[:, 1:]
+    is_between = jnp.isfinite(high)
+    width = jnp.where(is_between, high, 0.0) - jnp.where(is_between, low, 0.0)
+    area = jnp.where(is_between, jnp.abs(jnp.diff(clicks)) * width, -1.0)
+    widest = jax.lax.top_k(area, _REFINED)[1]
+    return jnp.take_along_axis((low + high) / 2, widest, axis=-1)
 
 
-def of_the_menu(menu: Menu, levers: Levers, ads: Bidders, num_probes: int) -> Counterfactuals:
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """Which report is in which place of which search; all fields are host arrays."""
+
+    report: np.ndarray  # [steps, size] number of the report, the last one for a gap.
+    owner: np.ndarray  # [steps, size] the ad whose bid is probed, -1 for other reports.
+    probe: np.ndarray  # [steps, size] the number of the ad's probe, at least 0.
+    part: np.ndarray  # [steps, size] which of the refined bids of a search it is, -1 for none.
+    beside: np.ndarray  # [R] places of the further reports in all searches together.
+
+    @classmethod
+    def of(cls, number: int, probes: Probes, beside: int) -> "_Plan":
+        """Plans as few searches with as few gaps as possible.
+
+        The ads' absence comes first, then the multiples, then one search for each refinement.
+        Further reports fill what is left.
+
+        Args:
+          number: of ads.
+          probes: of each ad.
+          beside: number of further reports.
+        """
+        fixed, rounds = len(probes.multiples), probes.refinements
+        each = number * _REFINED * (rounds > 0)
+        taken = number * (1 + probes.number)
+        searches = lambda size: 1 + -(-number * fixed // size) + rounds
+        size = max(number, each, -(-number * fixed // 2))
+        while searches(size) * size < taken + beside:
+            size += 1
+        report = np.full((searches(size), size), taken + beside)
+        report[0, :number] = np.arange(number)
+        of_ads = number + np.arange(number * probes.number).reshape(number, probes.number)
+        multiples = report[1 : len(report) - rounds].reshape(-1)
+        multiples[: number * fixed] = of_ads[:, :fixed].reshape(-1)
+        report[1 : len(report) - rounds] = multiples.reshape(-1, size)
+        for round_, start in enumerate(range(fixed, probes.number, _REFINED)):
+            refined = of_ads[:, start : start + _REFINED].reshape(-1)
+            report[len(report) - rounds + round_, : refined.size] = refined
+        gaps = np.flatnonzero(report == taken + beside)[:beside]
+        report.reshape(-1)[gaps] = taken + np.arange(beside)
+        is_probe = (report >= number) & (report < taken)
+        owner, probe = np.divmod(np.where(is_probe, report - number, 0), max(probes.number, 1))
+        part = np.where(is_probe & (probe >= fixed), (probe - fixed) % _REFINED, -1)
+        owner = np.where(is_probe, owner, -1)
+        return cls(report, owner, probe, part, gaps)
+
+
+def of_the_menu(menu: Menu, levers: Levers, ads: Bidders, probes: Probes) -> Counterfactuals:
     """Counterfactuals from the menu alone; bids and clicks are all 0.
 
     Args:
       menu: the slates.
       levers: run-time settings.
       ads: `[A]` the ads.
-      num_probes: `G`.
+      probes: whose number the result has.
     """
-    nothing = jnp.zeros((ads.ad.size, num_probes), jnp.float32)
+    nothing = jnp.zeros((ads.ad.size, probes.number), jnp.float32)
     return Counterfactuals(
         without=best_value_without(menu, levers, ads.ad),
         matching=jax.vmap(lambda ad: matching_bids(menu.rivals, ad))(ads),
         bid=nothing,
         clicks=nothing,
+        probed=nothing[:, : len(probes.multiples)],
     )
 
 

@@ -42,7 +42,7 @@ def tabulate_request(
 
     def outcomes_of(reporting: jax.Array, bids: jax.Array) -> Outcome:
         beside = Report(reporting, bids)
-        known, shown, menus = counterfactuals(system, pricing.probes, prepared, ads, menu, beside)
+        known, shown, menus = counterfactuals(system, pricing.probed, prepared, ads, menu, beside)
         of_each = jax.tree.map(lambda x: jnp.repeat(x, each, axis=0), known)
         outcome = lambda *x: _outcome(levers, *x)
         return jax.vmap(outcome)(shown, menus, bids, reporting, of_each)

@@ -15,6 +15,7 @@ from flax import struct
 
 from ega_jax.auction.counterfactuals import (
     Counterfactuals,
+    Probes,
     externality,
     price_scale,
     probed_myerson_price,
@@ -120,6 +121,8 @@ class PricingSettings:
     probes: tuple[float, ...] = setting(
         (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0), at_least=0
     )
+    # Times that two further bids of each ad are probed, where its clicks change most.
+    refinements: int = setting(0, at_least=0)
     # Heads to train a payment network for, each separately on the same table.
     heads: tuple[str, ...] = setting(network.HEADS, choices=network.HEADS)
 
@@ -132,6 +135,11 @@ class PricingConfig(PricingSettings):
 
     def __post_init__(self):
         object.__setattr__(self, "rules", (*rules_without_network(), *self.heads))
+
+    @property
+    def probed(self) -> Probes:
+        """The bids of an ad at which its clicks are computed."""
+        return Probes(self.probes, self.refinements)
 
 
 def prices(
@@ -206,7 +214,7 @@ def context_of(
     clicks = allocation.prediction.click_poi
     costs = externality(menu, levers, allocation.candidate, known.without)
     owed = jnp.stack([*costs, probed_myerson_price(known, clicks)], axis=-1)
-    reach = known.clicks / jnp.maximum(clicks, _NO_CLICKS)[:, None]
+    reach = known.probed / jnp.maximum(clicks, _NO_CLICKS)[:, None]
     return Context(
         slate=allocation.prediction.states,
         others=jnp.concatenate([known.matching, owed], axis=-1),

@@ -78,7 +78,7 @@ def _truthful(system, networks, pricing, prepared, num_losing) -> Truthful:
         ads = jax.tree.map(
             lambda *x: jnp.concatenate(x), winning, _losing(menu, winning, num_losing)
         )
-        known, _, _ = counterfactuals(system, pricing.probes, prepared, ads, menu)
+        known, _, _ = counterfactuals(system, pricing.probed, prepared, ads, menu)
         of_slots = jax.tree.map(lambda x: x[: winning.ad.size], known)
         return Truthful(
             allocation=allocation,

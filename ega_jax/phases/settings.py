@@ -114,6 +114,8 @@ class PaymentSettings(PricingSettings, ScheduledSettings):
             yield "lagrangian.sampled", f"{sampled} of {self.num_reports} reports"
         if list(self.probes) != sorted(set(self.probes)):
             yield "probes", f"{self.probes} do not rise"
+        if self.refinements and len(self.probes) < 3:
+            yield "refinements", f"{self.refinements} need three probes, not {len(self.probes)}"
 
 
 @dataclasses.dataclass(frozen=True)

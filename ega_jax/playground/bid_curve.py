@@ -111,6 +111,6 @@ def _outcomes(
     quality = jnp.max(rivals.quality, where=rivals.ad == ad, initial=0.0)
     item = jnp.max(rivals.item, where=rivals.ad == ad, initial=-1)
     own = Bidders(ad[None], bids.max()[None], quality[None], item[None])
-    known, _, _ = counterfactuals(system, pricing.probes, prepared, own, menu)
+    known, _, _ = counterfactuals(system, pricing.probed, prepared, own, menu)
     found = report_each(system, networks, pricing, prepared, own.ad, known, bids[None])
     return jax.tree.map(lambda x: x[0], found)

@@ -77,7 +77,7 @@ def for_each(system, networks, requests, levers):
     def each(request):
         prepared = system.prepare(request, levers)
         shown, menu = system.allocate(prepared)
-        known, _, _ = counterfactuals(system, PRICING.probes, prepared, shown.ads, menu)
+        known, _, _ = counterfactuals(system, PRICING.probed, prepared, shown.ads, menu)
         charged = prices(networks, PRICING, levers, shown, menu, known)
         return shown, menu, known, charged, system.tokens(prepared, shown)
 

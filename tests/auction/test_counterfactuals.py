@@ -1,5 +1,8 @@
 """The click curve against allocations run one by one, and Myerson's price read off it."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +23,7 @@ from tiny_models import (
 from ega_jax.auction.counterfactuals import (
     NUM_RIVALS,
     Counterfactuals,
+    Probes,
     counterfactuals,
     matching_bids,
     of_the_menu,
@@ -30,18 +34,31 @@ from ega_jax.generation.reports import ABSENT, Report
 from ega_jax.payment import rules
 
 PROBES = (0.0, 0.5, 2.0)
+FIXED, REFINED = Probes(PROBES), Probes(PROBES, refinements=2)
 REQUESTS = random_requests(7, 16)
 
 
-@jax.jit
-def search(system, prepared, ads, menu, beside):
-    return counterfactuals(system, PROBES, prepared, ads, menu, beside)
+@functools.partial(jax.jit, static_argnames="probes")
+def search(system, prepared, ads, menu, beside, probes=FIXED):
+    return counterfactuals(system, probes, prepared, ads, menu, beside)
 
 
 def known_clicks(bid, clicks):
     """Counterfactuals of ads `[A]` of which only clicks `[A, G]` matter."""
     none = np.zeros(len(bid))
-    return Counterfactuals(none, np.zeros((len(bid), NUM_RIVALS)), bid, clicks)
+    return Counterfactuals(none, np.zeros((len(bid), NUM_RIVALS)), bid, clicks, clicks)
+
+
+def refined_by_loop(bids, known_bid, known_clicks, refinements):
+    """Bids with the middles of the intervals of largest jump times width, from a known curve."""
+    clicks_at = lambda bid: float(known_clicks[np.argmin(np.abs(known_bid - bid))])
+    bids = sorted(map(float, bids))
+    for _ in range(refinements):
+        pairs = list(itertools.pairwise(bids))
+        area = [abs(clicks_at(high) - clicks_at(low)) * (high - low) for low, high in pairs]
+        widest = sorted(range(len(pairs)), key=lambda i: -area[i])[:2]
+        bids = sorted(bids + [sum(pairs[i]) / 2 for i in widest])
+    return bids
 
 
 def matching_by_loop(menu, request, quality, ad):
@@ -52,14 +69,15 @@ def matching_by_loop(menu, request, quality, ad):
     return (needed + [0.0] * NUM_RIVALS)[:NUM_RIVALS]
 
 
-def test_clicks_at_probes_are_those_of_an_allocation_under_that_bid():
+@pytest.mark.parametrize("probes", [FIXED, REFINED])
+def test_clicks_at_probes_are_those_of_an_allocation_under_that_bid(probes):
     system, row = with_beams(tiny_ega(), 6), one(REQUESTS, slice(3, 4))
     served = serve(system, row, levers())
     prepared, shown, menu = one(served, 0)
     request, ads = one(row, 0), shown.ads
     own = int(ads.ad[np.argmax(shown.is_ad)])
     beside = Report(jnp.array([own, own, -1]), jnp.array([3.0, ABSENT, 0.0]))
-    found, also, menus = search(system, prepared, ads, menu, beside)
+    found, also, menus = search(system, prepared, ads, menu, beside, probes)
     serve_one = lambda requests: one(serve(system, requests, levers())[1:], 0)
     quality = np.asarray(alone(system, served[0], row)[1][0])
     for a, ad in enumerate(np.asarray(ads.ad)):
@@ -71,7 +89,11 @@ def test_clicks_at_probes_are_those_of_an_allocation_under_that_bid():
         expected = matching_by_loop(menu_without, request, quality, ad)
         np.testing.assert_allclose(found.matching[a], expected, rtol=1e-5)
         assert expected[0] > 0
-        np.testing.assert_allclose(found.bid[a], np.multiply(PROBES, np.mean(expected)), rtol=1e-5)
+        at_multiples = np.multiply(PROBES, np.mean(expected))
+        bids = refined_by_loop(at_multiples, found.bid[a], found.clicks[a], probes.refinements)
+        np.testing.assert_allclose(found.bid[a], bids, rtol=1e-5)
+        place = np.searchsorted(bids, at_multiples - 1e-6)
+        np.testing.assert_array_equal(found.probed[a], found.clicks[a][place])
         for report, clicks in zip(found.bid[a], found.clicks[a], strict=True):
             again, _ = serve_one(with_bid(row, 0, ad, report))
             place = np.flatnonzero(np.asarray(again.candidate) == ad)
@@ -96,7 +118,7 @@ def test_nothing_depends_on_the_own_bid(bid_free):
         prepared, _, menu = one(served, 0)
         bid, item = row.bid[0, ad][None] * factor, row.item[0, ad][None]
         bidder = Bidders(jnp.array([ad]), bid, quality[None], item)
-        found.append(search(system, prepared, bidder, menu, Report.none(1))[0])
+        found.append(search(system, prepared, bidder, menu, Report.none(1), REFINED)[0])
     for other in found[1:]:
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found[0], other)
     assert (found[0].matching > 0).any()
@@ -126,7 +148,7 @@ def test_what_the_menu_alone_tells():
     """Rules that need no search read the best slate without an ad's bid; there is no curve."""
     row = one(REQUESTS, slice(3, 4))
     _, shown, menu = one(serve(with_beams(tiny_ega(), 6), row, levers()), 0)
-    found = of_the_menu(menu, levers(), shown.ads, 4)
+    found = of_the_menu(menu, levers(), shown.ads, Probes((0.0, 1.0), 1))
     for a, ad in enumerate(np.asarray(shown.ads.ad)):
         if ad < 0:
             continue

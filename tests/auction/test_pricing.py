@@ -38,7 +38,7 @@ def unknown(shape):
     """Counterfactuals of ads that no other report would show."""
     at_probes = jnp.zeros((*shape, len(PRICING.probes)))
     matching = jnp.zeros((*shape, NUM_RIVALS))
-    return Counterfactuals(jnp.zeros(shape), matching, at_probes, at_probes)
+    return Counterfactuals(jnp.zeros(shape), matching, at_probes, at_probes, at_probes)
 
 
 @functools.cache
@@ -57,7 +57,7 @@ def priced(system, networks, requests, levers):
     def one(request):
         prepared = system.prepare(request, levers)
         shown, menu = system.allocate(prepared)
-        known, _, _ = counterfactuals(system, PRICING.probes, prepared, shown.ads, menu)
+        known, _, _ = counterfactuals(system, PRICING.probed, prepared, shown.ads, menu)
         return shown, menu, prices(networks, PRICING, levers, shown, menu, known)
 
     return jax.vmap(one)(requests)
@@ -181,11 +181,11 @@ def paid_with_reserve(bid):
     click = menu.pctr[best]
     prediction = Predictions(click, click, click, jnp.zeros((2, 1)))
     shown = allocation_of(menu, best, menu.creative[best], prediction)
-    known = of_the_menu(menu, levers(), shown.ads, 0)
+    known = of_the_menu(menu, levers(), shown.ads, config.probed)
     price = prices({}, config, levers(), shown, menu, known)["clarke"][1]
     plain = dataclasses.replace(menu, reserve=jnp.zeros((3, 2)))
     shown = dataclasses.replace(shown, reserve=jnp.zeros(2))
-    known = of_the_menu(plain, levers(), shown.ads, 0)
+    known = of_the_menu(plain, levers(), shown.ads, config.probed)
     return click[1], price, prices({}, config, levers(), shown, plain, known)["clarke"][1]
 
 

@@ -152,6 +152,7 @@ def test_what_binds_a_workdir_and_what_a_system():
         ),
         ("evaluation.num_beams", 9, "config.evaluation.num_beams is 9: it must be at least 10"),
         ("payment.probes", (1.0, 0.5), "payment.probes: (1.0, 0.5) do not rise"),
+        ("payment.refinements", -1, "config.payment.refinements is -1: it must be at least 0"),
         ("payment.heads", ("rate",), "auction.rule: threshold is no head of config.payment.heads"),
         ("payment.lagrangian.sampled", 11, "lagrangian.sampled: 11 of 10 reports"),
         ("data.market.num_slots", 1, "config.data.market: num_slots must be at least 2, got 1"),
