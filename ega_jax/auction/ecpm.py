@@ -20,7 +20,7 @@ _PREDICTED_AT_ONCE = 4096  # Items; it bounds the memory that a large book takes
 
 def as_list(
     request: BookRequest, book: AdBook, num_slots: int, scope: str
-) -> tuple[Request, dict[str, jax.Array | None]]:
+) -> tuple[Request, dict[str, jax.Array]]:
     """The same request with a list of its own: the ads of its book, then organic items.
 
     Args:
@@ -50,7 +50,7 @@ def as_list(
         context=request.context,
     )
     own = {"search_bid": book.given_bid, "own_reserve": book.reserve}
-    return listed, {name: None if x is None else join(x[ad], 0.0) for name, x in own.items()}
+    return listed, {name: join(x[ad], 0.0) for name, x in own.items()}
 
 
 def relative_click_rates(

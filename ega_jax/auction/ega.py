@@ -145,11 +145,10 @@ class EGA(System[EGAConfig]):
         model = self.reward, self.config.reward, self.items
         rate = relative_click_rates(*model, memory, request.item, request.is_ad)
         worth = Worth(rate, jnp.asarray(levers.kappa, jnp.float32))
-        if self.config.reserve_rank and own.get("search_bid") is not None:
-            competes = request.is_ad & (request.bid >= 0)
+        if own and self.config.reserve_rank:
+            competes = request.is_ad & (request.bid >= 0) & ~own["follows_bids"]
             least = competing_bids(worth, own["search_bid"], competes, self.config.reserve_rank)
-            listed = 0.0 if own["own_reserve"] is None else own["own_reserve"]
-            own["own_reserve"] = jnp.maximum(least, listed)
+            own["own_reserve"] = jnp.maximum(least, own["own_reserve"])
         return self._of_list(request, levers, worth=worth, **own)
 
     @property

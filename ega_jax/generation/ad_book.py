@@ -59,6 +59,9 @@ class AdBook:
     poi: jax.Array  # [n] int32 POI of each ad.
     bid: jax.Array  # [n] float32 live bid, currency per click.
     search_bid: jax.Array  # [n] float32 bid that the search sees; -1 if the ad may not be shown.
+    # [n] float32 what a search that does not follow live bids sees of an ad, shown or not.
+    given_bid: jax.Array
+    reserve: jax.Array  # [n] float32 least bid and price of the ad, currency per click.
     leaf: jax.Array  # [n] int32 node of depth C that holds the ad, -1 if the entry is no ad.
     # Nodes above the leaves: v has the children `first_child[v]` to `first_child[v + 1]`.
     first_child: jax.Array  # [nodes above the leaves] int32.
@@ -75,9 +78,6 @@ class AdBook:
     widths: tuple[int, ...] = struct.field(pytree_node=False)  # Most children of a node, by depth.
     largest: int = struct.field(pytree_node=False)  # A book has at most so many ads.
     worth: Worth | None = None  # What the search sees in place of bids; None: the bids.
-    # [n] float32 search bid of an ad, shown or not, if the search does not follow live bids.
-    given_bid: jax.Array | None = None
-    reserve: jax.Array | None = None  # [n] float32 least bid and price of each ad; None: 0.
 
     @property
     def num_ads(self) -> int:

@@ -95,10 +95,9 @@ class Candidates:
 
     def reserve_of(self, candidate: jax.Array) -> jax.Array:
         """Least bids and prices `[...]` of candidates, currency per click; 0 if organic."""
-        is_ad, least = self.is_ad(candidate), self.reserve
-        if self.book.reserve is not None:
-            least = jnp.maximum(least, self.book.reserve[jnp.where(is_ad, candidate, 0)])
-        return jnp.where(is_ad, least, 0.0)
+        is_ad = self.is_ad(candidate)
+        own = self.book.reserve[jnp.where(is_ad, candidate, 0)]
+        return jnp.where(is_ad, jnp.maximum(own, self.reserve), 0.0)
 
     def ids(self, chosen: jax.Array) -> jax.Array:
         """Candidates of the request; see `SlateSpace`."""
@@ -320,8 +319,6 @@ class Candidates:
     def _reported_bid(self) -> jax.Array:
         """The search bid of the ad that reports; a search without live bids does not see it."""
         seen = self.book.seen(self.overlay.bid, self.overlay.candidate)
-        if self.book.given_bid is None:
-            return seen
         given = self.book.given_bid[self.overlay.candidate]
         return jnp.where(self.book.follows_bids, seen, given)
 

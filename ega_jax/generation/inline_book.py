@@ -51,10 +51,10 @@ def inline_book(
       A forest of one book, whose ads have the numbers of their entries in the list.
     """
     given = jnp.zeros_like(bid) if search_bid is None else search_bid
+    reserve = jnp.zeros(bid.shape, jnp.float32) if reserve is None else reserve
     live, given = (x if worth is None else worth.of(x) for x in (bid, given))
     seen = jnp.where(follows_bids, live, given).astype(jnp.float32)
-    is_shown = where & eligible if reserve is None else where & eligible & (bid >= reserve)
-    search_bid = jnp.where(is_shown, seen, UNAVAILABLE)
+    search_bid = jnp.where(where & eligible & (bid >= reserve), seen, UNAVAILABLE)
     n, c = codes.shape
     end = where.sum(dtype=jnp.int32)
     node, start = jnp.zeros(n, jnp.int32), jnp.stack([jnp.int32(0), end])
@@ -76,9 +76,9 @@ def inline_book(
         follows_bids=jnp.asarray(follows_bids, bool),
         widths=widths or (n,) * c,
         largest=n,
-        worth=worth,
         given_bid=given,
         reserve=reserve,
+        worth=worth,
         **_joined(levels, offsets, has_totals=token_bid == "mean" and scope == "prefix"),
     )
 

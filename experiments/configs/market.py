@@ -73,6 +73,7 @@ SMALL = {
     "allocation": {"alpha": 5.0, "token_value": "ecpm", "creatives_by": "clicks"},
     # 16,000 requests of reinforcement, as many as those of MCA's two stages together.
     "alignment": ALIGNMENT | {"estimator": "leave_one_out", "num_steps": 500},
+    "payment": {"probes": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0), "refinements": 4},
     "cascade": {
         "cga": {"learning_rate": 3e-3, "batch_size": 16},
         "cross_dqn": {"screen": 3, "batch_size": 16},

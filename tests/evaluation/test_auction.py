@@ -225,7 +225,7 @@ def random_outcomes(rows, seed):
     draw = lambda *shape: rng.random((rows, *shape)).astype(np.float32)
     prediction = Predictions(draw(K), draw(K), draw(K), draw(K, 2))
     nothing = np.zeros((rows, K), np.float32)
-    shown = Allocation(item, item, creative, is_ad, nothing, nothing, nothing, prediction)
+    shown = Allocation(item, item, creative, is_ad, *4 * [nothing], prediction)
     ad = np.where(np.concatenate([is_ad, draw(A - K) < 0.7], axis=1), 1, -1)
     value = np.where(ad >= 0, draw(A) + 0.1, 0.0)
     fair = Truthful(shown, {rule: draw(K) for rule in RULES}, ad, value, np.zeros((rows, A)))

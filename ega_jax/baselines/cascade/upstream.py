@@ -150,10 +150,7 @@ def run_funnel(
     recalled = _recalled(models, items, offer)
     ranked = _ranked(models, items, offer, _preranked(models, items, offer, recalled))
     of_ads = lambda x: jnp.where(ranked.is_ad, pick(x, ranked.candidate, 0.0), 0.0)
-    bid, reserve = of_ads(offer.book.bid), jnp.zeros_like(ranked.click)
-    if offer.book.reserve is not None:
-        reserve = of_ads(offer.book.reserve)
-    return Passed(ranked, bid, reserve, recalled)
+    return Passed(ranked, of_ads(offer.book.bid), of_ads(offer.book.reserve), recalled)
 
 
 def _recalled(models: Upstream, items: Items, offer: Offer) -> jax.Array:
