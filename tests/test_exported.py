@@ -148,7 +148,7 @@ def test_parameters_are_arguments(exported):
         (FIELDS, {"rule": "vickrey"}, "payment rule 'vickrey' is not one of first_price"),
         (FIELDS, {"gamma": 1.0}, "no lever 'gamma'; valid levers: alpha"),
         (FIELDS, {"beta": -1.0}, "lever beta is -1.0: it must be at least 0"),
-        (FIELDS, {"rule": TRUTHFUL, "reserve": 0.5}, "the truthful mode has no reserve"),
+        (FIELDS, {"rule": TRUTHFUL, "bid_free": False}, "the truthful mode is bid-free"),
         ({"item": [[1]]}, {}, "the request lacks history_poi; fields: history_poi"),
         (FIELDS | {"prices": [1]}, {}, "a request has no field 'prices'"),
         (FIELDS | {"bid": FIELDS["bid"][:, 1:]}, {}, r"bid is \[8, 5\] and item \[8, 6\]"),

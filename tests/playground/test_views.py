@@ -112,10 +112,19 @@ def test_the_curve_is_that_of_the_ad_of_the_controls():
     np.testing.assert_allclose(curve.price[here], own[0].price, rtol=1e-3)
 
 
-def test_settings_that_do_not_fit_together_are_refused():
+def test_the_truthful_mode_keeps_a_reserve():
+    chosen = controls(TRUTHFUL, reserve=0.5)
+    view, curve = playground().view(chosen), playground().curve(chosen)
+    prices = [slot.price for slot in view.slots if slot.is_ad]
+    assert prices
+    assert min(prices) >= 0.5
+    assert not curve.clicks[curve.bid < 0.5].any()
+
+
+def test_levers_out_of_range_are_refused():
     for function in (playground().view, playground().curve):
-        with pytest.raises(UserError, match="set reserve=0"):
-            function(controls(TRUTHFUL, reserve=0.5))
+        with pytest.raises(UserError, match=r"lever alpha is 0\.0"):
+            function(controls(alpha=0.0))
 
 
 def test_a_request_without_ads_has_no_curve():
