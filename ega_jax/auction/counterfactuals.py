@@ -87,15 +87,6 @@ def counterfactuals(
     """
     number, beside = ads.ad.size, Report.none(0) if beside is None else beside
     plan = _Plan.of(number, probes, beside.bid.size)
-    multiples = np.zeros(probes.number, np.float32)  # 0 where a bid between others is probed.
-    multiples[: len(probes.multiples)] = probes.multiples
-    every = (  # In the order of `_Plan.report`; the last one fills gaps.
-        absent(ads.ad),
-        Report(jnp.repeat(ads.ad, multiples.size), jnp.tile(multiples, number)),
-        beside,
-        Report.none(1),
-    )
-    every = jax.tree.map(lambda *x: jnp.concatenate(x)[plan.report], *every)
 
     def search(known: tuple[jax.Array, ...], step: tuple[Any, ...]) -> tuple[Any, Any]:
         scale, bid_at, clicks_at = known
@@ -118,7 +109,8 @@ def counterfactuals(
 
     nothing = jnp.zeros((number, probes.number), jnp.float32)
     known = jnp.zeros(number, jnp.float32), nothing + jnp.inf, nothing
-    steps = every, *(jnp.asarray(x) for x in (plan.owner, plan.probe, plan.part))
+    places = (jnp.asarray(x) for x in (plan.owner, plan.probe, plan.part))
+    steps = plan.reports(ads.ad, probes, beside), *places
     (_, bid_at, clicks_at), (matching, *found) = jax.lax.scan(search, known, steps)
     shown, menus = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), found)
     of_menu = best_value_without(menu, prepared.levers, ads.ad)
@@ -160,6 +152,14 @@ class _Plan:
     probe: np.ndarray  # [steps, size] the number of the ad's probe, at least 0.
     part: np.ndarray  # [steps, size] which of the refined bids of a search it is, -1 for none.
     beside: np.ndarray  # [R] places of the further reports in all searches together.
+
+    def reports(self, ads: jax.Array, probes: Probes, beside: Report) -> Report:
+        """The reports `[steps, size]` of ads `[A]`; probed bids are multiples of their scales."""
+        multiples = np.zeros(probes.number, np.float32)  # 0 where a bid between others is probed.
+        multiples[: len(probes.multiples)] = probes.multiples
+        of_scale = Report(jnp.repeat(ads, multiples.size), jnp.tile(multiples, ads.size))
+        every = absent(ads), of_scale, beside, Report.none(1)  # The last one fills gaps.
+        return jax.tree.map(lambda *x: jnp.concatenate(x)[self.report], *every)
 
     @classmethod
     def of(cls, number: int, probes: Probes, beside: int) -> "_Plan":
