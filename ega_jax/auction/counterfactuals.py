@@ -101,18 +101,16 @@ def counterfactuals(
         # Only the first search knows the scale, which is above 0.
         scale = jnp.where(scale > 0, scale, price_scale(matching))
         clicks = clicks_of(shown, reports.candidate)
-        if probes.number:
-            place = owner, jnp.where(owner >= 0, probe, probes.number)
-            bid_at = bid_at.at[place].set(bid, mode="drop")
-            clicks_at = clicks_at.at[place].set(clicks, mode="drop")
+        bid_at = bid_at.at[owner, probe].set(bid, mode="drop")
+        clicks_at = clicks_at.at[owner, probe].set(clicks, mode="drop")
         return (scale, bid_at, clicks_at), (matching, shown, menus)
 
     nothing = jnp.zeros((number, probes.number), jnp.float32)
     known = jnp.zeros(number, jnp.float32), nothing + jnp.inf, nothing
     places = (jnp.asarray(x) for x in (plan.owner, plan.probe, plan.part))
     steps = plan.reports(ads.ad, probes, beside), *places
-    (_, bid_at, clicks_at), (matching, *found) = jax.lax.scan(search, known, steps)
-    shown, menus = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), found)
+    (_, bid_at, clicks_at), (matching, *each) = jax.lax.scan(search, known, steps)
+    shown, menus = jax.tree.map(lambda x: jax.lax.collapse(x, 0, 2), each)
     of_menu = best_value_without(menu, prepared.levers, ads.ad)
     without = menus.value[:number].max(-1)
     order = jnp.argsort(bid_at, axis=-1)
@@ -136,9 +134,7 @@ def _most_uncertain(bid: jax.Array, clicks: jax.Array) -> jax.Array:
     order = jnp.argsort(bid, axis=-1)
     bid, clicks = (jnp.take_along_axis(x, order, axis=-1) for x in (bid, clicks))
     low, high = bid[:, :-1], bid[:, 1:]
-    is_between = jnp.isfinite(high)
-    width = jnp.where(is_between, high, 0.0) - jnp.where(is_between, low, 0.0)
-    area = jnp.where(is_between, jnp.abs(jnp.diff(clicks)) * width, -1.0)
+    area = jnp.where(jnp.isfinite(high), jnp.abs(jnp.diff(clicks)) * (high - low), -1.0)
     widest = jax.lax.top_k(area, _REFINED)[1]
     return jnp.take_along_axis((low + high) / 2, widest, axis=-1)
 
@@ -149,7 +145,7 @@ class _Plan:
 
     report: np.ndarray  # [steps, size] number of the report, the last one for a gap.
     owner: np.ndarray  # [steps, size] the ad whose bid is probed, -1 for other reports.
-    probe: np.ndarray  # [steps, size] the number of the ad's probe, at least 0.
+    probe: np.ndarray  # [steps, size] the number of the ad's probe, `H` for other reports.
     part: np.ndarray  # [steps, size] which of the refined bids of a search it is, -1 for none.
     beside: np.ndarray  # [R] places of the further reports in all searches together.
 
@@ -183,18 +179,15 @@ class _Plan:
         report = np.full((searches(size), size), taken + beside)
         report[0, :number] = np.arange(number)
         of_ads = number + np.arange(number * probes.number).reshape(number, probes.number)
-        multiples = report[1 : len(report) - rounds].reshape(-1)
-        multiples[: number * fixed] = of_ads[:, :fixed].reshape(-1)
-        report[1 : len(report) - rounds] = multiples.reshape(-1, size)
-        for round_, start in enumerate(range(fixed, probes.number, _REFINED)):
-            refined = of_ads[:, start : start + _REFINED].reshape(-1)
-            report[len(report) - rounds + round_, : refined.size] = refined
+        report[1:].reshape(-1)[: number * fixed] = of_ads[:, :fixed].reshape(-1)
+        refined = of_ads[:, fixed:].reshape(number, rounds, _REFINED).swapaxes(0, 1)
+        report[len(report) - rounds :, :each] = refined.reshape(rounds, each)
         gaps = np.flatnonzero(report == taken + beside)[:beside]
         report.reshape(-1)[gaps] = taken + np.arange(beside)
         is_probe = (report >= number) & (report < taken)
         owner, probe = np.divmod(np.where(is_probe, report - number, 0), max(probes.number, 1))
         part = np.where(is_probe & (probe >= fixed), (probe - fixed) % _REFINED, -1)
-        owner = np.where(is_probe, owner, -1)
+        owner, probe = np.where(is_probe, (owner, probe), [[[-1]], [[probes.number]]])
         return cls(report, owner, probe, part, gaps)
 
 
@@ -258,7 +251,7 @@ def price_scale(matching: jax.Array) -> jax.Array:
 def value_to_others(
     menu: Menu, levers: Levers, ads: jax.Array, own_bid: chex.Numeric = 0.0
 ) -> jax.Array:
-    """Values `[A, S]` of the menu's slates if one of the ads `[A]` bids `own_bid` (or `[S, K]`)."""
+    """Values `[A, S]` of the menu's slates if one of the ads `[A]` bids `own_bid`."""
     own = menu.candidate[None] == ads[:, None, None]
     worth = (jnp.where(own, own_bid, menu.bid[None]) + levers.kappa) * menu.pctr[None]
     return jnp.where(menu.where[None], worth.sum(-1), 0.0)
@@ -268,10 +261,9 @@ def best_value_without(menu: Menu, levers: Levers, ads: jax.Array) -> jax.Array:
     """Value of the menu's best slate if one of the ads bids its reserve, which is 0 without one.
 
     For a menu that depends on no bid, this is exactly the term that Clarke's price needs. An ad
-    that bids less than its reserve is in no slate, and one that bids more has no other influence on
-    the menu. So a winner pays what it costs the others, compared with the best slate at the least
-    bid that lets it take part: that keeps truth optimal. Clarke's price raised to the reserve
-    afterwards does not.
+    that bids less than its reserve is in no slate. A higher bid does not change the menu. So truth
+    is optimal if a winner pays what it costs the others, compared with the best slate at its
+    reserve. Clarke's price raised to the reserve afterwards rewards lies.
 
     Args:
       menu: the slates.

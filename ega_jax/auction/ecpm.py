@@ -92,8 +92,8 @@ def relative_click_rates(
 def competing_bids(worth: Worth, past_bid: jax.Array, where: jax.Array, rank: int) -> jax.Array:
     """Bids at which ads match the `rank`-th highest worth of the others, by past bids.
 
-    The bid of an ad depends neither on its present nor on its past bids, so it can be the ad's
-    reserve: truth stays optimal within a request.
+    What an ad bids, now or in the past, does not change its own entry. So the entry can be the ad's
+    reserve, and truth stays optimal within a request.
 
     Args:
       worth: of the ads.

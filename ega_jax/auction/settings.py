@@ -39,8 +39,8 @@ class SearchSettings:
     # The creative of an item: the generator's likeliest, or the most clicked by the reward model.
     creatives_by: str = setting("likelihood", choices=CREATIVES)
     scope: str = setting("prefix", choices=SCOPES)  # Items that count for a token's bid.
-    # In a book of past bids, an ad's reserve is the bid at which it matches the so-many-th best of
-    # the other ads by past bids: as many ads compete. 0: no such reserve.
+    # An ad's reserve in a book of past bids: the bid at which it matches the other ad of this rank
+    # by past bids. 0: no such reserve.
     reserve_rank: int = setting(8, at_least=0)
 
 
