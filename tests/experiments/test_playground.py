@@ -18,7 +18,7 @@ from experiments.playground import playground_of
 
 pytest.importorskip("panel")
 SMALLEST = 12.0  # Pixels of text.
-WAIT_S = 120
+WAIT_S = 600  # It compiles first, and a machine may be slow.
 
 
 @contextlib.contextmanager
