@@ -37,7 +37,7 @@ class ChosenRule:
 
     is_rule: dict[str, np.bool_]  # Rule -> whether it is charged.
     searches: np.bool_  # The rule needs a second search unless the menu is bid-free.
-    reads_network: np.bool_  # The rule has a payment network, which always needs a second search.
+    probes: np.bool_  # The rule needs clicks at other bids, which always need a second search.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Mechanism:
         return ChosenRule(
             is_rule={name: np.bool_(name == rule) for name in self.pricing.rules},
             searches=np.bool_(needs is Needs.SEARCH),
-            reads_network=np.bool_(needs is Needs.NETWORK),
+            probes=np.bool_(needs.probes),
         )
 
     def export(
@@ -324,8 +324,8 @@ def _slates(
 
     The last argument applies a function with loops to the rows of a batch.
     """
-    # Clarke prices of a bid-free menu need no second search; a payment network always needs one.
-    searches = chosen.reads_network | (chosen.searches & ~jnp.asarray(levers.bid_free))
+    # Clarke prices of a bid-free menu need no second search; clicks at other bids always need one.
+    searches = chosen.probes | (chosen.searches & ~jnp.asarray(levers.bid_free))
 
     def allocated(request: AnyRequest):
         prepared = system.prepare(request, levers)

@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ega_jax.auction.ega import EGA
-from ega_jax.auction.pricing import rules_without_network
 from ega_jax.baselines.settings import whole
 from ega_jax.errors import UserError
 from ega_jax.evaluation.comparison import write_csv
@@ -109,7 +108,7 @@ def check_points(run: AuctionTraining, asked: list[tuple[str, str]], rule: str) 
         raise UserError(f"--beams: {name} has no beam search")
     if settings & set(LEVERS) and not weighs_tokens(run):
         raise UserError(f"{name} does not use token bids: give --alphas= --betas=")
-    unpriced = rules_without_network()
+    unpriced = run.pricing_config.rules_without_network
     if rule not in unpriced and settings & set(TRAINED):
         raise UserError(
             f"payment networks are not trained again for other {', '.join(TRAINED)}: "

@@ -36,7 +36,13 @@ class Needs(enum.Enum):
 
     NOTHING = "nothing"
     SEARCH = "another search"  # Best slates without each ad; a bid-free menu contains them.
-    NETWORK = "a payment network"  # Its inputs include counterfactuals from another search.
+    PROBES = "probed bids"  # Clicks of each ad at other bids, always from another search.
+    NETWORK = "a payment network"  # Its inputs include clicks at probed bids.
+
+    @property
+    def probes(self) -> bool:
+        """Whether the rule needs an ad's clicks at other bids."""
+        return self in (Needs.PROBES, Needs.NETWORK)
 
 
 @struct.dataclass
@@ -49,6 +55,7 @@ class PricedSlate:
     clicks: jax.Array  # [K] float32 click probability in this slate.
     losing_score: jax.Array  # [] float32 highest bid times quality of a losing ad of the menu.
     cost: jax.Array  # [K] float32 externality of the ad, currency per impression.
+    myerson: jax.Array  # [K] float32 Myerson's price of the probed bids, currency per click.
     context: Context  # [K] inputs of payment networks.
     networks: dict[str, Params]  # Rule -> parameters of its payment network.
     hidden: tuple[int, ...] = struct.field(pytree_node=False)  # Widths of the networks' layers.
@@ -86,6 +93,10 @@ def _clarke(slate: PricedSlate) -> jax.Array:
     return rules.slate_clarke(slate.bid, slate.clicks, slate.cost)
 
 
+def _myerson_probed(slate: PricedSlate) -> jax.Array:
+    return slate.myerson
+
+
 def _rate(slate: PricedSlate) -> jax.Array:
     return slate.network_price("rate")
 
@@ -100,15 +111,11 @@ RULES = {
         Rule("first_price", _first_price),
         Rule("gsp", _gsp),
         Rule("clarke", _clarke, Needs.SEARCH),
+        Rule("myerson_probed", _myerson_probed, Needs.PROBES),
         Rule("rate", _rate, Needs.NETWORK),
         Rule("threshold", _threshold, Needs.NETWORK),
     )
 }
-
-
-def rules_without_network() -> tuple[str, ...]:
-    """The names of the payment rules that need no payment network."""
-    return tuple(name for name, rule in RULES.items() if rule.needs is not Needs.NETWORK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +141,13 @@ class PricingConfig(PricingSettings):
     rules: tuple[str, ...] = dataclasses.field(init=False)  # Names of the available payment rules.
 
     def __post_init__(self):
-        object.__setattr__(self, "rules", (*rules_without_network(), *self.heads))
+        object.__setattr__(self, "rules", (*self.rules_without_network, *self.heads))
+
+    @property
+    def rules_without_network(self) -> tuple[str, ...]:
+        """The names of the payment rules that need no payment network."""
+        lacking = {Needs.NETWORK} if self.probes else {Needs.NETWORK, Needs.PROBES}
+        return tuple(name for name, rule in RULES.items() if rule.needs not in lacking)
 
     @property
     def probed(self) -> Probes:
@@ -187,6 +200,7 @@ def priced_slate(
         clicks=menu.pctr[best],
         losing_score=jnp.max(rivals.score, where=losing, initial=0.0),
         cost=known.without - left,
+        myerson=probed_myerson_price(known, allocation.prediction.click_poi),
         context=context_of(levers, allocation, menu, known),
         networks=networks,
         hidden=pricing.hidden,

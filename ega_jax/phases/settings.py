@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from ega_jax.auction.alignment import AlignmentSettings
-from ega_jax.auction.pricing import RULES, PricingSettings
+from ega_jax.auction.pricing import RULES, Needs, PricingSettings
 from ega_jax.auction.settings import AllocationSettings
 from ega_jax.data.ad_logs import SPLITS, Fractions
 from ega_jax.data.market.config import MarketSettings
@@ -158,3 +158,5 @@ class PhaseSettings(Tree):
         )
         if self.auction.rule in HEADS and self.auction.rule not in self.payment.heads:
             yield "auction.rule", f"{self.auction.rule} is no head of config.payment.heads"
+        if RULES[self.auction.rule].needs is Needs.PROBES and not self.payment.probes:
+            yield "auction.rule", f"{self.auction.rule} needs bids in config.payment.probes"

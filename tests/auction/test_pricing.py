@@ -16,6 +16,7 @@ from ega_jax.auction.counterfactuals import (
     counterfactuals,
     matching_bids,
     of_the_menu,
+    probed_myerson_price,
 )
 from ega_jax.auction.outcomes import tabulate_request
 from ega_jax.auction.pricing import RULES, PricingConfig, context_of, prices
@@ -58,7 +59,7 @@ def priced(system, networks, requests, levers):
         prepared = system.prepare(request, levers)
         shown, menu = system.allocate(prepared)
         known, _, _ = counterfactuals(system, PRICING.probed, prepared, shown.ads, menu)
-        return shown, menu, prices(networks, PRICING, levers, shown, menu, known)
+        return shown, known, prices(networks, PRICING, levers, shown, menu, known)
 
     return jax.vmap(one)(requests)
 
@@ -75,6 +76,17 @@ def test_every_rule_charges_between_the_reserve_and_the_bid(reserve):
         assert (price[shown.is_ad] > 0).any(), rule
     first = every["first_price"]
     np.testing.assert_array_equal(first, np.where(shown.is_ad, shown.bid, 0))
+
+
+def test_the_probed_bids_alone_set_a_price():
+    shown, known, every = priced(few(), networks(), REQUESTS, levers())
+    owed = probed_myerson_price(known, shown.prediction.click_poi)
+    expected = np.where(shown.is_ad, np.minimum(owed, shown.bid), 0.0)
+    np.testing.assert_allclose(every["myerson_probed"], expected, rtol=1e-6)
+    assert (expected[shown.is_ad] > 0).any()
+    assert (expected < shown.bid)[shown.is_ad].any()
+    without_probes = PricingConfig(probes=(), heads=("rate",)).rules
+    assert set(RULES) - set(without_probes) == {"myerson_probed", "threshold"}
 
 
 def test_the_network_sees_the_rivals_and_not_the_own_bid():

@@ -165,6 +165,11 @@ def test_a_value_out_of_range_is_named(field, value, message):
         market.settings("tiny").changed({field: value})
 
 
+def test_a_rule_of_probed_bids_needs_some():
+    with pytest.raises(UserError, match=r"auction\.rule: myerson_probed needs bids in config\.pay"):
+        market.settings("tiny").changed({"auction.rule": "myerson_probed", "payment.probes": ()})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -41,7 +41,7 @@ def test_results_hold_the_keys_of_the_contract(finished):
     assert results["test"] == {"kept": 1}
     assert {f"{name}_poi" for name in ("auc", "logloss", "ece")} <= results["reward"].keys()
     others = {"ega-first_price", "ega-gsp", "ega-clarke", "ega-rate", "ega-truthful"}
-    others |= {"ega-myerson", "ega-myerson_model"}
+    others |= {"ega-myerson", "ega-myerson_model", "ega-myerson_probed"}
     assert results["systems"].keys() == {"ega", *others}
     for name, system in results["systems"].items():
         assert system.keys() == {"model", "psi_floor", "non_monotone_share"}, "a log has no truth"
