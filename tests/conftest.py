@@ -3,6 +3,7 @@
 What is set in the environment also holds for the processes that tests start.
 """
 
+import gc
 import os
 import tempfile
 from importlib.metadata import version
@@ -33,6 +34,7 @@ import jax
 import pytest
 from absl import flags
 
+gc.set_threshold(100_000, 10, 10)  # Tracing makes many objects that stay.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
 BROADCASTING = (  # Folders whose tests run models.
@@ -70,6 +72,7 @@ def _forget_what_is_compiled():
     yield
     if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY:
         jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -47,8 +47,14 @@ def test_every_rule_prices_within_the_bid(rule):
     assert slate.is_ad.any()
 
 
-@pytest.mark.parametrize("make", [tiny_ega, tiny_cascade, tiny_gr])
-@pytest.mark.parametrize(("lever", "rule"), [("kappa", "first_price"), ("alpha", "gsp")])
+@pytest.mark.parametrize(
+    ("make", "lever", "rule"),
+    [
+        (tiny_ega, "alpha", "gsp"),
+        (tiny_gr, "kappa", "first_price"),
+        (tiny_cascade, "kappa", "first_price"),
+    ],
+)
 def test_slates_along_a_lever_are_those_of_each_value(make, lever, rule):
     m, values = dataclasses.replace(tiny_mechanism(), system=make()), (0.5, 2.0, 16.0)
     along = m.allocate_along(REQUESTS, rule, lever, values)
