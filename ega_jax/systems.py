@@ -41,6 +41,7 @@ ABLATIONS: dict[str, Mapping[str, Any]] = {  # Ablation of EGA -> the settings t
     "ega-paper": PAPER,
     "ega-likelihood": {"allocation.creatives_by": "likelihood"},
     "ega-gsp": {"auction.rule": "gsp"},
+    "ega-probed": {"auction.rule": "myerson_probed"},
     "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
 }
 

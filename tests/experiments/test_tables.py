@@ -395,7 +395,7 @@ def test_tables_without_learned_prices_are_refused(finished, tmp_path, monkeypat
 def test_runs_share_what_they_may(variant, tmp_path):
     settings = market.settings(variant)
     of = protocol.Market(2, settings, tmp_path, tmp_path, measuring.Sessions(1, 1, 1)).folders_of
-    assert of("ega-gsp") == of("ega") == ("market-2", "ega")
+    assert of("ega-gsp") == of("ega-probed") == of("ega") == ("market-2", "ega")
     assert of("gr") == ("market-2", "gr")
     assert of("ega-mtp") == ("market-2-ega-mtp", "ega-mtp")
     is_papers = settings.allocation.token_value == "bid"
