@@ -34,7 +34,7 @@ import jax
 import pytest
 from absl import flags
 
-gc.set_threshold(100_000, 10, 10)  # Tracing makes many objects that stay.
+gc.set_threshold(100_000, 10, 10)  # Tracing makes many objects, and most stay.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 flags.FLAGS.mark_as_parsed()
 BROADCASTING = (  # Folders whose tests run models.
