@@ -89,22 +89,30 @@ class Mechanism:
         return self.allocate_with_menu(request, rule, **levers)[0]
 
     def allocate_along(
-        self, request: AnyRequest, rule: str | None, lever: str, values: Sequence[float]
+        self, request: AnyRequest, rule: str | None, points: Sequence[Mapping[str, float]]
     ) -> Slate:
-        """Does what `allocate` does for `V` values of one lever.
+        """Does what `allocate` does for `P` settings of the levers.
 
-        What does not depend on the lever is computed once: the encoded request, the click rates of
-        its ads, and along `kappa` the search, unless tokens weigh by expected revenue.
+        What does not depend on a lever that moves is computed once: the encoded request, the click
+        rates of its ads, and if `kappa` alone moves the search, unless tokens weigh by expected
+        revenue.
+
+        Args:
+          request: a batch of requests, as for `allocate`.
+          rule: payment rule, as for `allocate`.
+          points: fields of `Levers` that replace the defaults, for each setting.
 
         Returns:
-          The slates `[V, B, K]`.
+          The slates `[P, B, K]`.
 
         Raises:
           UserError: as for `allocate`.
         """
-        found = [self.arguments(request, rule, **{lever: value}) for value in values]
-        checked_values = np.array([vars(levers)[lever] for *_, levers, _ in found])
-        return _serve_along(*found[0], lever, checked_values)
+        found = [self.arguments(request, rule, **point) for point in points]
+        each = [vars(levers) for *_, levers, _ in found]
+        names = {name for point in points for name in point}
+        moved = {name: np.stack([levers[name] for levers in each]) for name in names}
+        return _serve_along(*found[0], moved)
 
     def allocate_with_menu(
         self, request: AnyRequest, rule: str | None = None, **levers: float
@@ -291,7 +299,7 @@ def serve(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("pricing", "lever"))
+@functools.partial(jax.jit, static_argnames="pricing")
 def _serve_along(
     system: System,
     networks: dict[str, Params],
@@ -299,16 +307,15 @@ def _serve_along(
     request: AnyRequest,
     levers: Levers,
     chosen: ChosenRule,
-    lever: str,
-    values: jax.Array,
+    moved: Mapping[str, jax.Array],
 ) -> Slate:
-    """Slates `[V, B, K]` for the values `[V]` of one lever."""
+    """Slates `[P, B, K]` for the values `[P]` of each lever that moves."""
 
-    def at(value: jax.Array) -> Slate:
-        moved = dataclasses.replace(levers, **{lever: value})
-        return serve(system, networks, pricing, request, moved, chosen)[0]
+    def at(point: Mapping[str, jax.Array]) -> Slate:
+        replaced = dataclasses.replace(levers, **point)
+        return serve(system, networks, pricing, request, replaced, chosen)[0]
 
-    return jax.vmap(at)(values)
+    return jax.vmap(at)(moved)
 
 
 def _slates(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ega_jax.auction.reserves import MONOPOLY
 from ega_jax.baselines.cascade.training import check_mca, train_mca
 from ega_jax.baselines.gr import check_gr, train_gr
 from ega_jax.errors import UserError
@@ -42,13 +43,20 @@ ABLATIONS: dict[str, Mapping[str, Any]] = {  # Ablation of EGA -> the settings t
     "ega-likelihood": {"allocation.creatives_by": "likelihood"},
     "ega-gsp": {"auction.rule": "gsp"},
     "ega-probed": {"auction.rule": "myerson_probed"},
+    "ega-blind": {"payment.probes": (), "payment.refinements": 0},
     "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
 }
 
 
+def reserved() -> dict[str, Mapping[str, Any]]:
+    """The kinds of systems, with monopoly prices of past bids as reserves."""
+    own = {"auction.reserves": MONOPOLY}
+    return {f"{name}-reserves": {**kind.changes, **own} for name, kind in KINDS.items()}
+
+
 def compared() -> dict[str, Mapping[str, Any]]:
     """The systems compared in tables, with the fields that each sets differently from EGA."""
-    return {name: kind.changes for name, kind in KINDS.items()} | ABLATIONS
+    return {name: kind.changes for name, kind in KINDS.items()} | ABLATIONS | reserved()
 
 
 def training_of(pretraining: Pretraining, folder: Path) -> AuctionTraining:

@@ -42,7 +42,7 @@ from ega_jax.errors import UserError
 from ega_jax.evaluation.comparison import write_tables
 from ega_jax.evaluation.records import read_records
 from ega_jax.payment.network import HEADS
-from ega_jax.systems import ABLATIONS, KINDS, compared
+from ega_jax.systems import ABLATIONS, KINDS, compared, reserved
 from ega_jax.training.files import locked
 from ega_jax.training.loop import NonFiniteLossError
 from experiments.common import command, workdirs
@@ -51,7 +51,6 @@ from experiments.common.protocol import TUNING_MARKET, Market, kind_of
 
 command.define_config()
 flags.adopt_module_key_flags(command)
-TABLE3 = ("ega", *ABLATIONS)
 _MARKETS = flags.DEFINE_list("markets", ["0", "1", "2"], "Numbers of markets; none: only merge.")
 _ONLY = flags.DEFINE_list("only", None, "Systems to run; default: all.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder for the tables.")
@@ -129,7 +128,8 @@ def measure(market: Market, name: str) -> None:
 
 def merge(settings: Settings, workdir: Path) -> None:
     """Writes the tables of all records on this kind of market."""
-    results, names = results_folder(), {"table2": tuple(KINDS), "table3": TABLE3}
+    ablations = "ega", *ABLATIONS, *reserved()
+    results, names = results_folder(), {"table2": tuple(KINDS), "table3": ablations}
     with locked(workdir):
         write_tables(read_records(results / "runs", kind_of(settings)), names, results)
 

@@ -17,14 +17,15 @@ def requests_to(book, seed):
     return BookRequest(history, history, organic, np.asarray(book, np.int32))
 
 
-def in_books(requests, system):
+def in_books(requests, system, reserve=0.0):
     """The same requests to a book each: the books, their ledger, and the fields of the requests."""
     is_ad, item = np.asarray(requests.is_ad), np.asarray(requests.item)
     start = np.append(0, np.cumsum(is_ad.sum(axis=1))).astype(np.int64)
     bid = np.asarray(requests.bid)[is_ad]
     books = Books(item[is_ad], bid, start, np.arange(len(item), dtype=np.int64))
     codes = system.items.catalogue.poi_codes
-    ledger = BookLedger(books.poi, bid, start, codes, W, num_slots=K)
+    least = np.full(bid.shape, reserve)
+    ledger = BookLedger(books.poi, bid, start, codes, W, num_slots=K, reserve=least)
     organic = np.full(item.shape, -1, np.int32)
     for row, there in enumerate((item >= 0) & ~is_ad):
         organic[row, : there.sum()] = item[row][there]

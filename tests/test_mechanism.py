@@ -48,21 +48,22 @@ def test_every_rule_prices_within_the_bid(rule):
 
 
 @pytest.mark.parametrize(
-    ("make", "lever", "rule"),
+    ("make", "levers", "rule"),
     [
-        (tiny_ega, "alpha", "gsp"),
-        (tiny_gr, "kappa", "first_price"),
-        (tiny_cascade, "kappa", "first_price"),
+        (tiny_ega, ("alpha", "kappa"), "gsp"),
+        (tiny_gr, ("kappa",), "first_price"),
+        (tiny_cascade, ("kappa",), "first_price"),
     ],
 )
-def test_slates_along_a_lever_are_those_of_each_value(make, lever, rule):
-    m, values = dataclasses.replace(tiny_mechanism(), system=make()), (0.5, 2.0, 16.0)
-    along = m.allocate_along(REQUESTS, rule, lever, values)
-    for place, value in enumerate(values):
+def test_slates_along_levers_are_those_of_each_point(make, levers, rule):
+    m = dataclasses.replace(tiny_mechanism(), system=make())
+    points = [{lever: value} for lever in levers for value in (0.5, 16.0)]
+    along = m.allocate_along(REQUESTS, rule, points)
+    for place, point in enumerate(points):
         one = jax.tree.map(lambda x, place=place: x[place], along)
-        chex.assert_trees_all_close(one, m.allocate(REQUESTS, rule, **{lever: value}), rtol=1e-5)
+        chex.assert_trees_all_close(one, m.allocate(REQUESTS, rule, **point), rtol=1e-5)
     with pytest.raises(UserError, match="kappa"):
-        m.allocate_along(REQUESTS, rule, "kappa", (1.0, -1.0))
+        m.allocate_along(REQUESTS, rule, [{"kappa": 1.0}, {"kappa": -1.0}])
 
 
 def test_a_slate_comes_with_the_menu_from_which_it_was_chosen():

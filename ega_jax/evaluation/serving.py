@@ -152,13 +152,12 @@ def served_along(
     batch: Batch,
     judges: Mapping[str, Judge],
     rule: str,
-    lever: str,
-    values: Sequence[float],
+    points: Sequence[Mapping[str, float]],
 ) -> list[dict[str, Outcomes]]:
-    """What `served_batch` returns for each of several values of one lever."""
+    """What `served_batch` returns for each of several settings of the levers."""
     batch, real = without_blanks(batch)
-    slates = jax.device_get(mechanism.allocate_along(request_of(batch), rule, lever, values))
-    each = [jax.tree.map(operator.itemgetter(place), slates) for place in range(len(values))]
+    slates = jax.device_get(mechanism.allocate_along(request_of(batch), rule, points))
+    each = [jax.tree.map(operator.itemgetter(place), slates) for place in range(len(points))]
     return [_judged(slate, batch, real, judges) for slate in each]
 
 

@@ -114,12 +114,21 @@ def visit_batch(
         chance=np.full(slate.items.shape, np.nan)
         if logger is None or books is None
         else slate_chances(logger, batch, books, slate),
-        fate=_fates(mechanism, batch, offer),
+        fate=_fates(mechanism, batch, offer, _least_bids(mechanism, batch, books)),
     )
     return Visits(**{name: jax.tree.map(lambda x: x[real], x) for name, x in vars(seen).items()})
 
 
-def _fates(mechanism: Mechanism, batch: Batch, offer: Offer) -> np.ndarray:
+def _least_bids(mechanism: Mechanism, batch: Batch, books: Books | None) -> np.ndarray:
+    """The reserves of the ads for sale in a batch, `[B, A]` or `[]` currency per click."""
+    least, book = np.asarray(mechanism.levers.reserve), mechanism.system.book
+    if books is None or book is None:
+        return least
+    reserves = dataclasses.replace(books, bid=np.asarray(book.reserve))
+    return np.maximum(least, offer_in(batch, reserves).bid)
+
+
+def _fates(mechanism: Mechanism, batch: Batch, offer: Offer, least_bid: np.ndarray) -> np.ndarray:
     """The fate `[B, A]` of each ad for sale in a batch."""
     system, request, levers = mechanism.system, request_of(batch), mechanism.levers
     free = check_levers(levers, NO_LIMITS)
@@ -128,7 +137,7 @@ def _fates(mechanism: Mechanism, batch: Batch, offer: Offer) -> np.ndarray:
     fate = np.full(offer.poi.shape, NEVER, np.int8)
     fate[offer.among(np.asarray(rivals))] = OUTRANKED
     fate[offer.among(np.asarray(shown_freely))] = LIMITS
-    fate[offer.bid < float(levers.reserve)] = RESERVE
+    fate[offer.bid < least_bid] = RESERVE
     fate[offer.among(np.asarray(shown))] = SHOWN
     fate[offer.poi < 0] = -1
     return fate

@@ -19,10 +19,12 @@ import numpy as np
 
 from ega_jax.auction.outcomes import tabulate_request
 from ega_jax.auction.pricing import PricingConfig, PricingSettings
+from ega_jax.auction.reserves import NO_RESERVES, monopoly_prices
 from ega_jax.auction.settings import LeverSettings
 from ega_jax.auction.system import Levers, System, check_levers
 from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.errors import UserError
 from ega_jax.generation.ad_book import AdBook
 from ega_jax.generation.book_ledger import BookLedger
 from ega_jax.mechanism import Mechanism
@@ -98,14 +100,20 @@ class AuctionTraining:
 
     @functools.cached_property
     def mechanism(self) -> Mechanism:
-        """The system with its payment rules; unfinished phases are trained first."""
-        return Mechanism(
+        """The system with its payment rules; unfinished phases are trained first.
+
+        Its models are trained without the reserves of `auction.reserves`.
+        """
+        mechanism = Mechanism(
             system=self.system,
             networks=self.networks,
             pricing=self.pricing_config,
             levers=self.levers,
             rule=self.settings.auction.rule,
         )
+        if self.reserves is None:
+            return mechanism
+        return mechanism.with_book(self.book(self.levers, self.reserves))
 
     @property
     def reward_config(self) -> RewardConfig:
@@ -165,9 +173,9 @@ class AuctionTraining:
             scope=settings.scope,
         )
 
-    def book(self, levers: Levers) -> AdBook | None:
+    def book(self, levers: Levers, reserve: np.ndarray | None = None) -> AdBook | None:
         """The books of the log as the search sees them; None without books."""
-        ledger = self.ledger(levers)
+        ledger = self.ledger(levers, reserve=reserve)
         return None if ledger is None else ledger.book
 
     def truthful_book(self, levers: Levers) -> AdBook | None:
@@ -184,6 +192,27 @@ class AuctionTraining:
             reserve = books.competing_bids(past, settings.reserve_rank)
         ledger = self.ledger(levers, past, reserve)
         return None if ledger is None else ledger.book
+
+    @functools.cached_property
+    def reserves(self) -> np.ndarray | None:
+        """The reserves `[n]` of the ads of the log's books in measuring; None without reserves.
+
+        They are monopoly prices of past bids. The ads of a book whose POIs share their first code
+        compete.
+
+        Raises:
+          UserError: the log has no books.
+        """
+        books = self.dataset.books
+        if self.settings.auction.reserves == NO_RESERVES:
+            return None
+        if books is None:
+            raise UserError("config.auction.reserves: the log has no books, so no past bids")
+        past = books.past_bids(self.dataset.first_uses())
+        number = np.repeat(np.arange(len(books.book_id)), np.diff(books.book_start))
+        codes = self.pretraining.generator_config.num_codes
+        category = number * codes + self.pretraining.tokens["poi"].codes[books.poi, 0]
+        return monopoly_prices(past, category)
 
     @functools.cached_property
     def items(self):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from ega_jax.auction.alignment import AlignmentSettings
 from ega_jax.auction.pricing import RULES, Needs, PricingSettings
+from ega_jax.auction.reserves import NO_RESERVES, RESERVES
 from ega_jax.auction.settings import AllocationSettings
 from ega_jax.data.ad_logs import SPLITS, Fractions
 from ega_jax.data.market.config import MarketSettings
@@ -127,6 +128,9 @@ class AuctionSettings:
 
     system: str = setting("ega")  # A kind of `ega_jax.systems.KINDS`.
     rule: str = setting("threshold", choices=RULES, binds=NOTHING)  # The payment rule.
+    # Reserves of the log's ads in measuring. monopoly: the price of highest revenue from the past
+    # bids of the other ads of the same first code.
+    reserves: str = setting(NO_RESERVES, choices=RESERVES, binds=NOTHING)
     num_sessions: int = setting(128, at_least=1, binds=NOTHING)  # To measure incentives.
     num_served: int = setting(512, at_least=1, binds=NOTHING)  # To measure RPM and CTR.
     batch_size: int = setting(8, at_least=1, binds=NOTHING)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ega_jax.auction.reserves import NO_RESERVES
 from ega_jax.data.ad_logs import SPLITS, split_bounds
 from ega_jax.data.market.logger import Logger
 from ega_jax.evaluation.auction import Judged, judge_batch, scores
@@ -36,7 +37,7 @@ FRONTIER: Mapping[str, tuple[float, ...]] = {  # Lever -> its settings, declared
     "beta": (0.0, 0.5, 2.0, 8.0, 16.0, 32.0),
     "kappa": (0.0, 1.0, 2.0, 4.0, 8.0, 16.0),
 }
-PREPARED_ONCE = 512  # Sessions from which one call for all settings pays for compiling it.
+COMPILED_FROM = 512  # Sessions from which one call for all settings pays for compiling it.
 LATENCY_LIMIT_S = 5.0
 COUNTED = 16  # Requests whose FLOPs are counted.
 
@@ -94,26 +95,11 @@ class Measured:
     @property
     def frontier(self) -> dict[tuple[str, float], ByJudge]:
         """Outcomes by judge at the system's own levers, and along each that has an effect."""
-        points = {
-            (lever, value): point
-            for lever, values in FRONTIER.items()
-            if lever in followed_levers(self.run)
-            for value, point in self._points(lever, values).items()
-        }
-        return {OWN: self.value} | points
-
-    def _points(self, lever: str, values: Sequence[float]) -> dict[float, ByJudge]:
-        """Outcomes by judge for each value of one lever; at its own they are those of `value`."""
-        own, num_sessions = getattr(self.run.levers, lever), self.sessions.value
-        others = [value for value in values if value != own]
-        if num_sessions >= PREPARED_ONCE:
-            found = self._along(lever, others, num_sessions)
-        else:
-            part = f"value-{lever}"
-            at = lambda x: self._served(f"{part}-{x:g}", num_sessions, SLATES_ONLY, **{lever: x})
-            found = [at(value) for value in others]
-        points = dict(zip(others, found, strict=True))
-        return {value: points.get(value, self.value) for value in values}
+        followed, own = followed_levers(self.run), vars(self.run.levers)
+        points = [(lever, x) for lever in FRONTIER for x in FRONTIER[lever] if lever in followed]
+        others = [(lever, x) for lever, x in points if x != own[lever]]
+        found = dict(zip(others, self._along(others), strict=True))
+        return {OWN: self.value} | {point: found.get(point, self.value) for point in points}
 
     @property
     def visits(self) -> Visits:
@@ -144,7 +130,7 @@ class Measured:
     @property
     def costs(self) -> dict[str, float]:
         """Of a request alone: the median of `ms`, and the mean of `flops`, over some requests."""
-        path = self.run.folder / "measured" / f"costs-{self.rule}.json"
+        path = self.run.folder / "measured" / f"costs-{self.rule}{self._reserves}.json"
         if not path.exists():
             mechanism = train_system(self.run)
             found = self.requests(COUNTED)
@@ -190,6 +176,12 @@ class Measured:
         """The judges of the slates by name."""
         return judges_of(truth_of(self.run)) | dict(self.other_judges)
 
+    @property
+    def _reserves(self) -> str:
+        """What marks measurements with reserves."""
+        reserves = self.run.settings.auction.reserves
+        return "" if reserves == NO_RESERVES else f"-reserves-{reserves}"
+
     def _served(self, part: str, num_sessions: int, rule: str, **levers: float) -> ByJudge:
         """Outcomes of some sessions by judge, under a rule and changed levers."""
         judges = self._judges
@@ -201,31 +193,36 @@ class Measured:
         table = self._table(part, num_sessions, outcomes)
         return {judge: Outcomes(**columns) for judge, columns in table.items()}
 
-    def _along(self, lever: str, values: Sequence[float], num_sessions: int) -> list[ByJudge]:
-        """Outcomes by judge at several values of one lever; each request is prepared once."""
-        judges = self._judges
+    def _along(self, points: Sequence[tuple[str, float]]) -> list[ByJudge]:
+        """Outcomes by judge at several values of levers, one lever moved at a time."""
+        judges, num_sessions, rule = self._judges, self.sessions.value, SLATES_ONLY
+        if not points or num_sessions < COMPILED_FROM:
+            return [
+                self._served(f"value-{lever}-{value:g}", num_sessions, rule, **{lever: value})
+                for lever, value in points
+            ]
 
         def outcomes(batch: Batch) -> dict[str, Any]:
-            mechanism = self.run.mechanism
-            found = served_along(mechanism, batch, judges, SLATES_ONLY, lever, values)
+            settings = [{lever: value} for lever, value in points]
+            found = served_along(self.run.mechanism, batch, judges, rule, settings)
             plain = [{judge: vars(each) for judge, each in point.items()} for point in found]
             return jax.tree.map(lambda *x: np.stack(x, axis=1), *plain)
 
-        part = f"value-{lever}-" + "-".join(f"{value:g}" for value in values)
+        part = "-".join(["value", *(f"{lever}-{value:g}" for lever, value in points)])
         table = self._table(part, num_sessions, outcomes)
         return [
             {
                 judge: Outcomes(**{name: x[:, n] for name, x in columns.items()})
                 for judge, columns in table.items()
             }
-            for n in range(len(values))
+            for n in range(len(points))
         ]
 
     def _table(
         self, part: str, num_sessions: int, rows_of: Callable[[Batch], dict[str, Any]]
     ) -> Mapping[str, Any]:
         """What `rows_of` tells of the batches of some sessions."""
-        batches = self.batches(num_sessions)
+        batches, part = self.batches(num_sessions), part + self._reserves
         path = self.run.folder / "measured" / f"{part}-{self.split}-{num_sessions}"
         name, size = f"{self.run.name}: {part}", len(real_rows(batches[0]))
         return tabulated(path, len(batches), lambda number: rows_of(batches[number]), size, name)

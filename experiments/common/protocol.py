@@ -14,6 +14,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 import ega_jax
+from ega_jax.auction.reserves import NO_RESERVES
 from ega_jax.baselines.settings import Settings
 from ega_jax.errors import UserError
 from ega_jax.evaluation.auction import systems
@@ -29,7 +30,7 @@ from experiments.common.runs import changed, open_system, pretrained
 from experiments.common.workdirs import PATHS
 
 TUNING_MARKET = 100  # No table uses it.
-RULE = {"auction.rule": SLATES_ONLY}  # Any rule; slates do not depend on it.
+MEASURED = {"auction.rule": SLATES_ONLY, "auction.reserves": NO_RESERVES}  # Of no use in training.
 SHARED = ("tokenizers", "reward")  # What systems with a pre-training of their own share.
 
 
@@ -83,7 +84,7 @@ class Market:
     def asked(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """What identifies a record: data, numbers of sessions, and the settings with changes."""
         own = changed(self.settings, self._seeds | dict(changes))
-        free = set(own.free(SYSTEM)) - {"auction.rule"} | set(PATHS)
+        free = set(own.free(SYSTEM)) - set(MEASURED) | set(PATHS)
         config = {leaf.name: leaf.value for leaf in leaves(own) if leaf.name not in free}
         asked = {
             "data": kind_of(self.settings),
@@ -129,19 +130,21 @@ class Market:
         return Measured(self._open(name), rule, self.sessions)
 
     def _open(self, name: str) -> AuctionTraining:
-        """The training of a compared system."""
+        """The training of a compared system, measured with its own reserves."""
         folder_name, trained_as = self.folders_of(name)
-        return self.open(compared()[trained_as], folder_name, f"systems/{trained_as}")
+        reserves = self.settings.changed(compared()[name]).auction.reserves
+        changes = {**compared()[trained_as], "auction.reserves": reserves}
+        return self.open(changes, folder_name, f"systems/{trained_as}")
 
     def folders_of(self, name: str) -> tuple[str, str]:
         """Returns the names of a run's workdir and system folder.
 
         A system with another pre-training has a workdir of its own. A system that differs from
-        another one at most in the payment rule is measured with that one's slates.
+        another one at most in payment rule and reserves is measured with that one's models.
         """
         changes = compared()
-        slates = {other: self.settings.changed({**x, **RULE}) for other, x in changes.items()}
-        trained_as = next(other for other in changes if slates[other] == slates[name])
+        trained = {other: self.settings.changed({**x, **MEASURED}) for other, x in changes.items()}
+        trained_as = next(other for other in changes if trained[other] == trained[name])
         own = f"-{trained_as}" * changes_pretraining(changes[trained_as])
         return self.workdir.name + own, trained_as
 

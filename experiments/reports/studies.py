@@ -73,7 +73,8 @@ class Study:
     @functools.cached_property
     def landscapes(self) -> list[Landscape]:
         """The bid landscapes of the advertisers that spend most."""
-        books, ledger = self.run.dataset.books, self.run.ledger(self.run.levers)
+        books, reserves = self.run.dataset.books, self.run.reserves
+        ledger = self.run.ledger(self.run.levers, reserve=reserves)
         size = self.run.settings.auction.batch_size
         seller = Seller(self.run.mechanism, books, ledger, size)
         judge = list(judges_of(truth_of(self.run)).values())[-1]

@@ -91,14 +91,26 @@ def test_outranked_ads_are_in_the_menu(monkeypatch):
     assert {"outranked", "never generated"} & {FATES[f] for f in found.fate.ravel() if f >= 0}
 
 
+def visited_in_books(requests, shown, mechanism, reserve=0.0):
+    """Visits of requests to books, whose ads have a reserve of their own."""
+    books, ledger, batch = in_books(requests, mechanism.system, reserve)
+    batch |= {"session": np.arange(B), "shown_poi": shown, "click_poi": np.zeros(shown.shape, bool)}
+    return visit_batch(mechanism.with_book(ledger.book), batch, books, judges_of(None), "gsp")
+
+
+def test_ads_below_a_reserve_of_their_own_are_never_shown():
+    requests, free = visited()
+    reserve = float(np.median(free.ad_bid[free.ad >= 0]))
+    found = visited_in_books(requests, free.item, tiny_mechanism(), reserve)
+    below = (found.ad >= 0) & (found.ad_bid < np.float32(reserve))
+    assert below.any()
+    assert ((found.fate == FATES.index("reserve")) == below).all()
+
+
 @pytest.mark.parametrize("token_value", TOKEN_VALUES)
 def test_ads_of_books_have_the_fates_of_lists(token_value):
     requests, of_lists = visited(token_value)
-    books, ledger, batch = in_books(requests, tiny_mechanism().system)
-    batch |= {"session": np.arange(B), "shown_poi": of_lists.item}
-    batch["click_poi"] = np.zeros(of_lists.item.shape, bool)
-    mechanism = weighing(token_value).with_book(ledger.book)
-    found = visit_batch(mechanism, batch, books, judges_of(None), "gsp")
+    found = visited_in_books(requests, of_lists.item, weighing(token_value))
     np.testing.assert_array_equal(found.item, of_lists.item)
     for row in range(B):
         for poi in of_lists.ad[row][of_lists.ad[row] >= 0].tolist():

@@ -14,6 +14,7 @@ from absl.testing import flagsaver
 from tiny_auction import PHASES, STEPS, align, copied, training
 from tiny_runs import NUM_SLOTS, Flag, forkserver
 
+from ega_jax.errors import UserError
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import request_of
 from ega_jax.setting import WORKDIR
@@ -123,6 +124,12 @@ def test_the_restored_mechanism_serves_what_was_trained(finished):
             for slot, item in enumerate(items.tolist()):
                 assert 0 <= slate.price_per_click[row, slot] <= bid_of[item]
     assert mechanism.rule == config.auction.rule
+
+
+def test_reserves_need_the_past_bids_of_books(finished):
+    config, workdir = finished
+    with pytest.raises(UserError, match="the log has no books"):
+        _ = training(config.changed({"auction.reserves": "monopoly"}), workdir).reserves
 
 
 def test_evaluate_scores_a_saved_system_on_any_split(finished, monkeypatch, capsys):

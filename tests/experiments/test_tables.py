@@ -98,15 +98,15 @@ def record(root, name):
     return read_json(path)
 
 
-def test_one_call_serves_all_settings_of_a_lever(tabulated, monkeypatch):
+def test_one_call_serves_all_points_of_a_frontier(tabulated, monkeypatch):
     run = runs.find_system(tabulated[1] / "run" / "market-0", "ega")
     measured = measuring.Measured(run, "gsp", measuring.Sessions(value=8, rpm=4, psi=4))
-    monkeypatch.setattr(measuring, "FRONTIER", {"kappa": (0.0, 4.0, 9.0)})
+    monkeypatch.setattr(measuring, "FRONTIER", {"alpha": (5.0,), "kappa": (4.0, 9.0)})
     before = measured.frontier
-    monkeypatch.setattr(measuring, "PREPARED_ONCE", 8)
+    monkeypatch.setattr(measuring, "COMPILED_FROM", 8)
     monkeypatch.setattr(measuring, "served_batch", lambda *_: pytest.fail("searched again"))
     after = measured.frontier
-    assert (run.folder / "measured" / "value-kappa-4-9-test-8").exists()
+    assert (run.folder / "measured" / "value-alpha-5-kappa-4-kappa-9-test-8").exists()
     assert after.keys() == before.keys()
     jax.tree.map(np.testing.assert_allclose, vars_of(after), vars_of(before))
 

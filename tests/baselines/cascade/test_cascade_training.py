@@ -1,5 +1,6 @@
 """The cascade trained on a log with books and contexts: its phases, figures and mechanism."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from tiny_auction import TINY
 from tiny_runs import NUM_POIS, NUM_SLOTS, tiny_config, write_ad_log
 
+from ega_jax.data.books import Books
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.auction import request_of
 from ega_jax.phases.pretraining import Pretraining
@@ -92,3 +94,28 @@ def test_its_restored_mechanism_serves_books(run):
     moved = run.system.prepare(elsewhere, mechanism.levers).memory.ranked
     assert np.abs(moved.click - passed.ranked.click).max() > 1e-6
     assert json.dumps(mechanism.explain(request).to_dict())
+
+
+def test_reserves_count_in_measuring_alone(run, monkeypatch):
+    monkeypatch.setattr(Books, "past_bids", lambda self, _: np.full_like(self.bid, 0.8))
+    settings = run.settings.changed({"auction.reserves": "monopoly"})
+    pretraining = dataclasses.replace(run.pretraining, settings=settings)
+    reserved = dataclasses.replace(run, pretraining=pretraining).mechanism
+    book = reserved.system.book
+    full = list(run.sessions("pretrain", 40, 4))[:-1]
+    requests = [request_of(batch) for batch in full]
+    least = dict(zip(np.asarray(book.poi).tolist(), np.asarray(book.reserve), strict=True))
+    assert np.asarray(run.system.book.reserve).max() == 0 < max(least.values())
+
+    def below_reserve(mechanism):
+        """Ads that are shown, bid less than their reserve, and pay less than it."""
+        slates = [jax.device_get(mechanism.allocate(request)) for request in requests]
+        is_ad = np.concatenate([slate.is_ad for slate in slates])
+        names = "items", "bid", "price_per_click"
+        items, *amounts = (np.concatenate([getattr(x, n) for x in slates])[is_ad] for n in names)
+        needed = np.array([least[poi] for poi in items.tolist()])
+        return [len(items), *((amount < needed).sum() for amount in amounts)]
+
+    assert all(below_reserve(run.mechanism))
+    shown, *below = below_reserve(reserved)
+    assert shown > 0 == sum(below)
