@@ -15,6 +15,7 @@ from ega_jax.data.books import Books
 from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.logger import book_rows
 from ega_jax.errors import UserError
+from ega_jax.evaluation.cold_start import clicks_alone
 
 RECENT = 3  # The last behaviours, which features hold apart from the whole history.
 LAYERS = (256, 256)  # Widths of the neural network.
@@ -59,10 +60,8 @@ def ads_of(
         place = np.argsort(noise, axis=1)[:, :drawn]
         poi, bid = (np.take_along_axis(x, place, axis=1) for x in (poi, bid))
     where = poi >= 0
-    session = np.repeat(np.asarray(batch["session"]), poi.shape[1])
-    slates = poi.reshape(-1, 1), np.where(where, first_creative[poi], -1).reshape(-1, 1)
-    clicks = truth.responses(session, *slates, np.ones((poi.size, 1), bool)).click_poi
-    clicks = np.where(where, np.asarray(clicks).reshape(poi.shape), 0.5)
+    clicks = clicks_alone(truth, batch["session"], poi, first_creative)
+    clicks = np.where(where, clicks, 0.5)
     return Ads(
         features=_features(batch, embedding, poi),
         utility=np.log(clicks / (1 - clicks)),

@@ -12,7 +12,7 @@ import pytest
 import tiny_auction
 from absl.testing import flagsaver
 from tiny_auction import PHASES, STEPS, align, copied, training
-from tiny_runs import NUM_SLOTS, Flag, forkserver
+from tiny_runs import NUM_POIS, NUM_SLOTS, Flag, forkserver
 
 from ega_jax.errors import UserError
 from ega_jax.mechanism import Mechanism
@@ -21,7 +21,7 @@ from ega_jax.setting import WORKDIR
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, is_complete
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
-from experiments import evaluate, reward_control, sweep
+from experiments import cold_start, evaluate, reward_control, sweep
 from experiments.common import runs, workdirs
 
 FIGURES = {"rpm", "ctr_poi", "ctr_img", "psi", "psi_10", "psi_fine", "psi_all", "ad_share"}
@@ -260,6 +260,30 @@ def test_the_reward_model_and_its_control_are_trained_once_a_seed(finished, monk
     assert "logloss_poi" in capsys.readouterr().out
     monkeypatch.setattr(reward_control, "measure", lambda *_: pytest.fail("trained again"))
     reward_control.main()
+
+
+def test_rankers_of_new_ads_read_ids_codes_or_features(finished, monkeypatch, capsys):
+    config, workdir = finished
+    seen = np.arange(NUM_POIS) % 3 > 0
+    monkeypatch.setattr(workdirs, "find_workdir", lambda: (config, workdir))
+    monkeypatch.setattr(cold_start, "seen_pois", lambda _: seen)
+    monkeypatch.setattr(cold_start, "_SEEDS", Flag(1))
+    cold_start.main()
+    known = json.loads((workdir / "results.json").read_text())["cold_start"]
+    assert known.keys() == set(cold_start.FORMS)
+    assert {form["0"]["clicks_new"] for form in known.values()} != {0}
+    assert "recall@10" in capsys.readouterr().out
+    run = training(config, workdir)
+    items, sizes = cold_start.in_form(run, ~seen, "ids")
+    codes = np.asarray(items.catalogue.poi_codes)[:, 0]
+    assert set(codes[~seen]) == {0}
+    assert len(set(codes[seen])) == seen.sum()
+    assert max(codes.max(), items.catalogue.creative_codes.max()) < sizes.num_codes
+    monkeypatch.setattr(cold_start, "measure", lambda *_: pytest.fail("trained again"))
+    cold_start.main()
+    monkeypatch.setattr(cold_start, "seen_pois", lambda _: np.full(NUM_POIS, True))
+    with pytest.raises(UserError, match="no new ones"):
+        cold_start.main()
 
 
 def files_of(folder):
