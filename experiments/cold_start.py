@@ -35,8 +35,9 @@ from ega_jax.evaluation.cold_start import AGES, FOUND, RankedAds, by_age, clicks
 from ega_jax.evaluation.lifts import student_interval
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.visits import offer_in
-from ega_jax.phases.auction import AuctionTraining, real_rows
+from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.phases.requests import real_rows
 from ega_jax.reward.network import Items
 from ega_jax.systems import training_of
 from ega_jax.training.mesh import data_mesh

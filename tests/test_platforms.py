@@ -10,7 +10,7 @@ from tiny_models import SHAPE
 
 from ega_jax import mechanism
 from ega_jax.generation.pretraining import code_tree, pretraining_loss
-from ega_jax.phases.auction import request_of
+from ega_jax.phases.requests import request_of
 from ega_jax.quantization import autoencoder, kmeans, rqvae
 from experiments.benchmarks.auction import Auction
 

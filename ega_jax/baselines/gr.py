@@ -27,8 +27,9 @@ from ega_jax.errors import UserError
 from ega_jax.generation.decoder import Decoder
 from ega_jax.generation.pretraining import weighted_mean
 from ega_jax.generation.slate_policy import Path, path_log_probs, taken
-from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.ega import align, ega_with
+from ega_jax.phases.requests import request_of
 from ega_jax.phases.settings import PhaseSettings
 from ega_jax.types import AnyRequest, LossFn, Params
 

@@ -25,7 +25,7 @@ from ega_jax.evaluation.misreports import (
     truthful,
 )
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.phases.requests import real_rows, request_of
 from ega_jax.reward.model import Predictions
 from ega_jax.training.mesh import fill_devices
 

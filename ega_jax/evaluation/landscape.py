@@ -12,7 +12,7 @@ from ega_jax.evaluation.serving import Judge
 from ega_jax.evaluation.visits import offer_in
 from ega_jax.generation.book_ledger import BookLedger
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import request_of
+from ega_jax.phases.requests import request_of
 
 Batch = Mapping[str, Any]
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)  # Of an advertiser's own bids.

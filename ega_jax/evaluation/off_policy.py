@@ -16,7 +16,7 @@ from ega_jax.data.books import Books
 from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.logger import Logger, book_rows
 from ega_jax.data.market.requests import Book, Requests, Slates
-from ega_jax.phases.auction import real_rows
+from ega_jax.phases.requests import real_rows
 from ega_jax.phases.reward import batch_predictor
 from ega_jax.reward.model import Items, RewardConfig
 from ega_jax.types import Params, Slate

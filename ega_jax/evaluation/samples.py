@@ -11,7 +11,7 @@ from ega_jax.data.books import Books
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.judges import SlateJudge, TrueClicks
 from ega_jax.evaluation.slate_rules import Array, picked
-from ega_jax.phases.auction import real_rows, request_of
+from ega_jax.phases.requests import real_rows, request_of
 from ega_jax.types import repeats_an_ad
 
 

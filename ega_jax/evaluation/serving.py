@@ -10,7 +10,7 @@ import numpy as np
 
 from ega_jax.data.market.clicks import Truth
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import request_of, without_blanks
+from ega_jax.phases.requests import request_of, without_blanks
 from ega_jax.reward.model import Predictions
 from ega_jax.training.mesh import fill_devices
 from ega_jax.types import Slate

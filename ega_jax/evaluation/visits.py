@@ -19,7 +19,7 @@ from ega_jax.evaluation.misreports import prepare_batch
 from ega_jax.evaluation.off_policy import slate_chances
 from ega_jax.evaluation.serving import Judge
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import request_of, without_blanks
+from ega_jax.phases.requests import request_of, without_blanks
 from ega_jax.training.mesh import map_rows
 
 Batch = Mapping[str, Any]

@@ -31,6 +31,7 @@ from ega_jax.mechanism import Mechanism
 from ega_jax.payment import lagrangian, network, regret
 from ega_jax.payment.network import PaymentConfig
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.phases.requests import request_of
 from ega_jax.phases.reward import items_of, reward_phase
 from ega_jax.phases.settings import PhaseSettings
 from ega_jax.reward.model import RewardConfig
@@ -42,7 +43,7 @@ from ega_jax.training.mesh import map_rows, unbound
 from ega_jax.training.settings import LoggedSettings
 from ega_jax.training.state import TrainState, make_train_step
 from ega_jax.training.tabulation import tabulated
-from ega_jax.types import AnyRequest, BookRequest, Params, Request
+from ega_jax.types import AnyRequest, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -343,29 +344,3 @@ class AuctionTraining:
     def key(self, number: int) -> jax.Array:
         """Returns the random key with a number; each purpose has its own number."""
         return jax.random.fold_in(jax.random.key(self.settings.seed), number)
-
-
-def real_rows(batch: Mapping[str, Any]) -> np.ndarray:
-    """Returns which rows of a batch hold a request, `[B]` bool; a last batch may be padded."""
-    if "book" in batch:
-        return np.asarray(batch["book"]) >= 0
-    return np.any(np.asarray(batch["item"]) >= 0, axis=-1)
-
-
-def real_requests(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns a batch without its blank rows."""
-    real = real_rows(batch)
-    return {name: np.asarray(x)[real] for name, x in batch.items()}
-
-
-def without_blanks(batch: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Returns a batch with a real request in place of blank rows, and which rows were real."""
-    real = real_rows(batch)
-    filled = np.where(real, np.arange(len(real)), np.argmax(real))
-    return {name: np.asarray(x)[filled] for name, x in batch.items()}, real
-
-
-def request_of(batch: Mapping[str, Any]) -> AnyRequest:
-    """Picks the fields of a request from a batch that may hold more."""
-    kind = BookRequest if "book" in batch else Request
-    return kind(**{name: batch[name] for name in kind.__dataclass_fields__ if name in batch})

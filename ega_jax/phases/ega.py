@@ -15,7 +15,8 @@ from ega_jax.auction.system import Levers
 from ega_jax.data import pipeline
 from ega_jax.generation.decoder import Decoder
 from ega_jax.generation.generator import GeneratorDecoder
-from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.phases.auction import AuctionTraining
+from ega_jax.phases.requests import request_of
 from ega_jax.setting import part_of
 from ega_jax.training.loop import Phase
 from ega_jax.training.state import TrainState, make_train_step

@@ -11,7 +11,7 @@ import numpy as np
 from ega_jax.data.books import Books
 from ega_jax.data.item_rules import open_pois
 from ega_jax.data.texts import read_tags, read_texts
-from ega_jax.phases.auction import real_requests
+from ega_jax.phases.requests import real_requests
 from ega_jax.types import Request
 
 

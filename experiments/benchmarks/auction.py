@@ -23,8 +23,8 @@ from ega_jax.mechanism import Mechanism
 from ega_jax.payment import lagrangian, network, regret
 from ega_jax.payment.lagrangian import LagrangianConfig
 from ega_jax.payment.network import PaymentConfig
-from ega_jax.phases.auction import request_of
 from ega_jax.phases.ega import auction_loss
+from ega_jax.phases.requests import request_of
 from ega_jax.reward import model as reward_model
 from ega_jax.reward.losses import reward_loss
 from ega_jax.reward.model import Items, RewardConfig

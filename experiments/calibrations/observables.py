@@ -14,7 +14,8 @@ from ega_jax.evaluation.observability import (
     network_r2,
     value_kept,
 )
-from ega_jax.phases.auction import AuctionTraining, real_rows
+from ega_jax.phases.auction import AuctionTraining
+from ega_jax.phases.requests import real_rows
 from ega_jax.phases.reward import standardise
 
 FITTED, DRAWN = 2048, 24  # Sessions to fit models to, and ads of each.

@@ -9,7 +9,8 @@ import numpy as np
 from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.logger import Logger
 from ega_jax.evaluation.off_policy import overlap_by_slots, ratio, slate_chances
-from ega_jax.phases.auction import AuctionTraining, real_requests, request_of
+from ega_jax.phases.auction import AuctionTraining
+from ega_jax.phases.requests import real_requests, request_of
 from ega_jax.training.mesh import fill_devices
 
 

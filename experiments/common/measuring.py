@@ -21,7 +21,8 @@ from ega_jax.evaluation.flops import each_alone, flops_per_request
 from ega_jax.evaluation.records import OWN, ByJudge, Results, Served
 from ega_jax.evaluation.serving import Judge, Outcomes, judges_of, served_along, served_batch
 from ega_jax.evaluation.visits import Visits, visit_batch
-from ega_jax.phases.auction import AuctionTraining, real_requests, real_rows, request_of
+from ega_jax.phases.auction import AuctionTraining
+from ega_jax.phases.requests import real_requests, real_rows, request_of
 from ega_jax.setting import leaves
 from ega_jax.training.checkpoints import read_metadata
 from ega_jax.training.files import read_json, replacing

@@ -18,7 +18,8 @@ from ega_jax.evaluation.advertisers import Accounts, accounts
 from ega_jax.evaluation.landscape import Landscape, Seller, landscape
 from ega_jax.evaluation.serving import judges_of
 from ega_jax.evaluation.visits import Visits
-from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.phases.auction import AuctionTraining
+from ega_jax.phases.requests import request_of
 from ega_jax.reporting.overview import RunFacts
 from ega_jax.reporting.slates import ExplainedSlate
 from ega_jax.reporting.systems import Measurements

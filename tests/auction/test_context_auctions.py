@@ -16,8 +16,8 @@ from ega_jax.errors import UserError
 from ega_jax.generation import generator
 from ega_jax.generation.generator import GeneratorDecoder
 from ega_jax.mechanism import Mechanism, mechanism_folder, serve
-from ega_jax.phases.auction import request_of
 from ega_jax.phases.ega import auction_loss
+from ega_jax.phases.requests import request_of
 from ega_jax.reward import model as reward_model
 from ega_jax.types import ContextScale
 

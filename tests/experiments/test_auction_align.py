@@ -16,7 +16,7 @@ from tiny_runs import NUM_POIS, NUM_SLOTS, Flag, forkserver
 
 from ega_jax.errors import UserError
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import request_of
+from ega_jax.phases.requests import request_of
 from ega_jax.setting import WORKDIR
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, is_complete
 from ega_jax.training.mesh import data_mesh

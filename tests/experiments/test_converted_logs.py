@@ -17,8 +17,8 @@ from ega_jax.data.convert.auction_net import auction_net
 from ega_jax.data.convert.open_bandit import open_bandit
 from ega_jax.evaluation.report import read_results
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import request_of
 from ega_jax.phases.pretraining import Pretraining, _warn
+from ega_jax.phases.requests import request_of
 from ega_jax.systems import KINDS
 from ega_jax.training.mesh import data_mesh
 from experiments import evaluate, sweep

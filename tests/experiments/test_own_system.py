@@ -13,8 +13,8 @@ from toy_system import KIND, RULE, Toy
 from ega_jax.auction.pricing import RULES
 from ega_jax.evaluation.report import read_results
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import request_of
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.phases.requests import request_of
 from ega_jax.systems import KINDS
 from ega_jax.training.mesh import data_mesh
 

@@ -17,8 +17,9 @@ from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.evaluation.comparison import COLUMNS
 from ega_jax.evaluation.records import COSTS, LIFTS, VALUED, write_record
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.phases.requests import request_of
 from ega_jax.reward import model
 from ega_jax.systems import compared
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config

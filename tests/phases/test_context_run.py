@@ -11,9 +11,9 @@ from tiny_runs import NUM_SLOTS, tiny_config, write_ad_log
 from ega_jax.errors import UserError
 from ega_jax.evaluation.interest import evaluator_of
 from ega_jax.evaluation.serving import judges_of, served
-from ega_jax.phases.auction import request_of
 from ega_jax.phases.context import FILE
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.phases.requests import request_of
 from ega_jax.phases.reward import weighting_report
 from ega_jax.training.mesh import data_mesh
 

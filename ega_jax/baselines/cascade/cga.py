@@ -28,8 +28,8 @@ from ega_jax.auction.system import pick_each, slate_value
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.generation.network import NetworkSettings
 from ega_jax.generation.transformer import Block, linear, row_wise_dot
-from ega_jax.phases.auction import real_rows
 from ega_jax.phases.logged import Batch, logged_phase
+from ega_jax.phases.requests import real_rows
 from ega_jax.training.loop import Phase
 from ega_jax.training.settings import LoggedSettings
 from ega_jax.types import IMPOSSIBLE, LossFn, Params

@@ -19,7 +19,8 @@ from ega_jax.baselines.cascade.upstream import Passed, Upstream, UpstreamConfig,
 from ega_jax.baselines.settings import check_stages, whole
 from ega_jax.errors import UserError
 from ega_jax.generation.network import NetworkSettings
-from ega_jax.phases.auction import AuctionTraining, request_of
+from ega_jax.phases.auction import AuctionTraining
+from ega_jax.phases.requests import request_of
 from ega_jax.phases.settings import PhaseSettings
 from ega_jax.reward import model as reward_model
 from ega_jax.setting import part_of

@@ -13,8 +13,8 @@ from tiny_runs import NUM_POIS, NUM_SLOTS, tiny_config, write_ad_log
 
 from ega_jax.data.books import Books
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import request_of
 from ega_jax.phases.pretraining import Pretraining
+from ega_jax.phases.requests import request_of
 from ega_jax.systems import UNPRICED, training_of
 from ega_jax.training.mesh import data_mesh
 from ega_jax.training.metrics import read_metrics
