@@ -43,7 +43,6 @@ from ega_jax.systems import training_of
 from ega_jax.training.mesh import data_mesh
 from ega_jax.types import Params
 from experiments.common import command, workdirs
-from experiments.common.runs import truth_of
 
 flags.adopt_module_key_flags(command)
 FORMS = ("ids", "codes", "features")
@@ -111,7 +110,7 @@ def ranked(run: AuctionTraining, params: Params, config: TwoTowerConfig, items: 
         request = batch["history_poi"], batch["history_creative"], poi, batch.get("context")
         return jax.nn.sigmoid(two_tower.scores(params, config, items, table, *request) + shift)
 
-    truth, books = truth_of(run), run.dataset.books
+    truth, books = run.truth, run.dataset.books
     first = np.asarray(items.catalogue.poi_creatives)[:, 0]
 
     def part(batch: Mapping[str, Any]) -> RankedAds:

@@ -24,12 +24,14 @@ from ega_jax.auction.settings import LeverSettings
 from ega_jax.auction.system import Levers, System, check_levers
 from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.data.market.clicks import Truth
 from ega_jax.errors import UserError
 from ega_jax.generation.ad_book import AdBook
 from ega_jax.generation.book_ledger import BookLedger
 from ega_jax.mechanism import Mechanism
 from ega_jax.payment import lagrangian, network, regret
 from ega_jax.payment.network import PaymentConfig
+from ega_jax.phases import retraining
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.phases.requests import request_of
 from ega_jax.phases.reward import items_of, reward_phase
@@ -96,8 +98,36 @@ class AuctionTraining:
 
     @functools.cached_property
     def system(self) -> System:
-        """The trained system, which allocates slates."""
-        return self.kind.train(self)
+        """The trained system, which allocates slates.
+
+        Raises:
+          UserError: it is to be retrained on its own traffic, and nobody answers.
+        """
+        if not self.settings.retraining.num_sessions:
+            return self.kind.train(self)
+        if self.truth is None:
+            raise UserError("config.retraining.num_sessions: no simulated users answer to this log")
+        trained = self.kind.train(self)
+        return dataclasses.replace(trained, reward=self._retrained(trained, self.truth))
+
+    def _retrained(self, system: System, truth: Truth) -> Params:
+        """The reward model's parameters, trained further on what the system serves."""
+        size, key = retraining.SERVED_AT_ONCE, self.key(8)
+        bare = PricingConfig(heads=(), probes=())
+        mechanism = Mechanism(system, {}, bare, self.levers, "first_price")
+        batches = list(self.sessions("align", self.settings.retraining.num_sessions, size))
+        key_of = lambda number: jax.random.fold_in(key, number)
+        answers = lambda n: retraining.answered(mechanism, batches[n], truth, key_of(n))
+        path = self.folder / "tables" / "traffic"
+        rows = dict(tabulated(path, len(batches), answers, size, f"{self.name}: own traffic"))
+        model = self.dataset, self.items, self.reward_config, self.settings
+        return self.train_phase(retraining.retraining_phase(*model, rows, self.reward))
+
+    @property
+    def truth(self) -> Truth | None:
+        """The log's true response model; None if unknown. No model may be trained on it."""
+        folder = self.pretraining.folder
+        return Truth.load(folder) if (folder / "truth").is_dir() else None
 
     @functools.cached_property
     def mechanism(self) -> Mechanism:

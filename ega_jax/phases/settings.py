@@ -89,6 +89,16 @@ class RewardPhaseSettings(RewardSettings, WeightingSettings, LoggedSettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class RetrainingSettings(LoggedSettings):
+    """The group `retraining`: the reward model is trained further on the system's own slates."""
+
+    # Sessions of "align" that the system serves. Only the users of a simulated market answer.
+    num_sessions: int = setting(0, at_least=0)  # 0: the reward model is not retrained.
+    num_steps: int = 1000
+    learning_rate: float = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
 class AlignmentPhaseSettings(AlignmentSettings, StepSettings):
     """The group `alignment`: the policy gradient on the generator."""
 
@@ -152,6 +162,7 @@ class PhaseSettings(Tree):
     reward: RewardPhaseSettings = setting(RewardPhaseSettings(), binds=SYSTEM)
     allocation: AllocationSettings = setting(AllocationSettings(), binds=SYSTEM)
     alignment: AlignmentPhaseSettings = setting(AlignmentPhaseSettings(), binds=SYSTEM)
+    retraining: RetrainingSettings = setting(RetrainingSettings(), binds=SYSTEM)
     payment: PaymentSettings = setting(PaymentSettings(), binds=SYSTEM)
     auction: AuctionSettings = setting(AuctionSettings(), binds=SYSTEM)
 
@@ -160,6 +171,8 @@ class PhaseSettings(Tree):
         yield from warmup_problem(
             self.optimizer.warmup_steps, self.training.num_steps, "optimizer.warmup_steps"
         )
+        if self.retraining.num_sessions and self.reward.propensity_weight:
+            yield "retraining.num_sessions", "own slates have no propensity to weigh by"
         if self.auction.rule in HEADS and self.auction.rule not in self.payment.heads:
             yield "auction.rule", f"{self.auction.rule} is no head of config.payment.heads"
         if RULES[self.auction.rule].needs is Needs.PROBES and not self.payment.probes:
