@@ -31,8 +31,9 @@ from ega_jax.baselines.cascade.stages import Stages
 from ega_jax.baselines.cascade.two_tower import TwoTowerConfig, two_tower_phase
 from ega_jax.data.seen_items import seen_pois
 from ega_jax.errors import UserError
-from ega_jax.evaluation.cold_start import AGES, FOUND, RankedAds, by_age, clicks_alone
+from ega_jax.evaluation.cold_start import AGES, FOUND, RankedAds, by_age
 from ega_jax.evaluation.lifts import student_interval
+from ega_jax.evaluation.observability import clicks_alone
 from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.visits import offer_in
 from ega_jax.phases.auction import AuctionTraining
@@ -43,6 +44,7 @@ from ega_jax.systems import training_of
 from ega_jax.training.mesh import data_mesh
 from ega_jax.types import Params
 from experiments.common import command, workdirs
+from experiments.common.runs import truth_of
 
 flags.adopt_module_key_flags(command)
 FORMS = ("ids", "codes", "features")
@@ -110,7 +112,7 @@ def ranked(run: AuctionTraining, params: Params, config: TwoTowerConfig, items: 
         request = batch["history_poi"], batch["history_creative"], poi, batch.get("context")
         return jax.nn.sigmoid(two_tower.scores(params, config, items, table, *request) + shift)
 
-    truth, books = run.truth, run.dataset.books
+    truth, books = truth_of(run), run.dataset.books
     first = np.asarray(items.catalogue.poi_creatives)[:, 0]
 
     def part(batch: Mapping[str, Any]) -> RankedAds:

@@ -41,6 +41,7 @@ from experiments.common.runs import (
     find_system,
     open_system,
     pretrained,
+    truth_of,
 )
 
 command.define_system()
@@ -133,7 +134,7 @@ def serve(run: AuctionTraining, setting: str, value: str, rule: str) -> dict[str
         mechanism = dataclasses.replace(mechanism, system=system)
     levers = {setting: float(value)} if setting in LEVERS else {}
     batches = run.sessions("test", _SESSIONS.value, run.settings.auction.batch_size)
-    return served(mechanism, batches, judges_of(run.truth), rule, **levers)
+    return served(mechanism, batches, judges_of(truth_of(run)), rule, **levers)
 
 
 def retrained(run: AuctionTraining, setting: str, value: int) -> AuctionTraining:

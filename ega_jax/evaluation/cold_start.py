@@ -3,7 +3,6 @@
 import numpy as np
 from flax import struct
 
-from ega_jax.data.market.clicks import Truth
 from ega_jax.reward.calibration import auc
 
 AGES = {"old": False, "new": True}
@@ -73,23 +72,3 @@ def _value_kept(ads: RankedAds, for_sale: np.ndarray, shown: int) -> float:
     chosen = np.argsort(-guess, axis=1, kind="stable")[:, :shown]
     best = -np.sort(-value, axis=1)[:, :shown].sum()
     return float(np.take_along_axis(value, chosen, axis=1).sum() / best) if best > 0 else np.nan
-
-
-def clicks_alone(
-    truth: Truth, session: np.ndarray, poi: np.ndarray, first_creative: np.ndarray
-) -> np.ndarray:
-    """True click probabilities of ads alone in the first slot, with their first creatives.
-
-    Args:
-      truth: of a market's log.
-      session: `[D]` sessions of the log.
-      poi: `[D, A]` POIs of ads, -1 for none.
-      first_creative: `[P]` a creative of each POI.
-
-    Returns:
-      `[D, A]`; undefined where there is no ad.
-    """
-    slates = poi.reshape(-1, 1), np.where(poi >= 0, first_creative[poi], -1).reshape(-1, 1)
-    rows = np.repeat(np.asarray(session), poi.shape[1])
-    clicks = truth.responses(rows, *slates, np.ones((poi.size, 1), bool)).click_poi
-    return np.asarray(clicks).reshape(poi.shape)

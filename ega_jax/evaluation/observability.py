@@ -15,7 +15,6 @@ from ega_jax.data.books import Books
 from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.logger import book_rows
 from ega_jax.errors import UserError
-from ega_jax.evaluation.cold_start import clicks_alone
 
 RECENT = 3  # The last behaviours, which features hold apart from the whole history.
 LAYERS = (256, 256)  # Widths of the neural network.
@@ -68,6 +67,26 @@ def ads_of(
         value=np.where(where, bid * clicks, 0.0),
         where=where,
     )
+
+
+def clicks_alone(
+    truth: Truth, session: np.ndarray, poi: np.ndarray, first_creative: np.ndarray
+) -> np.ndarray:
+    """True click probabilities of ads alone in the first slot, with their first creatives.
+
+    Args:
+      truth: of a market's log.
+      session: `[D]` sessions of the log.
+      poi: `[D, A]` POIs of ads, -1 for none.
+      first_creative: `[P]` a creative of each POI.
+
+    Returns:
+      `[D, A]`; undefined where there is no ad.
+    """
+    slates = poi.reshape(-1, 1), np.where(poi >= 0, first_creative[poi], -1).reshape(-1, 1)
+    rows = np.repeat(np.asarray(session), poi.shape[1])
+    clicks = truth.responses(rows, *slates, np.ones((poi.size, 1), bool)).click_poi
+    return np.asarray(clicks).reshape(poi.shape)
 
 
 def _features(

@@ -24,7 +24,7 @@ from ega_jax.auction.settings import LeverSettings
 from ega_jax.auction.system import Levers, System, check_levers
 from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
-from ega_jax.data.market.clicks import Truth
+from ega_jax.data.market.audience import Audience
 from ega_jax.errors import UserError
 from ega_jax.generation.ad_book import AdBook
 from ega_jax.generation.book_ledger import BookLedger
@@ -101,33 +101,38 @@ class AuctionTraining:
         """The trained system, which allocates slates.
 
         Raises:
-          UserError: it is to be retrained on its own traffic, and nobody answers.
+          UserError: its reward model is to be retrained on its own slates, and nobody answers.
         """
         if not self.settings.retraining.num_sessions:
             return self.kind.train(self)
-        if self.truth is None:
-            raise UserError("config.retraining.num_sessions: no simulated users answer to this log")
+        users = self.users
         trained = self.kind.train(self)
-        return dataclasses.replace(trained, reward=self._retrained(trained, self.truth))
+        return dataclasses.replace(trained, reward=self._retrained(trained, users))
 
-    def _retrained(self, system: System, truth: Truth) -> Params:
+    @property
+    def users(self) -> Audience:
+        """The users of a simulated market, who answer what a system serves.
+
+        Raises:
+          UserError: the log is not that of a simulated market.
+        """
+        try:
+            return Audience.load(self.pretraining.folder)
+        except FileNotFoundError as error:
+            raise UserError(f"config.retraining.num_sessions: nobody answers ({error})") from error
+
+    def _retrained(self, system: System, users: Audience) -> Params:
         """The reward model's parameters, trained further on what the system serves."""
         size, key = retraining.SERVED_AT_ONCE, self.key(8)
         bare = PricingConfig(heads=(), probes=())
         mechanism = Mechanism(system, {}, bare, self.levers, "first_price")
         batches = list(self.sessions("align", self.settings.retraining.num_sessions, size))
         key_of = lambda number: jax.random.fold_in(key, number)
-        answers = lambda n: retraining.answered(mechanism, batches[n], truth, key_of(n))
+        answers = lambda n: retraining.answered(mechanism, batches[n], users, key_of(n))
         path = self.folder / "tables" / "traffic"
         rows = dict(tabulated(path, len(batches), answers, size, f"{self.name}: own traffic"))
         model = self.dataset, self.items, self.reward_config, self.settings
         return self.train_phase(retraining.retraining_phase(*model, rows, self.reward))
-
-    @property
-    def truth(self) -> Truth | None:
-        """The log's true response model; None if unknown. No model may be trained on it."""
-        folder = self.pretraining.folder
-        return Truth.load(folder) if (folder / "truth").is_dir() else None
 
     @functools.cached_property
     def mechanism(self) -> Mechanism:

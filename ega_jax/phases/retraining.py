@@ -15,7 +15,7 @@ import numpy as np
 
 from ega_jax.data import pipeline
 from ega_jax.data.ad_logs import AdLogDataset
-from ega_jax.data.market.clicks import Truth
+from ega_jax.data.market.audience import Audience
 from ega_jax.mechanism import Mechanism
 from ega_jax.phases.requests import request_of, without_blanks
 from ega_jax.phases.reward import reward_phase
@@ -30,18 +30,18 @@ from ega_jax.types import Params
 
 SERVED_AT_ONCE = 64  # Sessions.
 REQUEST = ("history_poi", "history_creative", "context", "organic", "book", "item", "is_ad", "bid")
-SHOWN = ("shown_poi", "shown_creative", "shown_is_ad", "click_poi", "click_image", "convert")
+SHOWN = ("shown_poi", "shown_creative", "shown_is_ad")
 
 
 def answered(
-    mechanism: Mechanism, batch: Mapping[str, Any], truth: Truth, key: jax.Array
+    mechanism: Mechanism, batch: Mapping[str, Any], users: Audience, key: jax.Array
 ) -> dict[str, np.ndarray]:
-    """Serves the sessions of a batch, and draws what users do.
+    """Serves the sessions of a batch, and asks the users what they do.
 
     Args:
       mechanism: serves the sessions, at any prices.
       batch: of a market's log, with `B` rows.
-      truth: the market's true probabilities of responses.
+      users: of that log's sessions.
       key: random key.
 
     Returns:
@@ -50,13 +50,10 @@ def answered(
     """
     filled, real = without_blanks(batch)
     slate = mechanism.allocate(request_of(filled), "first_price")
-    true = truth.responses(filled["session"], slate.items, slate.creatives, slate.is_ad)
-    chance = jax.random.uniform(key, (3, *slate.items.shape))
-    clicked = chance[0] < true.click_poi
     shown = slate.items, slate.creatives, slate.is_ad
-    does = clicked, chance[1] < true.click_image, clicked & (chance[2] < true.convert)
+    feedback = users.answer(key, filled["session"], *shown)
     rows = {name: filled[name] for name in REQUEST if name in filled}
-    rows |= dict(zip(SHOWN, (*shown, *does), strict=True))
+    rows |= dict(zip(SHOWN, shown, strict=True)) | vars(feedback)
     return {name: np.asarray(x)[real] for name, x in rows.items()}
 
 

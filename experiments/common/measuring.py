@@ -30,7 +30,7 @@ from ega_jax.training.mesh import fill_devices
 from ega_jax.training.metrics import metrics_files, read_metrics
 from ega_jax.training.tabulation import tabulated
 from experiments.benchmarks.timing import latencies, percentiles
-from experiments.common.runs import shared_phases, train_system
+from experiments.common.runs import shared_phases, train_system, truth_of
 
 SLATES_ONLY = "first_price"  # The rule that needs no second search, where prices do not matter.
 FRONTIER: Mapping[str, tuple[float, ...]] = {  # Lever -> its settings, declared beforehand.
@@ -107,7 +107,7 @@ class Measured:
         """The slates at the prices of the payment rule, with all ads that were for sale."""
         folder, books = self.run.pretraining.folder, self.run.dataset.books
         logger = Logger.load(folder) if (folder / "logger.npz").exists() else None
-        judges = judges_of(self.run.truth)
+        judges = judges_of(truth_of(self.run))
 
         def visited(batch: Batch) -> dict[str, Any]:
             found = visit_batch(self.run.mechanism, batch, books, judges, self.rule, logger)
@@ -118,7 +118,7 @@ class Measured:
     @property
     def psi(self) -> dict[str, Judged]:
         """Reports and their outcomes by judge; they hold for every payment rule."""
-        truth, losing = self.run.truth, self.run.settings.auction.num_losing
+        truth, losing = truth_of(self.run), self.run.settings.auction.num_losing
 
         def judged(batch: Batch) -> dict[str, Any]:
             mechanism = self.run.mechanism
@@ -175,7 +175,7 @@ class Measured:
     @property
     def _judges(self) -> dict[str, Judge]:
         """The judges of the slates by name."""
-        return judges_of(self.run.truth) | dict(self.other_judges)
+        return judges_of(truth_of(self.run)) | dict(self.other_judges)
 
     @property
     def _reserves(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ega_jax.auction.system import check_levers
 from ega_jax.baselines.settings import Settings
+from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.auction import Judged, judge, systems
 from ega_jax.evaluation.interest import evaluator_of
 from ega_jax.evaluation.report import plot_curves, read_results, write_results
@@ -176,8 +177,14 @@ def train_system(run: AuctionTraining) -> Mechanism:
 def measure_reward(run: AuctionTraining, params: Params, config: RewardConfig) -> dict[str, float]:
     """Scores a reward model, and the true probabilities if known, on the test sessions."""
     batches = run.sessions("test", TEST_ROWS, run.settings.reward.batch_size)
-    figures = evaluate_response(params, config, run.items, batches, run.truth)
+    figures = evaluate_response(params, config, run.items, batches, truth_of(run))
     return figures | weighting_report(run.dataset, run.settings.reward)
+
+
+def truth_of(run: AuctionTraining) -> Truth | None:
+    """Returns the log's true response model, `None` if unknown."""
+    folder = run.pretraining.folder
+    return Truth.load(folder) if (folder / "truth").is_dir() else None
 
 
 def measure_systems(
@@ -188,7 +195,7 @@ def measure_systems(
     The outcomes of all reports are kept for `kept_judged`.
     """
     settings, name = run.settings.auction, run.name
-    truth = run.truth
+    truth = truth_of(run)
     modes = {name: (mechanism, mechanism.levers, mechanism.rule)}
     if mechanism.system.judged_truthful:
         bid_free = check_levers(mechanism.levers, {"bid_free": True, "reserve": 0.0})

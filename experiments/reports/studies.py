@@ -26,7 +26,7 @@ from ega_jax.reporting.systems import Measurements
 from ega_jax.training.files import read_json, replacing
 from ega_jax.training.tabulation import tabulated
 from experiments.common.measuring import Measured, Sessions
-from experiments.common.runs import kept_judged
+from experiments.common.runs import kept_judged, truth_of
 
 EXPLAINED = 3  # Slates.
 LANDSCAPES = 4  # Advertisers whose bid landscapes are drawn.
@@ -78,7 +78,7 @@ class Study:
         ledger = self.run.ledger(self.run.levers, reserve=reserves)
         size = self.run.settings.auction.batch_size
         seller = Seller(self.run.mechanism, books, ledger, size)
-        judge = list(judges_of(self.run.truth).values())[-1]
+        judge = list(judges_of(truth_of(self.run)).values())[-1]
         pois = self.accounts.by_spend()[:LANDSCAPES].tolist()
 
         def rows_of(number: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_auction import copied, training
 
-from ega_jax.data.market.clicks import Responses
+from ega_jax.data.market.simulation import Feedback
 from ega_jax.errors import UserError
 from ega_jax.phases import retraining
 from ega_jax.phases.auction import AuctionTraining
@@ -21,12 +21,13 @@ EAGER, RARE = 0.95, 0.3
 PLAIN = {"auction.rule": "first_price", "payment.probes": ()}
 
 
-class Users(SimpleNamespace):
+class EagerUsers(SimpleNamespace):
     """Users who click nearly every POI, and some of its images."""
 
-    def responses(self, session, items, creatives, is_ad):
-        same = lambda chance: np.where(items >= 0, np.float32(chance), 0.0)
-        return Responses(click_poi=same(EAGER), click_image=same(RARE), convert=same(RARE))
+    def answer(self, key, session, items, creatives, is_ad):
+        draws = jax.random.uniform(key, (3, *items.shape))
+        clicked = (draws[0] < EAGER) & (items >= 0)
+        return Feedback(clicked, (draws[1] < RARE) & (items >= 0), clicked & (draws[2] < RARE))
 
 
 def retrained(config, **more):
@@ -41,11 +42,11 @@ def run(finished, tmp_path_factory):
     config = finished[0].changed({"alignment.num_steps": 0, "payment.heads": ()} | PLAIN)
     workdir = copied(finished[1], tmp_path_factory.mktemp("retraining"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AuctionTraining, "truth", Users())
+        patch.setattr(AuctionTraining, "users", EagerUsers())
         patch.setattr(retraining, "SERVED_AT_ONCE", 8)
         found = training(retrained(config), workdir)
         assert found.mechanism
-        yield found
+    return found
 
 
 def test_click_rates_on_own_slates_become_those_of_the_users(run):
@@ -59,32 +60,30 @@ def test_click_rates_on_own_slates_become_those_of_the_users(run):
     assert rates[0].mean() < 0.5 < 0.65 < rates[1].mean(), rates
 
 
-def test_a_finished_retraining_is_restored(run):
+def test_a_finished_retraining_is_restored(run, monkeypatch):
     folder = run.pretraining.workdir
     assert is_complete(folder / "systems" / "ega" / "tables" / "traffic")
+    monkeypatch.setattr(AuctionTraining, "users", EagerUsers())
+    monkeypatch.setattr(retraining, "SERVED_AT_ONCE", 8)
     again = training(run.settings, folder).system
     jax.tree.map(np.testing.assert_array_equal, again.reward, run.system.reward)
 
 
-def test_answers_are_drawn_as_often_as_they_are_likely(run):
+def test_traffic_holds_the_requests_served_and_what_users_did(run):
     (batch,) = run.sessions("align", 6, 8)  # Two of its rows are blank.
-    drawn = [answered(run.mechanism, batch, Users(), jax.random.key(n)) for n in range(100)]
-    rows = {name: np.concatenate([each[name] for each in drawn]) for name in drawn[0]}
-    assert len(rows["shown_poi"]) == 600
-    shown = rows["shown_poi"] >= 0
-    mean = lambda name, where: rows[name][where].mean()
-    assert mean("click_poi", shown) == pytest.approx(EAGER, abs=0.02)
-    assert mean("click_image", shown) == pytest.approx(RARE, abs=0.04)
-    assert mean("convert", rows["click_poi"]) == pytest.approx(RARE, abs=0.04)
-    assert not rows["convert"][~rows["click_poi"]].any()
-    assert not rows["click_poi"][~shown].any()
+    rows = answered(run.mechanism, batch, EagerUsers(), jax.random.key(0))
+    slates = run.mechanism.allocate(request_of(without_blanks(batch)[0]), "first_price")
+    np.testing.assert_array_equal(rows["shown_poi"], slates.items[:6])
+    for name in ("history_poi", "item", "bid"):
+        np.testing.assert_array_equal(rows[name], batch[name][:6])
+    assert rows["click_poi"].mean() > 0.5
+    assert {len(column) for column in rows.values()} == {6}
 
 
-def test_a_log_has_no_users_who_answer(finished, tmp_path, monkeypatch):
+def test_a_log_has_no_users_who_answer(finished):
     config, workdir = finished
-    monkeypatch.setattr(AuctionTraining, "truth", None)
-    with pytest.raises(UserError, match="no simulated users"):
-        _ = training(retrained(config), copied(workdir, tmp_path)).system
+    with pytest.raises(UserError, match="nobody answers"):
+        _ = training(retrained(config), workdir).system
 
 
 def test_own_slates_cannot_be_weighed():

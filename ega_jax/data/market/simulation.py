@@ -22,7 +22,7 @@ from ega_jax.data.market.behaviour import Users
 from ega_jax.data.market.clicks import Responses, Situation, responses
 from ega_jax.data.market.config import DAYS, MarketConfig
 from ega_jax.data.market.policy import Served
-from ega_jax.data.market.requests import Book, Requests
+from ega_jax.data.market.requests import Book, Requests, Slates
 from ega_jax.data.market.sampling import compiler_options
 from ega_jax.data.market.scores import Ranker
 from ega_jax.data.market.world import Latents, Observables, World
@@ -186,7 +186,7 @@ def _chunk(
         keys[1], latents, observables, state.users, hour[row], day, size
     )
     served = serve(keys[2], ranker, requests, book, others, config)
-    feedback = respond(keys[3], latents, situation, served)
+    feedback = respond(keys[3], latents, situation, served.slates)
     region = jnp.repeat(jnp.arange(config.num_regions, dtype=jnp.int32), size)
     chunk = Chunk(region, requests, served, feedback, situation)
     state = _remember(keys[4], latents, ranker, state, book, chunk, day, row < count)
@@ -212,9 +212,8 @@ def serve(
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), served)
 
 
-def respond(key: jax.Array, latents: Latents, situation: Situation, served: Served) -> Feedback:
+def respond(key: jax.Array, latents: Latents, situation: Situation, slates: Slates) -> Feedback:
     """Draws clicks, image clicks and conversions from the truth."""
-    slates = served.slates
     truth: Responses = responses(latents, situation, slates.items, slates.creatives, slates.is_ad)
     draws = jax.random.uniform(key, (3, *truth.click_poi.shape))
     click = draws[0] < truth.click_poi

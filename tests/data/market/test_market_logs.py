@@ -18,11 +18,13 @@ from market_visits import REAL, write_sequences
 from ega_jax.data import schema
 from ega_jax.data.books import Books
 from ega_jax.data.market import behaviour, logs
+from ega_jax.data.market.audience import Audience
 from ega_jax.data.market.calibration import auc, calibrate, log_sd, matrix, real_prices
 from ega_jax.data.market.clicks import Truth
 from ega_jax.data.market.config import MarketConfig
 from ega_jax.data.market.logger import Logger, book_rows
 from ega_jax.data.market.requests import Requests, Slates
+from ega_jax.data.market.simulation import Feedback
 from ega_jax.data.market.world import make_world
 
 CONFIG = MarketConfig(num_pois=300, num_regions=2, num_users=900, num_sessions=3000, num_organic=12)
@@ -205,15 +207,31 @@ def test_the_same_seed_gives_the_same_log(folder, sessions, tmp_path):
 
 
 def test_clicks_follow_the_truth(folder, sessions):
-    """Observed sums lie within 4 standard deviations of the sums of the true probabilities."""
+    names = "click_poi", "click_image", "convert"
+    feedback = Feedback(*(matrix(sessions, name, 5) for name in names))
+    check_likely(folder, shown_in(sessions), feedback)
+
+
+def test_users_answer_other_slates_by_the_truth(folder, sessions):
+    slates = [x[:, ::-1] for x in shown_in(sessions)]
+    users, key = Audience.load(folder), jax.random.key(0)
+    feedback = users.answer(key, np.arange(len(sessions)), *slates)
+    assert not (feedback.convert & ~feedback.click_poi).any()
+    check_likely(folder, slates, jax.tree.map(np.asarray, feedback))
+
+
+def shown_in(sessions):
     items, creatives = (matrix(sessions, f"shown_{name}", 5, -1) for name in ("poi", "creative"))
-    is_ad = matrix(sessions, "shown_is_ad", 5)
-    true = Truth.load(folder).responses(np.arange(len(sessions)), items, creatives, is_ad)
-    clicked = matrix(sessions, "click_poi", 5)
+    return items, creatives, matrix(sessions, "shown_is_ad", 5)
+
+
+def check_likely(folder, slates, feedback):
+    """Observed sums lie within 4 standard deviations of the sums of the true probabilities."""
+    true = Truth.load(folder).responses(np.arange(len(slates[0])), *slates)
     pairs = (
-        (clicked, np.asarray(true.click_poi)),
-        (matrix(sessions, "click_image", 5), np.asarray(true.click_image)),
-        (matrix(sessions, "convert", 5), clicked * np.asarray(true.convert)),
+        (feedback.click_poi, np.asarray(true.click_poi)),
+        (feedback.click_image, np.asarray(true.click_image)),
+        (feedback.convert, feedback.click_poi * np.asarray(true.convert)),
     )
     for observed, p in pairs:
         spread = np.sqrt((p * (1 - p)).sum(axis=0))
