@@ -109,8 +109,8 @@ FREE_TEXT = ("name", "data.path", "data.market.sequences", "auction.system")
 
 def test_what_binds_a_workdir_and_what_a_system():
     in_workdir, in_system = (set(Settings().free(place)) for place in (WORKDIR, SYSTEM))
-    groups_of_systems = {"reward", "allocation", "alignment", "payment", "auction"}
-    assert set(Settings.groups(SYSTEM)) == groups_of_systems | {"one_rec", "cascade"}
+    of_phases = {"reward", "allocation", "alignment", "retraining", "payment", "auction"}
+    assert set(Settings.groups(SYSTEM)) == of_phases | {"one_rec", "cascade"}
     assert {"data.path", "training.log_every", "evaluation.split", "auction.rule"} <= in_system
     assert {"allocation.beta", "auction.system", "cascade.hstu.width"} <= in_workdir - in_system
     assert not {"seed", "generator.width", "training.num_steps", "tokenizer.kind"} & in_workdir
