@@ -210,7 +210,7 @@ class Measured:
             return jax.tree.map(lambda *x: np.stack(x, axis=1), *plain)
 
         part = "-".join(["value", *(f"{lever}-{value:g}" for lever, value in points)])
-        table = self._table(part, num_sessions, outcomes)
+        table = self._table(part, num_sessions, outcomes, f"frontier of {len(points)} points")
         return [
             {
                 judge: Outcomes(**{name: x[:, n] for name, x in columns.items()})
@@ -220,12 +220,16 @@ class Measured:
         ]
 
     def _table(
-        self, part: str, num_sessions: int, rows_of: Callable[[Batch], dict[str, Any]]
+        self,
+        part: str,
+        num_sessions: int,
+        rows_of: Callable[[Batch], dict[str, Any]],
+        title: str = "",
     ) -> Mapping[str, Any]:
-        """What `rows_of` tells of the batches of some sessions."""
+        """What `rows_of` tells of the batches of some sessions; progress shows title or part."""
         batches, part = self.batches(num_sessions), part + self._reserves
         path = self.run.folder / "measured" / f"{part}-{self.split}-{num_sessions}"
-        name, size = f"{self.run.name}: {part}", len(real_rows(batches[0]))
+        name, size = f"{self.run.name}: {title or part}", len(real_rows(batches[0]))
         return tabulated(path, len(batches), lambda number: rows_of(batches[number]), size, name)
 
     def requests(self, num_sessions: int) -> Batch:
