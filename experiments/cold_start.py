@@ -1,7 +1,8 @@
-"""Compares rankers of old and of new ads, which no training session shows: what tokens are for.
+"""Compares rankers that read ids, semantic codes or features, on old and on new ads apart.
 
 Trains the pre-ranker (a two-tower model) on the logged clicks of a pre-trained workdir in three
-forms, which differ in what they read of an item, each with several seeds:
+forms, which differ in what they read of an item, each with several seeds. No training session
+shows a new ad.
 
 - `ids`: an embedding for each id; all new items share one, which training has not seen;
 - `codes`: the semantic codes alone;
@@ -32,19 +33,15 @@ from ega_jax.baselines.cascade.two_tower import TwoTowerConfig, two_tower_phase
 from ega_jax.data.seen_items import seen_pois
 from ega_jax.errors import UserError
 from ega_jax.evaluation.cold_start import AGES, FOUND, RankedAds, by_age
-from ega_jax.evaluation.lifts import student_interval
 from ega_jax.evaluation.observability import clicks_alone
-from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.evaluation.visits import offer_in
 from ega_jax.phases.auction import AuctionTraining
-from ega_jax.phases.pretraining import Pretraining
 from ega_jax.phases.requests import real_rows
 from ega_jax.reward.network import Items
-from ega_jax.systems import training_of
-from ega_jax.training.mesh import data_mesh
 from ega_jax.types import Params
-from experiments.common import command, workdirs
+from experiments.common import command
 from experiments.common.runs import truth_of
+from experiments.common.seeds import mean_shown, measured_by_seed, pretrained_run
 
 flags.adopt_module_key_flags(command)
 FORMS = ("ids", "codes", "features")
@@ -56,19 +53,13 @@ _SESSIONS = flags.DEFINE_integer("ranked_sessions", 8192, "Test sessions, evenly
 
 def main() -> None:
     """Runs the command."""
-    settings, workdir = workdirs.find_workdir()
-    pretraining = Pretraining(settings, workdir, data_mesh())
-    pretraining.check_finished()
-    run = training_of(pretraining, workdir / "systems" / "ega")
+    run = pretrained_run()
     is_new = ~seen_pois(run.dataset)
     if not is_new.any():
         raise UserError("the training sessions have seen every item: there are no new ones")
-    for seed in range(_SEEDS.value):
-        for form in FORMS:
-            if str(seed) not in read_results(workdir).get("cold_start", {}).get(form, {}):
-                found = {form: {str(seed): measure(run, is_new, form, seed)}}
-                write_results(workdir, {"cold_start": found})
-    print_rankers(read_results(workdir)["cold_start"], settings.name)
+    measured = lambda form, seed: measure(run, is_new, form, seed)
+    found = measured_by_seed(run, "cold_start", FORMS, _SEEDS.value, measured)
+    print_rankers(found, run.settings.name)
 
 
 def measure(run: AuctionTraining, is_new: np.ndarray, form: str, seed: int) -> dict[str, float]:
@@ -141,15 +132,10 @@ def print_rankers(found: Mapping[str, Mapping[str, Any]], title: str) -> None:
     for age, figure in itertools.product(AGES, FIGURES):
         values = [[run.get(f"{figure}_{age}") for run in found[form].values()] for form in FORMS]
         if None not in values[0]:
-            table.add_row(age, figure, *map(_shown, values))
+            table.add_row(age, figure, *map(mean_shown, values))
     Console(width=100).print(table)
     clicks = next(iter(found[FORMS[0]].values()))
     print(", ".join(f"{clicks[f'clicks_{age}']} clicks on {age} ads" for age in AGES))
-
-
-def _shown(values: list[float]) -> str:
-    mean, (low, high) = np.mean(values), student_interval(values)
-    return f"{mean:.4f}" if len(values) < 2 else f"{mean:.4f} ± {(high - low) / 2:.4f}"
 
 
 if __name__ == "__main__":

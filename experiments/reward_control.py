@@ -14,23 +14,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.evaluation.lifts import student_interval
-from ega_jax.evaluation.report import read_results, write_results
 from ega_jax.phases.auction import AuctionTraining
-from ega_jax.phases.pretraining import Pretraining
 from ega_jax.phases.reward import reward_phase
 from ega_jax.reward.model import RewardConfig
 from ega_jax.reward.network import RewardSettings
 from ega_jax.setting import part_of
-from ega_jax.systems import training_of
-from ega_jax.training.mesh import data_mesh
-from experiments.common import command, workdirs
+from experiments.common import command
 from experiments.common.runs import measure_reward
+from experiments.common.seeds import mean_shown, measured_by_seed, pretrained_run
 
 flags.adopt_module_key_flags(command)
 KINDS = {"slate": True, "pointwise": False}  # Whether a slot attends to the others.
@@ -40,16 +35,10 @@ _SEEDS = flags.DEFINE_integer("control_seeds", 3, "Number of seeds per model.", 
 
 def main() -> None:
     """Runs the command."""
-    settings, workdir = workdirs.find_workdir()
-    pretraining = Pretraining(settings, workdir, data_mesh())
-    pretraining.check_finished()
-    run = training_of(pretraining, workdir / "systems" / "ega")
-    for seed in range(_SEEDS.value):
-        for kind in KINDS:
-            if str(seed) not in read_results(workdir).get("reward_control", {}).get(kind, {}):
-                found = {kind: {str(seed): measure(run, kind, seed)}}
-                write_results(workdir, {"reward_control": found})
-    print_models(read_results(workdir)["reward_control"], settings.name)
+    run = pretrained_run()
+    measured = lambda kind, seed: measure(run, kind, seed)
+    found = measured_by_seed(run, "reward_control", KINDS, _SEEDS.value, measured)
+    print_models(found, run.settings.name)
 
 
 def measure(run: AuctionTraining, kind: str, seed: int) -> dict[str, float]:
@@ -70,13 +59,8 @@ def print_models(found: Mapping[str, Mapping[str, Any]], title: str) -> None:
         values = {kind: [found[kind][seed][measure] for seed in seeds] for kind in KINDS}
         values["difference"] = [a - b for a, b in zip(*values.values(), strict=True)]
         truth = found["slate"][seeds[0]].get(f"truth_{measure}")
-        table.add_row(measure, *map(_shown, values.values()), f"{truth:.4f}" if truth else "")
+        table.add_row(measure, *map(mean_shown, values.values()), f"{truth:.4f}" if truth else "")
     Console(width=100).print(table)
-
-
-def _shown(values: list[float]) -> str:
-    mean, (low, high) = np.mean(values), student_interval(values)
-    return f"{mean:.4f}" if len(values) < 2 else f"{mean:.4f} ± {(high - low) / 2:.4f}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Retraining the reward model on traffic of the system itself, which users of a market answer.
+"""Retraining the reward model on slates that the system serves and a market's users answer.
 
 A log's slates and those that a system serves have next to nothing in common, so a reward model of
 the log errs most on the slates that the search prefers. Each system may serve some sessions of the
