@@ -21,6 +21,11 @@ class Books:
     book_start: np.ndarray  # [books + 1] int64 first ad of each book, and the number of ads.
     book_id: np.ndarray  # [books] int64 ids by which sessions name them, in the order of the files.
 
+    @property
+    def number(self) -> np.ndarray:
+        """`[n]` int64 the number of each ad's book."""
+        return np.repeat(np.arange(len(self.book_id)), np.diff(self.book_start))
+
     def rows(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """POIs, -1 after the last, and bids of books `[D]` by their numbers, both `[D, A]`."""
         start, stop = self.book_start[number], self.book_start[np.asarray(number) + 1]
@@ -43,7 +48,7 @@ class Books:
         """
         rank = np.empty(len(first_use), np.int64)
         rank[np.argsort(first_use, kind="stable")] = np.arange(len(first_use))
-        when = np.repeat(rank, np.diff(self.book_start))
+        when = rank[self.number]
         of_all = _mean_before(when, self.bid, len(first_use))
         order = np.lexsort((when, self.poi))
         poi, bid = self.poi[order], self.bid[order].astype(np.float64)
@@ -66,7 +71,7 @@ class Books:
           `[n]` float32, currency per click; 0 in books with fewer than `rank` other ads.
         """
         start, size = self.book_start[:-1], np.diff(self.book_start)
-        book = np.repeat(np.arange(len(size)), size)
+        book = self.number
         falling = np.append(past_bids[np.lexsort((-past_bids, book))], 0.0)
         nth = lambda k: np.where(size > k, falling[np.minimum(start + k, len(past_bids))], 0.0)
         last, next_one = (nth(k)[book] for k in (rank - 1, rank))

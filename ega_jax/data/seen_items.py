@@ -30,5 +30,5 @@ def seen_pois(dataset: AdLogDataset, split: str = "pretrain") -> np.ndarray:
         if books is not None:
             named[book_numbers(books.book_id, to_numpy(table["book_id"], np.int64))] = True
     if books is not None:
-        seen[books.poi[np.repeat(named, np.diff(books.book_start))]] = True
+        seen[books.poi[named[books.number]]] = True
     return seen

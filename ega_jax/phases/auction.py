@@ -245,9 +245,8 @@ class AuctionTraining:
         if books is None:
             raise UserError("config.auction.reserves: the log has no books, so no past bids")
         past = books.past_bids(self.dataset.first_uses())
-        number = np.repeat(np.arange(len(books.book_id)), np.diff(books.book_start))
         codes = self.pretraining.generator_config.num_codes
-        category = number * codes + self.pretraining.tokens["poi"].codes[books.poi, 0]
+        category = books.number * codes + self.pretraining.tokens["poi"].codes[books.poi, 0]
         return monopoly_prices(past, category)
 
     @functools.cached_property
