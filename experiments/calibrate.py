@@ -1,6 +1,6 @@
 """Calibrates a simulated market: what its log looks like, and what can be learned from it.
 
-    python -m experiments.calibrate --config=experiments/configs/market.py:small --workdir=DIR \
+    python -m experiments.calibrate --config=experiments/configs/market.py:small --workdir=DIR \\
         --out=DIR [--ipinyou=CSV] [--parts=log,ips]
 
 makes the market's log in the workdir, unless it is there, and writes a table, figures and

@@ -38,7 +38,7 @@ class Levers:
     # Value of a click beside its bid, in currency.
     kappa: chex.Numeric = LeverSettings.kappa
     reserve: chex.Numeric = LeverSettings.reserve  # Minimum bid and price per click, in currency.
-    max_ads: chex.Numeric = 2**30  # Maximum ads in a slate; 0: no ads (in a config: no limit).
+    max_ads: chex.Numeric = 2**30  # Maximum ads in a slate; 0: none (in a config: the log's limit).
     min_gap: chex.Numeric = LeverSettings.min_gap  # Minimum organic items between two ads.
     # The search ignores bids, so no advertiser can influence the menu.
     bid_free: chex.Numeric = LeverSettings.bid_free

@@ -21,7 +21,7 @@ NARROW = {  # Small enough to train on two CPU cores.
     "decoder_blocks": 2,
 }
 ALIGNMENT = {"learning_rate": 1e-3, "kl_weight": 0.5}  # The KL penalty keeps CTR.
-# The learning rates of alignment and CGA and `tiny`'s alpha are the best in `experiments.tune`.
+# The learning rates of alignment and CGA and `tiny`'s alpha are the best of the former market.
 TINY = {
     "data": {"history_length": 16, "market": {"size": "tiny"}},
     "tokenizer": {
