@@ -106,8 +106,10 @@ class Mechanism:
           The slates `[P, B, K]`.
 
         Raises:
-          UserError: as for `allocate`.
+          UserError: no point changes a lever; or as for `allocate`.
         """
+        if not any(points):
+            raise UserError("points: none changes a lever")
         found = [self.arguments(request, rule, **point) for point in points]
         each = [vars(levers) for *_, levers, _ in found]
         names = {name for point in points for name in point}

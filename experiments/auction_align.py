@@ -17,9 +17,12 @@ are added to results.json.
 
 from absl import flags
 
+from ega_jax.auction.pricing import RULES
 from ega_jax.baselines.settings import Settings
 from ega_jax.errors import UserError
+from ega_jax.evaluation.auction import MODEL_MYERSON, MYERSON
 from ega_jax.evaluation.report import print_systems, print_table
+from ega_jax.lever_rules import TRUTHFUL
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import KINDS
 from ega_jax.training.mesh import data_mesh
@@ -40,6 +43,12 @@ def main() -> None:
             f"--system={name} would name a system of the kind {kind}: give it another name, or set "
             f"--config.auction.system={name}"
         )
+    for rule in (*RULES, MYERSON, MODEL_MYERSON, TRUTHFUL):
+        if name.endswith(f"-{rule}"):
+            raise UserError(
+                f"--system={name}: results.json has that name for the slates of "
+                f"{name.removesuffix(f'-{rule}')} at the prices of {rule}; choose another"
+            )
     pretraining = Pretraining(settings, workdir, data_mesh())
     pretraining.check_finished()
     folder = workdir / "systems" / name

@@ -22,7 +22,6 @@ makes the market's log in the workdir, unless it is there, and writes a table, f
 Parts add up: those that are not chosen keep what an earlier run wrote into `--out`.
 """
 
-import json
 import pathlib
 from typing import Any
 
@@ -39,7 +38,7 @@ from ega_jax.evaluation.report import flatten
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.systems import training_of
-from ega_jax.training.files import read_json, replacing
+from ega_jax.training.files import read_json, write_json
 from ega_jax.training.mesh import data_mesh
 from experiments.calibrations.observables import observables
 from experiments.calibrations.propensities import covered
@@ -87,8 +86,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = out / "calibration.json"
     report = (read_json(path) if path.exists() else {}) | report
-    with replacing(path) as written:
-        written.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(path, report)
     if "log" in _PARTS.value:
         _draw(report, prices, out)
     print(_table(report))

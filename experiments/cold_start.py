@@ -11,8 +11,8 @@ shows a new ad.
     python -m experiments.cold_start --workdir=runs/market-small/market-0
 
 Prints means with 95 % Student intervals over seeds, of test sessions and whole books, and adds all
-figures to results.json under `cold_start`; `ega_jax.evaluation.cold_start.by_age` defines them.
-Models are stored in cold_start/; finished models are not trained again.
+figures to results.json under `cold_start, N sessions`. `ega_jax.evaluation.cold_start.by_age`
+defines them. Models are stored in cold_start/; finished models are not trained again.
 """
 
 import dataclasses
@@ -58,7 +58,8 @@ def main() -> None:
     if not is_new.any():
         raise UserError("the training sessions have seen every item: there are no new ones")
     measured = lambda form, seed: measure(run, is_new, form, seed)
-    found = measured_by_seed(run, "cold_start", FORMS, _SEEDS.value, measured)
+    study = f"cold_start, {_SESSIONS.value} sessions"
+    found = measured_by_seed(run, study, FORMS, _SEEDS.value, measured)
     print_rankers(found, run.settings.name)
 
 

@@ -52,7 +52,7 @@ from experiments.common.protocol import TUNING_MARKET, Market, kind_of
 command.define_config()
 flags.adopt_module_key_flags(command)
 _MARKETS = flags.DEFINE_list("markets", ["0", "1", "2"], "Numbers of markets; none: only merge.")
-_ONLY = flags.DEFINE_list("only", None, "Systems to run; default: all.")
+_ONLY = flags.DEFINE_list("only", None, "Systems to run; default: all that the log allows.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder for the tables.")
 _VALUE = flags.DEFINE_integer("value_sessions", 4096, "Sessions for value and responses.", 2)
 _RPM = flags.DEFINE_integer("rpm_sessions", 2048, "Sessions for revenue.", 2)
@@ -61,8 +61,8 @@ _PSI = flags.DEFINE_integer("psi_sessions", 256, "Sessions for regret.", 1)
 
 def main() -> None:
     """Runs the command."""
-    only = list(compared()) if _ONLY.value is None else _ONLY.value
-    command.check_named("system", only, compared())
+    if _ONLY.value is not None:
+        command.check_named("system", _ONLY.value, compared())
     if not all(number.isdecimal() for number in _MARKETS.value):
         raise UserError(f"--markets={','.join(_MARKETS.value)}: each is a number from 0 on")
     if jax.process_count() > 1:
@@ -71,7 +71,8 @@ def main() -> None:
     settings, workdir = workdirs.open_workdir(Settings, free=workdirs.PATHS, check=check)
     sessions = Sessions(_VALUE.value, _RPM.value, _PSI.value)
     market_of = lambda number: Market(int(number), settings, workdir, results, sessions)
-    runs = [(market_of(number), name) for number in _MARKETS.value for name in only]
+    names = systems_for(settings) if _ONLY.value is None else _ONLY.value
+    runs = [(market_of(number), name) for number in _MARKETS.value for name in names]
     for wait, (market, name) in itertools.product((False, True), runs):
         systems = market.workdir / "systems"
         systems.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,11 @@ def check(settings: Settings) -> None:
         raise UserError(
             f"config.auction.rule: tables have EGA at learned prices, {' or '.join(HEADS)}"
         )
+    if settings.allocation.reserve:
+        raise UserError(
+            "config.allocation.reserve: tables compare systems without it; the rows with reserves "
+            "take those of auction.reserves"
+        )
     if settings.data.path and len(_MARKETS.value) > 1:
         raise UserError(
             f"--markets={','.join(_MARKETS.value)}: {settings.data.path} is one log, so one market"
@@ -111,6 +117,12 @@ def check(settings: Settings) -> None:
             f"experiments.tune: measure it alone, with a folder of its own for --results; "
             f"{results_folder()} would have markets {', '.join(map(str, sorted(markets)))}"
         )
+
+
+def systems_for(settings: Settings) -> list[str]:
+    """The systems that a log allows: without books there are no past bids, and no reserves."""
+    has_books = not settings.data.path or (Path(settings.data.path) / "books").is_dir()
+    return [name for name in compared() if has_books or name not in reserved()]
 
 
 def results_folder() -> Path:

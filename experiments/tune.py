@@ -36,7 +36,7 @@ from ega_jax.evaluation.serving import Judge, by_reward_model, figures_of
 from ega_jax.phases.reward import batch_predictor
 from ega_jax.phases.streamed import LARGE, streamed_reward
 from ega_jax.systems import PAPER, UNPRICED, compared
-from ega_jax.training.files import read_json
+from ega_jax.training.files import locked, read_json
 from ega_jax.training.loop import NonFiniteLossError
 from experiments.common import command, workdirs
 from experiments.common.measuring import SLATES_ONLY, Measured, Sessions
@@ -98,9 +98,12 @@ def main() -> None:
     settings, workdir = workdirs.open_workdir(Settings, free=workdirs.PATHS, check=check)
     results = results_folder()
     market = Market(TUNING_MARKET, settings, workdir, results, Sessions(_SESSIONS.value, 1, 1))
+    trials = market.workdir / "tuning"
+    trials.mkdir(parents=True, exist_ok=True)
     for system in _SYSTEMS.value:
         for changes in asked_of(system):
-            try_out(market, system, changes)
+            with locked(trials):  # Another process may tune another system.
+                try_out(market, system, changes)
         print_trials(recorded(results, settings.name, system), f"{system}, {settings.name}")
 
 
@@ -157,8 +160,9 @@ def valued(market: Market, system: str, changes: Mapping[str, Any]) -> dict[str,
     reference = {} if is_reference else try_out(market, REFERENCE, DEFAULTS)
     if "failed" in reference:
         return {"failed": "the reference has failed"}
+    judge = judge_of(market)
     try:
-        frontier = frontier_of(market, system, changes)
+        frontier = frontier_of(market, system, changes, judge)
     except NonFiniteLossError as error:
         return {"failed": str(error)}
     clicks_of = lambda judge: reference.get("frontier", frontier)[0][judge]["ctr_poi"]
@@ -166,12 +170,14 @@ def valued(market: Market, system: str, changes: Mapping[str, Any]) -> dict[str,
     return {"frontier": frontier} | found
 
 
-def frontier_of(market: Market, system: str, changes: Mapping[str, Any]) -> list[dict[str, Any]]:
+def frontier_of(
+    market: Market, system: str, changes: Mapping[str, Any], judge: Judge
+) -> list[dict[str, Any]]:
     """Returns the points of a trial's frontier by each judge, that of its own levers first."""
     label = f"{system}-{number_of(changes)}"
     workdir = market.workdir.name + f"-{label}" * changes_pretraining(changes)
     run = market.open(settings_of(system, changes), workdir, f"tuning/{label}")
-    trial = Measured(run, SLATES_ONLY, market.sessions, "tune", {"judge": judge_of(market)})
+    trial = Measured(run, SLATES_ONLY, market.sessions, "tune", {"judge": judge})
     return [
         {"lever": lever, "setting": setting} | {judge: figures_of(point[judge]) for judge in JUDGES}
         for (lever, setting), point in trial.frontier.items()
@@ -199,14 +205,15 @@ def recorded(results: Path, name: str, system: str) -> list[Record]:
 
 
 def best(records: Sequence[Record], number: int) -> list[Mapping[str, Any]]:
-    """The changes of the best trials by the independent judge.
+    """The changes of the best trials by the independent judge; none of them has failed.
 
     Raises:
       UserError: there are no trials.
     """
-    if not records:
+    valid = [record for record in records if "failed" not in record]
+    if not valid:
         raise UserError(f"--best_of={_BEST_OF.value}: there is no trial of it in {_RESULTS.value}")
-    return [record["changes"] for record in sorted(records, key=_rank, reverse=True)[:number]]
+    return [record["changes"] for record in sorted(valid, key=_rank, reverse=True)[:number]]
 
 
 def _rank(record: Record) -> float:

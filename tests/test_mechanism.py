@@ -64,6 +64,9 @@ def test_slates_along_levers_are_those_of_each_point(make, levers, rule):
         chex.assert_trees_all_close(one, m.allocate(REQUESTS, rule, **point), rtol=1e-5)
     with pytest.raises(UserError, match="kappa"):
         m.allocate_along(REQUESTS, rule, [{"kappa": 1.0}, {"kappa": -1.0}])
+    for nothing in ([], [{}, {}]):
+        with pytest.raises(UserError, match="none changes a lever"):
+            m.allocate_along(REQUESTS, rule, nothing)
 
 
 def test_a_slate_comes_with_the_menu_from_which_it_was_chosen():

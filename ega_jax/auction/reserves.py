@@ -27,9 +27,23 @@ def monopoly_prices(bid: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def _of_others(bid: np.ndarray) -> np.ndarray:
-    """The monopoly price of all others, for each of some falling bids."""
+    """The monopoly price of all others, for each of some falling bids.
+
+    At a price above an ad's own bid, all that pay are others; at one below it, the ad is no payer.
+    """
     place = np.arange(len(bid))
-    num_paying = place + 1 - (place > place[:, None])  # [ad, price] of the others.
-    revenue = np.where(place == place[:, None], 0.0, num_paying * bid)
-    best = revenue.argmax(axis=1)
-    return np.where(revenue[place, best] > 0, bid[best], 0.0)
+    above, below = (place + 1) * bid, place * bid  # Revenue at each bid as price.
+    best_above = _running_argmax(above)
+    best_below = len(bid) - 1 - _running_argmax(below[::-1])[::-1]
+    before, after = np.append(0, best_above[:-1]), np.append(best_below[1:], len(bid) - 1)
+    high = np.where(place > 0, above[before], 0.0)
+    low = np.where(place < len(bid) - 1, below[after], 0.0)
+    price = np.where(high >= low, bid[before], bid[after])
+    return np.where(np.maximum(high, low) > 0, price, 0.0)
+
+
+def _running_argmax(revenue: np.ndarray) -> np.ndarray:
+    """The place of the highest entry up to each; the first of equal ones."""
+    highest = np.maximum.accumulate(revenue)
+    is_new = np.append(True, highest[1:] > highest[:-1])
+    return np.maximum.accumulate(np.where(is_new, np.arange(len(revenue)), 0))

@@ -46,18 +46,20 @@ class Books:
         Returns:
           `[n]` float32, currency per click.
         """
-        rank = np.empty(len(first_use), np.int64)
-        rank[np.argsort(first_use, kind="stable")] = np.arange(len(first_use))
-        when = rank[self.number]
-        of_all = _mean_before(when, self.bid, len(first_use))
-        order = np.lexsort((when, self.poi))
-        poi, bid = self.poi[order], self.bid[order].astype(np.float64)
-        is_first = np.append(True, poi[1:] != poi[:-1])
-        start = np.maximum.accumulate(np.where(is_first, np.arange(len(poi)), 0))
-        before, count = np.cumsum(bid) - bid, np.arange(len(poi)) - start
-        own = (before - before[start]) / np.maximum(count, 1)
-        found = np.empty(len(poi), np.float32)
-        found[order] = np.where(count > 0, own, of_all[when[order]])
+        found = np.zeros(len(self.poi), np.float32)
+        total, count = (np.zeros(self.poi.max(initial=-1) + 1) for _ in range(2))
+        total_of_all, count_of_all = 0.0, 0
+        for book in np.argsort(first_use, kind="stable"):
+            ads = slice(self.book_start[book], self.book_start[book + 1])
+            poi, bid = self.poi[ads], self.bid[ads]
+            own = total[poi] / np.maximum(count[poi], 1)
+            found[ads] = np.where(count[poi] > 0, own, total_of_all / max(count_of_all, 1))
+            total[poi] += bid  # A book has a POI at most once.
+            count[poi] += 1
+            total_of_all, count_of_all = (
+                total_of_all + bid.sum(dtype=float),
+                count_of_all + len(bid),
+            )
         return found
 
     def competing_bids(self, past_bids: np.ndarray, rank: int) -> np.ndarray:
@@ -88,11 +90,3 @@ class Books:
             book_start=ads.offsets,
             book_id=read_numbers(table, "book_id", np.int64),
         )
-
-
-def _mean_before(when: np.ndarray, bid: np.ndarray, number: int) -> np.ndarray:
-    """The mean of the bids before each of `number` times, `[number]` float64; 0 without one."""
-    total = np.bincount(when, weights=bid, minlength=number)
-    count = np.bincount(when, minlength=number)
-    earlier = np.cumsum(total) - total, np.cumsum(count) - count
-    return earlier[0] / np.maximum(earlier[1], 1)

@@ -60,8 +60,9 @@ def _found(ads: RankedAds, row: np.ndarray, poi: np.ndarray) -> float:
     rate = np.where(ads.poi[row] >= 0, ads.rate[row], -np.inf)
     own = np.max(rate, axis=1, where=is_it, initial=-np.inf)[:, None]
     before, tied = (rate > own).sum(axis=1), (rate == own).sum(axis=1)
-    chance = np.clip((FOUND - before) / tied, 0.0, 1.0)
-    return float(np.mean(np.where(is_it.any(axis=1), chance, 0.0)))
+    chance = np.clip((FOUND - before) / np.maximum(tied, 1), 0.0, 1.0)
+    is_ranked = is_it.any(axis=1) & (tied > 0)  # No rate that is not a number is equal to another.
+    return float(np.mean(np.where(is_ranked, chance, 0.0)))
 
 
 def _value_kept(ads: RankedAds, for_sale: np.ndarray, shown: int) -> float:

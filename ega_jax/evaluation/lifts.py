@@ -79,15 +79,16 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The 95 % interval of a statistic by resampling the sessions, the same for all systems.
 
-    A resample in which the statistic is not defined, as where no point of a frontier has as many
-    clicks, counts as lower than all others. An end in such resamples is -infinity.
+    The ends are those of the 2.5 % lowest and highest of the resamples. A resample in which the
+    statistic is not defined, as where no point of a frontier has as many clicks, counts as lower
+    than all others. An end in such resamples is -infinity.
     """
 
     def of_resamples(rows: np.ndarray, axis: int) -> np.ndarray:
         found = statistic([each.of(rows).total for each in outcomes])
         return np.where(np.isnan(found), _UNDEFINED, found)
 
-    found = stats.bootstrap(
+    resampled = stats.bootstrap(
         (np.arange(len(outcomes[0].value)),),
         of_resamples,
         n_resamples=RESAMPLES,
@@ -95,8 +96,10 @@ def bootstrap_interval(
         vectorized=True,
         method="percentile",
         rng=np.random.default_rng(seed),
-    ).confidence_interval
-    low, high = (-np.inf if end < _UNDEFINED / 2 else float(end) for end in found)
+    ).bootstrap_distribution
+    rank = (RESAMPLES + 1) // 40
+    ends = np.sort(resampled)[[rank - 1, -rank]]
+    low, high = (-np.inf if end == _UNDEFINED else float(end) for end in ends)
     return low, high
 
 

@@ -4,7 +4,6 @@ A record is JSON. It stands for itself: records of other machines and days can b
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from ega_jax.evaluation.lifts import (
     value_lift_at_clicks,
 )
 from ega_jax.evaluation.serving import Outcomes, figures_of
-from ega_jax.training.files import read_json, replacing
+from ega_jax.training.files import read_json, write_json
 
 OTHERS = ("mca", "gr")  # Systems that lifts are over.
 VALUED = ("value", "ctr_poi", "ctr_img", "ad_share", "conversions")  # At the system's own levers.
@@ -128,7 +127,7 @@ def read_records(folder: Path, data: Mapping[str, Any]) -> list[Record]:
     records: list[Record] = []
     for path in sorted(folder.glob("*.json")):
         record = read_json(path)
-        if not {"data", "system", "market"} <= record.keys():
+        if not isinstance(record, dict) or not {"data", "system", "market"} <= record.keys():
             raise UserError(f"{path} is no record of a run")
         if record["data"] != data:
             continue
@@ -142,9 +141,7 @@ def read_records(folder: Path, data: Mapping[str, Any]) -> list[Record]:
 
 def write_record(path: Path, record: Record) -> None:
     """Writes the record of a run as JSON; figures that are not finite become `null`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as written:
-        written.write_text(json.dumps(_finite(record), indent=1) + "\n")
+    write_json(path, _finite(record))
 
 
 def _finite(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Reporting results: `results.json`, tables on the terminal, curves."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from ega_jax.training.files import locked, read_json, replacing
+from ega_jax.training.files import locked, read_json, replacing, write_json
 from ega_jax.training.metrics import read_metrics
 
 WIDE = 120  # Least width of a wide table, in characters, whatever the terminal's width.
@@ -23,9 +22,8 @@ def write_results(workdir: Path, results: Mapping[str, Any]) -> Path:
     removes a key. Several processes may write the same file.
     """
     path = Path(workdir) / "results.json"
-    with locked(path.parent), replacing(path) as written:
-        merged = _merged(read_results(workdir), results)
-        written.write_text(json.dumps(_each(_null, merged), indent=2) + "\n")
+    with locked(path.parent):
+        write_json(path, _each(_null, _merged(read_results(workdir), results)))
     return path
 
 

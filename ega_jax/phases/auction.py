@@ -139,7 +139,11 @@ class AuctionTraining:
         """The system with its payment rules; unfinished phases are trained first.
 
         Its models are trained without the reserves of `auction.reserves`.
+
+        Raises:
+          UserError: there are to be reserves, and the log has no books.
         """
+        reserves = self.reserves  # Raises before anything is trained.
         mechanism = Mechanism(
             system=self.system,
             networks=self.networks,
@@ -147,9 +151,9 @@ class AuctionTraining:
             levers=self.levers,
             rule=self.settings.auction.rule,
         )
-        if self.reserves is None:
+        if reserves is None:
             return mechanism
-        return mechanism.with_book(self.book(self.levers, self.reserves))
+        return mechanism.with_book(self.book(self.levers, reserve=reserves))
 
     @property
     def reward_config(self) -> RewardConfig:
@@ -209,9 +213,14 @@ class AuctionTraining:
             scope=settings.scope,
         )
 
-    def book(self, levers: Levers, reserve: np.ndarray | None = None) -> AdBook | None:
-        """The books of the log as the search sees them; None without books."""
-        ledger = self.ledger(levers, reserve=reserve)
+    def book(
+        self,
+        levers: Levers,
+        search_bid: np.ndarray | None = None,
+        reserve: np.ndarray | None = None,
+    ) -> AdBook | None:
+        """The books of `ledger` as the search sees them; None without books."""
+        ledger = self.ledger(levers, search_bid, reserve)
         return None if ledger is None else ledger.book
 
     def truthful_book(self, levers: Levers) -> AdBook | None:
@@ -226,8 +235,7 @@ class AuctionTraining:
         past, reserve = books.past_bids(self.dataset.first_uses()), None
         if settings.reserve_rank and settings.token_value == "bid":
             reserve = books.competing_bids(past, settings.reserve_rank)
-        ledger = self.ledger(levers, past, reserve)
-        return None if ledger is None else ledger.book
+        return self.book(levers, past, reserve)
 
     @functools.cached_property
     def reserves(self) -> np.ndarray | None:

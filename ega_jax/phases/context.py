@@ -4,7 +4,6 @@ Models keep it, so that a longer log does not shift what they read.
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 from ega_jax.data.ad_logs import AdLogDataset
 from ega_jax.data.pipeline import Dataset
 from ega_jax.errors import UserError
-from ega_jax.training.files import read_json, replacing
+from ega_jax.training.files import read_json, write_json
 from ega_jax.types import ContextScale
 
 FILE = "context.json"  # In the workdir; absent if the log has no context.
@@ -47,9 +46,7 @@ def context_scale(dataset: Dataset, workdir: Path) -> ContextScale:
         return ContextScale()
     scale = measure(dataset.recorded_in("pretrain", "context"))
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as written:
-            written.write_text(json.dumps(dataclasses.asdict(scale)) + "\n")
+        write_json(path, dataclasses.asdict(scale))
     return scale
 
 

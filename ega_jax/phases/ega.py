@@ -15,6 +15,7 @@ from ega_jax.auction.system import Levers
 from ega_jax.data import pipeline
 from ega_jax.generation.decoder import Decoder
 from ega_jax.generation.generator import GeneratorDecoder
+from ega_jax.lever_rules import check_book_levers
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.requests import request_of
 from ega_jax.setting import part_of
@@ -36,7 +37,15 @@ def train_ega(run: AuctionTraining) -> EGA:
 
 
 def ega_with(run: AuctionTraining, params: Params) -> EGA:
-    """Returns EGA with the given parameters of the generator."""
+    """Returns EGA with the given parameters of the generator.
+
+    Raises:
+      UserError: the order of ads in the log's books does not serve the levers.
+    """
+    book, levers = run.book(run.levers), vars(run.levers)
+    if book is not None:
+        takes_means = run.settings.allocation.token_bid == "mean"
+        check_book_levers(levers, bool(book.follows_bids), takes_means)
     search = part_of(run.settings.allocation, SearchSettings)
     config = EGAConfig(reward=run.reward_config, **search)
     decoder = GeneratorDecoder(params, run.pretraining.generator_config)
@@ -44,7 +53,7 @@ def ega_with(run: AuctionTraining, params: Params) -> EGA:
         reward=run.reward,
         items=run.items,
         config=config,
-        book=run.book(run.levers),
+        book=book,
         decoder=decoder,
     )
 

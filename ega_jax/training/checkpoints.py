@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 
 from ega_jax.errors import UserError
-from ega_jax.training.files import read_json, replacing
+from ega_jax.training.files import read_json, write_json
 
 KEPT = 2  # Newest checkpoints of a phase that stay on disk.
 
@@ -178,8 +178,8 @@ def check_workdir(
 ) -> None:
     """Binds a workdir to a config: writes `config.json`, or compares it with the one there.
 
-    If the workdir and its folders hold only `config.json`, nothing was made with the old config
-    yet: the workdir is bound to the new one.
+    If the workdir and its folders hold no file but `config.json`, nothing was made with the old
+    config yet: the workdir is bound to the new one.
 
     Args:
       workdir: the folder; made if absent.
@@ -201,14 +201,12 @@ def check_workdir(
                 f"{workdir} was created with another config; restore these fields or choose "
                 "another workdir:\n" + "\n".join(differences)
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as written:
-        written.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_json(path, config)
 
 
 def _is_made(path: Path) -> bool:
-    """Whether a path in a workdir is more than a `config.json` or a folder of one."""
-    return not any(path.iterdir()) if path.is_dir() else path.name != "config.json"
+    """Whether a path in a workdir is a file other than a `config.json`."""
+    return path.is_file() and path.name != "config.json"
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any]:

@@ -29,6 +29,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no JSON: {error}") from error
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file as a whole, and makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as written:
+        written.write_text(json.dumps(value, indent=2) + "\n")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Replaces a file atomically: the caller writes a temporary file, which is renamed to `path`.

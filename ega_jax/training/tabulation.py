@@ -24,6 +24,7 @@ def tabulated(
     rows_of: Callable[[int], Columns],
     batch_size: int,
     name: str = "tabulating",
+    made_of: Mapping[str, Any] | None = None,
 ) -> Columns:
     """Computes a table, or reads it if it is already finished.
 
@@ -31,28 +32,30 @@ def tabulated(
 
     Args:
       path: the folder of the table; an unfinished table holds the batches computed so far.
-      num_batches: the number of batches.
+      num_batches: the number of batches; above 0.
       rows_of: computes the columns `[rows, ...]` of the batch with a given number.
       batch_size: the rows that a batch is made of; a saved table has to be of as many.
       name: what the progress report calls it.
+      made_of: what else a saved table has to be of, such as its log.
 
     Returns:
       Columns of all batches' rows, in order, on the host.
 
     Raises:
       Interrupted: the process got SIGTERM or Ctrl-C; the finished batches are saved.
-      UserError: the saved table is of other batches.
+      UserError: the saved table is of something else; names it.
     """
-    made_of = {"of": num_batches, "batch_size": batch_size}
+    made_of = {"batches": num_batches, "batch_size": batch_size} | dict(made_of or {})
     parts, done, start = [], 0, time.perf_counter()
     if is_complete(path):
         known = read_metadata(path)
-        if {name: known[name] for name in made_of} != made_of:
-            raise UserError(
-                f"{path} is of {known['of']} batches of {known['batch_size']}, not {num_batches} "
-                f"of {batch_size}: remove it, or use as many devices as before"
-            )
-        parts, done = [read_arrays(path)], known["batches"]
+        for what, wanted in made_of.items():
+            if known["made_of"].get(what) != wanted:
+                raise UserError(
+                    f"{path} has {what} {known['made_of'].get(what)}, not {wanted}: remove it, or "
+                    "use the devices and settings that it was made with"
+                )
+        parts, done = [read_arrays(path)], known["done"]
         start -= known["seconds"]
     joined = lambda: jax.tree.map(lambda *x: np.concatenate(x), *parts)
     if done == num_batches:
@@ -66,7 +69,7 @@ def tabulated(
             if stopping or done == num_batches or done % -(-num_batches // SAVES) == 0:
                 parts = [joined()]
                 seconds = time.perf_counter() - start
-                save_tree(path, parts[0], made_of | {"batches": done, "seconds": seconds})
+                save_tree(path, parts[0], {"made_of": made_of, "done": done, "seconds": seconds})
             if stopping:
                 raise Interrupted(
                     f"{name} stopped after {done} of {num_batches} batches, saved in {path}; "

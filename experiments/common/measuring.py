@@ -6,11 +6,10 @@ where it stopped, and other systems of the market are compared with it later.
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ega_jax.auction.reserves import NO_RESERVES
@@ -25,7 +24,7 @@ from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.requests import real_requests, real_rows, request_of
 from ega_jax.setting import leaves
 from ega_jax.training.checkpoints import read_metadata
-from ega_jax.training.files import read_json, replacing
+from ega_jax.training.files import read_json, write_json
 from ega_jax.training.mesh import fill_devices
 from ega_jax.training.metrics import metrics_files, read_metrics
 from ega_jax.training.tabulation import tabulated
@@ -125,7 +124,7 @@ class Measured:
             found = judge_batch(mechanism, mechanism.levers, batch, truth, losing)
             return {judge: dataclasses.asdict(each) for judge, each in found.items()}
 
-        table = self._table("psi", self.sessions.psi, judged)
+        table = self._table("psi", self.sessions.psi, judged, num_losing=losing)
         return {judge: Judged(**columns) for judge, columns in table.items()}
 
     @property
@@ -139,10 +138,7 @@ class Measured:
             each = itertools.cycle(each_alone(some))
             times = latencies(lambda: mechanism.allocate(next(each), self.rule), LATENCY_LIMIT_S)
             flops = flops_per_request(mechanism, some, self.rule).mean()
-            costs = {"ms": percentiles(times)["p50_ms"], "flops": float(flops)}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as written:
-                written.write_text(json.dumps(costs, indent=2) + "\n")
+            write_json(path, {"ms": percentiles(times)["p50_ms"], "flops": float(flops)})
         return read_json(path)
 
     @property
@@ -151,7 +147,8 @@ class Measured:
         workdir, folder = self.run.pretraining.workdir, self.run.folder
         places = (*shared_phases(workdir), folder)
         logs = [path for place in places for path in metrics_files(place)]
-        spent = {path.stem: read_metrics(path)[-1]["elapsed_seconds"] for path in logs}
+        logged = {path.stem: read_metrics(path) for path in logs}  # Nothing if it failed at once.
+        spent = {phase: each[-1]["elapsed_seconds"] for phase, each in logged.items() if each}
         tables = [path.parent for path in sorted(folder.glob("*/*/metadata"))]
         tables = [path for path in tables if path.parent.name in ("tables", "measured")]
         return spent | {path.name: read_metadata(path)["seconds"] for path in tables}
@@ -206,16 +203,15 @@ class Measured:
         def outcomes(batch: Batch) -> dict[str, Any]:
             settings = [{lever: value} for lever, value in points]
             found = served_along(self.run.mechanism, batch, judges, rule, settings)
-            plain = [{judge: vars(each) for judge, each in point.items()} for point in found]
-            return jax.tree.map(lambda *x: np.stack(x, axis=1), *plain)
+            return {
+                str(n): {judge: dict(vars(each)) for judge, each in point.items()}
+                for n, point in enumerate(found)
+            }
 
         part = "-".join(["value", *(f"{lever}-{value:g}" for lever, value in points)])
         table = self._table(part, num_sessions, outcomes, f"frontier of {len(points)} points")
         return [
-            {
-                judge: Outcomes(**{name: x[:, n] for name, x in columns.items()})
-                for judge, columns in table.items()
-            }
+            {judge: Outcomes(**columns) for judge, columns in table[str(n)].items()}
             for n in range(len(points))
         ]
 
@@ -225,12 +221,20 @@ class Measured:
         num_sessions: int,
         rows_of: Callable[[Batch], dict[str, Any]],
         title: str = "",
+        **made_of: Any,
     ) -> Mapping[str, Any]:
         """What `rows_of` tells of the batches of some sessions; progress shows title or part."""
-        batches, part = self.batches(num_sessions), part + self._reserves
-        path = self.run.folder / "measured" / f"{part}-{self.split}-{num_sessions}"
+        batches = self.batches(num_sessions)
         name, size = f"{self.run.name}: {title or part}", len(real_rows(batches[0]))
-        return tabulated(path, len(batches), lambda number: rows_of(batches[number]), size, name)
+        rows_of_batch = lambda number: rows_of(batches[number])
+        made_of |= vars(self.run.dataset.summary)  # Another log has other counts.
+        path = self.path(part, num_sessions)
+        return tabulated(path, len(batches), rows_of_batch, size, name, made_of)
+
+    def path(self, part: str, num_sessions: int) -> Path:
+        """Where a measurement is kept."""
+        name = f"{part}{self._reserves}-{self.split}-{num_sessions}"
+        return self.run.folder / "measured" / name
 
     def requests(self, num_sessions: int) -> Batch:
         """The requests of `batches` together."""

@@ -113,8 +113,10 @@ class Market:
         others = {other: self._measured(other).served for other in self._others(name)}
         found = {"rule": own.rule} | record_of(own.results, others) | {"seconds": own.seconds}
         found |= {"samples": own.samples}
-        judged = systems(own.psi, own.run.name, own.run.settings.auction.rule)
-        write_results(own.run.pretraining.workdir, {"systems": judged})
+        settings = own.run.settings.auction
+        if settings.reserves == NO_RESERVES:  # Such figures have no name in results.json.
+            judged = systems(own.psi, own.run.name, settings.rule)
+            write_results(own.run.pretraining.workdir, {"systems": judged})
         self._write(name, found)
 
     def fail(self, name: str, reason: str) -> None:
@@ -130,11 +132,16 @@ class Market:
         return Measured(self._open(name), rule, self.sessions)
 
     def _open(self, name: str) -> AuctionTraining:
-        """The training of a compared system, measured with its own reserves."""
-        folder_name, trained_as = self.folders_of(name)
+        """The training of a compared system, measured with its own reserves.
+
+        They are set in memory alone: the folder keeps the settings that it was trained with.
+        """
+        workdir, trained_as = self.folders_of(name)
+        run = self.open(compared()[trained_as], workdir, f"systems/{trained_as}")
         reserves = self.settings.changed(compared()[name]).auction.reserves
-        changes = {**compared()[trained_as], "auction.reserves": reserves}
-        return self.open(changes, folder_name, f"systems/{trained_as}")
+        settings = run.settings.changed({"auction.reserves": reserves})
+        pretraining = dataclasses.replace(run.pretraining, settings=settings)
+        return dataclasses.replace(run, pretraining=pretraining)
 
     def folders_of(self, name: str) -> tuple[str, str]:
         """Returns the names of a run's workdir and system folder.
@@ -195,7 +202,9 @@ def read_own_record(path: Path, asked: Mapping[str, Any]) -> Record:
       UserError: it is not; names the first field that differs.
     """
     record = read_json(path)
-    known, wanted = (flatten_dict({key: x[key] for key in asked}, sep=".") for x in (record, asked))
+    known, wanted = (
+        flatten_dict({key: x.get(key, {}) for key in asked}, sep=".") for x in (record, asked)
+    )
     for field in sorted(known.keys() | wanted.keys()):
         if known.get(field) != wanted.get(field):
             raise UserError(

@@ -154,9 +154,9 @@ def train_and_measure(run: AuctionTraining) -> dict[str, Any]:
         "systems": measure_systems(run, mechanism),
         "auction_seconds": {name: time.perf_counter() - start},
     }
-    # Removes the scores that an earlier run with another payment rule stored under this name.
-    write_results(workdir, {"systems": {f"{name}-{mechanism.rule}": None}})
-    write_results(workdir, results)
+    # An earlier run with another payment rule may have stored scores under this name.
+    systems = results["systems"] | {f"{name}-{mechanism.rule}": None}
+    write_results(workdir, results | {"systems": systems})
     return results
 
 
@@ -237,7 +237,7 @@ def _judged_folder(run: AuctionTraining, split: str) -> Path:
     return run.folder / "judged" / split
 
 
-def _judged_under(run: AuctionTraining) -> dict[str, int]:
+def _judged_under(run: AuctionTraining) -> dict[str, Any]:
     """The settings that may change in a system's folder, and change what is judged."""
-    settings = run.settings.auction
-    return {"num_sessions": settings.num_sessions, "num_losing": settings.num_losing}
+    settings, names = run.settings.auction, ("num_sessions", "num_losing", "batch_size", "reserves")
+    return {name: getattr(settings, name) for name in names} | vars(run.dataset.summary)

@@ -6,7 +6,6 @@ Measurements are kept in the system's folder and read again by a later report.
 import collections
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ from ega_jax.phases.requests import request_of
 from ega_jax.reporting.overview import RunFacts
 from ega_jax.reporting.slates import ExplainedSlate
 from ega_jax.reporting.systems import Measurements
-from ega_jax.training.files import read_json, replacing
+from ega_jax.training.files import read_json, write_json
 from ega_jax.training.tabulation import tabulated
 from experiments.common.measuring import Measured, Sessions
 from experiments.common.runs import kept_judged, truth_of
@@ -80,13 +79,17 @@ class Study:
         seller = Seller(self.run.mechanism, books, ledger, size)
         judge = list(judges_of(truth_of(self.run)).values())[-1]
         pois = self.accounts.by_spend()[:LANDSCAPES].tolist()
+        if not pois:
+            return []
 
         def rows_of(number: int) -> dict[str, Any]:
             found = landscape(seller, pois[number], self._offering(pois[number]), judge)
             return {name: np.asarray(value)[None] for name, value in vars(found).items()}
 
-        path = self.run.folder / "measured" / f"landscapes-{self.rule}-test-{self.num_sessions}"
-        table = tabulated(path, len(pois), rows_of, 1, f"{self.run.name}: bid landscapes")
+        path = self._under(self.rule).path(f"landscapes-{self.rule}", self.num_sessions)
+        made_of = {"pois": pois} | vars(self.run.dataset.summary)
+        title = f"{self.run.name}: bid landscapes"
+        table = tabulated(path, len(pois), rows_of, 1, title, made_of)
         rows = [{name: column[row] for name, column in table.items()} for row in range(len(pois))]
         return [
             Landscape(**row | {"poi": int(row["poi"]), "requests": int(row["requests"])})
@@ -96,13 +99,12 @@ class Study:
     @functools.cached_property
     def slates(self) -> list[ExplainedSlate]:
         """A few slates, explained; of sessions that are spread evenly."""
-        path = self.run.folder / "measured" / f"explained-{self.rule}-test.json"
+        own = self._under(self.rule)
+        path = own.path(f"explained-{self.rule}", self.num_sessions) / "slates.json"
         if not path.exists():
-            batches = self._under(self.rule).batches(self.num_sessions)
+            batches = own.batches(self.num_sessions)
             chosen = batches[:: -(-len(batches) // EXPLAINED)]
-            slates = [self._explained(batch) for batch in chosen]
-            with replacing(path) as written:
-                written.write_text(json.dumps({"slates": slates}) + "\n")
+            write_json(path, {"slates": [self._explained(batch) for batch in chosen]})
         return [ExplainedSlate(**slate) for slate in read_json(path)["slates"]]
 
     def _explained(self, batch: Mapping[str, Any]) -> dict[str, Any]:

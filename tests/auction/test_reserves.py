@@ -30,6 +30,14 @@ def test_an_own_bid_does_not_move_the_own_reserve():
         assert monopoly_prices(changed, group)[ad] == before[ad]
 
 
+def test_a_large_group_needs_no_pairs():
+    bid = np.random.default_rng(0).lognormal(size=200_000)
+    price = monopoly_prices(bid, np.zeros(len(bid), np.int32))
+    best = max(revenue(bid, each) for each in np.sort(bid)[::2000])
+    assert (revenue(bid, np.unique(price)[0]) / best) >= 1 - 1e-3
+    assert len(np.unique(price)) <= 3  # Hardly any ad moves the price of the others.
+
+
 def test_an_ad_alone_has_no_reserve():
     np.testing.assert_array_equal(monopoly_prices(np.array([3.0, 2.0]), np.array([1, 0])), 0.0)
     two = monopoly_prices(np.array([3.0, 2.0]), np.array([1, 1]))

@@ -73,6 +73,19 @@ def test_resamples_that_no_frontier_reaches_count_as_lowest():
     assert high == pytest.approx(20.0)
 
 
+def test_an_end_is_a_resample_or_minus_infinity():
+    """However many resamples are undefined, an end is no mean of some that are and some not."""
+    value = outcomes(np.random.default_rng(0).lognormal(size=100))
+
+    def above(least):
+        return lambda totals: np.where(totals[0].value < least, np.nan, totals[0].value)
+
+    lows = [bootstrap_interval(above(least), [value])[0] for least in np.linspace(100, 200, 81)]
+    assert -np.inf in lows
+    assert np.isfinite(lows[0])
+    assert all(low == -np.inf or low >= 100 for low in lows)
+
+
 def test_bootstrap_intervals_cover_a_known_lift():
     rng, held = np.random.default_rng(1), 0
     for number in range(200):

@@ -1,5 +1,7 @@
 """Old and new ads apart, against loops over every ad; and what an id-based ranker reads."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,11 @@ def chance(ads, row, poi):
     own = ads.rate[row, there[0]]
     places = (rates > own).sum() + np.arange((rates == own).sum())
     return (places < FOUND).mean()
+
+
+def test_a_rate_that_is_no_number_finds_nothing(ads, is_new):
+    lost = dataclasses.replace(ads, rate=np.full((D, A), np.nan))
+    assert by_age(lost, is_new, MOST)["recall@10_old"] == 0.0
 
 
 @pytest.mark.parametrize("age", AGES)

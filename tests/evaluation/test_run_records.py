@@ -69,6 +69,9 @@ def test_records_of_one_kind_of_data_are_read_back(tmp_path):
     write_record(runs / "copy.json", found[0])
     with pytest.raises(UserError, match=r"copy\.json and .*0\.json|0\.json and .*copy\.json"):
         read_records(runs, {"world": "synthetic"})
+    (runs / "copy.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"copy\.json is no record of a run"):
+        read_records(runs, {"world": "synthetic"})
     write_record(runs / "copy.json", {"trial": 1})
     with pytest.raises(UserError, match=r"copy\.json is no record of a run"):
         read_records(runs, {"world": "synthetic"})

@@ -213,6 +213,14 @@ def test_one_kind_of_system_does_not_get_the_name_of_another(finished):
     assert not (workdir / "systems" / "mca").exists()
 
 
+@pytest.mark.parametrize("rule", ["gsp", "truthful", "myerson_model"])
+def test_no_system_gets_the_name_of_anothers_prices(finished, rule):
+    config, workdir = finished
+    with pytest.raises(ValueError, match=f"ega at the prices of {rule}"):
+        align(config, workdir, f"ega-{rule}")
+    assert not (workdir / "systems" / f"ega-{rule}").exists()
+
+
 @pytest.mark.slow
 def test_a_sweep_trains_other_sizes_in_workdirs_of_their_own(finished, monkeypatch):
     config, workdir = finished

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import shutil
+import types
 
 import chex
 import jax
@@ -12,17 +13,19 @@ import numpy as np
 import pytest
 from tiny_runs import Flag
 
+from ega_jax.auction.reserves import MONOPOLY, NO_RESERVES
 from ega_jax.baselines.cascade import cga, cross_dqn
 from ega_jax.baselines.cascade.training import Cascade
 from ega_jax.data.ad_logs import AdLogDataset
+from ega_jax.errors import UserError
 from ega_jax.evaluation.comparison import COLUMNS
 from ega_jax.evaluation.records import COSTS, LIFTS, VALUED, write_record
 from ega_jax.mechanism import Mechanism
-from ega_jax.phases.auction import AuctionTraining
+from ega_jax.phases.auction import AuctionTraining, SystemKind
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.phases.requests import request_of
 from ega_jax.reward import model
-from ega_jax.systems import compared
+from ega_jax.systems import compared, reserved
 from ega_jax.training.checkpoints import ConfigMismatchError, check_workdir, read_config
 from ega_jax.training.files import read_json
 from ega_jax.training.loop import NonFiniteLossError
@@ -369,6 +372,60 @@ def test_a_record_of_other_settings_is_named(tabulated, tmp_path, monkeypatch):
         ValueError, match=r"0-mca\.json has config\.payment\.num_reports \d+, not 4"
     ):
         run_command(config.changed({"payment.num_reports": 4}), tmp_path, monkeypatch)
+
+
+def test_a_record_of_something_else_is_named(tmp_path):
+    write_record(tmp_path / "other.json", {"system": "mca"})
+    with pytest.raises(ValueError, match=r"other\.json has asked\.value None, not 8"):
+        protocol.read_own_record(tmp_path / "other.json", {"asked": {"value": 8}})
+
+
+def market_of(tabulated):
+    config, root = tabulated
+    sessions = measuring.Sessions(8, 4, 4)
+    return protocol.Market(0, config, root / "run", root / "results", sessions)
+
+
+def test_reserves_change_neither_the_settings_nor_the_scores_of_their_system(
+    tabulated, monkeypatch
+):
+    place, written = market_of(tabulated), []
+    run = place._open("ega-reserves")
+    assert run.settings.auction.reserves == MONOPOLY
+    assert read_config(place.workdir / "systems" / "ega")["auction"]["reserves"] == NO_RESERVES
+    with pytest.raises(UserError, match=r"config\.auction\.reserves: the log has no books"):
+        _ = dataclasses.replace(run, kind=SystemKind(lambda _: pytest.fail("trained"))).mechanism
+    found = types.SimpleNamespace(
+        run=run, rule="rate", results=None, served=None, seconds={}, samples={}, psi={}
+    )
+    monkeypatch.setattr(protocol.Market, "_measured", lambda *_: found)
+    monkeypatch.setattr(protocol.Market, "_write", lambda _, name, found: written.append(name))
+    monkeypatch.setattr(protocol, "record_of", lambda *_: {})
+    monkeypatch.setattr(protocol, "write_results", lambda *_: pytest.fail("overwritten"))
+    place.measure("ega-reserves")
+    assert written == ["ega-reserves"]
+
+
+def test_a_log_without_books_has_no_rows_with_reserves(finished):
+    assert tables.systems_for(market.settings("tiny")) == list(compared())
+    assert set(tables.systems_for(finished[0])) == set(compared()) - set(reserved())
+
+
+def test_a_phase_that_failed_at_once_took_no_time(tabulated):
+    folder = market_of(tabulated).workdir / "stages" / "broken" / "metrics"
+    folder.mkdir(parents=True)
+    (folder / "broken.jsonl").touch()
+    run = runs.find_system(market_of(tabulated).workdir, "ega")
+    seconds = measuring.Measured(run, "gsp", measuring.Sessions(8, 4, 4)).seconds
+    assert "broken" not in seconds
+    assert seconds["alignment"] > 0
+    shutil.rmtree(folder.parent)
+
+
+def test_tables_with_a_reserve_are_refused(finished, tmp_path, monkeypatch):
+    config = finished[0].changed({"allocation.reserve": 1.0})
+    with pytest.raises(ValueError, match=r"config\.allocation\.reserve: .* without it"):
+        run_command(config, tmp_path, monkeypatch)
 
 
 def test_one_log_is_one_market(finished, tmp_path, monkeypatch):

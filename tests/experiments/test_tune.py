@@ -37,13 +37,14 @@ def asked(tmp_path, monkeypatch):
     }
     made = []
 
-    def measured(_, system, changes):
+    def measured(_, system, changes, judge):
         made.append((system, tune.title_of(changes)))
         if made[-1] not in found:
             raise NonFiniteLossError("the loss is nan at step 3")
         return found[made[-1]]
 
     monkeypatch.setattr(tune, "frontier_of", measured)
+    monkeypatch.setattr(tune, "judge_of", lambda _: None)
     monkeypatch.setattr(tune, "_ASKED_BY", Flag("a person"))
     place = Market(TUNING_MARKET, market.settings("tiny"), tmp_path, tmp_path, Sessions(8, 1, 1))
     for changes in ({}, {"one_rec.strength": 0.5}, {"alignment.learning_rate": 1e-4}):
@@ -92,11 +93,23 @@ def test_a_trial_that_fails_is_recorded(asked, capsys):
     assert tune.try_out(place, "gr", failing)["failed"] == "the loss is nan at step 3"
     count = len(made)
     records = tune.recorded(place.results, place.settings.name, "gr")
-    assert failing in tune.best(records, 4)[2:]
+    assert len(tune.best(records, 4)) == 3, "those that failed are not made again"
     tune.print_trials(records, "gr")
     assert "failed" in capsys.readouterr().out
     assert tune.try_out(place, "gr", failing)["failed"]
     assert len(made) == count
+
+
+def test_a_judge_that_fails_is_no_failure_of_a_trial(asked, monkeypatch):
+    def failing(_):
+        raise NonFiniteLossError("the loss is nan at step 9")
+
+    place, _ = asked
+    monkeypatch.setattr(tune, "judge_of", failing)
+    trial = {"one_rec.strength": 0.7}
+    with pytest.raises(NonFiniteLossError):
+        tune.try_out(place, "gr", trial)
+    assert not tune.record_path(place.results, place.settings.name, "gr", trial).exists()
 
 
 def test_a_record_of_other_sessions_is_named(asked):
@@ -150,7 +163,7 @@ def test_a_trial_is_judged_by_a_model_that_no_system_sees(tmp_path, monkeypatch)
         alignment={"num_steps": 0},
     )
     place = Market(TUNING_MARKET, settings, tmp_path / "work", tmp_path, Sessions(8, 1, 1))
-    found = tune.frontier_of(place, "ega", {"allocation.alpha": 1.2})
+    found = tune.frontier_of(place, "ega", {"allocation.alpha": 1.2}, tune.judge_of(place))
     assert [p["lever"] for p in found] == ["own", "alpha", "kappa", "kappa"]
     for each in found:
         assert each.keys() == {"lever", "setting", "truth", "judge"}

@@ -162,13 +162,14 @@ def test_workdir_takes_its_first_config_and_accepts_it_again(tmp_path):
 def test_a_workdir_that_holds_nothing_else_is_bound_anew(tmp_path):
     check_workdir(tmp_path, CONFIG)
     check_workdir(tmp_path / "tokenizers", CONFIG)
+    (tmp_path / "systems").mkdir()
     check_workdir(tmp_path, changed("model", width=16))
     assert read_config(tmp_path)["model"]["width"] == 16
 
 
 def test_workdir_of_another_config_names_every_field_that_differs(tmp_path):
     check_workdir(tmp_path, CONFIG)
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data.parquet").touch()
     other = changed("model", width=16, depth=2)
     del other["steps"]
     with pytest.raises(ConfigMismatchError) as caught:
@@ -188,7 +189,7 @@ def test_free_fields_may_change_and_the_file_follows(tmp_path, free):
     check_workdir(tmp_path, changed("data", path="beauty") | {"steps": 99}, free=free)
     assert read_config(tmp_path)["data"]["path"] == "beauty"
     assert read_config(tmp_path)["steps"] == 99
-    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics.jsonl").touch()
     with pytest.raises(ConfigMismatchError, match=r"model\.width"):
         check_workdir(tmp_path, changed("model", width=1), free=free)
 

@@ -67,9 +67,12 @@ def test_stopped_at_any_batch_it_goes_on_from_there(tmp_path, signum):
 
 def test_a_table_of_other_batches_is_refused(tmp_path):
     made(tmp_path / "table", Toy())
-    for number, size in ((NUM_BATCHES - 1, SIZE), (NUM_BATCHES, SIZE + 1)):
-        with pytest.raises(UserError, match=f"is of {NUM_BATCHES} batches of {SIZE}, not"):
-            tabulated(tmp_path / "table", number, Toy(), size)
+    with pytest.raises(UserError, match=f"has batches {NUM_BATCHES}, not {NUM_BATCHES - 1}"):
+        tabulated(tmp_path / "table", NUM_BATCHES - 1, Toy(), SIZE)
+    with pytest.raises(UserError, match=f"has batch_size {SIZE}, not {SIZE + 1}"):
+        tabulated(tmp_path / "table", NUM_BATCHES, Toy(), SIZE + 1)
+    with pytest.raises(UserError, match="has num_rows None, not 7"):
+        tabulated(tmp_path / "table", NUM_BATCHES, Toy(), SIZE, made_of={"num_rows": 7})
 
 
 def test_what_fails_loses_a_tenth_at_most(tmp_path):
