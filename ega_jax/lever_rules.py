@@ -57,26 +57,26 @@ def checked_levers(defaults: Mapping[str, Any], changes: Mapping[str, Any]) -> d
     return {name: jnp.asarray(value, types[name]) for name, value in values.items()}
 
 
-def check_book_levers(levers: Mapping[str, Any], follows_bids: bool, takes_means: bool) -> None:
+def check_book_levers(levers: Mapping[str, Any], smoothing: float, takes_means: bool) -> None:
     """Refuses levers that the order of ads in a book does not serve.
 
     Args:
       levers: the levers of one call.
-      follows_bids: whether the book stands in the order of live bids.
+      smoothing: weight of past bids in the book's order, from 0 to 1.
       takes_means: whether a token's bid is the mean of its ads' bids.
 
     Raises:
       UserError: names lever and book.
     """
     bid_free = bool(levers["bid_free"])
-    if follows_bids and bid_free:
+    if smoothing < 1 and bid_free:
         raise UserError(
-            "the search is bid-free and the book in the order of live bids: give a book with "
+            "the search is bid-free and live bids are in the book's order: give a book with "
             "search_bid"
         )
-    if not follows_bids and not bid_free:
+    if smoothing == 1 and not bid_free:
         raise UserError("the book has a search_bid of its own: set bid_free=True")
-    if float(levers["reserve"]) > 0 and (bid_free or takes_means):
+    if float(levers["reserve"]) > 0 and (smoothing > 0 or takes_means):
         raise UserError(
             f"reserve is {levers['reserve']}: without an order of bids, give the book reserves of "
             "its own and set reserve=0"

@@ -172,7 +172,7 @@ class Mechanism:
         book = self.system.book
         reads_order = isinstance(request, BookRequest) and self.system.reads_search_bids
         if reads_order and book is not None:
-            check_book_levers(vars(levers), bool(book.follows_bids), self.takes_means)
+            check_book_levers(vars(levers), float(book.smoothing), self.takes_means)
 
     @property
     def takes_means(self) -> bool:

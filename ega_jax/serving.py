@@ -134,7 +134,7 @@ class ExportedMechanism:
         """Refuses levers that the book's order does not serve."""
         facts, book = self.description.book, self.book
         if facts is not None and book is not None and facts["reads_search_bids"]:
-            check_book_levers(levers, bool(book["follows_bids"]), facts["takes_means"])
+            check_book_levers(levers, float(book["smoothing"]), facts["takes_means"])
 
     def _served(
         self,

@@ -43,6 +43,7 @@ ABLATIONS: dict[str, Mapping[str, Any]] = {  # Ablation of EGA -> the settings t
     "ega-likelihood": {"allocation.creatives_by": "likelihood"},
     "ega-gsp": {"auction.rule": "gsp"},
     "ega-probed": {"auction.rule": "myerson_probed"},
+    "ega-smoothed": {"auction.rule": "myerson_probed", "allocation.bid_smoothing": 0.5},
     "ega-blind": {"payment.probes": (), "payment.refinements": 0},
     "ega-unaligned": UNPRICED | {"auction.rule": "gsp", "alignment.num_steps": 0},
 }

@@ -51,6 +51,7 @@ from experiments.common.protocol import TUNING_MARKET, Market, kind_of
 
 command.define_config()
 flags.adopt_module_key_flags(command)
+OF_PAST_BIDS = {"auction.reserves", "allocation.bid_smoothing"}
 _MARKETS = flags.DEFINE_list("markets", ["0", "1", "2"], "Numbers of markets; none: only merge.")
 _ONLY = flags.DEFINE_list("only", None, "Systems to run; default: all that the log allows.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder for the tables.")
@@ -120,9 +121,9 @@ def check(settings: Settings) -> None:
 
 
 def systems_for(settings: Settings) -> list[str]:
-    """The systems that a log allows: without books there are no past bids, and no reserves."""
+    """The systems that a log allows: without books there are no past bids."""
     has_books = not settings.data.path or (Path(settings.data.path) / "books").is_dir()
-    return [name for name in compared() if has_books or name not in reserved()]
+    return [name for name, own in compared().items() if has_books or not OF_PAST_BIDS & own.keys()]
 
 
 def results_folder() -> Path:

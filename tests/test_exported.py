@@ -310,7 +310,7 @@ def test_requests_to_books_are_served_with_live_bids(tmp_path):
     assert (after.price_per_click != before.price_per_click).any()
     with np.load(tmp_path / "ega" / "book.npz") as arrays:
         assert_same(refreshed.with_book(arrays).allocate(requests, "gsp"), before)
-    with pytest.raises(UserError, match="bid-free and the book in the order of live bids"):
+    with pytest.raises(UserError, match="bid-free and live bids are in the book's order"):
         exported.allocate(requests, TRUTHFUL)
     with pytest.raises(UserError, match=r"request 0, book 0: 7 is outside \[0, 2\)"):
         exported.allocate(requests.replace(book=np.full(8, 7)))

@@ -110,8 +110,8 @@ class EGA(System[EGAConfig]):
 
     def _of_list(self, request: Request, levers: Levers, **more: Any) -> Candidates:
         """Candidates of a request with a list of its own."""
-        follows = {"follows_bids": ~jnp.asarray(levers.bid_free, bool)}
-        rules: dict[str, Any] = follows | self._rules(levers) | more
+        own = {"smoothing": jnp.asarray(levers.bid_free, jnp.float32)}
+        rules: dict[str, Any] = own | self._rules(levers) | more
         return list_candidates(
             codes_of(self.items.catalogue.poi_codes, request.item),
             request.item,
@@ -139,14 +139,14 @@ class EGA(System[EGAConfig]):
         own: dict[str, Any] = {}
         if isinstance(request, BookRequest):
             slots, book = self.decoder.config.num_slots, self._own_book
-            own = {"follows_bids": book.follows_bids, "widths": book.widths}
+            own = {"smoothing": book.smoothing, "widths": book.widths}
             request, bids = as_list(request, book, slots, self.config.scope)
             own |= bids
         model = self.reward, self.config.reward, self.items
         rate = relative_click_rates(*model, memory, request.item, request.is_ad)
         worth = Worth(rate, jnp.asarray(levers.kappa, jnp.float32))
         if own and self.config.reserve_rank:
-            competes = request.is_ad & (request.bid >= 0) & ~own["follows_bids"]
+            competes = request.is_ad & (request.bid >= 0) & (own["smoothing"] == 1)
             least = competing_bids(worth, own["search_bid"], competes, self.config.reserve_rank)
             own["own_reserve"] = jnp.maximum(least, own["own_reserve"])
         return self._of_list(request, levers, worth=worth, **own)

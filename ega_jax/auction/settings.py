@@ -47,3 +47,7 @@ class SearchSettings:
 @dataclasses.dataclass(frozen=True)
 class AllocationSettings(LeverSettings, SearchSettings):
     """The group `allocation`."""
+
+    # Weight of an ad's past bids in what the search sees of its bid, in a log with books. Above 0,
+    # prices are more truthful and slates are worth less.
+    bid_smoothing: float = setting(0.0, at_least=0, below=1)

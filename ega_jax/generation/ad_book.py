@@ -5,9 +5,9 @@ which each book is a root: a search in another book neither recompiles nor copie
 a node are consecutive, so a search looks at the children of a node and never at all its ads.
 
 Two bids are kept apart. `search_bid` decides which ad a node stands for and weighs tokens (21).
-`bid` values slates and prices clicks. They are equal where the search follows live bids, unless
-ads have a `Worth` for this request. In a search without bids, a book in the order of live bids
-would leak them into the menu. An ad that bids less than its own reserve may not be shown.
+`bid` values slates and prices clicks. They are equal without smoothing, unless ads have a `Worth`
+for this request. In a search without bids, a book in the order of live bids would leak them into
+the menu. An ad that bids less than its own reserve may not be shown.
 
 `inline_book` builds the small book of one request on device; `book_ledger.BookLedger` builds and
 refreshes large ones on the host.
@@ -47,6 +47,13 @@ class Worth:
         return self.rate[ad] * (bid + self.kappa)
 
 
+def smoothed(live: jax.Array, given: jax.Array, smoothing: chex.Numeric) -> jax.Array:
+    """Search bids `live^(1 - smoothing) * given^smoothing`; with 0 and 1 exactly one of the two."""
+    weight = jnp.asarray(smoothing, jnp.float32)
+    mixed = jnp.maximum(live, 0.0) ** (1 - weight) * jnp.maximum(given, 0.0) ** weight
+    return jnp.select([weight == 0, weight == 1], [live, given], mixed)
+
+
 @struct.dataclass
 class AdBook:
     """A forest of ad books; `n` ads, `V` nodes, of which those of depth 0 are the books.
@@ -59,8 +66,7 @@ class AdBook:
     poi: jax.Array  # [n] int32 POI of each ad.
     bid: jax.Array  # [n] float32 live bid, currency per click.
     search_bid: jax.Array  # [n] float32 bid that the search sees; -1 if the ad may not be shown.
-    # [n] float32 what a search that does not follow live bids sees of an ad, shown or not.
-    given_bid: jax.Array
+    given_bid: jax.Array  # [n] float32 past bid, or its worth, of an ad, shown or not.
     reserve: jax.Array  # [n] float32 least bid and price of the ad, currency per click.
     leaf: jax.Array  # [n] int32 node of depth C that holds the ad, -1 if the entry is no ad.
     # Nodes above the leaves: v has the children `first_child[v]` to `first_child[v + 1]`.
@@ -74,7 +80,7 @@ class AdBook:
     book_start: jax.Array  # [books + 1] int32 v has `by_poi[book_start[v]:book_start[v + 1]]`.
     total: jax.Array | None  # [V, 2] float32 sum and number of the search bids below; for means.
     layer: LayerBids | None  # For the scope "layer".
-    follows_bids: jax.Array  # [] bool, whether `search_bid` is `seen` of the live bid.
+    smoothing: jax.Array  # [] float32 from 0 to 1, weight of `given_bid` in the search bid.
     widths: tuple[int, ...] = struct.field(pytree_node=False)  # Most children of a node, by depth.
     largest: int = struct.field(pytree_node=False)  # A book has at most so many ads.
     worth: Worth | None = None  # What the search sees in place of bids; None: the bids.
@@ -90,8 +96,9 @@ class AdBook:
         return len(self.widths)
 
     def seen(self, bid: jax.Array, ad: jax.Array) -> jax.Array:
-        """What a search that follows bids sees of the bids of ads."""
-        return bid if self.worth is None else self.worth.of(bid, ad)
+        """What the search sees of ads that bid so much."""
+        live = bid if self.worth is None else self.worth.of(bid, ad)
+        return smoothed(live, self.given_bid[ad], self.smoothing)
 
     def path(self, ad: jax.Array) -> jax.Array:
         """Nodes `[..., C]` int32 of depths 1 to C that hold ads `[...]`; -1 for what is no ad."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ega_jax.errors import UserError
 from ega_jax.generation import book_checks, book_sums
 from ega_jax.generation.ad_book import UNAVAILABLE, AdBook
 from ega_jax.generation.book_lists import BookLists
@@ -55,6 +56,7 @@ class BookLedger:
         *,
         num_slots: int,
         search_bid: ArrayLike | None = None,
+        smoothing: float = 1.0,
         reserve: ArrayLike | None = None,
         eligible: ArrayLike | None = None,
         token_bid: str = "max",
@@ -70,7 +72,10 @@ class BookLedger:
           poi_codes: `[P, C]` integer codes of the POIs.
           num_codes: `W`.
           num_slots: `K`; lists above the leaves hold `K + 1` ads.
-          search_bid: `[n]` bids that the search sees; by default it sees the live bids.
+          search_bid: `[n]` bids that the search sees, such as past ones; by default it sees the
+            live bids.
+          smoothing: from 0 to 1, weight of `search_bid`, if given; below 1 the search sees
+            `bid^(1 - smoothing) * search_bid^smoothing`.
           reserve: `[n]` least bid and price of each ad; it is not shown while it bids less. By
             default 0.
           eligible: `[n]` bool, whether the ad may be shown; by default all may.
@@ -78,14 +83,18 @@ class BookLedger:
           scope: "prefix" or "layer".
 
         Raises:
-          UserError: there is no ad, lengths do not match, a bid or reserve is no amount, or a POI
-            or code is out of range or repeated; names the first such ad.
+          UserError: there is no ad, lengths do not match, a bid or reserve is no amount, a POI or
+            code is out of range or repeated (names the first such ad), or `smoothing` is out of
+            range.
         """
         poi, book_start = book_checks.listing(poi, book_start, poi_codes, num_codes)
         bid = book_checks.amounts("bid", bid, poi.size)
-        self._given = None
+        if not 0 <= smoothing <= 1:
+            raise UserError(f"smoothing is {smoothing}: it must be from 0 to 1")
+        self._given, self._smoothing = np.zeros_like(bid), 0.0
         if search_bid is not None:
             self._given = book_checks.amounts("search bid", search_bid, poi.size)
+            self._smoothing = float(smoothing)
         self._reserve = np.zeros_like(bid)
         if reserve is not None:
             self._reserve = book_checks.amounts("reserve", reserve, poi.size)
@@ -168,7 +177,10 @@ class BookLedger:
         self, ads: np.ndarray | slice, bid: np.ndarray, eligible: np.ndarray
     ) -> np.ndarray:
         """Search bids of ads with new live bids, float32."""
-        seen = bid if self._given is None else self._given[ads]
+        given, weight = self._given[ads], self._smoothing
+        seen = bid if weight == 0 else given
+        if 0 < weight < 1:
+            seen = bid ** (1 - weight) * given**weight
         return np.where(eligible & (bid >= self._reserve[ads]), seen, np.float32(UNAVAILABLE))
 
     def _new_book(self, tree: BookTree, bid: np.ndarray) -> AdBook:
@@ -178,9 +190,9 @@ class BookLedger:
             widths=tree.widths,
             largest=tree.largest,
             bid=self._amounts(bid),
-            given_bid=self._amounts(np.zeros_like(bid) if self._given is None else self._given),
+            given_bid=self._amounts(self._given),
             reserve=self._amounts(self._reserve),
-            follows_bids=jnp.array(self._given is None),
+            smoothing=jnp.float32(self._smoothing),
             **self._orders(),
             **self._sums(),
         )

@@ -298,7 +298,7 @@ class Candidates:
         """The least search bid of an ad that is shown; ads of a node stand by falling bid."""
         if self.book.worth is not None:  # The book holds no ad below the reserve.
             return jnp.float32(0.0)
-        return jnp.where(self.book.follows_bids, jnp.maximum(self.reserve, 0.0), 0.0)
+        return jnp.where(self.book.smoothing == 0, jnp.maximum(self.reserve, 0.0), 0.0)
 
     def _first_unused(self, depth, node: jax.Array, used: Used) -> tuple[jax.Array, jax.Array]:
         """First unused ad of nodes `[S, V]` of depth `depth + 1`, and its search bid; -1: none."""
@@ -318,9 +318,7 @@ class Candidates:
     @property
     def _reported_bid(self) -> jax.Array:
         """The search bid of the ad that reports; a search without live bids does not see it."""
-        seen = self.book.seen(self.overlay.bid, self.overlay.candidate)
-        given = self.book.given_bid[self.overlay.candidate]
-        return jnp.where(self.book.follows_bids, seen, given)
+        return self.book.seen(self.overlay.bid, self.overlay.candidate)
 
     @property
     def _takes_means(self) -> bool:
@@ -374,7 +372,7 @@ def list_candidates(
     *,
     num_slots: int,
     num_codes: int,
-    follows_bids: chex.Numeric = True,
+    smoothing: chex.Numeric = 0.0,
     reserve: chex.Numeric = 0.0,
     max_ads: chex.Numeric | None = None,
     min_gap: chex.Numeric = 0,
@@ -395,7 +393,8 @@ def list_candidates(
       where: `[N]` bool, whether the candidate exists and may be shown.
       num_slots: `K`, static, the most slots of a slate.
       num_codes: `W`, static.
-      follows_bids: whether the search sees bids; otherwise it sees `search_bid`.
+      smoothing: from 0 to 1, weight of `search_bid` in what the search sees of bids; see
+        `ega_jax.generation.ad_book.smoothed`.
       reserve: least bid of any ad that is shown.
       max_ads: maximum number of ads in a slate; no limit by default.
       min_gap: minimum number of organic items between two ads.
@@ -422,7 +421,7 @@ def list_candidates(
         bid,
         where & is_ad,
         eligible=bid >= reserve,
-        follows_bids=follows_bids,
+        smoothing=smoothing,
         num_listed=num_slots + 1,
         token_bid=token_bid,
         scope=scope,

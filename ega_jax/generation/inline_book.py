@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
-from ega_jax.generation.ad_book import UNAVAILABLE, AdBook, LayerBids, Worth
+from ega_jax.generation.ad_book import UNAVAILABLE, AdBook, LayerBids, Worth, smoothed
 
 
 def inline_book(
@@ -19,7 +19,7 @@ def inline_book(
     where: jax.Array,
     *,
     eligible: jax.Array,
-    follows_bids: chex.Numeric,
+    smoothing: chex.Numeric,
     num_listed: int,
     token_bid: str,
     scope: str,
@@ -37,7 +37,7 @@ def inline_book(
       bid: `[N]` float32 live bids, currency per click.
       where: `[N]` bool, whether the entry is an ad.
       eligible: `[N]` bool, whether the ad may be shown.
-      follows_bids: whether the search sees the live bids; otherwise it sees `search_bid`.
+      smoothing: from 0 to 1, weight of `search_bid` in what the search sees of bids.
       num_listed: `L`, static; at least the slots of a slate plus 1.
       token_bid: "max" or "mean", static.
       scope: "prefix" or "layer", static.
@@ -53,7 +53,7 @@ def inline_book(
     given = jnp.zeros_like(bid) if search_bid is None else search_bid
     reserve = jnp.zeros(bid.shape, jnp.float32) if reserve is None else reserve
     live, given = (x if worth is None else worth.of(x) for x in (bid, given))
-    seen = jnp.where(follows_bids, live, given).astype(jnp.float32)
+    seen = smoothed(live, given, smoothing).astype(jnp.float32)
     search_bid = jnp.where(where & eligible & (bid >= reserve), seen, UNAVAILABLE)
     n, c = codes.shape
     end = where.sum(dtype=jnp.int32)
@@ -73,7 +73,7 @@ def inline_book(
         by_poi=by_poi.astype(jnp.int32),
         book_start=jnp.stack([jnp.int32(0), end]),
         layer=_layer_bids(codes, search_bid, num_codes) if scope == "layer" else None,
-        follows_bids=jnp.asarray(follows_bids, bool),
+        smoothing=jnp.asarray(smoothing, jnp.float32),
         widths=widths or (n,) * c,
         largest=n,
         given_bid=given,

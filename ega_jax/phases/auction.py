@@ -193,12 +193,19 @@ class AuctionTraining:
           levers: the run-time settings.
           search_bid: `[n]` bids that a bid-free search sees; default: 0.
           reserve: `[n]` least bid and price of each ad; default: 0.
+
+        Raises:
+          UserError: past bids are to smooth those of a log without books.
         """
         books, settings = self.dataset.books, self.settings.allocation
+        smoothing = 1.0 if levers.bid_free else settings.bid_smoothing
         if books is None:
+            if settings.bid_smoothing:
+                raise UserError("config.allocation.bid_smoothing: the log has no books to smooth")
             return None
-        if search_bid is None and bool(levers.bid_free):
-            search_bid = np.zeros_like(books.bid)
+        if search_bid is None and smoothing:
+            is_free = bool(levers.bid_free)
+            search_bid = np.zeros_like(books.bid) if is_free else self.past_bids
         return BookLedger(
             books.poi,
             books.bid,
@@ -207,6 +214,7 @@ class AuctionTraining:
             self.pretraining.generator_config.num_codes,
             num_slots=self.dataset.summary.num_slots,
             search_bid=search_bid,
+            smoothing=smoothing,
             reserve=reserve,
             eligible=books.bid >= float(levers.reserve),
             token_bid=settings.token_bid,
@@ -232,10 +240,17 @@ class AuctionTraining:
         books, settings = self.dataset.books, self.settings.allocation
         if books is None:
             return None
-        past, reserve = books.past_bids(self.dataset.first_uses()), None
+        past, reserve = self.past_bids, None
         if settings.reserve_rank and settings.token_value == "bid":
             reserve = books.competing_bids(past, settings.reserve_rank)
         return self.book(levers, past, reserve)
+
+    @functools.cached_property
+    def past_bids(self) -> np.ndarray:
+        """What the ads of the log's books bid before, `[n]` float32 currency per click."""
+        books = self.dataset.books
+        assert books is not None, "the log has no books"
+        return books.past_bids(self.dataset.first_uses())
 
     @functools.cached_property
     def reserves(self) -> np.ndarray | None:
@@ -252,7 +267,7 @@ class AuctionTraining:
             return None
         if books is None:
             raise UserError("config.auction.reserves: the log has no books, so no past bids")
-        past = books.past_bids(self.dataset.first_uses())
+        past = self.past_bids
         codes = self.pretraining.generator_config.num_codes
         category = books.number * codes + self.pretraining.tokens["poi"].codes[books.poi, 0]
         return monopoly_prices(past, category)

@@ -45,7 +45,7 @@ def ega_with(run: AuctionTraining, params: Params) -> EGA:
     book, levers = run.book(run.levers), vars(run.levers)
     if book is not None:
         takes_means = run.settings.allocation.token_bid == "mean"
-        check_book_levers(levers, bool(book.follows_bids), takes_means)
+        check_book_levers(levers, float(book.smoothing), takes_means)
     search = part_of(run.settings.allocation, SearchSettings)
     config = EGAConfig(reward=run.reward_config, **search)
     decoder = GeneratorDecoder(params, run.pretraining.generator_config)

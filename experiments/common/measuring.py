@@ -130,7 +130,7 @@ class Measured:
     @property
     def costs(self) -> dict[str, float]:
         """Of a request alone: the median of `ms`, and the mean of `flops`, over some requests."""
-        path = self.run.folder / "measured" / f"costs-{self.rule}{self._reserves}.json"
+        path = self.run.folder / "measured" / f"costs-{self.rule}{self._mark}.json"
         if not path.exists():
             mechanism = train_system(self.run)
             found = self.requests(COUNTED)
@@ -175,10 +175,12 @@ class Measured:
         return judges_of(truth_of(self.run)) | dict(self.other_judges)
 
     @property
-    def _reserves(self) -> str:
-        """What marks measurements with reserves."""
+    def _mark(self) -> str:
+        """What marks measurements with reserves or smoothed bids."""
         reserves = self.run.settings.auction.reserves
-        return "" if reserves == NO_RESERVES else f"-reserves-{reserves}"
+        smoothing = self.run.settings.allocation.bid_smoothing
+        marks = f"-reserves-{reserves}" if reserves != NO_RESERVES else ""
+        return marks + (f"-smoothing-{smoothing:g}" if smoothing else "")
 
     def _served(self, part: str, num_sessions: int, rule: str, **levers: float) -> ByJudge:
         """Outcomes of some sessions by judge, under a rule and changed levers."""
@@ -225,7 +227,7 @@ class Measured:
     ) -> Mapping[str, Any]:
         """What `rows_of` tells of the batches of some sessions; progress shows title or part."""
         batches = self.batches(num_sessions)
-        name, size = f"{self.run.name}: {title or part}", len(real_rows(batches[0]))
+        name, size = f"{self.run.name}{self._mark}: {title or part}", len(real_rows(batches[0]))
         rows_of_batch = lambda number: rows_of(batches[number])
         made_of |= vars(self.run.dataset.summary)  # Another log has other counts.
         path = self.path(part, num_sessions)
@@ -233,7 +235,7 @@ class Measured:
 
     def path(self, part: str, num_sessions: int) -> Path:
         """Where a measurement is kept."""
-        name = f"{part}{self._reserves}-{self.split}-{num_sessions}"
+        name = f"{part}{self._mark}-{self.split}-{num_sessions}"
         return self.run.folder / "measured" / name
 
     def requests(self, num_sessions: int) -> Batch:

@@ -30,7 +30,12 @@ from experiments.common.runs import changed, open_system, pretrained
 from experiments.common.workdirs import PATHS
 
 TUNING_MARKET = 100  # No table uses it.
-MEASURED = {"auction.rule": SLATES_ONLY, "auction.reserves": NO_RESERVES}  # Of no use in training.
+# What a row may change with the models of another system, and what stands for no change.
+MEASURED = {
+    "auction.rule": SLATES_ONLY,
+    "auction.reserves": NO_RESERVES,
+    "allocation.bid_smoothing": 0.0,
+}
 SHARED = ("tokenizers", "reward")  # What systems with a pre-training of their own share.
 
 
@@ -113,9 +118,8 @@ class Market:
         others = {other: self._measured(other).served for other in self._others(name)}
         found = {"rule": own.rule} | record_of(own.results, others) | {"seconds": own.seconds}
         found |= {"samples": own.samples}
-        settings = own.run.settings.auction
-        if settings.reserves == NO_RESERVES:  # Such figures have no name in results.json.
-            judged = systems(own.psi, own.run.name, settings.rule)
+        if self._slates(name) == self._slates(own.run.name):  # Others have no name there.
+            judged = systems(own.psi, own.run.name, own.run.settings.auction.rule)
             write_results(own.run.pretraining.workdir, {"systems": judged})
         self._write(name, found)
 
@@ -132,22 +136,27 @@ class Market:
         return Measured(self._open(name), rule, self.sessions)
 
     def _open(self, name: str) -> AuctionTraining:
-        """The training of a compared system, measured with its own reserves.
+        """The training of a compared system, measured with its own reserves and smoothing.
 
         They are set in memory alone: the folder keeps the settings that it was trained with.
         """
         workdir, trained_as = self.folders_of(name)
         run = self.open(compared()[trained_as], workdir, f"systems/{trained_as}")
-        reserves = self.settings.changed(compared()[name]).auction.reserves
-        settings = run.settings.changed({"auction.reserves": reserves})
+        settings = run.settings.changed(self._slates(name))
         pretraining = dataclasses.replace(run.pretraining, settings=settings)
         return dataclasses.replace(run, pretraining=pretraining)
+
+    def _slates(self, name: str) -> dict[str, Any]:
+        """The settings that change a system's slates in measuring alone."""
+        own = self.settings.changed(compared()[name])
+        fields = {leaf.name: leaf.value for leaf in leaves(own)}
+        return {field: fields[field] for field in MEASURED if field != "auction.rule"}
 
     def folders_of(self, name: str) -> tuple[str, str]:
         """Returns the names of a run's workdir and system folder.
 
         A system with another pre-training has a workdir of its own. A system that differs from
-        another one at most in payment rule and reserves is measured with that one's models.
+        another one at most in `MEASURED` is measured with that one's models.
         """
         changes = compared()
         trained = {other: self.settings.changed({**x, **MEASURED}) for other, x in changes.items()}

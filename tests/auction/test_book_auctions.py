@@ -181,19 +181,21 @@ def test_reports_lead_to_what_they_do_in_a_list(bid_free, least):
     assert_same_menus(menus, its_menus)
 
 
+@pytest.mark.parametrize("smoothing", [0.5, 1.0])
 @pytest.mark.parametrize("token_value", ["bid", "ecpm"])
-def test_an_ad_takes_part_while_it_bids_its_own_reserve(token_value):
+def test_an_ad_takes_part_while_it_bids_its_own_reserve(token_value, smoothing):
     """A report has the slates and prices of a book in which that is the bid."""
     rng = np.random.default_rng(4)
     past, reserve = rng.choice([0.5, 1.0, 2.0], BIDS.size), rng.choice([0.6, 1.5], BIDS.size)
-    host, settings = ledger(search_bid=past, reserve=reserve), levers(bid_free=True)
+    own = {"search_bid": past, "smoothing": smoothing, "reserve": reserve}
+    host, settings = ledger(**own), levers(bid_free=smoothing == 1)
     config = dataclasses.replace(system_of().config, token_value=token_value)
     system_with = lambda book: dataclasses.replace(system_of(book=book), config=config)
     ads = np.where(SIZES > 0, START[:-1], -1)[np.argsort(ORDER)].astype(np.int32)
     least, number = np.where(ads >= 0, reserve[ads], 0.0), ads
     if token_value == "ecpm":  # The book becomes a list, by POI.
-        own = [POIS[START[b] : START[b + 1]] for b in np.argsort(ORDER)]
-        number = [(pois < pois[0]).sum() if pois.size else -1 for pois in own]
+        listed = [POIS[START[b] : START[b + 1]] for b in np.argsort(ORDER)]
+        number = [(pois < pois[0]).sum() if pois.size else -1 for pois in listed]
     number = np.array(number, np.int32)
     for factor in (0.9, 1.1):
         bid = np.where(ads >= 0, np.float32(factor * least), np.float32(ABSENT))
@@ -202,7 +204,7 @@ def test_an_ad_takes_part_while_it_bids_its_own_reserve(token_value):
         expected, its_menus = jax.device_get(
             reported(system_with(host.book), to_books(), one_each, settings)
         )
-        again = ledger(search_bid=past, reserve=reserve)
+        again = ledger(**own)
         again.update(ads[ads >= 0], factor * least[ads >= 0])
         shown, menus, _, charged, _ = found(system_with(again.book), to_books(), settings)
         first = lambda tree: jax.tree.map(lambda x: x[:, 0], tree)

@@ -200,6 +200,27 @@ def test_a_bid_free_search_sees_the_search_bids_of_its_book():
     assert (first.item != other_past.item).any()
 
 
+def test_smoothed_bids_lie_between_live_and_past_ones():
+    """An ad of a high live bid and a low past one gets a place between those of the two."""
+    system = with_beams(by_ecpm(tiny_ega()), 4)
+    books, _, batch = in_books(REQUESTS, system)
+    to_books = BookRequest(**{name: np.asarray(x) for name, x in batch.items()})
+    past = np.full(books.bid.size, 1e-3, np.float32)
+    weights = {}
+    for smoothing in (0.0, 0.25, 0.5, 1.0):
+        ledger = BookLedger(
+            books.poi, books.bid, books.book_start, system.items.catalogue.poi_codes, W,
+            num_slots=K, search_bid=past, smoothing=smoothing,
+        )  # fmt: skip
+        forest = dataclasses.replace(system, book=ledger.book)
+        prepared, _, _ = jax.device_get(serve(forest, to_books, levers(bid_free=smoothing == 1)))
+        seen = prepared.memory.candidates.book.search_bid
+        weights[smoothing] = seen[seen >= 0]
+    for smoothing, seen in weights.items():
+        expected = weights[0.0] ** (1 - smoothing) * weights[1.0] ** smoothing
+        np.testing.assert_allclose(seen, expected, rtol=1e-5)
+
+
 def competing_by_loop(rate, kappa, past, where, rank):
     found = np.zeros(past.size)
     for i in range(past.size):

@@ -40,7 +40,8 @@ def requests(seed, size=REQUESTS):
         "reserve": rng.choice([0.0, 0.0, 2.0], size).astype(np.float32),
         "max_ads": rng.choice([1, 2, N], size).astype(np.int32),
         "min_gap": rng.choice([0, 0, 1, 2], size).astype(np.int32),
-        "follows_bids": rng.random(size) < 0.8,
+        "search_bid": rng.choice([0.3, 1.7], (size, N)).astype(np.float32),
+        "smoothing": rng.choice([0.0, 0.0, 0.5, 1.0], size).astype(np.float32),
     }
 
 
@@ -57,7 +58,8 @@ def by_oracle(request, ad, bid, token_bid, scope):
     bids = jnp.where(own, jnp.maximum(bid, 0.0), request["bid"])
     where = request["where"] & ~(own & (bid < 0))
     where &= ~request["is_ad"] | (bids >= request["reserve"])
-    seen = jnp.where(request["follows_bids"], bids, 0.0)
+    past, weight = request["search_bid"], request["smoothing"]
+    seen = jnp.where(weight == 1, past, jnp.where(weight == 0, bids, jnp.sqrt(bids * past)))
     return request_candidates(
         request["codes"], request["is_ad"], seen, where,
         max_ads=request["max_ads"], min_gap=request["min_gap"], token_bid=token_bid, scope=scope,
@@ -168,7 +170,7 @@ def test_pois_that_are_both_ad_and_organic_by_enumeration(seed):
     fields = {
         "codes": codes, "item": poi.astype(np.int32), "is_ad": first.is_ad, "bid": first.bid,
         "where": where, "reserve": np.float32(0), "max_ads": np.int32(first.max_ads),
-        "min_gap": np.int32(first.min_gap), "follows_bids": np.bool_(True),
+        "min_gap": np.int32(first.min_gap), "smoothing": np.float32(0),
     }  # fmt: skip
     beams, logits = jax.device_get(searched(decoder, fields, 160))
     found = {tuple(s.tolist()): n for n, s in enumerate(beams.items) if beams.where[n]}

@@ -37,7 +37,8 @@ def random_listing(rng, num_layers=None, num_codes=None):
         "poi_codes": codes.astype(int),
         "num_codes": int(num_codes),
         "num_slots": int(rng.integers(1, 3)),
-        "search_bid": random_bids(rng, n) if rng.random() < 0.3 else None,
+        "search_bid": random_bids(rng, n) if rng.random() < 0.5 else None,
+        "smoothing": rng.choice([0.0, 0.5, 1.0]),
         "reserve": random_bids(rng, n) / 2 if rng.random() < 0.3 else None,
         "eligible": rng.random(n) < 0.8 if rng.random() < 0.5 else None,
         "token_bid": token_bid,
@@ -50,13 +51,22 @@ def random_bids(rng, n):
     return rng.integers(0, 4, n).astype(float) if rng.random() < 0.5 else rng.random(n)
 
 
+def seen_bids(listing):
+    """What the search sees of the bids of ads that may be shown."""
+    bid, past = listing["bid"].astype(np.float32), listing["search_bid"]
+    if past is None or listing["smoothing"] == 0:
+        return bid
+    past = past.astype(np.float32)
+    return past if listing["smoothing"] == 1 else bid**0.5 * past**0.5
+
+
 class Oracle:
     """A forest as dicts: nodes are tuples of the book and the codes."""
 
     def __init__(self, listing):
         n = len(listing["poi"])
         self.listing, self.depths = listing, listing["poi_codes"].shape[1] + 1
-        seen = listing["bid"] if listing["search_bid"] is None else listing["search_bid"]
+        seen = seen_bids(listing)
         shown = np.ones(n, bool) if listing["eligible"] is None else listing["eligible"]
         if listing["reserve"] is not None:
             shown = shown & (listing["bid"] >= listing["reserve"])
@@ -104,7 +114,7 @@ def check(book, listing):
     assert book.by_poi[:n].tolist() == by_poi
     assert sorted(book.by_poi) == list(range(book.num_ads))
     assert book.book_start.tolist() == listing["book_start"].tolist()
-    assert book.follows_bids == (listing["search_bid"] is None)
+    assert book.smoothing == (0 if listing["search_bid"] is None else listing["smoothing"])
     assert book.code.dtype == np.int16
     for name, values in fields_by_node(oracle).items():
         np.testing.assert_array_equal(getattr(book, name), values, err_msg=name)
@@ -226,19 +236,21 @@ def test_any_changes_equal_a_fresh_build(seed):
         check(ledger.book, listing)
 
 
-@pytest.mark.parametrize("follows_bids", [True, False])
+@pytest.mark.parametrize("smoothing", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(
     ("token_bid", "scope"), [("max", "prefix"), ("mean", "prefix"), ("mean", "layer")]
 )
-def test_one_book_equals_the_book_of_a_request(follows_bids, token_bid, scope):
+def test_one_book_equals_the_book_of_a_request(smoothing, token_bid, scope):
     rng, n = np.random.default_rng(0), 24
+    past = rng.random(n) if smoothing else np.zeros(n)
     listing = {
         "poi": rng.permutation(NUM_POIS)[:n],
         "bid": random_bids(rng, n),
         "book_start": np.array([0, n]),
         "poi_codes": rng.integers(0, 3, (NUM_POIS, 3)),
         "num_slots": 2,
-        "search_bid": None if follows_bids else np.zeros(n),
+        "search_bid": past,
+        "smoothing": smoothing,
         "reserve": random_bids(rng, n) / 2,
         "eligible": rng.random(n) < 0.8,
     }
@@ -250,7 +262,8 @@ def test_one_book_equals_the_book_of_a_request(follows_bids, token_bid, scope):
         jnp.ones(n, bool),
         eligible=jnp.array(listing["eligible"]),
         reserve=jnp.array(listing["reserve"], jnp.float32),
-        follows_bids=follows_bids,
+        search_bid=jnp.array(past, jnp.float32),
+        smoothing=smoothing,
         num_listed=3,
         **options,
     )
@@ -275,7 +288,7 @@ def without_numbers(book, first_node, num_nodes):
     """
     names = "poi", "bid", "search_bid", "by_poi"
     found = {name: getattr(book, name)[:24] for name in names}
-    found |= {"book_start": book.book_start, "layer": book.layer, "follows": book.follows_bids}
+    found |= {"book_start": book.book_start, "layer": book.layer, "smoothing": book.smoothing}
     found["leaf"] = book.leaf[:24] - first_node[3]
     for depth in range(4):
         nodes = first_node[depth] + jnp.arange(num_nodes[depth])
@@ -404,6 +417,8 @@ def test_live_bids_do_not_change_what_another_search_bid_orders():
         ({"bid": [1.0, 2.0]}, "4 ads have bids of shape"),
         ({"search_bid": [1.0, 2.0, -1.0, 0.0]}, "search bid of ad 2 is -1"),
         ({"search_bid": [1.0]}, "4 ads have search bids of shape"),
+        ({"smoothing": 1.5}, r"smoothing is 1\.5: it must be from 0 to 1"),
+        ({"smoothing": np.nan}, "smoothing is nan"),
         ({"eligible": [True]}, "`eligible` of 4 ads"),
         ({"eligible": [1, 0, 1, 1]}, "`eligible` of 4 ads"),
         ({"book_start": []}, "book_start"),

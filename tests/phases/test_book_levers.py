@@ -18,7 +18,7 @@ class Untrained:
     token_bid: str = "max"
 
     def book(self, levers):
-        return types.SimpleNamespace(follows_bids=not bool(levers.bid_free))
+        return types.SimpleNamespace(smoothing=float(levers.bid_free))
 
     @property
     def settings(self):

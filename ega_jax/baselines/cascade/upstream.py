@@ -127,7 +127,7 @@ def _own_book(request: Request, items: Items, num_codes: int) -> AdBook:
         request.bid,
         request.is_ad & (request.item >= 0),
         eligible=jnp.ones(request.item.shape, bool),
-        follows_bids=False,
+        smoothing=1.0,
         num_listed=1,
         token_bid="max",
         scope="prefix",
