@@ -12,7 +12,7 @@ from ega_jax.baselines.cascade.training import check_mca, train_mca
 from ega_jax.baselines.gr import check_gr, train_gr
 from ega_jax.errors import UserError
 from ega_jax.phases.auction import AuctionTraining, SystemKind
-from ega_jax.phases.ega import train_ega
+from ega_jax.phases.ega import check_ega, train_ega
 from ega_jax.phases.pretraining import Pretraining
 from ega_jax.phases.settings import PhaseSettings
 
@@ -27,7 +27,7 @@ GR = UNPRICED | {"auction.rule": "gsp", "allocation.bid_free": True}
 KINDS: dict[str, SystemKind] = {
     "mca": SystemKind(train_mca, {"auction.system": "mca"}, check_mca),
     "gr": SystemKind(train_gr, {"auction.system": "gr"} | GR, check_gr),
-    "ega": SystemKind(train_ega),
+    "ega": SystemKind(train_ega, check=check_ega),
 }
 PAPER = {  # The paper's tokens, creatives and estimator, with the alpha tuned for them.
     "allocation.token_value": "bid",

@@ -13,11 +13,13 @@ from ega_jax.auction.ega import EGA, EGAConfig
 from ega_jax.auction.settings import SearchSettings, TokenWeights
 from ega_jax.auction.system import Levers
 from ega_jax.data import pipeline
+from ega_jax.errors import UserError
 from ega_jax.generation.decoder import Decoder
 from ega_jax.generation.generator import GeneratorDecoder
 from ega_jax.lever_rules import check_book_levers
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.phases.requests import request_of
+from ega_jax.phases.settings import PhaseSettings
 from ega_jax.setting import part_of
 from ega_jax.training.loop import Phase
 from ega_jax.training.state import TrainState, make_train_step
@@ -109,9 +111,7 @@ def _joint_phase(run: AuctionTraining, system: EGA) -> Phase:
     loss. There are as many of these rows, to a whole number a step, as requests in an alignment of
     its own, and the KL penalty is the same: from the generator that the first stage alone gives.
     """
-    settings = run.settings
-    requests = settings.alignment.num_steps * settings.alignment.batch_size
-    rows = max(1, round(requests / settings.training.num_steps))
+    rows = _reinforced_rows(run.settings)
     pretrained = system.decoder.trainable("all")
     interest = run.pretraining.loss
     auction = auction_loss(system, _alignment_config(run, "all"), run.levers)
@@ -124,6 +124,27 @@ def _joint_phase(run: AuctionTraining, system: EGA) -> Phase:
         return nll + gain, (metrics | more, variables)
 
     return dataclasses.replace(run.pretraining.generator_phase(loss=loss), name="joint")
+
+
+def _reinforced_rows(settings: PhaseSettings) -> int:
+    """The rows of each batch that take the policy gradient if there is one stage."""
+    requests = settings.alignment.num_steps * settings.alignment.batch_size
+    return max(round(requests / settings.training.num_steps), min(requests, 1))
+
+
+def check_ega(settings: PhaseSettings) -> None:
+    """Refuses one stage with no request of reinforcement a step, or more than its batch has.
+
+    Raises:
+      UserError: names the fields.
+    """
+    rows, most = _reinforced_rows(settings), settings.training.batch_size
+    if settings.alignment.one_stage and not 1 <= rows <= most:
+        raise UserError(
+            "config.alignment.one_stage: the requests of config.alignment.num_steps and batch_size "
+            f"would be {rows} rows of each of the {settings.training.num_steps} batches of the "
+            f"pre-training; a batch has 1 to {most}"
+        )
 
 
 def auction_loss(system: EGA, settings: AlignmentConfig, levers: Levers) -> LossFn:

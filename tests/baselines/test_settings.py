@@ -180,6 +180,15 @@ def test_a_rule_of_probed_bids_needs_some():
             "config.alignment.one_stage: EGA alone trains in one stage",
         ),
         (
+            {"alignment.one_stage": True, "alignment.num_steps": 0},
+            "config.alignment.one_stage: the requests of config.alignment.num_steps and batch_size "
+            "would be 0 rows of each of the 600 batches",
+        ),
+        (
+            {"alignment.one_stage": True, "alignment.num_steps": 10_000},
+            "a batch has 1 to",
+        ),
+        (
             {"auction.system": "mca", "data.market.num_slots": 4},
             "config.cascade.cross_dqn.screen: screens of 5 slots do not fill 4",
         ),
