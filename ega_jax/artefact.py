@@ -23,7 +23,7 @@ from ega_jax.errors import UserError
 from ega_jax.request_rules import RequestSizes
 from ega_jax.training.files import check_files, read_json
 
-FORMAT = 1  # Of the folder; changes when this version cannot read older folders.
+FORMAT = 2  # Of the folder; changes when this version cannot read older folders.
 DESCRIPTION = "artefact.json"
 PARAMETERS = "parameters.npz"
 BOOK_ARRAYS = "book.npz"

@@ -72,14 +72,14 @@ def check_book_levers(levers: Mapping[str, Any], smoothing: float, takes_means: 
     if smoothing < 1 and bid_free:
         raise UserError(
             "the search is bid-free and live bids are in the book's order: give a book with "
-            "search_bid"
+            "search_bid and smoothing=1"
         )
     if smoothing == 1 and not bid_free:
         raise UserError("the book has a search_bid of its own: set bid_free=True")
     if float(levers["reserve"]) > 0 and (smoothing > 0 or takes_means):
         raise UserError(
-            f"reserve is {levers['reserve']}: without an order of bids, give the book reserves of "
-            "its own and set reserve=0"
+            f"reserve is {levers['reserve']}: a book with search_bid or mean token bids does not "
+            "serve it; give the ads reserves of their own and set reserve=0"
         )
 
 

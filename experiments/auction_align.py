@@ -46,7 +46,7 @@ def main() -> None:
     for rule in (*RULES, MYERSON, MODEL_MYERSON, TRUTHFUL):
         if name.endswith(f"-{rule}"):
             raise UserError(
-                f"--system={name}: results.json has that name for the slates of "
+                f"--system={name}: results.json would keep under that name the slates of "
                 f"{name.removesuffix(f'-{rule}')} at the prices of {rule}; choose another"
             )
     pretraining = Pretraining(settings, workdir, data_mesh())

@@ -49,7 +49,13 @@ def main() -> None:
 
 
 def playground_of(run: AuctionTraining, num_requests: int) -> Playground:
-    """Reads a trained system, and about as many test requests as wanted."""
+    """Reads a trained system, and about as many test requests as wanted.
+
+    Raises:
+      UserError: the system smooths bids, and the page's requests have lists without past bids.
+    """
+    if run.settings.allocation.bid_smoothing:
+        raise UserError(f"{run.name} smooths bids by past ones, which this page does not know")
     mechanism = Mechanism.restore(run.pretraining.workdir, run.name)
     batches = run.sessions("test", num_requests, run.settings.auction.batch_size)
     creatives = np.asarray(mechanism.system.items.catalogue.poi_creatives)

@@ -51,7 +51,7 @@ from experiments.common.protocol import TUNING_MARKET, Market, kind_of
 
 command.define_config()
 flags.adopt_module_key_flags(command)
-OF_PAST_BIDS = {"auction.reserves", "allocation.bid_smoothing"}
+OF_PAST_BIDS = {"auction.reserves", "allocation.bid_smoothing"}  # They need a log's books.
 _MARKETS = flags.DEFINE_list("markets", ["0", "1", "2"], "Numbers of markets; none: only merge.")
 _ONLY = flags.DEFINE_list("only", None, "Systems to run; default: all that the log allows.")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "Folder for the tables.")
@@ -62,8 +62,6 @@ _PSI = flags.DEFINE_integer("psi_sessions", 256, "Sessions for regret.", 1)
 
 def main() -> None:
     """Runs the command."""
-    if _ONLY.value is not None:
-        command.check_named("system", _ONLY.value, compared())
     if not all(number.isdecimal() for number in _MARKETS.value):
         raise UserError(f"--markets={','.join(_MARKETS.value)}: each is a number from 0 on")
     if jax.process_count() > 1:
@@ -94,13 +92,16 @@ def check(settings: Settings) -> None:
     """Checks that the tables can be made with these settings.
 
     Raises:
-      UserError: EGA has no learned prices, one log is to be several markets, or the market that
+      UserError: a system is unknown or not for this log, there is a reserve for all, EGA has no
+        learned prices, one log is to be several markets, or the market that
         systems are tuned on would share a table with others.
     """
     if settings.auction.rule not in HEADS:
         raise UserError(
             f"config.auction.rule: tables have EGA at learned prices, {' or '.join(HEADS)}"
         )
+    if _ONLY.value is not None:
+        command.check_named("system", _ONLY.value, systems_for(settings))
     if settings.allocation.reserve:
         raise UserError(
             "config.allocation.reserve: tables compare systems without it; the rows with reserves "

@@ -205,10 +205,10 @@ def recorded(results: Path, name: str, system: str) -> list[Record]:
 
 
 def best(records: Sequence[Record], number: int) -> list[Mapping[str, Any]]:
-    """The changes of the best trials by the independent judge; none of them has failed.
+    """The changes of the best trials by the independent judge, without those that failed.
 
     Raises:
-      UserError: there are no trials.
+      UserError: no trial has succeeded.
     """
     valid = [record for record in records if "failed" not in record]
     if not valid:

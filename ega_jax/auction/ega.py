@@ -34,7 +34,7 @@ from ega_jax.generation.beam_search import Beams, beam_search, sample_slates
 from ega_jax.generation.bidding import log_weights
 from ega_jax.generation.candidates import Candidates, book_candidates, list_candidates
 from ega_jax.generation.codes import codes_of
-from ega_jax.generation.compaction import map_distinct
+from ega_jax.generation.compaction import map_distinct, map_where
 from ega_jax.generation.creatives import choose_creatives
 from ega_jax.generation.decoder import Decoder
 from ega_jax.generation.joint_search import joint_search
@@ -44,6 +44,7 @@ from ega_jax.generation.slate_policy import Path, slate_path
 from ega_jax.reward.model import Memory, Predictions
 from ega_jax.types import IMPOSSIBLE, AnyRequest, BookRequest, Request
 
+_PREDICTED_AT_ONCE = 128  # Chunk of POIs with creatives, each alone in a slate.
 _WINNERS_AT_ONCE = 4  # Chunk of distinct winning slates; there are few, as most variants share one.
 
 
@@ -249,35 +250,33 @@ class EGA(System[EGAConfig]):
     def alone(
         self, prepared: PreparedRequest, item: jax.Array, is_ad: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Creatives and click probabilities of POIs `[X]`, each alone in a slate, both `[X]`."""
-        creative = self.creative_alone(prepared, item, is_ad)
-        slate = item[:, None], creative[:, None], is_ad[:, None]
-        return creative, self.predict(prepared, *slate).click_poi[:, 0]
+        """Creatives and click probabilities of POIs `[X]`, each alone in a slate, both `[X]`.
 
-    def creative_alone(
-        self, prepared: PreparedRequest, item: jax.Array, is_ad: jax.Array
-    ) -> jax.Array:
-        """The creative `[X]` of each POI `[X]` that is alone in a slate."""
-        if self.config.creatives_by == "clicks":
-            return self._most_clicked(prepared, item, is_ad)
+        Of several creatives it takes the one that the reward model expects most clicks from.
+        """
+        options = self.creatives_of(prepared, item)
+        where = (options >= 0).at[:, 0].set(True)  # A POI without creatives is shown without one.
+
+        def clicks(pair: jax.Array) -> jax.Array:
+            row, option = jnp.divmod(pair, options.shape[1])
+            slate = item[row], options[row, option], is_ad[row]
+            return self.predict(prepared, *(x[:, None] for x in slate)).click_poi[:, 0]
+
+        rate = map_where(clicks, where.reshape(-1), chunk=_PREDICTED_AT_ONCE)
+        rate = jnp.where(where, rate.reshape(options.shape), -1.0)
+        best = jnp.argmax(rate, axis=1)[:, None]
+        creative, quality = (jnp.take_along_axis(x, best, axis=1)[:, 0] for x in (options, rate))
+        return creative, quality
+
+    def creatives_of(self, prepared: PreparedRequest, item: jax.Array) -> jax.Array:
+        """The creatives `[X, M]` that each POI `[X]` may be shown with, -1 for none."""
         catalogue, history = self.items.catalogue, prepared.memory.encoded
+        if self.config.creatives_by == "clicks":
+            owned = jnp.where(item[:, None] >= 0, catalogue.poi_creatives[item], -1)
+            return owned if owned.shape[1] else jnp.full((item.size, 1), -1, jnp.int32)
         codes = codes_of(catalogue.poi_codes, item[:, None])
         states = self.decoder.poi_states(history, codes)[:, :, -1]
-        return choose_creatives(self.decoder, history, states, item[:, None], catalogue)[:, 0]
-
-    def _most_clicked(self, prepared, item: jax.Array, is_ad: jax.Array) -> jax.Array:
-        """The creative `[X]` that the reward model expects most clicks on the POI from."""
-        owned = self.items.catalogue.poi_creatives[item]  # [X, M]
-        if not owned.shape[1]:
-            return jnp.full_like(item, -1)
-
-        def clicks(creative: jax.Array) -> jax.Array:
-            slate = item[:, None], creative[:, None], is_ad[:, None]
-            return self.predict(prepared, *slate).click_poi[:, 0]
-
-        rate = jax.vmap(clicks, in_axes=1, out_axes=1)(owned)
-        best = jnp.argmax(jnp.where(owned >= 0, rate, -1.0), axis=1)
-        return jnp.where(item >= 0, jnp.take_along_axis(owned, best[:, None], axis=1)[:, 0], -1)
+        return choose_creatives(self.decoder, history, states, item[:, None], catalogue)
 
     def allocate(self, prepared: PreparedRequest) -> tuple[Allocation, Menu]:
         """Chooses the slate of the menu with the highest value (24); see `System.allocate`."""

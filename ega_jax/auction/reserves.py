@@ -30,11 +30,12 @@ def _of_others(bid: np.ndarray) -> np.ndarray:
     """The monopoly price of all others, for each of some falling bids.
 
     At a price above an ad's own bid, all that pay are others; at one below it, the ad is no payer.
+    Of prices of equal revenue the highest counts, so that an own bid cannot choose.
     """
     place = np.arange(len(bid))
     above, below = (place + 1) * bid, place * bid  # Revenue at each bid as price.
     best_above = _running_argmax(above)
-    best_below = len(bid) - 1 - _running_argmax(below[::-1])[::-1]
+    best_below = len(bid) - 1 - _running_argmax(below[::-1], last=True)[::-1]
     before, after = np.append(0, best_above[:-1]), np.append(best_below[1:], len(bid) - 1)
     high = np.where(place > 0, above[before], 0.0)
     low = np.where(place < len(bid) - 1, below[after], 0.0)
@@ -42,8 +43,8 @@ def _of_others(bid: np.ndarray) -> np.ndarray:
     return np.where(np.maximum(high, low) > 0, price, 0.0)
 
 
-def _running_argmax(revenue: np.ndarray) -> np.ndarray:
-    """The place of the highest entry up to each; the first of equal ones."""
+def _running_argmax(revenue: np.ndarray, last: bool = False) -> np.ndarray:
+    """The place of the highest entry up to each; of equal ones the first, or the last."""
     highest = np.maximum.accumulate(revenue)
-    is_new = np.append(True, highest[1:] > highest[:-1])
-    return np.maximum.accumulate(np.where(is_new, np.arange(len(revenue)), 0))
+    is_best = revenue == highest if last else np.append(True, highest[1:] > highest[:-1])
+    return np.maximum.accumulate(np.where(is_best, np.arange(len(revenue)), 0))

@@ -44,14 +44,11 @@ class GR(EGA):
     weighs_tokens: ClassVar[bool] = False
     judged_truthful: ClassVar[bool] = False
 
-    def creative_alone(
-        self, prepared: PreparedRequest, item: jax.Array, is_ad: jax.Array
-    ) -> jax.Array:
-        """The creative `[X]` that Peri-CR chooses for each POI `[X]`."""
-        del is_ad  # Peri-CR does not know it.
+    def creatives_of(self, prepared: PreparedRequest, item: jax.Array) -> jax.Array:
+        """The creative `[X, 1]` that Peri-CR chooses for each POI `[X]`."""
         memory, model = prepared.memory, (self.peri_cr, self.peri_cr_config, self.items)
         history = memory.history_poi, memory.history_creative
-        return peri_cr.choose(*model, *history, item, memory.context)
+        return peri_cr.choose(*model, *history, item, memory.context)[:, None]
 
 
 def dpo_loss(log_ratio: jax.Array, strength: float) -> jax.Array:

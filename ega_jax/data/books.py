@@ -56,10 +56,8 @@ class Books:
             found[ads] = np.where(count[poi] > 0, own, total_of_all / max(count_of_all, 1))
             total[poi] += bid  # A book has a POI at most once.
             count[poi] += 1
-            total_of_all, count_of_all = (
-                total_of_all + bid.sum(dtype=float),
-                count_of_all + len(bid),
-            )
+            total_of_all += bid.sum(dtype=float)
+            count_of_all += len(bid)
         return found
 
     def competing_bids(self, past_bids: np.ndarray, rank: int) -> np.ndarray:

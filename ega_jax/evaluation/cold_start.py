@@ -61,7 +61,7 @@ def _found(ads: RankedAds, row: np.ndarray, poi: np.ndarray) -> float:
     own = np.max(rate, axis=1, where=is_it, initial=-np.inf)[:, None]
     before, tied = (rate > own).sum(axis=1), (rate == own).sum(axis=1)
     chance = np.clip((FOUND - before) / np.maximum(tied, 1), 0.0, 1.0)
-    is_ranked = is_it.any(axis=1) & (tied > 0)  # No rate that is not a number is equal to another.
+    is_ranked = is_it.any(axis=1) & (tied > 0)  # NaN equals no rate.
     return float(np.mean(np.where(is_ranked, chance, 0.0)))
 
 

@@ -79,7 +79,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The 95 % interval of a statistic by resampling the sessions, the same for all systems.
 
-    The ends are those of the 2.5 % lowest and highest of the resamples. A resample in which the
+    The ends are the 25th lowest and the 25th highest of 999 resamples. A resample in which the
     statistic is not defined, as where no point of a frontier has as many clicks, counts as lower
     than all others. An end in such resamples is -infinity.
     """

@@ -7,6 +7,21 @@ from ega_jax.amounts import LARGEST, is_amount
 from ega_jax.errors import UserError
 
 
+def weight(smoothing: float | None, search_bid: ArrayLike | None) -> float:
+    """The weight of search bids from 0 to 1: by default 1, and 0 without search bids.
+
+    Raises:
+      UserError: it is out of range, or there are no search bids to weigh.
+    """
+    if smoothing is None:
+        return 0.0 if search_bid is None else 1.0
+    if search_bid is None:
+        raise UserError(f"smoothing is {smoothing}: give the search_bid that it is the weight of")
+    if not 0 <= smoothing <= 1:
+        raise UserError(f"smoothing is {smoothing}: it must be from 0 to 1")
+    return float(smoothing)
+
+
 def listing(
     poi: ArrayLike, book_start: ArrayLike, poi_codes: ArrayLike, num_codes: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ega_jax.errors import UserError
 from ega_jax.generation import book_checks, book_sums
 from ega_jax.generation.ad_book import UNAVAILABLE, AdBook
 from ega_jax.generation.book_lists import BookLists
@@ -56,7 +55,7 @@ class BookLedger:
         *,
         num_slots: int,
         search_bid: ArrayLike | None = None,
-        smoothing: float = 1.0,
+        smoothing: float | None = None,
         reserve: ArrayLike | None = None,
         eligible: ArrayLike | None = None,
         token_bid: str = "max",
@@ -74,7 +73,7 @@ class BookLedger:
           num_slots: `K`; lists above the leaves hold `K + 1` ads.
           search_bid: `[n]` bids that the search sees, such as past ones; by default it sees the
             live bids.
-          smoothing: from 0 to 1, weight of `search_bid`, if given; below 1 the search sees
+          smoothing: from 0 to 1, weight of `search_bid`, by default 1; below 1 the search sees
             `bid^(1 - smoothing) * search_bid^smoothing`.
           reserve: `[n]` least bid and price of each ad; it is not shown while it bids less. By
             default 0.
@@ -85,16 +84,13 @@ class BookLedger:
         Raises:
           UserError: there is no ad, lengths do not match, a bid or reserve is no amount, a POI or
             code is out of range or repeated (names the first such ad), or `smoothing` is out of
-            range.
+            range or without `search_bid`.
         """
         poi, book_start = book_checks.listing(poi, book_start, poi_codes, num_codes)
         bid = book_checks.amounts("bid", bid, poi.size)
-        if not 0 <= smoothing <= 1:
-            raise UserError(f"smoothing is {smoothing}: it must be from 0 to 1")
-        self._given, self._smoothing = np.zeros_like(bid), 0.0
+        self._given, self._smoothing = np.zeros_like(bid), book_checks.weight(smoothing, search_bid)
         if search_bid is not None:
             self._given = book_checks.amounts("search bid", search_bid, poi.size)
-            self._smoothing = float(smoothing)
         self._reserve = np.zeros_like(bid)
         if reserve is not None:
             self._reserve = book_checks.amounts("reserve", reserve, poi.size)
@@ -179,7 +175,7 @@ class BookLedger:
         """Search bids of ads with new live bids, float32."""
         given, weight = self._given[ads], self._smoothing
         seen = bid if weight == 0 else given
-        if 0 < weight < 1:
+        if 0 < weight < 1:  # As `ad_book.smoothed`, which would compile for each number of ads.
             seen = bid ** (1 - weight) * given**weight
         return np.where(eligible & (bid >= self._reserve[ads]), seen, np.float32(UNAVAILABLE))
 

@@ -195,17 +195,16 @@ class AuctionTraining:
           reserve: `[n]` least bid and price of each ad; default: 0.
 
         Raises:
-          UserError: past bids are to smooth those of a log without books.
+          UserError: past bids are to smooth the live ones, and the log has none.
         """
         books, settings = self.dataset.books, self.settings.allocation
-        smoothing = 1.0 if levers.bid_free else settings.bid_smoothing
+        if settings.bid_smoothing and (books is None or not self.past_bids.any()):
+            raise UserError("config.allocation.bid_smoothing: the log's books have no past bids")
         if books is None:
-            if settings.bid_smoothing:
-                raise UserError("config.allocation.bid_smoothing: the log has no books to smooth")
             return None
+        smoothing = 1.0 if levers.bid_free else settings.bid_smoothing
         if search_bid is None and smoothing:
-            is_free = bool(levers.bid_free)
-            search_bid = np.zeros_like(books.bid) if is_free else self.past_bids
+            search_bid = np.zeros_like(books.bid) if levers.bid_free else self.past_bids
         return BookLedger(
             books.poi,
             books.bid,
@@ -214,7 +213,7 @@ class AuctionTraining:
             self.pretraining.generator_config.num_codes,
             num_slots=self.dataset.summary.num_slots,
             search_bid=search_bid,
-            smoothing=smoothing,
+            smoothing=None if search_bid is None else smoothing,
             reserve=reserve,
             eligible=books.bid >= float(levers.reserve),
             token_bid=settings.token_bid,

@@ -129,7 +129,7 @@ def _joint_phase(run: AuctionTraining, system: EGA) -> Phase:
 def _reinforced_rows(settings: PhaseSettings) -> int:
     """The rows of each batch that take the policy gradient if there is one stage."""
     requests = settings.alignment.num_steps * settings.alignment.batch_size
-    return max(round(requests / settings.training.num_steps), min(requests, 1))
+    return max(round(requests / settings.training.num_steps), 1) if requests else 0
 
 
 def check_ega(settings: PhaseSettings) -> None:

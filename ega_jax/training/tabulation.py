@@ -50,10 +50,11 @@ def tabulated(
     if is_complete(path):
         known = read_metadata(path)
         for what, wanted in made_of.items():
-            if known["made_of"].get(what) != wanted:
+            found = known.get("made_of", {}).get(what)
+            if found != wanted:
                 raise UserError(
-                    f"{path} has {what} {known['made_of'].get(what)}, not {wanted}: remove it, or "
-                    "use the devices and settings that it was made with"
+                    f"{path} has {what} {found}, not {wanted}: remove it, or use the log, devices "
+                    "and settings that it was made with"
                 )
         parts, done = [read_arrays(path)], known["done"]
         start -= known["seconds"]

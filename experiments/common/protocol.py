@@ -118,7 +118,7 @@ class Market:
         others = {other: self._measured(other).served for other in self._others(name)}
         found = {"rule": own.rule} | record_of(own.results, others) | {"seconds": own.seconds}
         found |= {"samples": own.samples}
-        if self._slates(name) == self._slates(own.run.name):  # Others have no name there.
+        if self._measured_with(name) == self._measured_with(own.run.name):  # Has a name there.
             judged = systems(own.psi, own.run.name, own.run.settings.auction.rule)
             write_results(own.run.pretraining.workdir, {"systems": judged})
         self._write(name, found)
@@ -142,12 +142,15 @@ class Market:
         """
         workdir, trained_as = self.folders_of(name)
         run = self.open(compared()[trained_as], workdir, f"systems/{trained_as}")
-        settings = run.settings.changed(self._slates(name))
-        pretraining = dataclasses.replace(run.pretraining, settings=settings)
+        own = self._measured_with(name)
+        if own == self._measured_with(trained_as):
+            return run
+        _ = run.mechanism  # Trains what is missing, with the settings of the models' own system.
+        pretraining = dataclasses.replace(run.pretraining, settings=run.settings.changed(own))
         return dataclasses.replace(run, pretraining=pretraining)
 
-    def _slates(self, name: str) -> dict[str, Any]:
-        """The settings that change a system's slates in measuring alone."""
+    def _measured_with(self, name: str) -> dict[str, Any]:
+        """The settings of a row that may differ from those of the system with its models."""
         own = self.settings.changed(compared()[name])
         fields = {leaf.name: leaf.value for leaf in leaves(own)}
         return {field: fields[field] for field in MEASURED if field != "auction.rule"}

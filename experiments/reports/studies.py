@@ -73,14 +73,14 @@ class Study:
     @functools.cached_property
     def landscapes(self) -> list[Landscape]:
         """The bid landscapes of the advertisers that spend most."""
+        pois = self.accounts.by_spend()[:LANDSCAPES].tolist()
+        if not pois:
+            return []
         books, reserves = self.run.dataset.books, self.run.reserves
         ledger = self.run.ledger(self.run.levers, reserve=reserves)
         size = self.run.settings.auction.batch_size
         seller = Seller(self.run.mechanism, books, ledger, size)
         judge = list(judges_of(truth_of(self.run)).values())[-1]
-        pois = self.accounts.by_spend()[:LANDSCAPES].tolist()
-        if not pois:
-            return []
 
         def rows_of(number: int) -> dict[str, Any]:
             found = landscape(seller, pois[number], self._offering(pois[number]), judge)
@@ -101,10 +101,11 @@ class Study:
         """A few slates, explained; of sessions that are spread evenly."""
         own = self._under(self.rule)
         path = own.path(f"explained-{self.rule}", self.num_sessions) / "slates.json"
-        if not path.exists():
+        log = vars(self.run.dataset.summary)
+        if not path.exists() or read_json(path).get("log") != log:
             batches = own.batches(self.num_sessions)
             chosen = batches[:: -(-len(batches) // EXPLAINED)]
-            write_json(path, {"slates": [self._explained(batch) for batch in chosen]})
+            write_json(path, {"log": log, "slates": [self._explained(batch) for batch in chosen]})
         return [ExplainedSlate(**slate) for slate in read_json(path)["slates"]]
 
     def _explained(self, batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def test_a_bid_free_search_sees_the_search_bids_of_its_book():
 
 
 def test_smoothed_bids_lie_between_live_and_past_ones():
-    """An ad of a high live bid and a low past one gets a place between those of the two."""
+    """The search sees a geometric mean of live and past worth."""
     system = with_beams(by_ecpm(tiny_ega()), 4)
     books, _, batch = in_books(REQUESTS, system)
     to_books = BookRequest(**{name: np.asarray(x) for name, x in batch.items()})

@@ -21,13 +21,16 @@ def test_no_price_earns_more_from_the_other_ads_of_a_group(seed):
         assert revenue(others.astype(np.float32), price) == pytest.approx(best, rel=1e-6)
 
 
-def test_an_own_bid_does_not_move_the_own_reserve():
-    bid, group = np.random.default_rng(0).lognormal(size=30), np.arange(30) % 4
+@pytest.mark.parametrize("seed", range(5))
+def test_an_own_bid_does_not_move_the_own_reserve(seed):
+    """Also where prices have equal revenue: bids are small whole numbers."""
+    bid, group = np.random.default_rng(seed).integers(0, 5, 30), np.arange(30) % 4
     before = monopoly_prices(bid, group)
     for ad in range(30):
-        changed = bid.copy()
-        changed[ad] *= 3.0
-        assert monopoly_prices(changed, group)[ad] == before[ad]
+        for own in (0.0, 0.5, 2.0, 3.0, 9.0):
+            changed = bid.astype(float)
+            changed[ad] = own
+            assert monopoly_prices(changed, group)[ad] == before[ad]
 
 
 def test_a_large_group_needs_no_pairs():

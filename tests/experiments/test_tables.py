@@ -406,6 +406,29 @@ def test_reserves_change_neither_the_settings_nor_the_scores_of_their_system(
     assert written == ["ega-reserves"]
 
 
+def test_smoothed_bids_are_measured_with_models_trained_without(tabulated, monkeypatch):
+    opened, seen = protocol.Market.open, []
+
+    def noted(self, changes, workdir, place):
+        run = opened(self, changes, workdir, place)
+
+        def train(run):
+            seen.append(run.settings.allocation.bid_smoothing)
+            return kind.train(run)
+
+        kind = run.kind
+        return dataclasses.replace(run, kind=SystemKind(train))
+
+    monkeypatch.setattr(protocol.Market, "open", noted)
+    place = market_of(tabulated)
+    run = place._open("ega-smoothed")
+    assert seen == [0.0]
+    assert run.settings.allocation.bid_smoothing == 0.5
+    assert read_config(place.workdir / "systems" / "ega")["allocation"]["bid_smoothing"] == 0
+    measured = measuring.Measured(run, "gsp", measuring.Sessions(8, 4, 4))
+    assert measured.path("value", 8).name == "value-smoothing-0.5-test-8"
+
+
 def test_a_log_without_books_has_no_rows_with_reserves(finished):
     assert tables.systems_for(market.settings("tiny")) == list(compared())
     of_past_bids = {*reserved(), "ega-smoothed"}
@@ -455,7 +478,8 @@ def test_tables_without_learned_prices_are_refused(finished, tmp_path, monkeypat
 def test_runs_share_what_they_may(variant, tmp_path):
     settings = market.settings(variant)
     of = protocol.Market(2, settings, tmp_path, tmp_path, measuring.Sessions(1, 1, 1)).folders_of
-    assert of("ega-gsp") == of("ega-probed") == of("ega") == ("market-2", "ega")
+    for name in ("ega", "ega-gsp", "ega-probed", "ega-smoothed", "ega-reserves"):
+        assert of(name) == ("market-2", "ega")
     assert of("gr") == ("market-2", "gr")
     assert of("ega-mtp") == ("market-2-ega-mtp", "ega-mtp")
     is_papers = settings.allocation.token_value == "bid"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 from small_market import MARKET
@@ -10,11 +11,12 @@ from tiny_runs import REWARD, Flag, tiny_config
 
 from ega_jax.data.market.logs import write_market
 from ega_jax.errors import UserError
+from ega_jax.training.files import read_json
 from ega_jax.training.loop import NonFiniteLossError
 from experiments import tune
 from experiments.common import measuring
 from experiments.common.measuring import Sessions
-from experiments.common.protocol import TUNING_MARKET, Market
+from experiments.common.protocol import TUNING_MARKET, Market, read_own_record
 from experiments.common.runs import changed
 from experiments.configs import market
 
@@ -117,6 +119,18 @@ def test_a_record_of_other_sessions_is_named(asked):
     other = dataclasses.replace(place, sessions=Sessions(16, 1, 1))
     with pytest.raises(UserError, match=r"has asked\.value 8, not 16"):
         tune.try_out(other, "gr", {})
+
+
+def test_the_trials_of_the_repository_are_those_of_the_present_settings():
+    """Else `--best_of` would refuse them, or mix trials of different settings."""
+    paths = sorted(Path("experiments/results/trials").glob("market-tiny-*.json"))
+    assert len(paths) == 12
+    for path in paths:
+        known = read_json(path)
+        sessions = Sessions(**known["asked"])
+        place = Market(TUNING_MARKET, market.settings("tiny"), Path(), Path(), sessions)
+        asked = place.asked(tune.settings_of(known["system"], known["changes"]))
+        assert read_own_record(path, asked) == known
 
 
 def test_a_recorded_trial_is_not_made_again(asked):

@@ -30,7 +30,7 @@ def random_listing(rng, num_layers=None, num_codes=None):
     # A power of a uniform number is uneven: code 0 has most POIs.
     codes = num_codes * rng.random((NUM_POIS, num_layers)) ** rng.integers(1, 4)
     token_bid, scope = [("max", "prefix"), ("mean", "prefix"), ("max", "layer")][rng.integers(3)]
-    return {
+    listing = {
         "poi": np.concatenate(poi),
         "bid": random_bids(rng, n),
         "book_start": book_start,
@@ -38,12 +38,15 @@ def random_listing(rng, num_layers=None, num_codes=None):
         "num_codes": int(num_codes),
         "num_slots": int(rng.integers(1, 3)),
         "search_bid": random_bids(rng, n) if rng.random() < 0.5 else None,
-        "smoothing": rng.choice([0.0, 0.5, 1.0]),
+        "smoothing": None,
         "reserve": random_bids(rng, n) / 2 if rng.random() < 0.3 else None,
         "eligible": rng.random(n) < 0.8 if rng.random() < 0.5 else None,
         "token_bid": token_bid,
         "scope": scope,
     }
+    if listing["search_bid"] is not None:
+        listing["smoothing"] = rng.choice([0.0, 0.5, 1.0])
+    return listing
 
 
 def random_bids(rng, n):
@@ -417,8 +420,9 @@ def test_live_bids_do_not_change_what_another_search_bid_orders():
         ({"bid": [1.0, 2.0]}, "4 ads have bids of shape"),
         ({"search_bid": [1.0, 2.0, -1.0, 0.0]}, "search bid of ad 2 is -1"),
         ({"search_bid": [1.0]}, "4 ads have search bids of shape"),
-        ({"smoothing": 1.5}, r"smoothing is 1\.5: it must be from 0 to 1"),
-        ({"smoothing": np.nan}, "smoothing is nan"),
+        ({"smoothing": 0.5}, r"smoothing is 0\.5: give the search_bid"),
+        ({"smoothing": 1.5, "search_bid": [0.0] * 4}, r"smoothing is 1\.5: it must be from 0 to 1"),
+        ({"smoothing": np.nan, "search_bid": [0.0] * 4}, "smoothing is nan"),
         ({"eligible": [True]}, "`eligible` of 4 ads"),
         ({"eligible": [1, 0, 1, 1]}, "`eligible` of 4 ads"),
         ({"book_start": []}, "book_start"),
