@@ -118,7 +118,8 @@ class Market:
         others = {other: self._measured(other).served for other in self._others(name)}
         found = {"rule": own.rule} | record_of(own.results, others) | {"seconds": own.seconds}
         found |= {"samples": own.samples}
-        if self._measured_with(name) == self._measured_with(own.run.name):  # Has a name there.
+        # results.json has no name for what other rows found with the models of a system.
+        if self._measured_with(name) == self._measured_with(own.run.name):
             judged = systems(own.psi, own.run.name, own.run.settings.auction.rule)
             write_results(own.run.pretraining.workdir, {"systems": judged})
         self._write(name, found)
