@@ -129,7 +129,7 @@ def test_no_market_is_made_for_an_auction_without_a_generator(tmp_path):
 def test_a_workdir_of_another_config_names_field_found_and_expected(tmp_path):
     workdir = tmp_path / "run"
     check_workdir(workdir, tiny_config("data").to_dict())
-    (workdir / "metrics").mkdir()
+    (workdir / "metrics.jsonl").touch()
     before = (workdir / "config.json").read_bytes()
     tiny = f"--config={Path(tiny_runs.market.__file__)}:tiny"
     code, printed = run(PRETRAIN, [f"--workdir={workdir}", tiny], tmp_path)
@@ -138,7 +138,7 @@ def test_a_workdir_of_another_config_names_field_found_and_expected(tmp_path):
     assert "generator.width: found 8, expected 64" in printed
     assert "data.path" not in printed, "where the data lies may change"
     assert "Traceback" not in printed
-    assert contents(workdir) == {"config.json", "metrics"}
+    assert contents(workdir) == {"config.json", "metrics.jsonl"}
     assert (workdir / "config.json").read_bytes() == before
 
 

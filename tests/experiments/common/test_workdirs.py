@@ -67,7 +67,7 @@ def test_a_workdir_that_kept_a_relative_path_opens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = retrieval.settings("beauty")
     check_workdir(tmp_path / "run", settings.to_dict())
-    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
     workdirs.bind_workdir(tmp_path / "run", workdirs.with_absolute_paths(settings))
     assert read_config(tmp_path / "run")["data"]["path"] == str(tmp_path / "data" / "beauty")
     with pytest.raises(ConfigMismatchError, match=r"data\.path"):
