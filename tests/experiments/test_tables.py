@@ -52,7 +52,7 @@ def run_command(config, root, monkeypatch, markets=("0",), only=None):
     monkeypatch.setattr(measuring, "LATENCY_LIMIT_S", 0.0)
     # Counting compiles every system once more; test_flops.py covers it.
     monkeypatch.setattr(measuring, "flops_per_request", lambda *_: np.array([6.0, 8.0]))
-    flags = {"_MARKETS": list(markets), "_ONLY": list(only or compared())}
+    flags = {"_MARKETS": list(markets), "_ONLY": only and list(only)}
     flags |= {"_RESULTS": str(root / "results"), "_VALUE": 8, "_RPM": 4, "_PSI": 4}
     for name, value in flags.items():
         monkeypatch.setattr(tables, name, Flag(value))
