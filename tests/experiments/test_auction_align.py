@@ -277,7 +277,7 @@ def test_rankers_of_new_ads_read_ids_codes_or_features(finished, monkeypatch, ca
     monkeypatch.setattr(cold_start, "seen_pois", lambda _: seen)
     monkeypatch.setattr(cold_start, "_SEEDS", Flag(1))
     cold_start.main()
-    known = json.loads((workdir / "results.json").read_text())["cold_start"]
+    known = json.loads((workdir / "results.json").read_text())["cold_start, 8192 sessions"]
     assert known.keys() == set(cold_start.FORMS)
     assert {form["0"]["clicks_new"] for form in known.values()} != {0}
     assert "recall@10" in capsys.readouterr().out
