@@ -83,7 +83,6 @@ def main() -> None:
         report |= large_reward_model(run)
     if "served" in _PARTS.value:
         report |= served_slates(_trained_systems(workdir))
-    out.mkdir(parents=True, exist_ok=True)
     path = out / "calibration.json"
     report = (read_json(path) if path.exists() else {}) | report
     write_json(path, report)

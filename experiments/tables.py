@@ -92,9 +92,9 @@ def check(settings: Settings) -> None:
     """Checks that the tables can be made with these settings.
 
     Raises:
-      UserError: a system is unknown or not for this log, there is a reserve for all, EGA has no
-        learned prices, one log is to be several markets, or the market that
-        systems are tuned on would share a table with others.
+      UserError: EGA has no learned prices, a system is unknown or not for this log, all systems
+        are to have a reserve, one log is to be several markets, or the market that systems are
+        tuned on would share a table with others.
     """
     if settings.auction.rule not in HEADS:
         raise UserError(

@@ -165,8 +165,8 @@ def valued(market: Market, system: str, changes: Mapping[str, Any]) -> dict[str,
         frontier = frontier_of(market, system, changes, judge)
     except NonFiniteLossError as error:
         return {"failed": str(error)}
-    clicks_of = lambda judge: reference.get("frontier", frontier)[0][judge]["ctr_poi"]
-    found = {judge: value_of(frontier, clicks_of(judge), judge) for judge in JUDGES}
+    clicks_of = lambda name: reference.get("frontier", frontier)[0][name]["ctr_poi"]
+    found = {name: value_of(frontier, clicks_of(name), name) for name in JUDGES}
     return {"frontier": frontier} | found
 
 

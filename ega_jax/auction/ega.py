@@ -44,7 +44,7 @@ from ega_jax.generation.slate_policy import Path, slate_path
 from ega_jax.reward.model import Memory, Predictions
 from ega_jax.types import IMPOSSIBLE, AnyRequest, BookRequest, Request
 
-_PREDICTED_AT_ONCE = 128  # Chunk of POIs with creatives, each alone in a slate.
+_PAIRS_AT_ONCE = 128  # Chunk of pairs of POI and creative, each alone in a slate.
 _WINNERS_AT_ONCE = 4  # Chunk of distinct winning slates; there are few, as most variants share one.
 
 
@@ -262,7 +262,7 @@ class EGA(System[EGAConfig]):
             slate = item[row], options[row, option], is_ad[row]
             return self.predict(prepared, *(x[:, None] for x in slate)).click_poi[:, 0]
 
-        rate = map_where(clicks, where.reshape(-1), chunk=_PREDICTED_AT_ONCE)
+        rate = map_where(clicks, where.reshape(-1), chunk=_PAIRS_AT_ONCE)
         rate = jnp.where(where, rate.reshape(options.shape), -1.0)
         best = jnp.argmax(rate, axis=1)[:, None]
         creative, quality = (jnp.take_along_axis(x, best, axis=1)[:, 0] for x in (options, rate))
