@@ -21,7 +21,7 @@ NARROW = {  # Small enough to train on two CPU cores.
     "decoder_blocks": 2,
 }
 ALIGNMENT = {"learning_rate": 1e-3, "kl_weight": 0.5}  # The KL penalty keeps CTR.
-# The learning rates of alignment and CGA and `tiny`'s alpha are the best of the former market.
+# The learning rates of alignment and of `tiny`'s CGA and `tiny`'s alpha are the best of the former market.
 TINY = {
     "data": {"history_length": 16, "market": {"size": "tiny"}},
     "tokenizer": {
@@ -70,14 +70,15 @@ SMALL = {
     "training": {"num_steps": 3000, "checkpoint_every": 500, "evaluate_every": 1000},
     "evaluation": {"num_beams": 32},
     # The paper's tokens and creatives are the row `ega-paper` of the tables.
-    "allocation": {"alpha": 5.0, "token_value": "ecpm", "creatives_by": "clicks"},
-    # 16,000 requests of reinforcement, as many as those of MCA's two stages together.
+    "allocation": {"alpha": 8.0, "token_value": "ecpm", "creatives_by": "clicks"},
+    # 16,000 requests of reinforcement, as CrossDQN has; CGA has another 8,000.
     "alignment": ALIGNMENT | {"estimator": "leave_one_out", "num_steps": 500},
     "payment": {"probes": (0.0, 0.25, 0.5, 1.0, 2.0, 4.0), "refinements": 4},
     "cascade": {
-        "cga": {"learning_rate": 3e-3, "batch_size": 16},
-        "cross_dqn": {"screen": 3, "batch_size": 16},
+        "cga": {"learning_rate": 1e-3, "batch_size": 16},
+        "cross_dqn": {"screen": 3, "batch_size": 16, "num_steps": 1000},
     },
+    "one_rec": {"strength": 0.5},
 }
 YELP_SMALL = SMALL | {"data": {"history_length": 32, "market": {"size": "small", "world": "yelp"}}}
 FEEDBACK = {  # Models of users' responses on `large`; as many epochs as on `small`.
