@@ -14,7 +14,9 @@ no such model. `menu` is the best of the slates from which the system chose. Wit
 as --system=mca,ega or all of the workdir, prints one line per system instead of the steps.
 
 Writes the figure decomposition.png to systems/SYSTEM/figures, with several systems also one to
-figures, and adds the numbers to results.json.
+figures, and adds the numbers to results.json. With --results, `attainable` and `visible` are also
+recorded in the folder `ceilings` of the tables' results; experiments.tables draws them into the
+frontier of this market.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,14 +29,17 @@ from rich.console import Console
 from rich.table import Table
 
 from ega_jax.baselines.decomposition import CEILINGS, decompose, losses
+from ega_jax.baselines.settings import Settings
 from ega_jax.data.market.clicks import Truth
 from ega_jax.evaluation.judges import PredictedClicks, SlateJudge
+from ega_jax.evaluation.records import write_record
 from ega_jax.evaluation.report import save_figure, write_results
 from ega_jax.evaluation.samples import Sample, samples_of
 from ega_jax.phases.auction import AuctionTraining
 from ega_jax.training.progress import ProgressReport
 from experiments.calibrations.reward_models import trained_large_model
 from experiments.common import command, workdirs
+from experiments.common.protocol import kind_of, manifest
 from experiments.common.runs import find_systems
 
 command.define_system(what="A system of the workdir, several as a,b, or all")
@@ -50,20 +55,26 @@ LOST_AT = {  # Slate -> the stage that loses the difference to the slate before.
 }
 COMPARED = ("attainable", "visible", "menu", "shown", "paid")  # Columns of the table of systems.
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # Behind text on a line.
+CEILINGS_OF_ALL = ("attainable", "visible")  # Slates that hold for all systems of a market.
 _SESSIONS = flags.DEFINE_integer("decomposed_sessions", 128, "About how many test sessions.", 1)
+_RESULTS = flags.DEFINE_string(
+    "results", None, "Folder of tables whose frontier shows the ceilings.", allow_override=True
+)  # Other commands have a flag of this name.
 
 Measured = Mapping[str, Mapping[str, float]]  # Slate -> its figures, as `losses` returns them.
 
 
 def main() -> None:
     """Runs the command."""
-    _, workdir = workdirs.find_workdir()
+    settings, workdir = workdirs.find_workdir()
     runs, sessions = find_systems(workdir, command.named_system()), f"{_SESSIONS.value} sessions"
     found = measure(runs, Truth.load(runs[0].pretraining.folder), _SESSIONS.value)
     write_results(
         workdir, {"decomposition": dict.fromkeys(found)}
     )  # A ceiling may be left out now.
     write_results(workdir, {"decomposition": found})
+    if _RESULTS.value:
+        record_ceilings(found, settings, Path(_RESULTS.value).expanduser())
     paths = [
         draw_losses(found[run.name], run.folder / "figures" / "decomposition.png") for run in runs
     ]
@@ -98,6 +109,20 @@ def measure(
 
         found = decompose(mechanisms, counted(), model)
     return {name: losses(values) for name, values in found.items()}
+
+
+def record_ceilings(found: Mapping[str, Measured], settings: Settings, results: Path) -> None:
+    """Records the ceilings of a market, in currency per 1000 items shown, for its tables."""
+    market, name = settings.data.market, f"{settings.name}-{settings.data.market.seed}.json"
+    ceilings = {
+        slate: max(measured[slate]["currency"] for measured in found.values())
+        for slate in CEILINGS_OF_ALL
+        if all(slate in measured for measured in found.values())
+    }
+    run = {"system": "ceilings", "market": market.seed, "data": kind_of(settings)}
+    value = {slate: 1000 * each / market.num_slots for slate, each in ceilings.items()}
+    sessions = {"sessions": _SESSIONS.value, "manifest": manifest()}
+    write_record(results / "ceilings" / name, run | {"value": value} | sessions)
 
 
 def large_model(run: AuctionTraining) -> Callable[[Sample], SlateJudge] | None:

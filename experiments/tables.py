@@ -22,7 +22,8 @@ their own.
 Lifts compare a system with `mca` and `gr` on the same sessions of the same market. Over several
 markets, intervals are Student's over the lifts of each; with one market they come from resampling
 its sessions. `value_at_ctr_vs_mca` is the lift of the value at the CTR-poi of `mca`, on the
-system's frontier along alpha, beta and kappa.
+system's frontier along alpha, beta and kappa. The figure of frontiers shows a market's ceilings
+once experiments.decomposition has recorded them there.
 
 Several processes of one host may share a workdir: a process skips a market that another one works
 on, and waits for it at the end.
@@ -144,8 +145,12 @@ def merge(settings: Settings, workdir: Path) -> None:
     """Writes the tables of all records on this kind of market."""
     ablations = "ega", *ABLATIONS, *reserved()
     results, names = results_folder(), {"table2": tuple(KINDS), "table3": ablations}
+    runs, found = (
+        read_records(results / folder, kind_of(settings)) for folder in ("runs", "ceilings")
+    )
+    ceilings = {record["market"]: record["value"] for record in found}
     with locked(workdir):
-        write_tables(read_records(results / "runs", kind_of(settings)), names, results)
+        write_tables(runs, names, results, ceilings)
 
 
 def print_grid(runs: list[tuple[Market, str]], running: tuple[Market, str] | None = None) -> None:

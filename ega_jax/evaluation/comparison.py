@@ -30,7 +30,10 @@ SCORERS = ("model", "truth")
 METRICS = ("value", "rpm", *VALUED[1:], "surplus", *JUDGED, *COSTS, *LIFTS)
 COLUMNS = ("system", "scorer", "metric", "mean", "low", "high", "markets", "sessions")
 FRONTIER_COLUMNS = ("system", "lever", "setting", "market", *ON_FRONTIER)
+Ceilings = Mapping[int, Mapping[str, float]]  # Market -> ceiling -> value per 1000 items.
+
 _STYLES = {OWN[0]: "*", "alpha": "o-", "beta": "s--", "kappa": "^:"}  # Of each curve.
+_CEILINGS = {"attainable": "-", "visible": "--"}  # See ega_jax.baselines.decomposition.
 
 
 def rows_of(records: Iterable[Record], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -102,7 +105,10 @@ def frontier_rows(records: Iterable[Record], names: Sequence[str]) -> list[dict[
 
 
 def write_tables(
-    records: Sequence[Record], tables: Mapping[str, Sequence[str]], folder: Path
+    records: Sequence[Record],
+    tables: Mapping[str, Sequence[str]],
+    folder: Path,
+    ceilings: Ceilings,
 ) -> None:
     """Writes the tables of all runs as CSV and as Markdown, and figures.
 
@@ -110,6 +116,7 @@ def write_tables(
       records: of the runs.
       tables: table name -> names of its systems.
       folder: gets TABLE.csv, `frontier.csv`, `tables.md`, `lifts.png` and `frontier.png`.
+      ceilings: of the markets where they are known, for `frontier.png`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = []
@@ -127,7 +134,7 @@ def write_tables(
     with replacing(folder / "tables.md") as written:
         written.write_text("\n".join(text))
     draw_lifts(rows_of(records, every), folder / "lifts.png")
-    draw_frontier(points, folder / "frontier.png")
+    draw_frontier(points, folder / "frontier.png", ceilings)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -193,8 +200,8 @@ def draw_lifts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     save_figure(figure, path)
 
 
-def draw_frontier(points: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws value against CTR-poi along each lever, one panel per market."""
+def draw_frontier(points: Sequence[Mapping[str, Any]], path: Path, ceilings: Ceilings) -> None:
+    """Draws value against CTR-poi along each lever below the ceilings, one panel per market."""
     markets = sorted({point["market"] for point in points})
     if not markets:
         return
@@ -211,6 +218,8 @@ def draw_frontier(points: Sequence[Mapping[str, Any]], path: Path) -> None:
             if own:
                 colour, style = f"C{names.index(system) % 10}", _STYLES[lever]
                 axes.plot(*zip(*own, strict=True), style, color=colour, label=f"{system}, {lever}")
+        for name, value in ceilings.get(market, {}).items():
+            axes.axhline(value, color="0.4", linestyle=_CEILINGS[name], label=f"ceiling, {name}")
         axes.set(xlabel="CTR-poi", ylabel="value per 1000 impressions", title=f"market {market}")
         axes.legend(fontsize=7)
     save_figure(figure, path)

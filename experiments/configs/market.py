@@ -21,7 +21,8 @@ NARROW = {  # Small enough to train on two CPU cores.
     "decoder_blocks": 2,
 }
 ALIGNMENT = {"learning_rate": 1e-3, "kl_weight": 0.5}  # The KL penalty keeps CTR.
-# The learning rates of alignment and of `tiny`'s CGA and `tiny`'s alpha are the best of the former market.
+# The best of the former market: alignment's learning rate, and `tiny`'s alpha and rate of CGA.
+# `small` has the winners of its own trials (experiments/results/trials).
 TINY = {
     "data": {"history_length": 16, "market": {"size": "tiny"}},
     "tokenizer": {

@@ -5,10 +5,12 @@ import csv
 import numpy as np
 import pytest
 
+from ega_jax.evaluation import comparison
 from ega_jax.evaluation.comparison import (
     COLUMNS,
     FRONTIER_COLUMNS,
     METRICS,
+    draw_frontier,
     frontier_rows,
     rows_of,
     write_tables,
@@ -75,7 +77,7 @@ def test_what_is_undefined_in_a_market_has_no_mean(tmp_path):
     row = cells([RECORDS[2], undefined], ["ega"])["ega", "truth", "value_vs_mca"]
     assert row["markets"] == 2
     assert np.isnan([row["mean"], row["low"], row["high"]]).all()
-    write_tables([RECORDS[2], undefined], {"own": ("ega",)}, tmp_path)
+    write_tables([RECORDS[2], undefined], {"own": ("ega",)}, tmp_path, {})
     assert "| ega | truth | 2 | undefined |" in (tmp_path / "tables.md").read_text()
     row = cells([RECORDS[2], record("ega", 1, 80.0)], ["ega"])["ega", "truth", "value_vs_mca"]
     assert (row["mean"], row["markets"]) == (10.0, 1), "it was not compared in the other"
@@ -86,7 +88,7 @@ def test_an_interval_without_a_lower_end(tmp_path):
     low["intervals"]["truth"]["value_vs_mca"] = [None, 9.0]
     row = cells([low], ["ega"])["ega", "truth", "value_vs_mca"]
     assert (row["low"], row["high"]) == (-np.inf, 9.0)
-    write_tables([low], {"own": ("ega",)}, tmp_path)
+    write_tables([low], {"own": ("ega",)}, tmp_path, {})
     assert "+5.0 % (-inf to +9.0)" in (tmp_path / "tables.md").read_text()
 
 
@@ -96,7 +98,7 @@ def test_points_are_by_the_truth_if_it_is_known():
 
 
 def test_tables_and_figures_are_written(tmp_path):
-    write_tables(RECORDS, {"table2": ("mca", "gr", "ega"), "own": ("ega",)}, tmp_path)
+    write_tables(RECORDS, {"table2": ("mca", "gr", "ega"), "own": ("ega",)}, tmp_path, {})
     with (tmp_path / "table2.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
@@ -112,6 +114,17 @@ def test_tables_and_figures_are_written(tmp_path):
         assert (tmp_path / name).stat().st_size > 0
 
 
+def test_the_frontier_of_a_market_has_its_ceilings(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(comparison, "save_figure", lambda figure, path: drawn.append(figure))
+    points = frontier_rows(RECORDS, ["mca", "ega"])
+    ceilings = {1: {"attainable": 90.0, "visible": 70.0}}
+    draw_frontier(points, tmp_path / "frontier.png", ceilings)
+    lines = [{line.get_label(): line for line in axes.lines} for axes in drawn[0].axes]
+    assert ["ceiling, attainable" in panel for panel in lines] == [False, True, False]
+    assert list(lines[1]["ceiling, visible"].get_ydata()) == [70.0, 70.0]
+
+
 def test_without_runs_tables_are_empty(tmp_path):
-    write_tables([], {"table2": ("mca",)}, tmp_path)
+    write_tables([], {"table2": ("mca",)}, tmp_path, {})
     assert (tmp_path / "table2.csv").read_text().strip() == ",".join(COLUMNS)

@@ -4,9 +4,12 @@ import pytest
 from absl.testing import flagsaver
 from matplotlib import image
 
+from ega_jax.evaluation.records import read_records
 from ega_jax.evaluation.report import write_results
-from experiments import decomposition
+from experiments import decomposition, tables
 from experiments.common import runs, workdirs
+from experiments.common.protocol import kind_of
+from experiments.configs.market import settings
 
 CASCADE = ("attainable", "recalled", "ranked", "listed", "placed", "shown", "paid")
 ALONE = ("attainable", "placed", "shown", "paid")
@@ -61,6 +64,23 @@ def test_one_line_and_one_group_of_bars_per_system(capsys, tmp_path):
     decomposition.print_systems(found, "8 sessions")
     assert "visible" not in capsys.readouterr().out
     assert (image.imread(decomposition.draw_systems(found, path)) != with_all).any()
+
+
+def test_ceilings_are_recorded_for_the_frontier_of_the_tables(monkeypatch, tmp_path):
+    found = {"mca": chain(*CASCADE) | CEILINGS, "ega": chain(*ALONE) | CEILINGS}
+    found["ega"]["attainable"] = {"currency": 6.0, "share": 1.0, "lost": 0.0}
+    own = settings("small").changed({"data.market.seed": 3, "data.market.num_slots": 6})
+    decomposition.record_ceilings(found, own, tmp_path)
+    record, *others = read_records(tmp_path / "ceilings", kind_of(own))
+    assert (record["market"], record["sessions"], others) == (3, 128, [])
+    assert record["value"] == pytest.approx({"attainable": 1000.0, "visible": 4250 / 6})
+
+    drawn = []
+    keep = lambda runs, tables, folder, ceilings: drawn.append(ceilings)
+    monkeypatch.setattr(tables, "write_tables", keep)
+    with flagsaver.flagsaver(results=str(tmp_path)):
+        tables.merge(own, tmp_path)
+    assert drawn == [{3: record["value"]}]
 
 
 def test_a_system_that_is_not_there(monkeypatch, tmp_path):
