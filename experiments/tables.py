@@ -11,10 +11,10 @@ reward model unless their settings differ.
         --only=mca,gr,ega --results=/tmp/tables
 
 Each run adds a record to the folder `runs` of `--results`. The tables and figures there merge all
-records of the same kind of market, from any machine: table2.csv, table3.csv, frontier.csv,
-tables.md, lifts.png, frontier.png. A run whose record exists is not repeated; an interrupted run
-goes on where it stopped when the same command runs again. A run that fails because a loss is not
-finite is recorded as failed, and the others go on; remove its record to try again.
+records of the same kind of market, from any machine: table2.csv, table3.csv, claims.csv,
+frontier.csv, tables.md, lifts.png, frontier.png. A run whose record exists is not repeated; an
+interrupted run goes on where it stopped when the same command runs again. A run that fails because
+a loss is not finite is recorded as failed, and the others go on; remove its record to try again.
 
 Market 100 is the one that systems are tuned on: its tables are rehearsals, and have a folder of
 their own.

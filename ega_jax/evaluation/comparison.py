@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from ega_jax.evaluation.claims import COLUMNS as CLAIM_COLUMNS
+from ega_jax.evaluation.claims import SCORERS, claim_rows, claims_markdown
 from ega_jax.evaluation.lifts import student_interval
 from ega_jax.evaluation.records import (
     COSTS,
@@ -26,7 +28,6 @@ from ega_jax.evaluation.records import (
 from ega_jax.evaluation.report import save_figure
 from ega_jax.training.files import replacing
 
-SCORERS = ("model", "truth")
 METRICS = ("value", "rpm", *VALUED[1:], "surplus", *JUDGED, *COSTS, *LIFTS)
 COLUMNS = ("system", "scorer", "metric", "mean", "low", "high", "markets", "sessions")
 FRONTIER_COLUMNS = ("system", "lever", "setting", "market", *ON_FRONTIER)
@@ -115,7 +116,8 @@ def write_tables(
     Args:
       records: of the runs.
       tables: table name -> names of its systems.
-      folder: gets TABLE.csv, `frontier.csv`, `tables.md`, `lifts.png` and `frontier.png`.
+      folder: gets TABLE.csv, `claims.csv`, `frontier.csv`, `tables.md`, `lifts.png` and
+        `frontier.png`.
       ceilings: of the markets where they are known, for `frontier.png`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,6 +126,9 @@ def write_tables(
         rows = rows_of(records, names)
         write_csv(folder / f"{table}.csv", COLUMNS, rows)
         text.append(f"### {table}\n\n{markdown(rows)}")
+    claims = claim_rows(records)
+    write_csv(folder / "claims.csv", CLAIM_COLUMNS, claims)
+    text += [f"### Claims of the paper\n\n{claims_markdown(claims)}"] if claims else []
     every = list(dict.fromkeys(name for names in tables.values() for name in names))
     points = frontier_rows(records, every)
     write_csv(folder / "frontier.csv", FRONTIER_COLUMNS, points)

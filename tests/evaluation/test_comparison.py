@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ega_jax.evaluation import comparison
+from ega_jax.evaluation.claims import COLUMNS as CLAIM_COLUMNS
 from ega_jax.evaluation.comparison import (
     COLUMNS,
     FRONTIER_COLUMNS,
@@ -107,7 +108,11 @@ def test_tables_and_figures_are_written(tmp_path):
         points = list(csv.DictReader(file))
     assert tuple(points[0]) == FRONTIER_COLUMNS
     assert len(points) == 5
+    with (tmp_path / "claims.csv").open() as file:
+        claims = list(csv.DictReader(file))
+    assert tuple(claims[0]) == CLAIM_COLUMNS
     text = (tmp_path / "tables.md").read_text()
+    assert "| ega over mca | rpm | +19.7 % | +0.0 % (" in text
     assert "| ega | truth | 2 | +15.0 % (" in text
     assert "- ega, market 3: the loss is nan at step 7" in text
     for name in ("lifts.png", "frontier.png"):
