@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ega_jax.evaluation.claims import COLUMNS as CLAIM_COLUMNS
 from ega_jax.evaluation.claims import SCORERS, claim_rows, claims_markdown
@@ -33,7 +34,12 @@ COLUMNS = ("system", "scorer", "metric", "mean", "low", "high", "markets", "sess
 FRONTIER_COLUMNS = ("system", "lever", "setting", "market", *ON_FRONTIER)
 Ceilings = Mapping[int, Mapping[str, float]]  # Market -> ceiling -> value per 1000 items.
 
-_STYLES = {OWN[0]: "*", "alpha": "o-", "beta": "s--", "kappa": "^:"}  # Of each curve.
+_STYLES: dict[str, dict[str, Any]] = {  # Of each curve.
+    OWN[0]: {"marker": "*", "linestyle": "", "markersize": 12},
+    "alpha": {"marker": "o", "linestyle": "-"},
+    "beta": {"marker": "s", "linestyle": "--"},
+    "kappa": {"marker": "^", "linestyle": ":"},
+}
 _CEILINGS = {"attainable": "-", "visible": "--"}  # See ega_jax.baselines.decomposition.
 
 
@@ -206,25 +212,33 @@ def draw_lifts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def draw_frontier(points: Sequence[Mapping[str, Any]], path: Path, ceilings: Ceilings) -> None:
-    """Draws value against CTR-poi along each lever below the ceilings, one panel per market."""
+    """Draws value against CTR-poi along each lever below the ceilings, one panel per market.
+
+    Systems that serve the same slates on a market are drawn once.
+    """
     markets = sorted({point["market"] for point in points})
     if not markets:
         return
-    figure = Figure(figsize=(5 * len(markets), 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(markets) + 1.5, 4), layout="constrained")
     names = list(dict.fromkeys(point["system"] for point in points))
     panels = figure.subplots(1, len(markets), squeeze=False)[0]
+    legend = {lever: Line2D([], [], **_STYLES[lever], color="0.4") for lever in _STYLES}
     for axes, market in zip(panels, markets, strict=True):
+        drawn = set()
         for system, lever in dict.fromkeys((p["system"], p["lever"]) for p in points):
-            own = [
+            own = tuple(
                 (p["ctr_poi"], p["value"])
                 for p in points
                 if (p["system"], p["lever"], p["market"]) == (system, lever, market)
-            ]
-            if own:
-                colour, style = f"C{names.index(system) % 10}", _STYLES[lever]
-                axes.plot(*zip(*own, strict=True), style, color=colour, label=f"{system}, {lever}")
+            )
+            if own and own not in drawn:
+                colour = f"C{names.index(system) % 10}"
+                axes.plot(*zip(*own, strict=True), **_STYLES[lever], color=colour)
+                legend[system] = Line2D([], [], color=colour, linewidth=4)
+                drawn.add(own)
         for name, value in ceilings.get(market, {}).items():
-            axes.axhline(value, color="0.4", linestyle=_CEILINGS[name], label=f"ceiling, {name}")
+            label = f"ceiling, {name}"
+            legend[label] = axes.axhline(value, color="0.4", linestyle=_CEILINGS[name], label=label)
         axes.set(xlabel="CTR-poi", ylabel="value per 1000 impressions", title=f"market {market}")
-        axes.legend(fontsize=7)
+    figure.legend(legend.values(), legend.keys(), loc="outside right upper")
     save_figure(figure, path)
