@@ -31,6 +31,7 @@ from rich.table import Table
 from ega_jax.baselines.decomposition import CEILINGS, decompose, losses
 from ega_jax.baselines.settings import Settings
 from ega_jax.data.market.clicks import Truth
+from ega_jax.evaluation.comparison import FRONTIER_CEILINGS
 from ega_jax.evaluation.judges import PredictedClicks, SlateJudge
 from ega_jax.evaluation.records import write_record
 from ega_jax.evaluation.report import save_figure, write_results
@@ -55,7 +56,6 @@ LOST_AT = {  # Slate -> the stage that loses the difference to the slate before.
 }
 COMPARED = ("attainable", "visible", "menu", "shown", "paid")  # Columns of the table of systems.
 CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # Behind text on a line.
-CEILINGS_OF_ALL = ("attainable", "visible")  # Slates that hold for all systems of a market.
 _SESSIONS = flags.DEFINE_integer("decomposed_sessions", 128, "About how many test sessions.", 1)
 _RESULTS = flags.DEFINE_string(
     "results", None, "Folder of tables whose frontier shows the ceilings.", allow_override=True
@@ -74,7 +74,8 @@ def main() -> None:
     )  # A ceiling may be left out now.
     write_results(workdir, {"decomposition": found})
     if _RESULTS.value:
-        record_ceilings(found, settings, Path(_RESULTS.value).expanduser())
+        num_slots = runs[0].dataset.summary.num_slots
+        record_ceilings(found, settings, num_slots, Path(_RESULTS.value).expanduser())
     paths = [
         draw_losses(found[run.name], run.folder / "figures" / "decomposition.png") for run in runs
     ]
@@ -111,18 +112,25 @@ def measure(
     return {name: losses(values) for name, values in found.items()}
 
 
-def record_ceilings(found: Mapping[str, Measured], settings: Settings, results: Path) -> None:
+def record_ceilings(
+    found: Mapping[str, Measured], settings: Settings, num_slots: int, results: Path
+) -> None:
     """Records the ceilings of a market, in currency per 1000 items shown, for its tables."""
-    market, name = settings.data.market, f"{settings.name}-{settings.data.market.seed}.json"
-    ceilings = {
-        slate: max(measured[slate]["currency"] for measured in found.values())
-        for slate in CEILINGS_OF_ALL
+    market = settings.data.market.seed
+    value = {
+        slate: 1000 / num_slots * max(measured[slate]["currency"] for measured in found.values())
+        for slate in FRONTIER_CEILINGS
         if all(slate in measured for measured in found.values())
     }
-    run = {"system": "ceilings", "market": market.seed, "data": kind_of(settings)}
-    value = {slate: 1000 * each / market.num_slots for slate, each in ceilings.items()}
-    sessions = {"sessions": _SESSIONS.value, "manifest": manifest()}
-    write_record(results / "ceilings" / name, run | {"value": value} | sessions)
+    record = {
+        "system": "ceilings",
+        "market": market,
+        "data": kind_of(settings),
+        "value": value,
+        "sessions": _SESSIONS.value,
+        "manifest": manifest(),
+    }
+    write_record(results / "ceilings" / f"{settings.name}-{market}.json", record)
 
 
 def large_model(run: AuctionTraining) -> Callable[[Sample], SlateJudge] | None:

@@ -145,11 +145,11 @@ def merge(settings: Settings, workdir: Path) -> None:
     """Writes the tables of all records on this kind of market."""
     ablations = "ega", *ABLATIONS, *reserved()
     results, names = results_folder(), {"table2": tuple(KINDS), "table3": ablations}
-    runs, found = (
-        read_records(results / folder, kind_of(settings)) for folder in ("runs", "ceilings")
-    )
-    ceilings = {record["market"]: record["value"] for record in found}
-    with locked(workdir):
+    with locked(workdir):  # What is read must not be older than what another process wrote.
+        runs, found = (
+            read_records(results / folder, kind_of(settings)) for folder in ("runs", "ceilings")
+        )
+        ceilings = {record["market"]: record["value"] for record in found}
         write_tables(runs, names, results, ceilings)
 
 

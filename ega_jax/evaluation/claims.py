@@ -7,17 +7,17 @@ paper's lift plays no part.
 """
 
 import itertools
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from ega_jax.evaluation.lifts import student_interval
-from ega_jax.evaluation.records import Record
+from ega_jax.evaluation.lifts import lift_text, student_interval
+from ega_jax.evaluation.records import SCORERS, Record
 
-COLUMNS = ("system", "other", "metric", "paper", "scorer", "mean", "low", "high")
-COLUMNS += ("markets", "verdict")
-SCORERS = ("model", "truth")
+CLAIM = ("system", "other", "metric", "paper")
+COLUMNS = (*CLAIM, "scorer", "mean", "low", "high", "markets", "verdict")
 METRICS = ("rpm", "ctr_poi", "ctr_img", "psi_paper")
 PAPER = {  # System -> its metrics in tables 2 and 3; Psi in per cent.
     "mca": (192.45, 0.0558, 0.0529, 3.6),
@@ -43,19 +43,14 @@ def claim_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     of Student's 95 % interval over markets. Claims without a common market, and differences of 0 in
     the paper, have no row.
     """
-    means = {
-        (record["system"], record["market"], scorer): figures
-        for record in records
-        if "failed" not in record
-        for scorer, figures in record["means"].items()
-    }
+    means: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
+    for record in records:
+        for scorer, figures in record.get("means", {}).items():  # A failed run has none.
+            means[record["system"], scorer][record["market"]] = figures
     rows = []
     for (system, other), scorer in itertools.product(COMPARED, SCORERS):
-        pairs = [
-            (figures, means[other, market, judge])
-            for (name, market, judge), figures in means.items()
-            if (name, judge) == (system, scorer) and (other, market, judge) in means
-        ]
+        own_means, other_means = means[system, scorer], means[other, scorer]
+        pairs = [(own_means[n], other_means[n]) for n in own_means if n in other_means]
         for metric, *levels in zip(METRICS, PAPER[system], PAPER[other], strict=True):
             lifts = [_lift(own[metric], others[metric]) for own, others in pairs]
             paper = _lift(*levels)
@@ -82,21 +77,13 @@ def _judged(lifts: list[float], paper: float) -> dict[str, Any]:
 
 def claims_markdown(rows: Iterable[dict[str, Any]]) -> str:
     """Returns a table with one line per claim; the verdict is that of the truth."""
-    claims: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    claims: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = defaultdict(dict)
     for row in rows:
-        claim = tuple(row[column] for column in ("system", "other", "metric", "paper", "markets"))
-        claims.setdefault(claim, {})[row["scorer"]] = row
+        claims[tuple(row[column] for column in (*CLAIM, "markets"))][row["scorer"]] = row
     lines = ["| claim | metric | paper | model | truth | markets | verdict |", "|---" * 7 + "|"]
     for (system, other, metric, paper, markets), found in claims.items():
-        model, truth = (_shown(found[scorer]) if scorer in found else "" for scorer in SCORERS)
+        model, truth = (lift_text(found[scorer]) if scorer in found else "" for scorer in SCORERS)
         verdict = found["truth"]["verdict"] if "truth" in found else ""
         cells = metric, f"{paper:+.1f} %", model, truth, str(markets), verdict
         lines.append(f"| {system} over {other} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _shown(row: dict[str, Any]) -> str:
-    if np.isnan(row["mean"]):
-        return "undefined"
-    ends = "" if np.isnan(row["low"]) else f" ({row['low']:+.1f} to {row['high']:+.1f})"
-    return f"{row['mean']:+.1f} %{ends}"

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ega_jax.evaluation.claims import COLUMNS as CLAIM_COLUMNS
-from ega_jax.evaluation.claims import SCORERS, claim_rows, claims_markdown
-from ega_jax.evaluation.lifts import student_interval
+from ega_jax.evaluation.claims import claim_rows, claims_markdown
+from ega_jax.evaluation.lifts import lift_text, student_interval
 from ega_jax.evaluation.records import (
     COSTS,
     JUDGED,
@@ -23,6 +23,7 @@ from ega_jax.evaluation.records import (
     OTHERS,
     OWN,
     PRICED,
+    SCORERS,
     VALUED,
     Record,
 )
@@ -40,7 +41,7 @@ _STYLES: dict[str, dict[str, Any]] = {  # Of each curve.
     "beta": {"marker": "s", "linestyle": "--"},
     "kappa": {"marker": "^", "linestyle": ":"},
 }
-_CEILINGS = {"attainable": "-", "visible": "--"}  # See ega_jax.baselines.decomposition.
+FRONTIER_CEILINGS = {"attainable": "-", "visible": "--"}  # See baselines.decomposition.
 
 
 def rows_of(records: Iterable[Record], names: Sequence[str]) -> list[dict[str, Any]]:
@@ -167,15 +168,9 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             _grid(cells, keys, levels, level),
             "Paired lifts in per cent, with 95 % intervals: of resampled sessions for one market, "
             "Student's over several.\n",
-            _grid(cells, keys, LIFTS, _lifted),
+            _grid(cells, keys, LIFTS, lift_text),
         ]
     )
-
-
-def _lifted(row: Mapping[str, Any]) -> str:
-    if np.isnan(row["mean"]):
-        return "undefined"
-    return f"{row['mean']:+.1f} % ({row['low']:+.1f} to {row['high']:+.1f})"
 
 
 def _grid(cells, keys, metrics: Sequence[str], form) -> str:
@@ -237,8 +232,9 @@ def draw_frontier(points: Sequence[Mapping[str, Any]], path: Path, ceilings: Cei
                 legend[system] = Line2D([], [], color=colour, linewidth=4)
                 drawn.add(own)
         for name, value in ceilings.get(market, {}).items():
-            label = f"ceiling, {name}"
-            legend[label] = axes.axhline(value, color="0.4", linestyle=_CEILINGS[name], label=label)
+            style = {"color": "0.4", "linestyle": FRONTIER_CEILINGS[name]}
+            line = axes.axhline(value, label=f"ceiling, {name}", **style)
+            legend[line.get_label()] = line
         axes.set(xlabel="CTR-poi", ylabel="value per 1000 impressions", title=f"market {market}")
     figure.legend(legend.values(), legend.keys(), loc="outside right upper")
     save_figure(figure, path)

@@ -4,7 +4,8 @@ The sums over sessions that these figures are made of are resampled together, so
 of one market hold the draw of sessions, paired.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -109,6 +110,14 @@ def student_interval(values: Sequence[float]) -> tuple[float, float]:
         return float("nan"), float("nan")
     reach = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
     return float(np.mean(values) - reach), float(np.mean(values) + reach)
+
+
+def lift_text(row: Mapping[str, Any]) -> str:
+    """Formats `mean`, `low` and `high` of a lift in per cent; without ends if they are NaN."""
+    if np.isnan(row["mean"]):
+        return "undefined"
+    ends = "" if np.isnan(row["low"]) else f" ({row['low']:+.1f} to {row['high']:+.1f})"
+    return f"{row['mean']:+.1f} %{ends}"
 
 
 def _over(own: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from ega_jax.evaluation.lifts import (
 from ega_jax.evaluation.serving import Outcomes, figures_of
 from ega_jax.training.files import read_json, write_json
 
+SCORERS = ("model", "truth")
 OTHERS = ("mca", "gr")  # Systems that lifts are over.
 VALUED = ("value", "ctr_poi", "ctr_img", "ad_share", "conversions")  # At the system's own levers.
 PRICED = ("rpm", "surplus")  # At its own prices.

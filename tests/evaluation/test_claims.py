@@ -11,16 +11,13 @@ def record(system, market, rpm, scorers=("model", "truth"), **others):
     return {"system": system, "market": market, "means": dict.fromkeys(scorers, means)}
 
 
-def verdict(own, other, pair=("ega", "mca"), metric="rpm"):
-    """The row by the truth of systems with these RPMs on markets 0, 1, ..."""
-    records = [
-        record(system, market, rpm)
-        for system, rpms in zip(pair, (own, other), strict=True)
-        for market, rpm in enumerate(rpms)
-    ]
+def verdict(ega, mca):
+    """The row by the truth of EGA and MCA with these RPMs on markets 0, 1, ..."""
+    records = [record("ega", market, rpm) for market, rpm in enumerate(ega)]
+    records += [record("mca", market, rpm) for market, rpm in enumerate(mca)]
     rows = claim_rows(records)
-    (row,) = (r for r in rows if (r["metric"], r["scorer"]) == (metric, "truth"))
-    assert (row["system"], row["other"]) == pair
+    (row,) = (r for r in rows if (r["metric"], r["scorer"]) == ("rpm", "truth"))
+    assert (row["system"], row["other"]) == ("ega", "mca")
     return row
 
 

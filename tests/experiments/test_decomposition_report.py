@@ -70,7 +70,7 @@ def test_ceilings_are_recorded_for_the_frontier_of_the_tables(monkeypatch, tmp_p
     found = {"mca": chain(*CASCADE) | CEILINGS, "ega": chain(*ALONE) | CEILINGS}
     found["ega"]["attainable"] = {"currency": 6.0, "share": 1.0, "lost": 0.0}
     own = settings("small").changed({"data.market.seed": 3, "data.market.num_slots": 6})
-    decomposition.record_ceilings(found, own, tmp_path)
+    decomposition.record_ceilings(found, own, 6, tmp_path)
     record, *others = read_records(tmp_path / "ceilings", kind_of(own))
     assert (record["market"], record["sessions"], others) == (3, 128, [])
     assert record["value"] == pytest.approx({"attainable": 1000.0, "visible": 4250 / 6})
